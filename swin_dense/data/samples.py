@@ -1,0 +1,136 @@
+"""The plain records that cross folder borders: one image, one batch, one image's detections.
+
+Shapes: B images in a batch, N instances in an image, (H, W) pixels. Boxes are XYXY in float pixels, labels are contiguous
+0..K-1 (the map back to category ids is kept by the data set), images stay uint8 RGB until the model normalises them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+Rle = dict[str, Any]
+"""A compressed COCO run-length mask: {"size": [H, W], "counts": bytes}."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The annotated objects of one image.
+
+    Attributes:
+        boxes: (N, 4) float32 `BoundingBoxes`, XYXY in pixels of the image they belong to.
+        masks: (N, H, W) bool `Mask`.
+        labels: (N,) int64, contiguous 0..K-1.
+        crowd: (N,) bool, COCO's `iscrowd`: regions to be ignored in training.
+    """
+
+    boxes: tv_tensors.BoundingBoxes
+    masks: tv_tensors.Mask
+    labels: Tensor
+    crowd: Tensor
+
+    def __len__(self) -> int:
+        """Number of instances."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known about it.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB `Image`.
+        image_id: The data set's own id.
+        file_name: As the data set names it, for messages and result files.
+        original_size: Height and width of the image on disk, before any transform.
+        instances: The annotated objects; None where the image is only to be predicted on.
+    """
+
+    image: tv_tensors.Image
+    image_id: int
+    file_name: str
+    original_size: Size
+    instances: Instances | None = None
+
+    @property
+    def size(self) -> Size:
+        """Height and width of `image` now."""
+        return int(self.image.shape[-2]), int(self.image.shape[-1])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several samples, their images zero-padded right and bottom to one size.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB.
+        sizes: Height and width of each image inside the padding.
+        original_sizes: Height and width of each image on disk.
+        image_ids: The data set's own ids.
+        file_names: As the data set names them.
+        instances: One per image; None where images are only to be predicted on.
+    """
+
+    images: Tensor
+    sizes: tuple[Size, ...]
+    original_sizes: tuple[Size, ...]
+    image_ids: tuple[int, ...]
+    file_names: tuple[str, ...]
+    instances: tuple[Instances, ...] | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Moves images, boxes and labels; masks stay on the CPU, where the heads crop them instance by instance.
+
+        Args:
+            device: Where to.
+            non_blocking: As in `Tensor.to`.
+
+        Returns:
+            A new batch.
+        """
+        instances = self.instances and tuple(
+            replace(
+                one,
+                boxes=tv_tensors.wrap(one.boxes.to(device, non_blocking=non_blocking), like=one.boxes),
+                labels=one.labels.to(device, non_blocking=non_blocking),
+                crowd=one.crowd.to(device, non_blocking=non_blocking),
+            )
+            for one in self.instances
+        )
+        return replace(self, images=self.images.to(device, non_blocking=non_blocking), instances=instances)
+
+    def pin_memory(self) -> Batch:
+        """Pins the images, the one large tensor, for an asynchronous copy to the device."""
+        return replace(self, images=self.images.pin_memory())
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image, in pixels of the image on disk, best score first.
+
+    Attributes:
+        boxes: (N, 4) float32 XYXY.
+        scores: (N,) float32 in 0..1.
+        labels: (N,) int64, contiguous 0..K-1.
+        masks: N compressed RLE masks of the image's original size; None for a box-only detector.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: list[Rle] | None = field(default=None)
+
+    def __len__(self) -> int:
+        """Number of detections."""
+        return len(self.scores)

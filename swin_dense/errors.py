@@ -1,0 +1,52 @@
+"""The errors a user can cause.
+
+Each says what is wrong, where (file, image id, annotation id, config key) and what to do. The command line prints them
+without a traceback and exits with status 2. Our own mistakes are `assert`s and ordinary exceptions instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class SwinDenseError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(SwinDenseError):
+    """A config file, a key in it, or a command-line override is wrong."""
+
+
+class DataError(SwinDenseError):
+    """An annotation file or an image is missing, damaged or inconsistent.
+
+    Attributes:
+        problems: Every problem found, one line each; the message shows the first ones.
+    """
+
+    shown = 20
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        """Joins the message with the first `shown` problems.
+
+        Args:
+            message: What is wrong, naming the file.
+            problems: One line per problem, each naming its item.
+        """
+        self.problems = tuple(problems)
+        lines = [message, *(f"  - {problem}" for problem in self.problems[: self.shown])]
+        if len(self.problems) > self.shown:
+            lines.append(f"  ... and {len(self.problems) - self.shown} more")
+        super().__init__("\n".join(lines))
+
+
+class WeightsError(SwinDenseError):
+    """A checkpoint is unreadable, unsafe, of an unknown format, or does not fit the model."""
+
+
+class UnsupportedOpError(SwinDenseError):
+    """A compiled mmcv operator was called that no torchvision kernel stands in for."""
+
+
+class TrainingError(SwinDenseError):
+    """Training cannot go on: a non-finite loss, or a run folder that cannot be resumed."""
