@@ -6,7 +6,8 @@ without a traceback and exits with status 2. Our own mistakes are `assert`s and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class SwinDenseError(Exception):
@@ -50,3 +51,18 @@ class UnsupportedOpError(SwinDenseError):
 
 class TrainingError(SwinDenseError):
     """Training cannot go on: a non-finite loss, or a run folder that cannot be resumed."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A hint for a mistyped name.
+
+    Args:
+        name: What was written.
+        valid: What could have been meant.
+
+    Returns:
+        `did you mean "x"?`, or the list of valid names where none is near.
+    """
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f'did you mean "{close[0]}"?' if close else f"valid: {', '.join(valid)}"
