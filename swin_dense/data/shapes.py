@@ -1,0 +1,176 @@
+"""The embedded data set `shapes`: generated scenes written to disk in COCO format and in ADE20K format.
+
+It is read by the same readers as real data:
+
+    root/annotations/instances_{train,val}.json      COCO instances: polygons, and RLE where a polygon cannot say it
+    root/images/{train,val}/000000000001.jpg
+    root/ade20k/images/{training,validation}/ADE_{train,val}_00000001.jpg          the same scenes as label maps
+    root/ade20k/annotations/{training,validation}/ADE_{train,val}_00000001.png     0 = ground, 1..K = classes
+    root/ade20k/objectInfo150.txt                                                  class names, as in the official data
+    root/shapes.json                                 the parameters; its presence says that the folder is complete
+
+Every scene has its own random generator, made from (seed, split, number): more scenes never change the first ones.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from swin_dense.data.scenes import OUTLINES, Pixels, SceneObject, draw_scene
+from swin_dense.errors import DataError
+
+CLASS_NAMES = tuple(OUTLINES)
+"""Names of the classes; category id and ADE label of a class are its position here plus one."""
+
+FORMAT = 1
+"""Raised whenever the same parameters begin to give other files."""
+
+MARKER = "shapes.json"
+JPEG_QUALITY = 95
+ADE_SPLITS = {"train": "training", "val": "validation"}
+
+
+def write_shapes(root: Path, *, train: int, val: int, size: int = 128, seed: int = 0) -> Path:
+    """Writes the data set, or keeps it where it is there already with the same parameters.
+
+    The files appear at once under their final name, so that an interrupted run leaves nothing half done and several
+    processes may ask for the same folder.
+
+    Args:
+        root: Folder to write; it must be absent, empty, or an earlier `shapes` data set, which is then replaced.
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        size: Side of the square pictures in pixels.
+        seed: Another seed gives other scenes.
+
+    Returns:
+        `root`.
+
+    Raises:
+        DataError: `root` holds something else, or a number is out of range.
+    """
+    root = Path(root)
+    if train < 1 or val < 1 or size < 32 or seed < 0:
+        raise DataError(
+            f"shapes need train >= 1, val >= 1, size >= 32 and seed >= 0, not train={train}, val={val}, size={size}, "
+            f"seed={seed}"
+        )
+    parameters = {"format": FORMAT, "train": train, "val": val, "size": size, "seed": seed}
+    if _is_complete(root, parameters):
+        return root
+    if root.exists() and not (root / MARKER).is_file() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root} is there and is no shapes data set; name another folder or remove it")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
+        fresh = Path(scratch) / "fresh"
+        for number, (split, count) in enumerate((("train", train), ("val", val))):
+            _write_split(fresh, split, count, size, np.random.SeedSequence([seed, number]))
+        _write_class_names(fresh / "ade20k" / "objectInfo150.txt")
+        (fresh / MARKER).write_text(json.dumps(parameters))
+        _replace(root, fresh, Path(scratch) / "old", parameters)
+    return root
+
+
+def _is_complete(root: Path, parameters: dict[str, int]) -> bool:
+    """Whether `root` holds the data set with these parameters."""
+    try:
+        found: Any = json.loads((root / MARKER).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(found == parameters)
+
+
+def _replace(root: Path, fresh: Path, old: Path, parameters: dict[str, int]) -> None:
+    """Moves `fresh` to `root`, whatever was there to `old`; another process may have been quicker."""
+    try:
+        if root.exists():
+            os.replace(root, old)
+        os.replace(fresh, root)
+    except OSError as error:
+        if not _is_complete(root, parameters):
+            raise DataError(f"{root} cannot be written: {error}") from error
+
+
+def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random.SeedSequence) -> None:
+    """Draws and writes the scenes of one split in both formats."""
+    folders = {
+        "coco": root / "images" / split,
+        "images": root / "ade20k" / "images" / ADE_SPLITS[split],
+        "labels": root / "ade20k" / "annotations" / ADE_SPLITS[split],
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, scene_seed in enumerate(seeds.spawn(count), start=1):
+        picture, objects = draw_scene(np.random.default_rng(scene_seed), size)
+        encoded = _encode_jpeg(picture)
+        ade_name = f"ADE_{split}_{image_id:08d}"
+        images.append({"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": size, "height": size})
+        (folders["coco"] / images[-1]["file_name"]).write_bytes(encoded)
+        (folders["images"] / f"{ade_name}.jpg").write_bytes(encoded)
+        Image.fromarray(_label_map(objects, size)).save(folders["labels"] / f"{ade_name}.png")
+        annotations += [_annotation(one, image_id, len(annotations) + place) for place, one in enumerate(objects, 1)]
+    document = {
+        "info": {"description": "Swin Dense shapes, generated"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": number, "name": name, "supercategory": "shape"} for number, name in enumerate(CLASS_NAMES, start=1)
+        ],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+
+
+def _encode_jpeg(picture: Pixels) -> bytes:
+    """The picture as a JPEG file with full colour resolution."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def _label_map(objects: list[SceneObject], size: int) -> Pixels:
+    """ADE20K labels, (size, size) uint8: 0 = ground, else the category id."""
+    labels = np.zeros((size, size), dtype=np.uint8)
+    for one in objects:
+        labels[one.visible] = 1 + CLASS_NAMES.index(one.name)
+    return labels
+
+
+def _annotation(thing: SceneObject, image_id: int, annotation_id: int) -> dict[str, Any]:
+    """The COCO record of one object: its outline where that says all, else its visible pixels as compressed RLE."""
+    rle = coco_mask.encode(np.asfortranarray(thing.visible, dtype=np.uint8))
+    segmentation: Any
+    if thing.is_whole():
+        outline = thing.contours[0]
+        (left, top), (right, bottom) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
+        box = [left, top, round(right - left, 2), round(bottom - top, 2)]
+        segmentation = [outline.ravel().tolist()]
+    else:
+        box = coco_mask.toBbox(rle).tolist()
+        segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 1 + CLASS_NAMES.index(thing.name),
+        "bbox": box,
+        "area": float(np.count_nonzero(thing.visible)),
+        "iscrowd": 0,
+        "segmentation": segmentation,
+    }
+
+
+def _write_class_names(path: Path) -> None:
+    """Writes the class list in the columns of ADE20K's objectInfo150.txt, whose statistics are left at 0."""
+    rows = [f"{number}\t0\t0\t0\t{name}" for number, name in enumerate(CLASS_NAMES, start=1)]
+    path.write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]) + "\n")
