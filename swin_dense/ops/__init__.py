@@ -1,0 +1,39 @@
+"""The compiled mmcv ops that detectors need, on torchvision's kernels; `OPS` names them as mmcv does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from swin_dense.ops.deform_conv import (
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
+from swin_dense.ops.focal_loss import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
+from swin_dense.ops.nms import nms, nms_match, softnms
+from swin_dense.ops.roi import roi_align_backward, roi_align_forward, roi_pool_backward, roi_pool_forward
+
+OPS: dict[str, Callable[..., Any]] = {
+    op.__name__: op
+    for op in (
+        nms,
+        softnms,
+        nms_match,
+        roi_align_forward,
+        roi_align_backward,
+        roi_pool_forward,
+        roi_pool_backward,
+        sigmoid_focal_loss_forward,
+        sigmoid_focal_loss_backward,
+        deform_conv_forward,
+        deform_conv_backward_input,
+        deform_conv_backward_parameters,
+        modulated_deform_conv_forward,
+        modulated_deform_conv_backward,
+    )
+}
+
+__all__ = ["OPS"]

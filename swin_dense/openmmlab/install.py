@@ -1,0 +1,61 @@
+"""Puts our ops where mmcv looks for its compiled ones.
+
+`mmcv.ops` imports the extension module `mmcv._ext` and checks there, by name, every function that it wraps. mmcv-lite
+and onedl-mmcv come without the extension, so `mmcv.ops`, and with it mmdet and mmsegmentation, would not import.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import NoReturn
+
+from swin_dense.errors import UnsupportedOpError
+from swin_dense.ops import OPS
+
+EXTENSION = "mmcv._ext"
+
+
+class TorchvisionExtension(MetaPathFinder, Loader):
+    """Finds and fills `mmcv._ext` when nobody else does."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Claims `mmcv._ext` alone."""
+        return ModuleSpec(fullname, self, origin="torchvision") if fullname == EXTENSION else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fills the module with our ops, and with one that raises for every other name."""
+        vars(module).update(OPS)
+        vars(module)["__getattr__"] = _unsupported_op
+
+
+_EXTENSION_FINDER = TorchvisionExtension()
+
+
+def install() -> None:
+    """Lets `mmcv.ops` import without compiled ops, served by torchvision's kernels.
+
+    Call it before the first import of `mmcv.ops`, mmdet or mmsegmentation; it imports none of them. Calling it again
+    changes nothing. Python asks our finder last, so a compiled mmcv keeps its own ops. An op that we do not serve
+    raises `UnsupportedOpError` when it is called, not when it is imported.
+    """
+    if _EXTENSION_FINDER not in sys.meta_path:
+        sys.meta_path.append(_EXTENSION_FINDER)
+
+
+def _unsupported_op(name: str) -> Callable[..., NoReturn]:
+    if name.startswith("_"):
+        raise AttributeError(f"module '{EXTENSION}' has no attribute '{name}'")
+
+    def op(*args: object, **kwargs: object) -> NoReturn:
+        raise UnsupportedOpError(
+            f"mmcv's compiled op '{name}' is not among those served without a compiler ({', '.join(OPS)}): "
+            "choose a model that does not use it, or install an mmcv that was compiled for this version of torch"
+        )
+
+    return op
