@@ -49,7 +49,9 @@ def deform_conv_forward(
     """
     settings = [geometry[name] for name in GEOMETRY]
     input, weight, offset = full_precision(input, weight, offset)
-    output.copy_(torchvision_kernels.deform_conv2d(input, weight, offset, *_no_mask_or_bias(weight), *settings, False))
+    output.copy_(
+        torchvision_kernels.deform_conv2d(input, weight, offset, *_no_mask_or_bias(input, weight), *settings, False)
+    )
 
 
 def deform_conv_backward_input(
@@ -197,10 +199,11 @@ def _deform_conv_gradients(
     settings = [geometry[name] for name in GEOMETRY]
     tensors = full_precision(grad_output, input, weight, offset)
     by_input, by_weight, by_offset, _, _ = torchvision_kernels._deform_conv2d_backward(
-        *tensors, *_no_mask_or_bias(tensors[2]), *settings, False
+        *tensors, *_no_mask_or_bias(*tensors[1:3]), *settings, False
     )
     return by_input, by_weight, by_offset
 
 
-def _no_mask_or_bias(weight: Tensor) -> tuple[Tensor, Tensor]:
-    return weight.new_zeros(0, 1), weight.new_zeros(len(weight))
+def _no_mask_or_bias(input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What torchvision's kernel wants in their place: a mask of the right batch size, and zeros."""
+    return weight.new_zeros(len(input), 1), weight.new_zeros(len(weight))
