@@ -1,7 +1,7 @@
 """Reads a config file into frozen dataclasses, so that a wrong key is an error before anything else happens.
 
-A config is an mmengine Python file (with at most one level of `_base_`). Everything but `model` has a fixed schema, which is
-the dataclasses of this file; `model` is a model dict as mmdet and mmseg write it.
+A config is an mmengine Python file (with at most one level of `_base_`). Everything but `model` has a fixed schema: the
+dataclasses of this file; `model` is a model dict as mmdet and mmseg write it.
 """
 
 from __future__ import annotations
@@ -64,14 +64,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """The official multi-scale policy: resize, or (with `crop_probability`) resize, crop and resize again; then flip.
+    """The official multi-scale policy: resize, or with equal chance resize, crop and resize again; then flip.
 
     Attributes:
         short_sides: Shorter sides in pixels, one of which is drawn for each image.
         max_long_side: The longer side never exceeds this many pixels.
-        crop_probability: How often the crop branch is taken.
-        crop_short_sides: Shorter sides before the crop.
-        crop_size: Least and greatest side of the crop in pixels.
+        crop_short_sides: Shorter sides before the crop; None never crops.
+        crop_range: Least and greatest side of the crop in pixels.
         flip_probability: How often an image is mirrored.
         test_short_side: Shorter side for validation and prediction.
         test_max_long_side: Cap of the longer side for validation and prediction.
@@ -81,9 +80,8 @@ class AugmentationConfig:
     max_long_side: int
     test_short_side: int
     test_max_long_side: int
-    crop_probability: float = 0.0
-    crop_short_sides: tuple[int, ...] = (400, 500, 600)
-    crop_size: tuple[int, int] = (384, 600)
+    crop_short_sides: tuple[int, ...] | None = None
+    crop_range: tuple[int, int] = (384, 600)
     flip_probability: float = 0.5
 
 

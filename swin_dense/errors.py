@@ -53,6 +53,10 @@ class TrainingError(SwinDenseError):
     """Training cannot go on: a non-finite loss, or a run folder that cannot be resumed."""
 
 
+class TrainingInterrupted(SwinDenseError):
+    """A signal stopped the training after a checkpoint was written; says how to continue."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint for a mistyped name.
 

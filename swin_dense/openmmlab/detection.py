@@ -1,0 +1,239 @@
+"""An mmdet detector behind plain records: a `Batch` goes in; losses or `Detections` come out.
+
+mmdet's own preprocessor normalises and pads, so that every mmdet model dict means here what it means there. Shapes: B images,
+N objects of an image, K classes, (H, W) pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+
+from swin_dense.data.samples import Batch, Detections, Instances, Rle
+from swin_dense.errors import ConfigError, nearest
+from swin_dense.openmmlab.registry import BACKBONE, mmdet_models
+
+FIXED_CLASS_COUNT = ("rpn_head", "rpn")
+"""Heads that tell objects from background whatever the data set; their `num_classes` is not the data set's."""
+
+
+class OpenMMLabDetector(nn.Module):
+    """Any mmdet detector with the two calls that training and prediction need.
+
+    Attributes:
+        network: The mmdet detector; its parameter names are those of mmdet checkpoints.
+        num_classes: K.
+        has_masks: Whether its detections have masks.
+    """
+
+    def __init__(self, model: Mapping[str, Any], num_classes: int) -> None:
+        """Builds the detector with freshly initialised weights.
+
+        Args:
+            model: mmdet model dict.
+            num_classes: K, set in every head.
+
+        Raises:
+            ConfigError: A part of the dict is unknown or does not fit the others.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.network = build_network(model, num_classes)
+        self.has_masks = bool(self.network.with_mask)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss term of a batch.
+
+        Args:
+            batch: Images with their instances.
+
+        Returns:
+            Scalars by mmdet's names; lists over levels and stages are summed. Those with "loss" in their name are to be
+            minimised; others, such as an accuracy, are there to be looked at.
+        """
+        assert batch.instances is not None
+        inputs, data_samples = self._preprocess(batch, training=True)
+        terms = self.network.loss(inputs, data_samples)
+        return {
+            name: torch.stack([value.mean() for value in values]).sum()
+            for name, values in ((name, value if isinstance(value, list) else [value]) for name, value in terms.items())
+        }
+
+    def predict(self, batch: Batch) -> list[Detections]:
+        """The objects of each image, in pixels of the image on disk.
+
+        Args:
+            batch: Images; their instances are not looked at.
+
+        Returns:
+            One `Detections` per image, best score first.
+        """
+        inputs, data_samples = self._preprocess(batch, training=False)
+        predicted = self.network.predict(inputs, data_samples, rescale=True)
+        return [_to_detections(one.pred_instances) for one in predicted]
+
+    def _preprocess(self, batch: Batch, training: bool) -> tuple[Tensor, list[Any]]:
+        # Lightning moves parameters without telling mmengine's preprocessor, which would carry the images back.
+        preprocessor = self.network.data_preprocessor.to(batch.images.device)
+        images = [image[:, :height, :width] for image, (height, width) in zip(batch.images, batch.sizes, strict=True)]
+        data = preprocessor({"inputs": images, "data_samples": list(_data_samples(batch, training))}, training)
+        return data["inputs"], data["data_samples"]
+
+
+def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
+    """Builds the mmdet detector that a model dict describes.
+
+    Args:
+        model: mmdet model dict. The class count is filled in, and the widths of the backbone's maps too where the neck leaves
+            `in_channels` out.
+        num_classes: Number of classes of the data set.
+
+    Returns:
+        The `mmdet.models.BaseDetector`, weights initialised.
+
+    Raises:
+        ConfigError: A part is unknown, or does not fit.
+    """
+    registry = mmdet_models()
+    model = copy.deepcopy(dict(model))
+    if not _set_class_count(model, num_classes):
+        raise ConfigError('model: no head has "num_classes"; set it to any value, the data set\'s is filled in')
+    _refuse_downloads(model, "model")
+    _match_channel_order(model)
+    _fill_in_channels(model, registry)
+    _check_types(model, registry, "model")
+    try:
+        network = registry.build(model)
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise ConfigError(f"model: mmdet cannot build it: {error}") from error
+    network.init_weights()
+    return network
+
+
+def _set_class_count(model: Any, num_classes: int) -> int:
+    """Sets `num_classes` in every head, and returns in how many places."""
+    if isinstance(model, list):
+        return sum(_set_class_count(item, num_classes) for item in model)
+    if not isinstance(model, dict):
+        return 0
+    places = 0
+    for key, value in model.items():
+        if key == "num_classes":
+            model[key] = num_classes
+            places += 1
+        elif key not in FIXED_CLASS_COUNT:
+            places += _set_class_count(value, num_classes)
+    return places
+
+
+def _refuse_downloads(model: Any, key: str) -> None:
+    if isinstance(model, list):
+        for i, item in enumerate(model):
+            _refuse_downloads(item, f"{key}.{i}")
+    elif isinstance(model, dict):
+        init = model.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            raise ConfigError(
+                f"{key}.init_cfg: weights are not fetched while a model is built; set it to None and pass --weights FILE"
+            )
+        for name, value in model.items():
+            _refuse_downloads(value, f"{key}.{name}")
+
+
+def _match_channel_order(model: dict[str, Any]) -> None:
+    """Our images are RGB and mmdet's are BGR, so exactly the configs that do not ask for a swap get one."""
+    preprocessor = model.get("data_preprocessor")
+    if not isinstance(preprocessor, dict):
+        raise ConfigError("model: data_preprocessor is missing; it normalises the images")
+    swaps = [preprocessor.pop(key, False) for key in ("bgr_to_rgb", "rgb_to_bgr")]
+    preprocessor["rgb_to_bgr"] = not any(swaps)
+
+
+def _fill_in_channels(model: dict[str, Any], registry: Any) -> None:
+    backbone, neck = model.get("backbone"), model.get("neck")
+    first_neck = neck[0] if isinstance(neck, list) else neck
+    if not isinstance(backbone, dict) or backbone.get("type") != BACKBONE or not isinstance(first_neck, dict):
+        return
+    with torch.device("meta"):
+        widths = [spec.channels for spec in registry.build(backbone).feature_specs]
+    if list(first_neck.setdefault("in_channels", widths)) != widths:
+        raise ConfigError(
+            f"model.neck.in_channels is {first_neck['in_channels']}, but the backbone's maps have {widths} channels; "
+            "leave the key out to have it filled in"
+        )
+
+
+def _check_types(model: Any, registry: Any, key: str) -> None:
+    """Names the nearest part where a `type` of the model itself is unknown; what is below it is mmdet's to check."""
+    if not isinstance(model, dict):
+        return
+    kind = model.get("type")
+    if isinstance(kind, str) and registry.get(kind) is None:
+        raise ConfigError(f'{key}.type: mmdet has no "{kind}"; {nearest(kind, list(registry.module_dict))}')
+    for name in ("backbone", "neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "data_preprocessor"):
+        _check_types(model.get(name), registry, f"{key}.{name}")
+
+
+def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:
+    from mmdet.structures import DetDataSample
+
+    for i, (height, width) in enumerate(batch.sizes):
+        original_height, original_width = batch.original_sizes[i]
+        sample = DetDataSample(
+            metainfo={
+                "img_id": batch.image_ids[i],
+                "img_path": batch.file_names[i],
+                "ori_shape": batch.original_sizes[i],
+                "img_shape": (height, width),
+                "scale_factor": (width / original_width, height / original_height),
+            }
+        )
+        if training:
+            assert batch.instances is not None
+            sample.gt_instances, sample.ignored_instances = _ground_truth(batch.instances[i])
+        yield sample
+
+
+def _ground_truth(instances: Instances) -> tuple[Any, Any]:
+    """The objects to be found, and the crowd regions that are neither right nor wrong."""
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    boxes = instances.boxes.as_subclass(Tensor)
+    masks = instances.masks.as_subclass(Tensor).numpy().astype(np.uint8, copy=False)
+    crowd = instances.crowd
+    objects, regions = InstanceData(), InstanceData()
+    objects.bboxes, objects.labels = boxes[~crowd], instances.labels[~crowd]
+    objects.masks = BitmapMasks(masks[~crowd.cpu().numpy()], *masks.shape[-2:])
+    regions.bboxes = boxes[crowd]
+    return objects, regions
+
+
+def _to_detections(predicted: Any) -> Detections:
+    order = predicted.scores.argsort(descending=True, stable=True)
+    masks = predicted.masks[order] if "masks" in predicted else None
+    return Detections(
+        boxes=predicted.bboxes[order].float().cpu(),
+        scores=predicted.scores[order].float().cpu(),
+        labels=predicted.labels[order].cpu(),
+        masks=None if masks is None else encode_masks(masks),
+    )
+
+
+def encode_masks(masks: Tensor) -> list[Rle]:
+    """Compresses masks.
+
+    Args:
+        masks: (N, H, W) bool.
+
+    Returns:
+        N compressed COCO run-length masks.
+    """
+    pixels = masks.to(torch.uint8).cpu().numpy()
+    return [coco_mask.encode(np.asfortranarray(one)) for one in pixels]
