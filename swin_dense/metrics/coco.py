@@ -1,0 +1,221 @@
+"""COCO detection and instance segmentation metrics, during training and of result files."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from swin_dense.errors import DataError, SwinDenseError
+from swin_dense.metrics.detections import ImageDetections, image_results
+from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
+from swin_dense.metrics.ground_truth import read_ground_truth
+from swin_dense.metrics.result_files import checked_results, read_rows, scored_iou_types
+from swin_dense.metrics.scoring import IOU_TYPES, CocoResults, ImageResults, check_choices, score
+
+_DEFAULT_ENGINE = "faster-coco-eval"
+
+
+class CocoMetric:
+    """COCO AP and AR of boxes and masks, gathered image by image and scored against the original annotations.
+
+    On several ranks each calls `update` with its own images; an image that two ranks saw counts once. Images without
+    detections have to be passed too: `compute` refuses to score when images are missing.
+    """
+
+    def __init__(
+        self,
+        annotations: Path | Mapping[str, Any],
+        *,
+        category_ids: Sequence[int],
+        class_names: Sequence[str] | None = None,
+        image_ids: Collection[int] | None = None,
+        iou_types: Sequence[str] = IOU_TYPES,
+        engine: str = _DEFAULT_ENGINE,
+    ) -> None:
+        """Reads and checks the annotations.
+
+        Args:
+            annotations: COCO instances JSON, as a file or as what it holds.
+            category_ids: Category id of every label 0..K-1. Ground truth of other categories is not scored.
+            class_names: Names of the labels where the caller has them; they have to be the annotations' own.
+            image_ids: The images to score, where these are not all that the annotations name.
+            iou_types: "bbox", "segm", or both.
+            engine: "faster-coco-eval", or its referee "pycocotools"; both give the same figures.
+
+        Raises:
+            DataError: If the annotations are wrong, or do not hold these categories, names or images.
+        """
+        check_choices(engine, iou_types)
+        self._truth = read_ground_truth(annotations, masks="segm" in iou_types)
+        self._category_ids = tuple(category_ids)
+        self._image_ids = frozenset(self._truth.sizes if image_ids is None else image_ids)
+        self._iou_types = tuple(iou_types)
+        self._engine = engine
+        self._results: dict[int, ImageResults] = {}
+        self._check_categories(class_names)
+        unknown = sorted(self._image_ids - self._truth.sizes.keys())
+        if unknown or not self._image_ids:
+            raise DataError(f"{self._truth.source}: no such images to score: {unknown or 'it names none'}")
+
+    def update(self, image_ids: Sequence[int], detections: Sequence[ImageDetections]) -> None:
+        """Takes in the detections of some images.
+
+        Args:
+            image_ids: The data set's own ids.
+            detections: One per image, also where nothing was found.
+
+        Raises:
+            DataError: If an image is unknown, not among those to score, or was seen before (call `reset` between
+                evaluations), or if its detections cannot be scored, for instance because of a NaN.
+        """
+        if len(image_ids) != len(detections):
+            raise DataError(f"{len(image_ids)} image ids came with the detections of {len(detections)} images")
+        for image_id, found in zip(map(operator.index, image_ids), detections, strict=True):
+            if image_id not in self._image_ids:
+                known = "is not among the images to score" if image_id in self._truth.sizes else "does not exist"
+                raise DataError(f"{self._truth.source}: image {image_id} {known}; predict on the images of this file")
+            if image_id in self._results:
+                raise DataError(f"image {image_id} has been scored already; reset the metric between evaluations")
+            self._results[image_id] = image_results(
+                found,
+                image_id=image_id,
+                size=self._truth.sizes[image_id],
+                class_count=len(self._category_ids),
+                masks="segm" in self._iou_types,
+            )
+
+    def compute(self, *, seen_only: bool = False) -> CocoResults:
+        """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.
+
+        Args:
+            seen_only: Score the images that some rank has seen, though they are not all: for validation that was cut
+                short on purpose.
+
+        Returns:
+            By IoU type, the twelve figures "AP" to "ARl" as floats and "per_class", AP by class name. As in every COCO
+            tool -1.0 stands where there is no ground truth to find; nothing is ever NaN, so that it is valid JSON.
+
+        Raises:
+            DataError: If no image or not every image has been seen.
+        """
+        gathered = gather_to_first_rank(self._results)
+        results: CocoResults | None = None
+        failure: Exception | None = None
+        if gathered is not None:
+            try:
+                results = self._score(_merged(gathered), seen_only)
+            except Exception as error:  # the other ranks wait for an answer, whatever went wrong
+                failure = error
+        message = None if failure is None else str(failure)
+        results, message, is_users = broadcast_from_first_rank((results, message, isinstance(failure, SwinDenseError)))
+        if failure is not None:
+            raise failure
+        if message is not None:
+            raise DataError(message) if is_users else RuntimeError(f"scoring failed on rank 0: {message}")
+        assert results is not None
+        return results
+
+    def results(self) -> list[dict[str, Any]]:
+        """Returns the detections of all ranks as rows of a COCO result file; every rank has to call it.
+
+        Returns:
+            On rank 0, rows {"image_id", "category_id", "bbox": [x, y, width, height], "score"} and, where masks are
+            scored, "segmentation", ready for JSON, in the order of image ids. On other ranks, which have nothing to
+            write, an empty list.
+        """
+        gathered = gather_to_first_rank(self._results)
+        merged = {} if gathered is None else _merged(gathered)
+        return [row for image_id in sorted(merged) for row in self._rows(image_id, merged[image_id])]
+
+    def reset(self) -> None:
+        """Forgets every image, for the next evaluation."""
+        self._results = {}
+
+    def _check_categories(self, class_names: Sequence[str] | None) -> None:
+        known = self._truth.category_names
+        unknown = [category_id for category_id in self._category_ids if category_id not in known]
+        if unknown or not self._category_ids or len(set(self._category_ids)) != len(self._category_ids):
+            raise DataError(f"{self._truth.source}: categories {self._category_ids} are not distinct ones of this file")
+        names = [known[category_id] for category_id in self._category_ids]
+        if class_names is not None and list(class_names) != names:
+            raise DataError(
+                f"{self._truth.source}: its categories {self._category_ids} are named {names}, not {list(class_names)};"
+                " train and evaluate with the same categories in the same order"
+            )
+
+    def _score(self, results: Mapping[int, ImageResults], seen_only: bool) -> CocoResults:
+        missing = sorted(self._image_ids - results.keys())
+        if not results or (missing and not seen_only):
+            raise DataError(
+                f"{self._truth.source}: {len(missing)} of {len(self._image_ids)} images to score were never seen,"
+                f" the first is {missing[0]}; predict on them all, or name the images to score"
+            )
+        return {
+            iou_type: score(
+                self._truth,
+                results,
+                image_ids=sorted(results),
+                category_ids=self._category_ids,
+                iou_type=iou_type,
+                engine=self._engine,
+            )
+            for iou_type in self._iou_types
+        }
+
+    def _rows(self, image_id: int, image: ImageResults) -> list[dict[str, Any]]:
+        size = list(self._truth.sizes[image_id])
+        columns = (image.labels.tolist(), image.boxes.tolist(), image.scores.tolist())
+        rows: list[dict[str, Any]] = [
+            {"image_id": image_id, "category_id": self._category_ids[label], "bbox": box, "score": confidence}
+            for label, box, confidence in zip(*columns, strict=True)
+        ]
+        if image.counts is not None:
+            for row, counts in zip(rows, image.counts, strict=True):
+                row["segmentation"] = {"size": size, "counts": counts}
+        return rows
+
+
+def evaluate_coco_files(
+    gt: Path, predictions: Path, *, engine: str = _DEFAULT_ENGINE, iou_types: Sequence[str] | None = None
+) -> CocoResults:
+    """Scores COCO result files against a COCO instances JSON; every image of the ground truth counts.
+
+    Args:
+        gt: COCO instances JSON.
+        predictions: A COCO result file, or a folder of such files that together make up one evaluation.
+        engine: "faster-coco-eval" or "pycocotools".
+        iou_types: "bbox", "segm", or both; None for all that the predictions hold. "bbox" of predictions that have only
+            masks scores the boxes around the masks.
+
+    Returns:
+        As `CocoMetric.compute`.
+
+    Raises:
+        DataError: If a file is wrong; every problem is listed with its item.
+    """
+    check_choices(engine, IOU_TYPES if iou_types is None else iou_types)
+    rows_of = read_rows(predictions)
+    iou_types = scored_iou_types(rows_of, iou_types)
+    truth = read_ground_truth(gt, masks="segm" in iou_types)
+    results = checked_results(rows_of, truth, iou_types)
+    return {
+        iou_type: score(
+            truth,
+            results,
+            image_ids=list(truth.sizes),
+            category_ids=list(truth.category_names),
+            iou_type=iou_type,
+            engine=engine,
+        )
+        for iou_type in iou_types
+    }
+
+
+def _merged(gathered: Sequence[Mapping[int, ImageResults]]) -> dict[int, ImageResults]:
+    """One entry per image; of an image that several ranks saw, that of the first rank."""
+    merged: dict[int, ImageResults] = {}
+    for results in gathered:
+        merged = {**results, **merged}
+    return merged

@@ -1,0 +1,195 @@
+"""Runs a scoring engine on checked ground truth and checked results."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO as FasterCOCO  # noqa: N811 (the library's class name)
+from faster_coco_eval import COCOeval_faster
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from swin_dense.errors import DataError
+from swin_dense.metrics.ground_truth import GroundTruth
+
+ENGINES = ("faster-coco-eval", "pycocotools")
+IOU_TYPES = ("bbox", "segm")
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""COCO's twelve figures, in the order in which every COCO tool prints them."""
+
+CocoResults = dict[str, dict[str, Any]]
+"""By IoU type ("bbox", "segm"): each of `FIGURES` as a float, and "per_class", the AP by class name."""
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """The detections of one image, compact and checked.
+
+    Attributes:
+        boxes: (N, 4) float64 x, y, width, height in pixels.
+        scores: (N,) float64.
+        labels: (N,) int64, positions in the evaluated category ids.
+        counts: N compressed run-length strings of masks of the image's size; None for a box-only detector.
+        mask_areas: (N,) int64 pixels of each mask; None likewise.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    counts: tuple[str, ...] | None = None
+    mask_areas: NDArray[np.int64] | None = None
+
+
+def check_choices(engine: str, iou_types: Sequence[str]) -> None:
+    """Refuses an engine or IoU types that do not exist.
+
+    Args:
+        engine: One of `ENGINES`.
+        iou_types: At least one of `IOU_TYPES`, none twice.
+
+    Raises:
+        DataError: If they are anything else.
+    """
+    if engine not in ENGINES:
+        raise DataError(f"no scoring engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    if not iou_types or len(set(iou_types)) != len(iou_types) or not set(iou_types) <= set(IOU_TYPES):
+        raise DataError(f"iou_types {tuple(iou_types)!r} has to hold 'bbox', 'segm', or both")
+
+
+def score(
+    truth: GroundTruth,
+    results: Mapping[int, ImageResults],
+    *,
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+    iou_type: str,
+    engine: str,
+) -> dict[str, Any]:
+    """Scores detections by COCO's protocol.
+
+    Images, categories and annotations are numbered anew, from 1 and in the order of their ids: the engines read an
+    annotation id of 0 as "unmatched", and ties between scores are settled by this order. On masks, a detection is
+    small, medium or large by its mask's area, on boxes by its box's, also where a result has both.
+
+    Args:
+        truth: The ground truth.
+        results: Detections by image id; an image without an entry counts as one without detections.
+        image_ids: The images to score, at least one.
+        category_ids: The categories to score, at least one; ground truth of others is left out.
+        iou_type: "bbox" or "segm".
+        engine: One of `ENGINES`.
+
+    Returns:
+        Each of `FIGURES`, and "per_class", AP by class name in the order of `category_ids`. As in every COCO tool, -1.0
+        says that there is no ground truth to find (of this class, or of this size); nothing is ever NaN.
+    """
+    image_numbers = {image_id: number for number, image_id in enumerate(sorted(image_ids), start=1)}
+    category_numbers = {category_id: number for number, category_id in enumerate(sorted(category_ids), start=1)}
+    images = [
+        {"id": number, "height": truth.sizes[image_id][0], "width": truth.sizes[image_id][1]}
+        for image_id, number in image_numbers.items()
+    ]
+    categories = [{"id": number, "name": truth.category_names[id_]} for id_, number in category_numbers.items()]
+    wanted = _truth_rows(truth, image_numbers, category_numbers, iou_type)
+    found = _result_rows(truth, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
+    evaluation = _evaluate(images, categories, wanted, found, iou_type, engine)
+
+    figures: dict[str, Any] = {
+        name: float(value) for name, value in zip(FIGURES, evaluation.stats[: len(FIGURES)], strict=True)
+    }
+    # precision: (IoU thresholds, recall thresholds, categories, areas, detections per image), -1 without ground truth.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    figures["per_class"] = {
+        truth.category_names[id_]: _mean_precision(precision[:, :, category_numbers[id_] - 1]) for id_ in category_ids
+    }
+    return figures
+
+
+def _truth_rows(
+    truth: GroundTruth, image_numbers: Mapping[int, int], category_numbers: Mapping[int, int], iou_type: str
+) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "image_id": image_numbers[one.image_id],
+            "category_id": category_numbers[one.category_id],
+            "bbox": list(one.box),
+            "area": one.area,
+            "iscrowd": int(one.crowd),
+            **({"segmentation": one.rle} if iou_type == "segm" else {}),
+        }
+        for one in truth.annotations
+        if one.image_id in image_numbers and one.category_id in category_numbers
+    ]
+    return [{"id": number, **row} for number, row in enumerate(rows, start=1)]
+
+
+def _result_rows(
+    truth: GroundTruth,
+    results: Mapping[int, ImageResults],
+    image_numbers: Mapping[int, int],
+    category_numbers: Sequence[int],
+    iou_type: str,
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for image_id, number in image_numbers.items():
+        image = results.get(image_id)
+        if image is None:
+            continue
+        masks, areas = image.counts, image.boxes[:, 2] * image.boxes[:, 3]
+        if iou_type == "segm":
+            assert masks is not None and image.mask_areas is not None
+            areas = image.mask_areas.astype(np.float64)
+        size = list(truth.sizes[image_id])
+        columns = (image.boxes.tolist(), image.labels.tolist(), image.scores.tolist(), areas.tolist())
+        for index, (box, label, confidence, area) in enumerate(zip(*columns, strict=True)):
+            row = {"id": len(rows) + 1, "image_id": number, "category_id": category_numbers[label]}
+            row |= {"bbox": box, "score": confidence, "area": area, "iscrowd": 0}
+            if iou_type == "segm" and masks is not None:
+                row["segmentation"] = {"size": size, "counts": masks[index]}
+            rows.append(row)
+    return rows
+
+
+def _evaluate(
+    images: list[dict[str, Any]],
+    categories: list[dict[str, Any]],
+    wanted: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+    iou_type: str,
+    engine: str,
+) -> Any:
+    """Runs an engine and returns its evaluation object, with `stats` and `eval` filled."""
+    coco = partial(FasterCOCO, print_function=_print_nothing)
+    evaluation_of = partial(COCOeval_faster, print_function=_print_nothing)
+    quiet: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if engine == "pycocotools":
+        # It prints unconditionally. Only then: a progress bar on another thread loses what it prints meanwhile.
+        coco, evaluation_of, quiet = COCO, COCOeval, contextlib.redirect_stdout(io.StringIO())
+    with quiet:
+        sides = []
+        for rows in (wanted, found):
+            side = coco()
+            side.dataset = {"images": images, "categories": categories, "annotations": rows}
+            side.createIndex()
+            sides.append(side)
+        evaluation = evaluation_of(*sides, iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def _print_nothing(*_: object) -> None:
+    """Takes the place of the engine's `print`."""
+
+
+def _mean_precision(precision: NDArray[np.float64]) -> float:
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else -1.0
