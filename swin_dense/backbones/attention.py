@@ -1,0 +1,136 @@
+"""Multi-head self-attention inside windows, (S)W-MSA.
+
+Shapes: W windows, B images, N tokens in a window, C channels = heads x D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from swin_dense.backbones.position import relative_position_bias, relative_position_count
+from swin_dense.backbones.windows import window_groups
+
+
+class WindowAttention(nn.Module):
+    """Attention of each token to all tokens of its window, plus a relative position bias (Swin paper, equation 4)."""
+
+    def __init__(self, channels: int, heads: int, window: Sequence[int]) -> None:
+        """Creates the projections and the bias table.
+
+        Args:
+            channels: Channels C of a token.
+            heads: Attention heads; must divide `channels`.
+            window: Window size per dimension, in tokens.
+        """
+        super().__init__()
+        self.heads = heads
+        self.window = tuple(window)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(relative_position_count(window), heads))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Lets the tokens of each window attend to each other.
+
+        Args:
+            tokens: (W, B, N, C).
+            mask: (boundary windows, N, N), added to the scores of the last windows; may hold none.
+
+        Returns:
+            (W, B, N, C).
+        """
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        bias = relative_position_bias(self.relative_position_bias_table, self.window)
+        attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
+        attended: Tensor = self.proj(attend(qkv, bias, mask))
+        return attended
+
+
+def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    """Softmax(q k^T / sqrt(D) + bias + mask) v by PyTorch's fused kernels; the faster form on GPUs.
+
+    Args:
+        qkv: (W, B, N, 3, heads, D).
+        bias: (heads, N, N).
+        mask: (boundary windows, N, N), added to the scores of the last windows; may hold none.
+
+    Returns:
+        (W, B, N, C).
+    """
+    windows, batch, length, _, heads, _ = qkv.shape
+    interior = windows - len(mask)
+    bias = bias.to(qkv.dtype)
+    boundary_bias = (bias + mask[:, None].to(bias.dtype))[:, None].expand(-1, batch, -1, -1, -1).flatten(0, 1)
+    attended = []
+    # Interior and boundary windows apart, so that interior ones share one bias instead of each having a copy.
+    for part, part_bias in ((qkv[:interior], bias[None]), (qkv[interior:], boundary_bias)):
+        if len(part):
+            query, key, value = part.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind()
+            attended.append(functional.scaled_dot_product_attention(query, key, value, attn_mask=part_bias))
+    return torch.cat(attended).transpose(1, 2).reshape(windows, batch, length, -1)
+
+
+def grouped_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    """What `fused_attention` computes, a few windows at a time; the faster form on CPUs.
+
+    The scores of a few windows stay in the processor's cache. The backward pass computes them again instead of reading
+    them back from memory, as FlashAttention does (arXiv 2205.14135, algorithm 4), and so also yields the gradient of
+    the bias, for which CPUs have no fused kernel.
+    """
+    attended: Tensor = _GroupedAttention.apply(qkv, bias, mask)
+    return attended.flatten(3)
+
+
+class _GroupedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        windows, batch, length, _, heads, dim = qkv.shape
+        attended = qkv.new_empty(windows, batch, length, heads, dim)
+        for group, group_mask in window_groups(qkv, mask):
+            query, key, value = _per_head(qkv[group])
+            weights = _attention_weights(query, key, bias, group_mask)
+            attended[group] = (weights @ value).transpose(2, 3)
+        ctx.save_for_backward(qkv, bias, mask, attended)
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        qkv, bias, mask, attended = ctx.saved_tensors
+        dim = qkv.shape[-1]
+        qkv_gradient, bias_gradient = torch.empty_like(qkv), torch.zeros_like(bias)
+        for group, group_mask in window_groups(qkv, mask):
+            query, key, value = _per_head(qkv[group])
+            query_gradient, key_gradient, value_gradient = _per_head(qkv_gradient[group])
+            weights = _attention_weights(query, key, bias, group_mask)
+            output_gradient, output = gradient[group].transpose(2, 3), attended[group].transpose(2, 3)
+
+            # The softmax's own backward needs sum(weights * their gradient), which equals sum(output * its gradient).
+            correction = (output * output_gradient).sum(-1, keepdim=True)
+            score_gradient = (output_gradient @ value.transpose(-1, -2)).sub_(correction).mul_(weights)
+            bias_gradient += score_gradient.sum((0, 1))
+            value_gradient.copy_(weights.transpose(-1, -2) @ output_gradient)
+            score_gradient = score_gradient.mul_(dim**-0.5)
+            query_gradient.copy_(score_gradient @ key)
+            key_gradient.copy_(score_gradient.transpose(-1, -2) @ query)
+        return qkv_gradient, bias_gradient, None
+
+
+def _per_head(qkv: Tensor) -> tuple[Tensor, ...]:
+    """Views (W, B, N, 3, heads, D) as query, key and value, each (W, B, heads, N, D)."""
+    return qkv.permute(3, 0, 1, 4, 2, 5).unbind()
+
+
+def _attention_weights(query: Tensor, key: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over (W, B, heads, N, N) scores, in float32 at least and handed back in the type of `query`."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).add_(bias)
+    if len(mask):
+        scores.add_(mask[:, None, None])
+    return torch.softmax(scores, -1).to(query.dtype)

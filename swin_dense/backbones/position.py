@@ -1,0 +1,61 @@
+"""Where tokens learn their place: the relative position bias inside windows, and the absolute position embedding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def relative_position_count(window: Sequence[int]) -> int:
+    """Number of different offsets between two tokens of a window: (2M - 1) per dimension."""
+    return math.prod(2 * side - 1 for side in window)
+
+
+def relative_position_bias(table: Tensor, window: Sequence[int]) -> Tensor:
+    """The bias B of attention inside a window (Swin paper, equation 4).
+
+    Args:
+        table: (relative positions, heads), one learned bias per offset and head.
+        window: Window size per dimension; its product is N.
+
+    Returns:
+        (heads, N, N), contiguous.
+    """
+    # As in the window plan: stand-in tensors of a tracer stay out of the cache.
+    index_of = _cached_index if type(table.data) is Tensor else _build_index
+    length = math.prod(window)
+    index = index_of(tuple(window), table.device)
+    return table.t().index_select(1, index).view(-1, length, length)
+
+
+def _build_index(window: tuple[int, ...], device: torch.device) -> Tensor:
+    """Row of the table for each (query, key) pair of a window, flattened to (N * N,)."""
+    with torch.inference_mode(False):
+        sides = [torch.arange(side, device=device) for side in window]
+        coordinates = torch.stack(torch.meshgrid(*sides, indexing="ij")).flatten(1)
+        index = torch.zeros((), dtype=torch.int64, device=device)
+        for side, coordinate in zip(window, coordinates, strict=True):
+            offset = coordinate[:, None] - coordinate[None, :] + side - 1
+            index = index * (2 * side - 1) + offset
+        return index.flatten()
+
+
+_cached_index = lru_cache(maxsize=32)(_build_index)
+
+
+def resized_position_embedding(embedding: Tensor, grid: Sequence[int]) -> Tensor:
+    """Resizes an absolute position embedding to a token grid (bicubic, as the official dense code does).
+
+    Args:
+        embedding: (1, C, H, W), learned at the size of pre-training.
+        grid: Height and width of the token grid.
+
+    Returns:
+        (1, *grid, C), channels last.
+    """
+    return functional.interpolate(embedding, size=tuple(grid), mode="bicubic").permute(0, 2, 3, 1)

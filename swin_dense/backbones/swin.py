@@ -1,0 +1,246 @@
+"""The Swin Transformer as a backbone for dense tasks (Liu et al., arXiv 2103.14030).
+
+Semantics and parameter names are those of the official detection and segmentation backbone, on which every published
+dense weight depends.
+
+Shapes: B images, (H, W) pixels or tokens, C channels; tokens are channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from swin_dense.backbones.block import SwinBlock
+from swin_dense.backbones.patches import PatchEmbed, PatchMerging, pad_to_multiple
+from swin_dense.backbones.position import resized_position_embedding
+from swin_dense.backbones.windows import window_plan
+from swin_dense.errors import ConfigError
+
+PATCH_SIZE = 4
+"""Side of a patch in pixels, in every published Swin."""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What a neck must know about one feature map.
+
+    Attributes:
+        name: "stage1" is the finest.
+        channels: Channels of the map.
+        stride: Pixels per cell; the map of an (H, W) image is (ceil(H / stride), ceil(W / stride)).
+    """
+
+    name: str
+    channels: int
+    stride: int
+
+
+class SwinStage(nn.Module):
+    """Blocks at one resolution, and the patch merging that leads to the next."""
+
+    def __init__(
+        self, channels: int, heads: int, window_size: int, drop_paths: Sequence[float], *, downsample: bool
+    ) -> None:
+        """Creates one block per drop path rate.
+
+        Args:
+            channels: Channels C of a token.
+            heads: Attention heads of each block.
+            window_size: Side of the square windows, in tokens.
+            drop_paths: Drop path rate of each block.
+            downsample: Whether patch merging follows.
+        """
+        super().__init__()
+        self.window = (window_size, window_size)
+        self.activation_checkpointing = False
+        self.blocks = nn.ModuleList(SwinBlock(channels, heads, self.window, drop_path) for drop_path in drop_paths)
+        self.downsample = PatchMerging(channels) if downsample else None
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the blocks, regular and shifted windows in turn, and then patch merging.
+
+        Args:
+            tokens: (B, H, W, C).
+
+        Returns:
+            The tokens after the blocks, (B, H, W, C), and those that the next stage begins with,
+            (B, ceil(H / 2), ceil(W / 2), 2C); after the last stage the same twice.
+        """
+        batch, height, width, channels = tokens.shape
+        plan = window_plan(tokens, self.window, [side // 2 for side in self.window])
+        padded = pad_to_multiple(tokens, self.window)
+        tokens = plan.partitions[0].from_grid(padded)
+        for index, block in enumerate(self.blocks):
+            partition = plan.partitions[index % 2]
+            if index > 0:
+                tokens = (plan.shift if index % 2 else plan.shift.inverse)(tokens)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, partition, use_reentrant=False)
+            else:
+                tokens = block(tokens, partition)
+        tokens = partition.from_grid.inverse(tokens).view(batch, *plan.padded, channels)
+        tokens = tokens[:, :height, :width]
+        return tokens, tokens if self.downsample is None else self.downsample(tokens)
+
+
+class SwinTransformer(nn.Module):
+    """Swin Transformer that hands out one feature map per requested stage."""
+
+    def __init__(
+        self,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        *,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        activation_checkpointing: bool = False,
+        absolute_position_embedding: bool = False,
+        pretrain_image_size: int = 224,
+    ) -> None:
+        """Builds the backbone with the official initialisation.
+
+        Args:
+            embed_dim: Channels C of the first stage; each later stage has twice as many.
+            depths: Blocks per stage.
+            num_heads: Attention heads per stage.
+            window_size: Side of the square windows, in tokens.
+            in_channels: Channels of the images.
+            drop_path_rate: Drop path (stochastic depth) rate of the last block; it rises linearly from 0.
+            out_indices: Stages whose maps are handed out, from 0, ascending.
+            frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages with their output norms.
+                Frozen parts get no gradient and stay in evaluation mode.
+            activation_checkpointing: Trade time for memory in training: keep the input of each block alone, and
+                compute the block again in the backward pass.
+            absolute_position_embedding: Add a learned embedding of the absolute position to the tokens, resized
+                (bicubic) to the token grid.
+            pretrain_image_size: Side in pixels of the images for which the absolute position embedding is learned.
+
+        Raises:
+            ConfigError: An option is out of its range, or options contradict each other.
+        """
+        super().__init__()
+        _check_options(embed_dim, depths, num_heads, window_size, drop_path_rate, out_indices, frozen_stages)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.feature_specs = tuple(
+            FeatureSpec(f"stage{index + 1}", embed_dim * 2**index, PATCH_SIZE * 2**index) for index in self.out_indices
+        )
+
+        self.patch_embed = PatchEmbed(PATCH_SIZE, in_channels, embed_dim)
+        self.absolute_pos_embed: nn.Parameter | None = None
+        if absolute_position_embedding:
+            side = pretrain_image_size // PATCH_SIZE
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
+
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.layers = nn.ModuleList()
+        for index, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
+            first = sum(depths[:index])
+            stage = SwinStage(
+                embed_dim * 2**index,
+                heads,
+                window_size,
+                drop_paths[first : first + depth],
+                downsample=index < len(depths) - 1,
+            )
+            stage.activation_checkpointing = activation_checkpointing
+            self.layers.append(stage)
+        for spec, index in zip(self.feature_specs, self.out_indices, strict=True):
+            self.add_module(f"norm{index}", nn.LayerNorm(spec.channels))
+
+        self._initialise()
+        for frozen in self._frozen():
+            frozen.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Computes the feature maps of a batch of normalised images.
+
+        Args:
+            images: (B, in_channels, H, W) with H, W >= 1.
+
+        Returns:
+            One contiguous (B, C_i, H_i, W_i) map per entry of `feature_specs`, finest first.
+        """
+        tokens = self.patch_embed(images)
+        if self.absolute_pos_embed is not None:
+            tokens = tokens + resized_position_embedding(self.absolute_pos_embed, tokens.shape[1:3])
+        maps = []
+        for index, stage in enumerate(self.layers):
+            features, tokens = stage(tokens)
+            if index in self.out_indices:
+                norm = self.get_submodule(f"norm{index}")
+                maps.append(norm(features).permute(0, 3, 1, 2).contiguous())
+            if index == self.out_indices[-1]:
+                break
+        return tuple(maps)
+
+    def train(self, mode: bool = True) -> SwinTransformer:
+        """Sets training mode, save for the frozen parts."""
+        super().train(mode)
+        for frozen in self._frozen():
+            if isinstance(frozen, nn.Module):
+                frozen.eval()
+        return self
+
+    def _frozen(self) -> list[nn.Module | nn.Parameter]:
+        """What is never trained: the frozen stages, and what no requested map depends on."""
+        frozen: list[nn.Module | nn.Parameter] = []
+        if self.frozen_stages >= 0:
+            frozen.append(self.patch_embed)
+            if self.absolute_pos_embed is not None:
+                frozen.append(self.absolute_pos_embed)
+        frozen += self.layers[: max(self.frozen_stages, 0)]
+        frozen += [self.get_submodule(f"norm{index}") for index in self.out_indices if index < self.frozen_stages]
+        # Left trainable, parts without a gradient would stop distributed training.
+        last = self.out_indices[-1]
+        if last + 1 < len(self.layers):
+            frozen += [self.layers[last].get_submodule("downsample"), *self.layers[last + 1 :]]
+        return frozen
+
+    def _initialise(self) -> None:
+        """Draws the weights as the official code does; norms and the patch projection keep PyTorch's own values."""
+        for name, parameter in self.named_parameters():
+            if "relative_position_bias_table" in name or name == "absolute_pos_embed":
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def _check_options(
+    embed_dim: int,
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    window_size: int,
+    drop_path_rate: float,
+    out_indices: Sequence[int],
+    frozen_stages: int,
+) -> None:
+    """Raises a ConfigError that names the first wrong option and what it may be."""
+    stages = len(depths)
+    if stages == 0 or min(depths) < 1:
+        raise ConfigError(f"depths={tuple(depths)}: every stage needs at least one block")
+    if len(num_heads) != stages:
+        raise ConfigError(f"num_heads={tuple(num_heads)}: one number per stage is needed, and depths has {stages}")
+    channels = [embed_dim * 2**index for index in range(stages)]
+    if any(heads < 1 or width % heads for width, heads in zip(channels, num_heads, strict=True)):
+        raise ConfigError(f"num_heads={tuple(num_heads)}: must divide the channels of the stages, {channels}")
+    if window_size < 1:
+        raise ConfigError(f"window_size={window_size}: must be at least 1")
+    if not 0.0 <= drop_path_rate < 1.0:
+        raise ConfigError(f"drop_path_rate={drop_path_rate}: must be at least 0 and below 1")
+    if not out_indices or sorted(set(out_indices)) != list(out_indices) or not set(out_indices) <= set(range(stages)):
+        raise ConfigError(f"out_indices={tuple(out_indices)}: must be ascending stage numbers from 0 to {stages - 1}")
+    if not -1 <= frozen_stages <= stages:
+        raise ConfigError(f"frozen_stages={frozen_stages}: must be from -1 (nothing) to {stages} (all stages)")

@@ -1,0 +1,73 @@
+"""The published Swin Transformers by name (Swin paper, section 3.3 and Table 7), and a tiny one of our own."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from swin_dense.backbones.swin import SwinTransformer
+from swin_dense.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SwinVariant:
+    """The architecture behind a name.
+
+    Attributes:
+        embed_dim: Channels C of the first stage.
+        depths: Blocks per stage.
+        num_heads: Attention heads per stage.
+        window_size: Side of the windows in tokens.
+        pretrain_image_size: Side in pixels of the images that its published weights were trained on.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int = 7
+    pretrain_image_size: int = 224
+
+
+VARIANTS = {
+    # Not published: small enough to learn something on two CPU cores within minutes.
+    "swin_nano": SwinVariant(32, (2, 2, 2, 2), (2, 4, 8, 16), window_size=4),
+    "swin_tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin_small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swin_base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "swin_large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+    "swin_base_384": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), window_size=12, pretrain_image_size=384),
+    "swin_large_384": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), window_size=12, pretrain_image_size=384),
+}
+
+
+def create_backbone(name: str, **overrides: Any) -> SwinTransformer:
+    """Creates a backbone by its name.
+
+    Args:
+        name: A key of `VARIANTS`.
+        **overrides: Options of `SwinTransformer`, such as `out_indices` or `drop_path_rate`; they may also replace what
+            the variant sets.
+
+    Returns:
+        The backbone, newly initialised.
+
+    Raises:
+        ConfigError: The name or an option is unknown (the nearest known one is named), or an option's value is wrong.
+    """
+    if name not in VARIANTS:
+        raise ConfigError(f"unknown backbone {name!r}{_nearest(name, VARIANTS)}; known: {', '.join(VARIANTS)}")
+    options = list(inspect.signature(SwinTransformer).parameters)
+    for option in overrides:
+        if option not in options:
+            raise ConfigError(
+                f"{name} has no option {option!r}{_nearest(option, options)}; known: {', '.join(options)}"
+            )
+    return SwinTransformer(**{**asdict(VARIANTS[name]), **overrides})
+
+
+def _nearest(wrong: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(wrong, known, n=1)
+    return f", did you mean {matches[0]!r}?" if matches else ""
