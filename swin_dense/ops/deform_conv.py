@@ -8,14 +8,17 @@ where g is the deformable group of channel c; v1 has neither mask nor bias. mmcv
 out alike: channels are (group, i, j, (y, x)) and (group, i, j).
 
 Signatures are those of mmcv's compiled ops, so that its autograd wrappers call them unchanged: forward functions
-overwrite `output`, backward functions add to the gradient buffers. `columns` and `ones` are scratch space of the
-compiled ops, unused here. Kernel sizes come with the weight, and torchvision chooses its own number of images per
-step, so `kH`, `kW`, `kernel_h`, `kernel_w` and `im2col_step` have no effect.
+overwrite `output`, backward functions add to the gradient buffers. `columns`, `ones` (scratch
+space) and `im2col_step` (images per step) concern the compiled ops alone and have no effect here.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from swin_dense.ops.kernels import full_precision, torchvision_kernels
 
@@ -76,7 +79,11 @@ def deform_conv_backward_input(
         columns: Unused.
         **geometry: As in `deform_conv_forward`.
     """
-    by_input, _, by_offset = _deform_conv_gradients(grad_output, input, weight, offset, geometry)
+    settings = [geometry[name] for name in GEOMETRY]
+    tensors = full_precision(grad_output, input, weight, offset)
+    by_input, _, by_offset, _, _ = torchvision_kernels._deform_conv2d_backward(
+        *tensors, *_no_mask_or_bias(input, tensors[2]), *settings, False
+    )
     grad_input += by_input
     grad_offset += by_offset
 
@@ -103,9 +110,13 @@ def deform_conv_backward_parameters(
         scale: Factor of what is added.
         **geometry: As in `deform_conv_forward`.
     """
-    # The gradient by the weight does not depend on the weight: any tensor of its shape will do.
-    _, by_weight, _ = _deform_conv_gradients(grad_output, input, grad_weight, offset, geometry)
-    grad_weight += scale * by_weight
+    # torchvision's backward kernel would work out all other gradients once more to give this one.
+    grad_output, input, offset = full_precision(grad_output, input, offset)
+    batch, groups = len(input), geometry["group"]
+    columns = _sample_columns(input, offset, **geometry).view(batch, groups, -1, grad_output[0, 0].numel())
+    by_output = grad_output.reshape(batch, groups, -1, grad_output[0, 0].numel())
+    by_weight = torch.einsum("bgop,bgkp->gok", by_output, columns)
+    grad_weight += scale * by_weight.view_as(grad_weight)
 
 
 def modulated_deform_conv_forward(
@@ -193,15 +204,23 @@ def modulated_deform_conv_backward(
         grad_bias += by_bias
 
 
-def _deform_conv_gradients(
-    grad_output: Tensor, input: Tensor, weight: Tensor, offset: Tensor, geometry: dict[str, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    settings = [geometry[name] for name in GEOMETRY]
-    tensors = full_precision(grad_output, input, weight, offset)
-    by_input, by_weight, by_offset, _, _ = torchvision_kernels._deform_conv2d_backward(
-        *tensors, *_no_mask_or_bias(*tensors[1:3]), *settings, False
+def _sample_columns(input: Tensor, offset: Tensor, **geometry: int) -> Tensor:
+    """Samples the input at every deformed kernel position: (B, C, kH * kW, H' * W'), which convolution sums over."""
+    arange = partial(torch.arange, device=offset.device)
+    height, width = input.shape[-2:]
+    out_height, out_width = offset.shape[-2:]
+    tap_y, tap_x = torch.meshgrid(
+        arange(geometry["kH"]) * geometry["dilationH"], arange(geometry["kW"]) * geometry["dilationW"], indexing="ij"
     )
-    return by_input, by_weight, by_offset
+    y = tap_y.reshape(-1, 1, 1) + arange(out_height)[:, None] * geometry["dH"] - geometry["padH"]
+    x = tap_x.reshape(-1, 1, 1) + arange(out_width) * geometry["dW"] - geometry["padW"]
+    offset = offset.reshape(len(input) * geometry["deformable_group"], -1, 2, out_height, out_width)
+    y, x = y + offset[:, :, 0], x + offset[:, :, 1]
+    # grid_sample's coordinates run from -1 at the left edge of the first pixel to 1 at the right edge of the last.
+    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    maps = input.reshape(len(grid), -1, height, width)
+    sampled = functional.grid_sample(maps, grid.flatten(1, 2), align_corners=False)
+    return sampled.view(*input.shape[:2], -1, out_height * out_width)
 
 
 def _no_mask_or_bias(input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
