@@ -1,7 +1,7 @@
 """An mmdet detector behind plain records: a `Batch` goes in; losses or `Detections` come out.
 
-mmdet's own preprocessor normalises and pads, so that every mmdet model dict means here what it means there. Shapes: B images,
-N objects of an image, K classes, (H, W) pixels.
+mmdet's own preprocessor normalises and pads, so that every mmdet model dict means here what it means there. Shapes: B
+images, N objects of an image, K classes, (H, W) pixels.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     """Builds the mmdet detector that a model dict describes.
 
     Args:
-        model: mmdet model dict. The class count is filled in, and the widths of the backbone's maps too where the neck leaves
-            `in_channels` out.
+        model: mmdet model dict. The class count is filled in, and the widths of the backbone's maps too where the neck
+            leaves `in_channels` out.
         num_classes: Number of classes of the data set.
 
     Returns:
@@ -140,7 +140,7 @@ def _refuse_downloads(model: Any, key: str) -> None:
         init = model.get("init_cfg")
         if isinstance(init, dict) and init.get("type") == "Pretrained":
             raise ConfigError(
-                f"{key}.init_cfg: weights are not fetched while a model is built; set it to None and pass --weights FILE"
+                f"{key}.init_cfg: no weights are fetched while a model is built; set it to None and pass --weights FILE"
             )
         for name, value in model.items():
             _refuse_downloads(value, f"{key}.{name}")

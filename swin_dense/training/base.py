@@ -44,7 +44,7 @@ class Metric(Protocol):
 
 
 def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:
-    """Makes the randomness of a training step depend on its place alone, so that a resumed run draws what it would have.
+    """Makes the randomness of a training step depend on its place alone, so that a resumed run draws the same.
 
     Args:
         seed: Of the run.

@@ -1,4 +1,4 @@
-"""What happens around the steps of a training: checkpoints to resume from, validation pictures, and progress in plain lines."""
+"""What happens around the steps of a training: checkpoints to resume from, pictures, and progress in plain lines."""
 
 from __future__ import annotations
 

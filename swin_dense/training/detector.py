@@ -16,8 +16,8 @@ from swin_dense.training.optim import adamw, warmup_multistep
 class DetectorModule(LightningModule):
     """Glue between a detector, its loss terms, its optimizer and its score.
 
-    Logs every loss term as `train/NAME`, their sum as `train/loss`, and every figure of the metric as `val/KIND_FIGURE`, for
-    instance `val/bbox_AP`.
+    Logs every loss term as `train/NAME`, their sum as `train/loss`, and every figure of the metric as
+    `val/KIND_FIGURE`, for instance `val/bbox_AP`.
 
     Attributes:
         detector: The model.

@@ -14,8 +14,8 @@ from lightning.pytorch.utilities import rank_zero_only
 class MetricsTable(Logger):
     """Writes one row per logged step, with the columns `step`, `epoch` and every figure that was ever logged.
 
-    Lightning's own CSV logger deletes the table of an earlier run in the same folder; this one reads it back, and drops only
-    the rows that the resumed run will write again.
+    Lightning's own CSV logger deletes the table of an earlier run in the same folder; this one reads it back, and drops
+    only the rows that the resumed run will write again.
     """
 
     def __init__(self, path: Path, resumed_step: int = 0) -> None:

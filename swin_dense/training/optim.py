@@ -19,8 +19,8 @@ def adamw(
         learning_rate: Of every parameter.
         weight_decay: Of every parameter whose name holds none of `no_decay`.
         betas: Momentum coefficients.
-        no_decay: Parts of names. The official code's are "absolute_pos_embed", "relative_position_bias_table" and "norm":
-            linear and convolution biases are decayed, and so are batch norms, which are named "bn".
+        no_decay: Parts of names. The official code's are "absolute_pos_embed", "relative_position_bias_table" and
+            "norm": linear and convolution biases are decayed, and so are batch norms, which are named "bn".
 
     Returns:
         The optimizer with two parameter groups.

@@ -1,0 +1,73 @@
+"""Images that nobody has annotated: files and folders to predict on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from swin_dense.data.images import ImageStore
+from swin_dense.data.samples import Sample
+from swin_dense.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
+"""What counts as an image in a folder; a file that is named itself may have any suffix."""
+
+
+class ImageFiles(Dataset[Sample]):
+    """The images of some files and folders as samples without instances; the id of an image is its position.
+
+    Attributes:
+        paths: The image files, those of a folder sorted by name.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Lists the files; nothing is decoded yet.
+
+        Args:
+            paths: Image files, and folders that are searched, subfolders too.
+
+        Raises:
+            DataError: A path does not exist, or a folder holds no image.
+        """
+        self.paths: list[Path] = []
+        for path in paths:
+            found = _images_below(path) if path.is_dir() else [path]
+            if not found:
+                raise DataError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
+            self.paths += found
+        missing = [str(path) for path in self.paths if not path.is_file()]
+        if missing:
+            raise DataError("images to predict on do not exist", missing)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decodes one image.
+
+        Raises:
+            DataError: It is damaged, or no image.
+        """
+        path = self.paths[index]
+        image = ImageStore(path.parent).read(path.name)
+        return Sample(image, index, str(path), (int(image.shape[-2]), int(image.shape[-1])))
+
+    def stem(self, index: int) -> str:
+        """A name for what is made of an image, unique among all of them.
+
+        Args:
+            index: Position of the image.
+
+        Returns:
+            The file's name without suffix; with the position before it where another file has the same name.
+        """
+        stem = self.paths[index].stem
+        alone = sum(path.stem == stem for path in self.paths) == 1
+        return stem if alone else f"{index:06d}_{stem}"
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
