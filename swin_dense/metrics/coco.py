@@ -77,7 +77,7 @@ class CocoMetric:
                 known = "is not among the images to score" if image_id in self._truth.sizes else "does not exist"
                 raise DataError(f"{self._truth.source}: image {image_id} {known}; predict on the images of this file")
             if image_id in self._results:
-                raise DataError(f"image {image_id} has been scored already; reset the metric between evaluations")
+                raise DataError(f"image {image_id} has been handed in already; reset the metric between evaluations")
             self._results[image_id] = image_results(
                 found,
                 image_id=image_id,

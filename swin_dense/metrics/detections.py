@@ -86,11 +86,11 @@ def image_results(
 def _checked_masks(
     masks: Sequence[Mapping[str, Any]] | None, count: int, size: tuple[int, int], problems: list[str]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    if masks is None and count:
-        problems.append("it has no masks; give iou_types=('bbox',) for a box-only detector")
     masks = masks or ()
-    if masks and len(masks) != count:
-        problems.append(f"it has {len(masks)} masks for {count} boxes")
+    if len(masks) != count:
+        problems.append(
+            f"it has {len(masks)} masks for {count} boxes; score a box-only detector on iou_types=('bbox',)"
+        )
     for index, mask in enumerate(masks):
         if list(mask["size"]) != list(size):
             problems.append(f"mask {index} is of size {list(mask['size'])}, the image of {list(size)}")

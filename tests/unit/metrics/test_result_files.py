@@ -1,0 +1,156 @@
+import json
+
+import pytest
+from pycocotools import mask as rle_codec
+
+from swin_dense.errors import DataError
+from swin_dense.metrics import evaluate_coco_files
+
+
+@pytest.fixture
+def files(scene, tmp_path):
+    """The scene as a file, and a function that writes predictions beside it."""
+    truth, predictions = tmp_path / "truth.json", tmp_path / "predictions.json"
+    truth.write_text(json.dumps(scene))
+
+    def write(content):
+        predictions.write_text(content if isinstance(content, str) else json.dumps(content))
+        return truth, predictions
+
+    return write
+
+
+@pytest.fixture
+def rows(scene):
+    """The scene's objects as result rows with boxes and masks."""
+    return [
+        {
+            "image_id": one["image_id"],
+            "category_id": one["category_id"],
+            "bbox": one["bbox"],
+            "segmentation": {
+                "size": [100, 120],
+                "counts": rle_codec.frPyObjects(one["segmentation"], 100, 120)[0]["counts"].decode(),
+            },
+            "score": 0.5,
+        }
+        for one in scene["annotations"]
+    ]
+
+
+def without(rows, key):
+    return [{name: value for name, value in row.items() if name != key} for row in rows]
+
+
+def test_rows_are_scored_on_all_that_they_hold(files, rows):
+    assert list(evaluate_coco_files(*files(rows))) == ["bbox", "segm"]
+    assert list(evaluate_coco_files(*files(without(rows, "segmentation")))) == ["bbox"]
+    assert list(evaluate_coco_files(*files(without(rows, "bbox")))) == ["segm"]
+
+
+def test_boxes_are_taken_from_masks_only_when_asked_for(files, rows):
+    results = evaluate_coco_files(*files(without(rows, "bbox")), iou_types=("bbox",))
+    assert list(results) == ["bbox"]
+    assert results["bbox"]["AP"] == pytest.approx(1)
+
+
+def test_masks_are_not_made_of_boxes(files, rows):
+    with pytest.raises(DataError, match="no 'segmentation' to score masks on"):
+        evaluate_coco_files(*files(without(rows, "segmentation")), iou_types=("segm",))
+
+
+def test_box_predictions_need_no_masks_in_the_ground_truth(scene, files, rows, tmp_path):
+    _, predictions = files(without(rows, "segmentation"))
+    scene["annotations"] = without(scene["annotations"], "segmentation")
+    (tmp_path / "boxes.json").write_text(json.dumps(scene))
+    assert evaluate_coco_files(tmp_path / "boxes.json", predictions)["bbox"]["AP"] == pytest.approx(1)
+
+
+def test_no_predictions_score_zero_where_it_is_said_on_what(files):
+    with pytest.raises(DataError, match="no predictions at all"):
+        evaluate_coco_files(*files([]))
+    assert evaluate_coco_files(*files([]), iou_types=("bbox", "segm"))["segm"]["AP"] == 0.0
+
+
+def test_the_shards_of_a_folder_make_one_evaluation(files, rows, tmp_path):
+    whole = evaluate_coco_files(*files(rows[:2]))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "rank0.json").write_text(json.dumps(rows[:1]))
+    (folder / "rank1.json").write_text(json.dumps(rows[1:2]))
+    assert evaluate_coco_files(tmp_path / "truth.json", folder) == whole
+    (folder / "rank2.json").write_text(json.dumps(rows[1:]))
+    with pytest.raises(DataError, match=r"rank2\.json: image 30 has predictions in .*rank1\.json too"):
+        evaluate_coco_files(tmp_path / "truth.json", folder)
+
+
+def test_an_empty_folder_is_named(files, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no result file"):
+        evaluate_coco_files(files([])[0], tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "is not JSON"),
+        ('[{"image_id": 1},', "is not JSON"),
+        ('{"annotations": []}', "holds a dict, not a list of predictions"),
+        ("[[1, 2, 3]]", "item 0: is not an object"),
+        ('[{"image_id": 10, "category_id": 7, "score": 1}]', "item 0 has neither"),
+        ('[{"image_id": 10, "category_id": 7, "score": 1, "bbox": []}]', "item 0 has neither"),
+    ],
+)
+def test_a_file_that_is_no_result_file_is_named(files, content, reason):
+    with pytest.raises(DataError, match=reason) as error:
+        evaluate_coco_files(*files(content))
+    assert "predictions.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("image_id", 11, r"image_id 11 is not in .*truth\.json"),
+        ("image_id", "30", r"image_id '30' is not in .*truth\.json"),
+        ("image_id", 30.0, r"image_id 30\.0 is not in"),
+        ("image_id", [30], r"image_id \[30\] is not in"),
+        ("category_id", 1, r"category_id 1 is not in .*truth\.json"),
+        ("category_id", True, "category_id True is not in"),
+        ("score", float("nan"), "score nan is not a finite number"),
+        ("score", None, "score None is not"),
+        ("score", 10**400, "is not a finite number"),
+        ("bbox", [1, 2, 3], "is not four finite numbers"),
+        ("bbox", [1, 2, 3, float("inf")], "is not four finite numbers"),
+        ("bbox", [1, 2, -3, 4], "is not four finite numbers"),
+        ("bbox", "1 2 3 4", "is not four finite numbers"),
+        ("segmentation", [[1, 2, 3, 4, 5, 6]], "is not a compressed RLE"),
+        ("segmentation", {"size": [100, 120], "counts": [12000]}, "is not a compressed RLE"),
+        (
+            "segmentation",
+            {"size": [120, 100], "counts": "1"},
+            r"its mask is of size \[120, 100\], image 30 of \[100, 120\]",
+        ),
+        ("segmentation", {"size": [100, 120], "counts": "1P"}, "is no mask: its counts break off"),
+        ("segmentation", {"size": [100, 120], "counts": "é"}, "is no mask: its counts are not"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_and_item(files, rows, key, value, reason):
+    rows[1][key] = value
+    with pytest.raises(DataError, match=reason) as error:
+        evaluate_coco_files(*files(rows))
+    assert "predictions.json" in str(error.value)
+    assert "item 1:" in str(error.value)
+
+
+def test_every_row_has_to_hold_the_same(files, rows):
+    rows[2] = without(rows, "bbox")[2]
+    with pytest.raises(DataError, match="item 2 can be scored on"):
+        evaluate_coco_files(*files(rows))
+
+
+def test_all_wrong_rows_are_reported_at_once(files, rows):
+    for row in rows[1:]:
+        row["score"] = None
+    with pytest.raises(DataError, match=r"2 prediction\(s\) cannot be scored") as error:
+        evaluate_coco_files(*files(rows))
+    assert [problem.split(":")[0] for problem in error.value.problems] == ["item 1", "item 2"]
