@@ -1,8 +1,8 @@
 """Draws the scenes of the embedded data set `shapes`: textured shapes that overlap on a textured ground.
 
-Outlines are polygons in pixels, drawn with soft edges into the picture and rasterised by COCO's own rules into the masks,
-so that picture, COCO annotation and label map agree. Colour and texture come from the same distributions for every class
-and for the ground: only the outline tells the class.
+Outlines are polygons in pixels, drawn with soft edges into the picture and rasterised by COCO's own rules into the
+masks, so that picture, COCO annotation and label map agree. Colour and texture come from the same distributions for
+every class and for the ground: only the outline tells the class.
 """
 
 from __future__ import annotations

@@ -1,0 +1,152 @@
+"""COCO instance segmentation as a map-style data set."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from swin_dense.data.annotations import CocoAnnotations, read_annotations
+from swin_dense.data.images import ImageStore
+from swin_dense.data.json_files import read_json
+from swin_dense.data.problems import Problem
+from swin_dense.data.rules import find_problems
+from swin_dense.data.samples import Instances, Sample
+from swin_dense.errors import DataError
+
+__all__ = ["CocoDataset", "read_json"]
+
+logger = logging.getLogger(__name__)
+
+
+class CocoDataset(Dataset[Sample]):
+    """Images and instances of a COCO annotation file.
+
+    Annotations are flat tensors, so that workers share them: forked ones as pages, spawned ones as shared memory.
+
+    Attributes:
+        annotations_path: The annotation file.
+        class_names: Names by contiguous label.
+        category_ids: The file's category ids by contiguous label, ascending.
+        image_ids: (n,) int64 ids of the images, by index.
+        image_sizes: (n, 2) int64 heights and widths, by index.
+        dropped: What was left out, and how many: "empty images", "small images", "slivers" (instances without area).
+    """
+
+    def __init__(self, annotations: Path, images: Path, *, keep_empty: bool = True, min_side: int = 0) -> None:
+        """Reads the annotation file and applies every rule that needs no image.
+
+        Args:
+            annotations: Instances JSON, or one inside a zip file as if that were a folder:
+                `annotations_trainval2017.zip/annotations/instances_val2017.json`.
+            images: Image folder or zip file.
+            keep_empty: Whether to keep images that have nothing to learn from: no instances other than crowd regions.
+            min_side: Leaves out images with a side shorter than this many pixels.
+
+        Raises:
+            DataError: The annotation file or the images cannot be read, or the annotations break a rule; the message
+                lists the problems.
+        """
+        self.annotations_path = Path(annotations)
+        self._store = ImageStore(images)
+        self._annotations, problems = read_annotations(self.annotations_path)
+        _report(self.annotations_path, [*problems, *find_problems(self._annotations)])
+        self.class_names = self._annotations.class_names
+        self.category_ids = self._annotations.category_ids
+        self._is_used = (self._annotations.boxes[:, 2:] > 0).all(dim=1)
+        self._rows = self._choose_images(keep_empty, min_side)
+        self.image_ids = self._annotations.image_ids[self._rows].numpy()
+        self.image_sizes = self._annotations.image_sizes[self._rows].numpy()
+
+    def _choose_images(self, keep_empty: bool, min_side: int) -> Tensor:
+        """Rows of the images that are kept; the rest is counted in `dropped` and logged."""
+        size = len(self._annotations.image_ids)
+        useful = self._annotations.images[self._is_used & ~self._annotations.crowd]
+        is_small = (self._annotations.image_sizes < min_side).any(dim=1)
+        is_empty = (torch.bincount(useful, minlength=size) == 0) & ~is_small & (not keep_empty)
+        counts = {
+            "small images": is_small.sum(),
+            "empty images": is_empty.sum(),
+            "slivers": (~self._is_used).sum(),
+        }
+        self.dropped = {what: int(count) for what, count in counts.items() if count}
+        if self.dropped:
+            listed = ", ".join(f"{count} {what}" for what, count in self.dropped.items())
+            logger.info("%s: left out %s", self.annotations_path, listed)
+        rows = torch.nonzero(~is_small & ~is_empty).flatten()
+        if not len(rows):
+            raise DataError(f"{self.annotations_path}: none of its {size} images is left; keep empty or small images")
+        return rows
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads one image with its instances, untransformed.
+
+        Args:
+            index: 0..len - 1.
+
+        Returns:
+            The sample; its masks are decoded at the image's size.
+
+        Raises:
+            DataError: The image cannot be read, or has another size than the annotation file says.
+        """
+        row = int(self._rows[index])
+        height, width = self._annotations.image_sizes[row].tolist()
+        image_id = int(self._annotations.image_ids[row])
+        file_name = self._annotations.file_names.text(row)
+        try:
+            image = self._store.read(file_name, (height, width))
+        except DataError as error:
+            raise DataError(f"image {image_id}: {error}") from error
+        return Sample(image, image_id, file_name, (height, width), self.instances(index))
+
+    def instances(self, index: int) -> Instances:
+        """The instances of one image, without reading the image.
+
+        Args:
+            index: 0..len - 1.
+
+        Returns:
+            Boxes, masks, labels and crowd flags in pixels of the image on disk.
+        """
+        data, row = self._annotations, int(self._rows[index])
+        height, width = data.image_sizes[row].tolist()
+        first, end = data.first_annotation[row : row + 2].tolist()
+        places = first + torch.nonzero(self._is_used[first:end]).flatten()
+        corners, sides = data.boxes[places, :2], data.boxes[places, 2:]
+        boxes = torch.cat([corners, corners + sides], dim=1).float()
+        return Instances(
+            boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            masks=tv_tensors.Mask(_decode_masks(data, places.tolist(), height, width)),
+            labels=data.labels[places],
+            crowd=data.crowd[places],
+        )
+
+
+def _decode_masks(annotations: CocoAnnotations, places: Sequence[int], height: int, width: int) -> Tensor:
+    """(N, H, W) bool masks of some annotations of one image."""
+    if not places:
+        return torch.zeros((0, height, width), dtype=torch.bool)
+    masks = coco_mask.decode([annotations.mask(place) for place in places])  # (H, W, N), each mask in column order
+    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool()
+
+
+def _report(path: Path, problems: Sequence[Problem]) -> None:
+    """Stops at errors; counts warnings in the log."""
+    errors = [str(problem) for problem in problems if problem.severity == "error"]
+    if errors:
+        raise DataError(f"{path}: {len(errors)} errors (swin-dense check-data lists all)", errors)
+    for kind, count in Counter(problem.kind for problem in problems).items():
+        logger.warning("%s: %d x %s (swin-dense check-data shows them)", path, count, kind)

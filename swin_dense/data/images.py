@@ -1,0 +1,193 @@
+"""Image files, from a folder or straight from a zip file, as uint8 RGB tensors.
+
+Whatever the file holds (grayscale, palette, CMYK, alpha, 16 bit, a turned camera), what comes out is (3, H, W) uint8
+RGB as the annotations see it, or an error that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import ExifTags, Image
+from torchvision import tv_tensors
+
+from swin_dense.data.archive import ZipIndex
+from swin_dense.data.samples import Size
+from swin_dense.errors import DataError
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+"""Formats that are read. Others that Pillow knows are no photographs, and some of them (EPS) run programs."""
+
+MAX_BYTES = 2**30
+"""Largest image file taken from a zip file; a larger one is no picture but an attack on memory."""
+
+ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation (EXIF 2.3, tag 274)."""
+
+SIDEWAYS = tuple(ORIENTATIONS[number] for number in (5, 6, 7, 8))
+"""Turns that swap height and width."""
+
+
+def escapes(file_name: str) -> bool:
+    """Whether a file name leads, or on some system could lead, out of the folder it belongs to.
+
+    Args:
+        file_name: As an annotation file gives it.
+
+    Returns:
+        True for an absolute path, a drive, a `..` in it, an empty name, or a NUL character.
+    """
+    parts = file_name.replace("\\", "/").split("/")
+    is_absolute = parts[0] == "" or parts[0][1:2] == ":"
+    return is_absolute or ".." in parts or parts[-1] == "" or "\0" in file_name
+
+
+class ImageStore:
+    """The images of a data set: a folder, or a zip file that is read without being unpacked.
+
+    In a zip file an image is found under its own name, under a folder named like the zip file (`train2017.zip` holds
+    `train2017/000000000009.jpg`), or under the one folder that everything lies in. Nothing stays open between two
+    reads, so that a store may be used in forked and spawned workers alike.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Opens a folder or a zip file.
+
+        Args:
+            root: The folder or the zip file.
+
+        Raises:
+            DataError: It is neither.
+        """
+        self.root = Path(root)
+        self._zip: ZipIndex | None = None
+        if self.root.is_file():
+            self._zip = ZipIndex.open(self.root)
+            folders = (self.root.stem, self._zip.top_folder())
+            self._prefixes = ("", *dict.fromkeys(f"{folder}/" for folder in folders if folder))
+        elif not self.root.is_dir():
+            raise DataError(f"{self.root}: no such folder or zip file of images")
+
+    def __contains__(self, file_name: str) -> bool:
+        """Whether there is a file of this name."""
+        if escapes(file_name):
+            return False
+        if self._zip is None:
+            return (self.root / file_name).is_file()
+        return self._member(self._zip, file_name) is not None
+
+    def read(self, file_name: str, expected_size: Size | None = None) -> tv_tensors.Image:
+        """Decodes one image.
+
+        The EXIF orientation is applied, unless `expected_size` shows that the annotations were made on the raster as
+        it is stored: then they would not fit the turned image.
+
+        Args:
+            file_name: Relative to the root.
+            expected_size: Height and width that the annotations give.
+
+        Returns:
+            (3, H, W) uint8 RGB. Alpha is dropped; 16-bit values are scaled to 8 bits.
+
+        Raises:
+            DataError: The file is missing, outside the root, no image, damaged, of an unsupported pixel format, or not
+                of the expected size.
+        """
+        with self._open(file_name) as image:
+            turn, _ = _orientation(image, expected_size)
+            pixels = _to_rgb(image if turn is None else image.transpose(turn))
+        return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+
+    def size(self, file_name: str, expected_size: Size | None = None) -> Size:
+        """Height and width of the image that `read` would return, from the file's header alone.
+
+        Args:
+            file_name: Relative to the root.
+            expected_size: As in `read`.
+
+        Returns:
+            Height and width in pixels.
+
+        Raises:
+            DataError: The file is missing, outside the root, no image, or not of the expected size.
+        """
+        with self._open(file_name) as image:
+            return _orientation(image, expected_size)[1]
+
+    def _member(self, index: ZipIndex, file_name: str) -> str | None:
+        """Full name in the zip file."""
+        return next((prefix + file_name for prefix in self._prefixes if prefix + file_name in index), None)
+
+    @contextmanager
+    def _open(self, file_name: str) -> Iterator[Image.Image]:
+        """The image with its header read; whatever goes wrong inside becomes a `DataError` that names the file."""
+        path = self.root / file_name
+        if escapes(file_name):
+            raise DataError(f"image file name {file_name!r} leads out of {self.root}; name it relative to that folder")
+        try:
+            with Image.open(self._source(file_name), formats=FORMATS) as image:
+                yield image
+        except DataError as error:
+            raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: no such image file") from error
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+            raise DataError(f"{path}: cannot be decoded as an image ({error}); is the file complete?") from error
+
+    def _source(self, file_name: str) -> Path | io.BytesIO:
+        """What Pillow is to open."""
+        if self._zip is not None:
+            member = self._member(self._zip, file_name)
+            if member is None:
+                raise FileNotFoundError
+            return io.BytesIO(self._zip.read(member, MAX_BYTES))
+        path = self.root / file_name
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise DataError("is not a file")
+        return path
+
+
+def _orientation(image: Image.Image, expected_size: Size | None) -> tuple[Image.Transpose | None, Size]:
+    """How the stored raster is to be turned, if at all, and the height and width that result."""
+    stored = (image.height, image.width)
+    try:
+        turn = ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a damaged EXIF block is no reason to refuse the pixels; viewers ignore it too
+        turn = None
+    shown = stored[::-1] if turn in SIDEWAYS else stored
+    if expected_size is None or expected_size == shown:
+        return turn, shown
+    if expected_size == stored:
+        return None, stored
+    raise DataError(
+        f"the image is {shown[1]} wide and {shown[0]} high, but its annotations say {expected_size[1]} wide and "
+        f"{expected_size[0]} high; correct the annotation file or restore the image they were made on"
+    )
+
+
+def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB pixels of a Pillow image of any mode."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise DataError(f"pixel format {image.mode} has no defined brightness range; save it with 8 or 16 bits")
+        gray = np.rint(values / 257).astype(np.uint8)  # 65535 / 257 = 255
+        return np.repeat(gray[..., None], 3, axis=2)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # so that Pillow does not blend the transparent palette entry
+    return np.array(image.convert("RGB"))

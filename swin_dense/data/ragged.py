@@ -1,0 +1,90 @@
+"""Rows of different length in two flat tensors.
+
+A million small Python objects cost memory in every worker: touching one writes its reference count, and the page it
+lies on is copied. Two tensors cost it once: forked workers share their pages, and under `spawn` PyTorch hands them over
+as shared memory.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different length, one after another.
+
+    Attributes:
+        values: (V,) all rows joined.
+        offsets: (R + 1,) int64; row r is `values[offsets[r]:offsets[r + 1]]`.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def from_lengths(cls, values: npt.NDArray[Any], lengths: Iterable[int]) -> Ragged:
+        """Cuts joined values into rows.
+
+        Args:
+            values: (V,) all rows joined.
+            lengths: Length of each row; they sum up to V.
+
+        Returns:
+            The rows.
+        """
+        offsets = np.concatenate([[0], np.cumsum(np.fromiter(lengths, dtype=np.int64))])
+        assert offsets[-1] == len(values)
+        return cls(torch.from_numpy(values), torch.from_numpy(offsets.astype(np.int64)))
+
+    @classmethod
+    def from_bytes(cls, rows: Iterable[bytes]) -> Ragged:
+        """Joins byte strings.
+
+        Args:
+            rows: The strings.
+
+        Returns:
+            Rows of uint8.
+        """
+        rows = list(rows)
+        joined = np.frombuffer(b"".join(rows), dtype=np.uint8).copy()
+        return cls.from_lengths(joined, map(len, rows))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        """One row, a view."""
+        start, stop = self.offsets[row : row + 2].tolist()
+        return self.values[start:stop].numpy()
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """(R,) number of values in each row."""
+        return np.diff(self.offsets.numpy())
+
+    def text(self, row: int) -> str:
+        """One row of `from_bytes` as the text it was encoded from (UTF-8)."""
+        return self[row].tobytes().decode("utf-8", "surrogatepass")
+
+    def find(self, text: bytes) -> int | None:
+        """Row that holds these bytes, by bisection.
+
+        Args:
+            text: What to look for; the rows must come from `from_bytes`, sorted.
+
+        Returns:
+            The row, or None where there is none.
+        """
+        row = bisect_left(range(len(self)), text, key=lambda one: self[one].tobytes())
+        return row if row < len(self) and self[row].tobytes() == text else None
