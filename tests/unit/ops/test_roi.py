@@ -1,0 +1,166 @@
+"""RoIAlign and RoIPool against loops written from their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from mmcv.ops import RoIAlign, RoIPool, roi_align, roi_pool
+
+from swin_dense.errors import UnsupportedOpError
+
+SCALE = 0.5
+# Image index, x1, y1, x2, y2 in pixels of an image of 22 x 18, whose map is 11 x 9.
+ROIS = [
+    [0.0, 2.3, 1.7, 13.1, 12.9],
+    [1.0, 0.0, 0.0, 21.9, 17.9],
+    [1.0, 5.2, 3.1, 5.9, 3.4],
+    [0.0, -4.0, -3.0, 30.0, 25.5],
+    [1.0, 8.0, 8.0, 8.0, 8.0],
+]
+
+
+def feature_map(device: str = "cpu") -> torch.Tensor:
+    return torch.randn(2, 3, 9, 11, generator=torch.Generator().manual_seed(0)).double().to(device)
+
+
+def bilinear(image: torch.Tensor, y: float, x: float) -> torch.Tensor:
+    """Value at (y, x) of a (C, H, W) map: border pixels reach one pixel outwards, beyond that is 0."""
+    height, width = image.shape[-2:]
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return image.new_zeros(len(image))
+    y, x = min(max(y, 0.0), height - 1), min(max(x, 0.0), width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    upper = image[:, top, left] * (1 - x + left) + image[:, top, right] * (x - left)
+    lower = image[:, bottom, left] * (1 - x + left) + image[:, bottom, right] * (x - left)
+    return upper * (1 - y + top) + lower * (y - top)
+
+
+def plain_roi_align(
+    features: torch.Tensor, roi: list[float], size: tuple[int, int], sampling_ratio: int, aligned: bool
+) -> torch.Tensor:
+    x1, y1, x2, y2 = (value * SCALE - (0.5 if aligned else 0.0) for value in roi[1:])
+    width, height = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1.0), max(y2 - y1, 1.0))
+    bin_height, bin_width = height / size[0], width / size[1]
+    samples_y, samples_x = sampling_ratio or math.ceil(bin_height), sampling_ratio or math.ceil(bin_width)
+    output = features.new_zeros(features.shape[1], *size)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            for sample_y in range(samples_y):
+                for sample_x in range(samples_x):
+                    y = y1 + (row + (sample_y + 0.5) / samples_y) * bin_height
+                    x = x1 + (column + (sample_x + 0.5) / samples_x) * bin_width
+                    value = bilinear(features[int(roi[0])], y, x)
+                    output[:, row, column] += value / (samples_y * samples_x)
+    return output
+
+
+def plain_roi_pool(features: torch.Tensor, roi: list[float], size: tuple[int, int]) -> torch.Tensor:
+    """Largest value of each bin; x2 and y2 are the last pixels inside, and only the borders of bins are rounded."""
+    x1, y1, x2, y2 = roi[1] * SCALE, roi[2] * SCALE, (roi[3] + 1) * SCALE, (roi[4] + 1) * SCALE
+    output = features.new_zeros(features.shape[1], *size)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            top = max(math.floor(y1 + row * (y2 - y1) / size[0]), 0)
+            left = max(math.floor(x1 + column * (x2 - x1) / size[1]), 0)
+            bottom, right = (
+                math.ceil(y1 + (row + 1) * (y2 - y1) / size[0]),
+                math.ceil(x1 + (column + 1) * (x2 - x1) / size[1]),
+            )
+            pixels = features[int(roi[0]), :, top : max(bottom, 0), left : max(right, 0)]
+            if pixels.numel():
+                output[:, row, column] = pixels.amax(dim=(1, 2))
+    return output
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
+def test_roi_align_averages_bilinear_samples(sampling_ratio: int, aligned: bool, device: str) -> None:
+    features, size = feature_map(), (2, 3)
+    rois = torch.tensor(ROIS, device=device).double()
+    pooled = roi_align(features.to(device), rois, size, SCALE, sampling_ratio, "avg", aligned)
+    expected = [plain_roi_align(features, roi, size, sampling_ratio, aligned) for roi in rois.tolist()]
+    torch.testing.assert_close(pooled.cpu(), torch.stack(expected), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_roi_align_gradient_is_that_of_finite_differences(sampling_ratio: int, aligned: bool, device: str) -> None:
+    features, rois = feature_map(device)[:, :1].requires_grad_(), torch.tensor(ROIS, device=device).double()
+    torch.autograd.gradcheck(
+        lambda x: roi_align(x, rois, (2, 3), SCALE, sampling_ratio, "avg", aligned), features, nondet_tol=1e-10
+    )
+
+
+def test_roi_align_gradient_from_a_transposed_head_is_right() -> None:
+    """Heads that permute the pooled map hand a non-contiguous gradient back."""
+    features, rois = feature_map()[:, :1].requires_grad_(), torch.tensor(ROIS).double()
+    torch.autograd.gradcheck(lambda x: roi_align(x, rois, (2, 3), SCALE).transpose(2, 3) ** 2, features)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roi_align_in_half_precision_rounds_the_result_alone(dtype: torch.dtype, device: str) -> None:
+    half = feature_map(device).to(dtype).requires_grad_()
+    full = half.detach().double().requires_grad_()
+    rois = torch.tensor(ROIS, device=device).to(dtype)
+    plain = roi_align(half, rois, (2, 3), SCALE)
+    with torch.autocast(device, dtype=dtype):
+        pooled = roi_align(half, rois.float(), (2, 3), SCALE)
+    expected = roi_align(full, rois.double(), (2, 3), SCALE)
+    assert pooled.dtype == plain.dtype == dtype
+    torch.testing.assert_close(pooled, expected.to(dtype))
+    torch.testing.assert_close(plain, expected.to(dtype))
+    pooled.sum().backward()
+    expected.sum().backward()
+    assert half.grad is not None and full.grad is not None
+    torch.testing.assert_close(half.grad, full.grad.to(dtype))
+
+
+def test_max_pooled_roi_align_says_what_to_set() -> None:
+    with pytest.raises(UnsupportedOpError, match="roi_align with pool_mode='max'.*pool_mode='avg'"):
+        RoIAlign(2, SCALE, pool_mode="max")(feature_map(), torch.tensor(ROIS).double())
+
+
+def test_roi_pool_takes_the_maximum_of_unrounded_regions(device: str) -> None:
+    features, size = feature_map(), (3, 2)
+    rois = torch.tensor(ROIS, device=device).double()
+    pooled = roi_pool(features.to(device), rois, size, SCALE)
+    expected = torch.stack([plain_roi_pool(features, roi, size) for roi in rois.tolist()])
+    torch.testing.assert_close(pooled.cpu(), expected, rtol=0, atol=0)
+    assert not pooled.eq(0).all(dim=(1, 2, 3)).any()
+
+
+def test_roi_pool_gradient_is_that_of_finite_differences(device: str) -> None:
+    features, rois = feature_map(device)[:, :1].requires_grad_(), torch.tensor(ROIS, device=device).double()
+    torch.autograd.gradcheck(lambda x: roi_pool(x, rois, (3, 2), SCALE), features, nondet_tol=1e-10)
+
+
+@pytest.mark.parametrize("corners", [[40.0, 40.0, 50.0, 50.0], [-50.0, -50.0, -40.0, -40.0], [9.0, 9.0, 4.0, 4.0]])
+def test_roi_pool_of_nothing_is_zero_and_gives_no_gradient(corners: list[float]) -> None:
+    features = feature_map().requires_grad_()
+    pooled = roi_pool(features, torch.tensor([[0.0, *corners]]).double(), (3, 2), SCALE)
+    pooled.sum().backward()
+    assert features.grad is not None
+    assert not pooled.any() and not features.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roi_pool_takes_half_precision(dtype: torch.dtype, device: str) -> None:
+    half = feature_map(device).to(dtype).requires_grad_()
+    rois = torch.tensor(ROIS, device=device).to(dtype)
+    pooled = roi_pool(half, rois, (3, 2), SCALE)
+    expected = roi_pool(half.detach().double(), rois.double(), (3, 2), SCALE)
+    torch.testing.assert_close(pooled, expected.to(dtype), rtol=0, atol=0)
+    pooled.sum().backward()
+    assert half.grad is not None and half.grad.sum() == pooled.numel()
+
+
+@pytest.mark.parametrize("layer", [RoIAlign(2, SCALE), RoIPool(2, SCALE)])
+def test_no_regions_give_no_output_and_a_zero_gradient(layer: torch.nn.Module, device: str) -> None:
+    features = feature_map(device).requires_grad_()
+    pooled = layer(features, torch.zeros(0, 5, device=device).double())
+    assert pooled.shape == (0, 3, 2, 2)
+    pooled.sum().backward()
+    assert features.grad is not None and not features.grad.any()
