@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swin_dense.errors import DataError
-from swin_dense.metrics.rle import check_rles
 from swin_dense.metrics.scoring import ImageResults
+from swin_dense.rle import check_rles
 
 
 class ImageDetections(Protocol):

@@ -12,7 +12,7 @@ from pycocotools import mask as rle_codec
 
 from swin_dense.errors import DataError
 from swin_dense.metrics.checks import is_box, is_id, is_number, read_json
-from swin_dense.metrics.rle import check_rles
+from swin_dense.rle import check_rles
 
 _MOST_PIXELS = 2**31  # the C code that counts mask pixels uses 32-bit integers
 

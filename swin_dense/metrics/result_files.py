@@ -14,8 +14,8 @@ from swin_dense.errors import DataError
 from swin_dense.metrics.checks import is_box, is_id, is_number, read_json
 from swin_dense.metrics.detections import rle_text
 from swin_dense.metrics.ground_truth import GroundTruth
-from swin_dense.metrics.rle import check_rles
 from swin_dense.metrics.scoring import ImageResults
+from swin_dense.rle import check_rles
 
 _KEY_OF_IOU_TYPE = {"bbox": "bbox", "segm": "segmentation"}
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle_codec
 
-from swin_dense.metrics import rle
-from swin_dense.metrics.rle import check_rles
+from swin_dense import rle
+from swin_dense.rle import check_rles
 
 
 def encoded(mask: np.ndarray) -> bytes:
