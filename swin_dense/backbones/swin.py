@@ -141,7 +141,7 @@ class SwinTransformer(nn.Module):
             side = pretrain_image_size // PATCH_SIZE
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
 
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.layers = nn.ModuleList()
         for index, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
             first = sum(depths[:index])

@@ -168,7 +168,7 @@ def _regions(edges: Sequence[int], sizes: tuple[int, ...], device: torch.device)
         beyond = torch.arange(size, device=device) >= edge
         shape = [1] * len(sizes)
         shape[dimension] = size
-        regions = regions + (beyond.view(shape) << dimension)
+        regions = regions + (beyond.view(shape).long() << dimension)
     return regions
 
 
