@@ -1,0 +1,185 @@
+"""Reads checkpoints without running what they hold, and writes safetensors files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from swin_dense.errors import WeightsError
+
+# Where training frameworks put the weights inside a checkpoint; an average of the weights is what was evaluated.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
+
+_ISOLATED = (
+    "If you trust its origin, open it once in an isolated environment (a container without network and secrets), write "
+    "the tensors alone, and load that file: python -c \"import torch; c = torch.load('IN', map_location='cpu', "
+    "weights_only=False); torch.save(c.get('state_dict', c.get('model', c)), 'OUT')\""
+)
+
+
+def read_checkpoint(path: Path) -> object:
+    """Reads a checkpoint file without running what it holds.
+
+    Args:
+        path: A safetensors file, or a file of `torch.save`; the content tells them apart.
+
+    Returns:
+        What the file holds: tensors, on the CPU and memory-mapped where the file allows, in plain containers.
+
+    Raises:
+        WeightsError: The file is missing, a folder, empty, truncated, a web page, no checkpoint, or holds other things
+            than tensors and plain values.
+    """
+    kind = _sniff(path)
+    if kind != "safetensors" and path.suffix == ".safetensors":
+        # torch.load goes by this suffix alone.
+        raise WeightsError(f"{path} is a file of torch.save, not of safetensors; rename it to {path.stem}.pth")
+    try:
+        if kind == "safetensors":
+            return load_file(path)
+        # Files of torch before 1.6 are no zip archives and cannot be memory-mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_describe_unpickling(path, error)) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path} is truncated or damaged; copy or download it again ({reason})") from error
+
+
+def unwrap(content: object, source: str) -> tuple[dict[str, Tensor], str]:
+    """Opens the usual wrappers around a state dict and checks that it holds named tensors alone.
+
+    Args:
+        content: What the file held.
+        source: Name of the file, for the report.
+
+    Returns:
+        The state dict, and the source with the wrappers opened.
+
+    Raises:
+        WeightsError: There is no state dict inside, or it holds something else than tensors.
+    """
+    while isinstance(content, Mapping):
+        wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if wrapper is None:
+            break
+        content, source = content[wrapper], f"{source}[{wrapper}]"
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"holds a {type(content).__name__} instead of a state dict")
+    others = [f"{key} ({_kind(value)})" for key, value in content.items() if not _is_named_tensor(key, value)]
+    if others:
+        shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        raise WeightsError(
+            f"no state dict of tensors at the top or under {', '.join(_WRAPPERS)}; {len(others)} entries are something "
+            f"else: {shown}"
+        )
+    return dict(content), source
+
+
+def _is_named_tensor(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
+
+
+def _kind(value: object) -> str:
+    sparse = "sparse " if isinstance(value, Tensor) and value.layout is not torch.strided else ""
+    return sparse + type(value).__name__
+
+
+def save_weights(
+    model_or_state_dict: nn.Module | Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes weights as safetensors: another process sees the old file or the whole new one, never a part.
+
+    Args:
+        model_or_state_dict: A module, whose state dict is taken, or a state dict.
+        path: The file; its folder is made if it does not exist.
+        metadata: Texts to keep in the file's header, for instance version and class names.
+
+    Raises:
+        WeightsError: The file cannot be written.
+    """
+    state_dict = model_or_state_dict.state_dict() if isinstance(model_or_state_dict, nn.Module) else model_or_state_dict
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(_separate(state_dict), temporary, metadata=dict(metadata or {}))
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _separate(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with memory of its own: safetensors refuses parameters that share it."""
+    separate, seen = {}, set()
+    for key, value in state_dict.items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        separate[key] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return separate
+
+
+def _sniff(path: Path) -> str:
+    """Tells "safetensors", "zip" and "pickle" files by their first bytes, and refuses what is none of them."""
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; name the checkpoint file in it")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no file {path}") from error
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
+    if not start:
+        raise WeightsError(f"{path} is empty; copy or download it again")
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise WeightsError(
+            f"{path} is a web page, perhaps an error or log-in page, instead of weights; download it again"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a Git LFS pointer instead of weights; run `git lfs pull` where it came from")
+    if start.startswith(b"PK\x03\x04"):
+        return _sniff_zip(path)
+    if start.startswith(b"\x80"):
+        return "pickle"
+    if start[8:9] == b"{":
+        return "safetensors"
+    raise WeightsError(f"{path} is not a checkpoint of torch.save or safetensors; it starts with {start[:16]!r}")
+
+
+def _sniff_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f"{path} is truncated or damaged; copy or download it again ({error})") from error
+    if "constants.pkl" in names:
+        raise WeightsError(f"{path} is a TorchScript program, not weights; save the state dict of its module instead")
+    if "data.pkl" not in names:
+        raise WeightsError(f"{path} is a zip archive without weights in it; unpack it and name the checkpoint file")
+    return "zip"
+
+
+def _describe_unpickling(path: Path, error: pickle.UnpicklingError) -> str:
+    found = re.search(r"nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", str(error))
+    if found is None:
+        return f"{path} is damaged, or was not written by torch.save"
+    return f"{path} holds {found[1]} beside tensors; to read it could run code, so it is refused. {_ISOLATED}"

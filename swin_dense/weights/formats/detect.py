@@ -1,0 +1,124 @@
+"""Tells the format of a state dict from its key names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+from swin_dense.errors import WeightsError
+from swin_dense.weights.formats.huggingface import HUGGINGFACE
+from swin_dense.weights.formats.official import OFFICIAL
+from swin_dense.weights.formats.openmmlab import OPENMMLAB
+from swin_dense.weights.formats.table import Format, Name
+from swin_dense.weights.formats.timm import TIMM
+from swin_dense.weights.formats.torchvision import TORCHVISION
+
+FORMATS = {table.name: table for table in (OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE)}
+
+_BLOCK = Name("layers.{i}.blocks.{j}.norm1")
+_MERGING = Name("layers.{i}.downsample.reduction")
+
+
+class Layout(NamedTuple):
+    """Where a state dict holds a Swin backbone.
+
+    Attributes:
+        format: The table that reads the keys under the prefix.
+        prefix: What stands before the backbone's names, such as `backbone.` or nothing.
+    """
+
+    format: Format
+    prefix: str
+
+
+def root_of(prefix: str) -> str:
+    """What stands before the names of a backbone's neighbours: `module.` where its prefix is `module.backbone.`."""
+    return "".join(re.findall(r"[^.]*\.", prefix)[:-1])
+
+
+def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
+    """Finds the format and the place of the backbone in a state dict.
+
+    The patch embedding's name gives the prefix; then the stages and the patch mergings between them must fit together,
+    which tells timm's names from the official ones.
+
+    Args:
+        keys: The keys of the state dict.
+        name: A format of `FORMATS`, or "auto".
+
+    Returns:
+        The format and the prefix.
+
+    Raises:
+        WeightsError: The format's name is unknown, or the keys fit no format, or several.
+    """
+    if name != "auto" and name not in FORMATS:
+        raise WeightsError(f"unknown weight format '{name}'; choose one of auto, {', '.join(FORMATS)}")
+    layouts = [
+        Layout(table, prefix)
+        for table in (FORMATS.values() if name == "auto" else [FORMATS[name]])
+        for prefix in _prefixes(table, keys)
+    ]
+    if name == "auto":
+        layouts = [layout for layout in layouts if _stages_fit(layout, keys)]
+    if len(layouts) > 1:
+        found = ", ".join(f"{layout.format.name} under '{layout.prefix}'" for layout in layouts)
+        raise WeightsError(
+            f"the keys fit several formats: {found}; name one with format=, or keep one model in the file"
+        )
+    if not layouts:
+        raise WeightsError(_describe_unknown(keys, name))
+    return layouts[0]
+
+
+def _prefixes(table: Format, keys: Collection[str]) -> list[str]:
+    """Every prefix under which this format's patch embedding stands."""
+    anchors = [f"{part}.weight" for row in table.rows if row.official == "patch_embed.proj" for part in row.parts]
+    return [
+        key.removesuffix(anchor).removesuffix(table.optional_prefix)
+        for anchor in anchors
+        for key in keys
+        if key == anchor or key.endswith(f".{anchor}")
+    ]
+
+
+def _stages_fit(layout: Layout, keys: Collection[str]) -> bool:
+    """Whether the stages are 0..n-1, with a patch merging at the end of each but the last."""
+    stages, mergings = set(), set()
+    for key in keys:
+        reading = layout.format.read(key.removeprefix(layout.prefix)) if key.startswith(layout.prefix) else None
+        if reading is None:
+            continue
+        if (block := _BLOCK.match(reading.official)) is not None:
+            stages.add(block[0]["i"])
+        if (merging := _MERGING.match(reading.official)) is not None:
+            mergings.add(merging[0]["i"])
+    return bool(stages) and stages == set(range(len(stages))) and mergings == set(range(len(stages) - 1))
+
+
+def _describe_unknown(keys: Collection[str], name: str) -> str:
+    """Names the format that has most of the keys, and the first keys that it does not have."""
+    tables = FORMATS.values() if name == "auto" else [FORMATS[name]]
+    others = {table.name: [key for key in keys if not _reads_somewhere(table, key)] for table in tables}
+    nearest = min(others, key=lambda table: len(others[table]))
+    wanted = "any known format" if name == "auto" else f"the {name} format"
+    if len(others[nearest]) == len(keys):
+        return f"no Swin weights in {wanted}; the keys are: {_first(keys)}"
+    count = f"the nearest is {nearest}, which has {len(keys) - len(others[nearest])} of the {len(keys)} keys"
+    if others[nearest]:
+        return f"no Swin weights in {wanted}; {count} but not: {_first(others[nearest])}"
+    return (
+        f"no whole Swin in {wanted}; {count}; the patch embedding, a stage or a patch merging between stages is missing"
+    )
+
+
+def _first(keys: Collection[str], shown: int = 5) -> str:
+    return ", ".join([*keys][:shown]) + (", ..." if len(keys) > shown else "") if keys else "none"
+
+
+def _reads_somewhere(table: Format, key: str) -> bool:
+    """Whether the table has the key under any prefix; a `norm` or `head` is in any model and tells nothing."""
+    words = key.split(".")
+    readings = [table.read(".".join(words[start:])) for start in range(len(words))]
+    return any(reading.official.split(".")[0] not in ("norm", "head") for reading in readings if reading is not None)

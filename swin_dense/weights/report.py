@@ -1,0 +1,65 @@
+"""What became of every parameter when weights were loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Note(NamedTuple):
+    """A parameter or key, and what happened to it or why it was left."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """The account of one `load_weights`.
+
+    `loaded`, `converted`, `interpolated` and `missing` together are every key of the model, each once.
+
+    Attributes:
+        source: The file, with the entry in it that held the weights, or "state dict".
+        format: The format's name in `FORMATS`; "same names" for a model without our backbone.
+        loaded: The model's keys whose values came as they were.
+        converted: Keys whose values were rearranged, joined or cast, and how.
+        interpolated: Keys that were resized to another window or image size, with both shapes.
+        skipped: The checkpoint's keys that the model does not take, and why.
+        missing: The model's keys that keep their initial values, and why.
+    """
+
+    source: str
+    format: str
+    loaded: tuple[str, ...]
+    converted: tuple[Note, ...]
+    interpolated: tuple[Note, ...]
+    skipped: tuple[Note, ...]
+    missing: tuple[Note, ...]
+
+    def summary(self) -> str:
+        """A short table: a line with the totals, then one line per thing that happened, with the first names."""
+        taken = len(self.loaded) + len(self.converted) + len(self.interpolated)
+        lines = [
+            f"{taken} of {taken + len(self.missing)} tensors of the model from {self.source} (format: {self.format})"
+        ]
+        lines.append(f"  {'loaded':<12} {len(self.loaded):>5}  as they are")
+        for title in ("converted", "interpolated", "skipped", "missing"):
+            for reason, names in _by_reason(getattr(self, title)).items():
+                lines.append(f"  {title:<12} {len(names):>5}  {reason}: {_first(names)}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The same as `summary()`."""
+        return self.summary()
+
+
+def _by_reason(notes: tuple[Note, ...]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for note in notes:
+        groups.setdefault(note.reason, []).append(note.name)
+    return groups
+
+
+def _first(names: list[str], shown: int = 2) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -1,0 +1,205 @@
+"""Files from outside: each way of being wrong has its own error, and nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from swin_dense.errors import WeightsError
+from swin_dense.weights import save_weights
+from swin_dense.weights.files import read_checkpoint, unwrap
+
+
+def state(seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"a.weight": torch.randn(40, 30, generator=generator), "a.bias": torch.randn(40, generator=generator)}
+
+
+def same(left: object, right: dict[str, torch.Tensor]) -> bool:
+    assert isinstance(left, dict)
+    return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in right)
+
+
+class TestReading:
+    @pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
+    def test_the_content_decides_not_the_suffix(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "w.pth"
+        if kind == "safetensors":
+            save_weights(state(), path)
+        else:
+            torch.save(state(), path, _use_new_zipfile_serialization=kind == "zip")
+        assert same(read_checkpoint(path), state())
+
+    def test_a_misleading_suffix(self, tmp_path: Path) -> None:
+        torch.save(state(), tmp_path / "w.safetensors")
+        with pytest.raises(WeightsError, match=r"is a file of torch\.save.*; rename it to w\.pth"):
+            read_checkpoint(tmp_path / "w.safetensors")
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"there is no file .*absent\.pth"):
+            read_checkpoint(tmp_path / "absent.pth")
+
+    def test_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match="is a folder"):
+            read_checkpoint(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is empty"),
+            (b"\r\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
+            (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+            (b'{"error": "rate limited"}', "not a checkpoint of torch.save or safetensors; it starts with"),
+            (b"\x80\x02garbage", "is damaged|was not written by torch.save"),
+            (b"PK\x03\x04" + bytes(500), "is truncated or damaged"),
+            (b"\x20" + bytes(7) + b'{"a": 1', "is truncated or damaged"),
+        ],
+    )
+    def test_what_is_no_checkpoint(self, tmp_path: Path, content: bytes, message: str) -> None:
+        path = tmp_path / "w.pth"
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=message) as raised:
+            read_checkpoint(path)
+        assert str(path) in str(raised.value)
+
+    @pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
+    @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9, 0.999])
+    def test_truncated(self, tmp_path: Path, kind: str, kept: float) -> None:
+        path = tmp_path / "w.pth"
+        if kind == "safetensors":
+            save_weights(state(), path)
+        else:
+            torch.save(state(), path, _use_new_zipfile_serialization=kind == "zip")
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * kept)])
+        with pytest.raises(WeightsError, match="truncated|damaged"):
+            read_checkpoint(path)
+
+    def test_an_archive_of_something_else(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
+            archive.writestr("images/1.jpg", "x")
+        with pytest.raises(WeightsError, match="zip archive without weights"):
+            read_checkpoint(tmp_path / "w.zip")
+
+    def test_a_program(self, tmp_path: Path) -> None:
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
+        with pytest.raises(WeightsError, match="is a TorchScript program"):
+            read_checkpoint(tmp_path / "w.pt")
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    @pytest.mark.parametrize(
+        ("thing", "name"),
+        [
+            (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+            (np.float64(3), r"numpy\.\S*scalar"),
+            (pickle.Pickler, "pickle.Pickler"),
+        ],
+    )
+    def test_objects_are_refused_by_name_with_a_way_out(
+        self, tmp_path: Path, thing: object, name: str, zipped: bool
+    ) -> None:
+        torch.save({"state_dict": state(), "meta": thing}, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(
+            WeightsError, match=rf"holds {name} beside tensors.*isolated environment.*weights_only=False"
+        ):
+            read_checkpoint(tmp_path / "w.pth")
+
+    def test_code_in_a_file_is_not_run(self, tmp_path: Path) -> None:
+        class Attack:
+            def __reduce__(self) -> tuple[object, tuple[str]]:
+                return os.mkdir, (str(tmp_path / "attacked"),)
+
+        torch.save({"model": Attack()}, tmp_path / "w.pth")
+        with pytest.raises(WeightsError, match=r"holds \w+\.mkdir beside tensors"):
+            read_checkpoint(tmp_path / "w.pth")
+        assert not (tmp_path / "attacked").exists()
+
+    def test_the_hinted_conversion_makes_a_file_that_is_read(self, tmp_path: Path) -> None:
+        torch.save({"state_dict": state(), "meta": np.float64(3)}, tmp_path / "IN")
+        with pytest.raises(WeightsError) as raised:
+            read_checkpoint(tmp_path / "IN")
+        code = str(raised.value).split('python -c "')[1].removesuffix('"')
+        code = code.replace("'IN'", repr(str(tmp_path / "IN"))).replace("'OUT'", repr(str(tmp_path / "OUT")))
+        exec(code)
+        assert same(read_checkpoint(tmp_path / "OUT"), state())
+
+
+class TestUnwrapping:
+    @pytest.mark.parametrize(
+        ("content", "source"),
+        [
+            (state(), "f"),
+            ({"model": state(), "epoch": 3}, "f[model]"),
+            ({"meta": {"CLASSES": ("a",)}, "state_dict": OrderedDict(state())}, "f[state_dict]"),
+            ({"state_dict": state(1), "state_dict_ema": state()}, "f[state_dict_ema]"),
+            ({"model": {"state_dict": state()}}, "f[model][state_dict]"),
+        ],
+    )
+    def test_usual_wrappers_are_opened_and_named(self, content: dict[str, object], source: str) -> None:
+        tensors, found = unwrap(content, "f")
+        assert same(tensors, state())
+        assert found == source
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ([1, 2], "holds a list instead of a state dict"),
+            (torch.zeros(3), "holds a Tensor instead of a state dict"),
+            ({"net": state(), "epoch": 3}, r"net \(dict\), epoch \(int\)"),
+            ({**state(), "b": np.zeros(3)}, r"1 entries are something else: b \(ndarray\)"),
+            ({1: torch.zeros(3)}, r"something else: 1 \(Tensor\)"),
+            ({"a": torch.zeros(3).to_sparse()}, r"something else: a \(sparse Tensor\)"),
+        ],
+    )
+    def test_what_is_no_state_dict(self, content: object, message: str) -> None:
+        with pytest.raises(WeightsError, match=message):
+            unwrap(content, "f")
+
+
+class TestSaving:
+    def test_keeps_values_types_and_metadata(self, tmp_path: Path) -> None:
+        tensors = {**state(), "half": torch.randn(3).half(), "count": torch.tensor(7), "turned": torch.randn(4, 3).T}
+        path = tmp_path / "run" / "weights.safetensors"
+        save_weights(tensors, path, metadata={"classes": "a,b"})
+        loaded = load_file(path)
+        assert same(loaded, tensors)
+        assert all(loaded[key].dtype == tensors[key].dtype for key in tensors)
+        with safe_open(path, "pt") as file:
+            assert file.metadata() == {"classes": "a,b"}
+
+    def test_takes_a_module_even_with_shared_parameters(self, tmp_path: Path) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        save_weights(model, tmp_path / "w")
+        assert same(load_file(tmp_path / "w"), model.state_dict())
+
+    def test_a_failure_leaves_the_old_file_and_no_rubbish(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "weights.safetensors"
+        save_weights(state(1), path)
+
+        def full_disk(tensors: object, file: Path, metadata: object) -> None:
+            file.write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("swin_dense.weights.files.save_file", full_disk)
+        with pytest.raises(WeightsError, match=r"cannot write .*weights\.safetensors: .*No space left"):
+            save_weights(state(2), path)
+        assert same(load_file(path), state(1))
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_folder_in_the_way(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match="cannot write"):
+            save_weights(state(), tmp_path)
+        assert list(tmp_path.iterdir()) == []

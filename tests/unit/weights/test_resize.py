@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from swin_dense.errors import WeightsError
+from swin_dense.weights.resize import resize_bias_table, resize_position_embedding, tokens_to_map
+
+
+def plane(side: int, slope_rows: float, slope_columns: float) -> torch.Tensor:
+    """(side, side) values that rise linearly, over coordinates from -1 to 1 at the outer edges of the cells."""
+    centres = (torch.arange(side, dtype=torch.float64) + 0.5) * 2 / side - 1
+    return slope_rows * centres[:, None] + slope_columns * centres[None, :]
+
+
+def test_a_bias_table_keeps_its_slope_along_rows_and_columns_of_every_head() -> None:
+    slopes = [(1.0, 0.2), (-0.3, 2.0)]
+    table = torch.stack([plane(13, *slope).flatten() for slope in slopes], dim=1)
+    resized = resize_bias_table(table, 23 * 23)
+    assert resized.shape == (23 * 23, 2)
+    for head, slope in enumerate(slopes):
+        inner = (resized[:, head].view(23, 23) - plane(23, *slope))[4:-4, 4:-4]
+        assert inner.abs().max() < 0.02
+
+
+def test_a_table_of_the_same_window_is_not_touched() -> None:
+    table = torch.randn(49, 3)
+    assert resize_bias_table(table, 49) is table
+
+
+def test_half_precision_is_resized_in_full_precision() -> None:
+    table = torch.randn(13 * 13, 2)
+    for dtype in (torch.float16, torch.bfloat16):
+        expected = resize_bias_table(table.to(dtype).float(), 49).to(dtype)
+        assert torch.equal(resize_bias_table(table.to(dtype), 49), expected)
+
+
+def test_a_table_that_is_not_of_a_square_window_is_refused() -> None:
+    with pytest.raises(WeightsError, match="48 positions: they do not form a square"):
+        resize_bias_table(torch.zeros(48, 3), 49)
+
+
+def test_tokens_become_a_map_row_by_row() -> None:
+    tokens = torch.arange(6.0).view(1, 6, 1)
+    assert tokens_to_map(tokens, torch.Size((2, 3)))[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    square = torch.arange(4.0).view(1, 4, 1)
+    assert tokens_to_map(square, torch.Size((2, 3)))[0, 0].tolist() == [[0, 1], [2, 3]]
+
+
+def test_an_embedding_keeps_its_slope() -> None:
+    embedding = torch.stack([plane(14, 1, 0), plane(14, 0, -2)])[None]
+    resized = resize_position_embedding(embedding, torch.Size((24, 24)))
+    expected = torch.stack([plane(24, 1, 0), plane(24, 0, -2)])[None]
+    assert (resized - expected)[..., 4:-4, 4:-4].abs().max() < 0.02
