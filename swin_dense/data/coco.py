@@ -34,6 +34,7 @@ class CocoDataset(Dataset[Sample]):
 
     Attributes:
         annotations_path: The annotation file.
+        annotations: All that is in it, images that were left out too.
         class_names: Names by contiguous label.
         category_ids: The file's category ids by contiguous label, ascending.
         image_ids: (n,) int64 ids of the images, by index.
@@ -57,20 +58,20 @@ class CocoDataset(Dataset[Sample]):
         """
         self.annotations_path = Path(annotations)
         self._store = ImageStore(images)
-        self._annotations, problems = read_annotations(self.annotations_path)
-        _report(self.annotations_path, [*problems, *find_problems(self._annotations)])
-        self.class_names = self._annotations.class_names
-        self.category_ids = self._annotations.category_ids
-        self._is_used = (self._annotations.boxes[:, 2:] > 0).all(dim=1)
+        self.annotations, problems = read_annotations(self.annotations_path)
+        _report(self.annotations_path, [*problems, *find_problems(self.annotations)])
+        self.class_names = self.annotations.class_names
+        self.category_ids = self.annotations.category_ids
+        self._is_used = (self.annotations.boxes[:, 2:] > 0).all(dim=1)
         self._rows = self._choose_images(keep_empty, min_side)
-        self.image_ids = self._annotations.image_ids[self._rows].numpy()
-        self.image_sizes = self._annotations.image_sizes[self._rows].numpy()
+        self.image_ids = self.annotations.image_ids[self._rows].numpy()
+        self.image_sizes = self.annotations.image_sizes[self._rows].numpy()
 
     def _choose_images(self, keep_empty: bool, min_side: int) -> Tensor:
         """Rows of the images that are kept; the rest is counted in `dropped` and logged."""
-        size = len(self._annotations.image_ids)
-        useful = self._annotations.images[self._is_used & ~self._annotations.crowd]
-        is_small = (self._annotations.image_sizes < min_side).any(dim=1)
+        size = len(self.annotations.image_ids)
+        useful = self.annotations.images[self._is_used & ~self.annotations.crowd]
+        is_small = (self.annotations.image_sizes < min_side).any(dim=1)
         is_empty = (torch.bincount(useful, minlength=size) == 0) & ~is_small & (not keep_empty)
         counts = {
             "small images": is_small.sum(),
@@ -103,9 +104,9 @@ class CocoDataset(Dataset[Sample]):
             DataError: The image cannot be read, or has another size than the annotation file says.
         """
         row = int(self._rows[index])
-        height, width = self._annotations.image_sizes[row].tolist()
-        image_id = int(self._annotations.image_ids[row])
-        file_name = self._annotations.file_names.text(row)
+        height, width = self.annotations.image_sizes[row].tolist()
+        image_id = int(self.annotations.image_ids[row])
+        file_name = self.annotations.file_names.text(row)
         try:
             image = self._store.read(file_name, (height, width))
         except DataError as error:
@@ -121,7 +122,7 @@ class CocoDataset(Dataset[Sample]):
         Returns:
             Boxes, masks, labels and crowd flags in pixels of the image on disk.
         """
-        data, row = self._annotations, int(self._rows[index])
+        data, row = self.annotations, int(self._rows[index])
         height, width = data.image_sizes[row].tolist()
         first, end = data.first_annotation[row : row + 2].tolist()
         places = first + torch.nonzero(self._is_used[first:end]).flatten()

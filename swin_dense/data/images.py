@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from swin_dense.data.archive import ZipIndex
@@ -55,6 +55,28 @@ def escapes(file_name: str) -> bool:
     parts = file_name.replace("\\", "/").split("/")
     is_absolute = parts[0] == "" or parts[0][1:2] == ":"
     return is_absolute or ".." in parts or parts[-1] == "" or "\0" in file_name
+
+
+class ImageError(DataError):
+    """An image cannot be used.
+
+    Attributes:
+        kind: "missing-image", "unreadable-image", "image-size" or "escaping-file-name".
+        fault: What is wrong with it.
+        fix: What to do.
+    """
+
+    def __init__(self, path: Path, kind: str, fault: str, fix: str) -> None:
+        """Names the file, the fault and the fix.
+
+        Args:
+            path: The image file.
+            kind: Which rule it breaks.
+            fault: What is wrong with it.
+            fix: What to do.
+        """
+        super().__init__(f"{path}: {fault}; {fix}")
+        self.kind, self.fault, self.fix = kind, fault, fix
 
 
 class ImageStore:
@@ -105,12 +127,12 @@ class ImageStore:
             (3, H, W) uint8 RGB. Alpha is dropped; 16-bit values are scaled to 8 bits.
 
         Raises:
-            DataError: The file is missing, outside the root, no image, damaged, of an unsupported pixel format, or not
+            ImageError: The file is missing, outside the root, no image, damaged, of an unsupported pixel format, or not
                 of the expected size.
         """
         with self._open(file_name) as image:
-            turn, _ = _orientation(image, expected_size)
-            pixels = _to_rgb(image if turn is None else image.transpose(turn))
+            turn, _ = _orientation(image, self.root / file_name, expected_size)
+            pixels = _to_rgb(image if turn is None else image.transpose(turn), self.root / file_name)
         return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
     def size(self, file_name: str, expected_size: Size | None = None) -> Size:
@@ -124,10 +146,10 @@ class ImageStore:
             Height and width in pixels.
 
         Raises:
-            DataError: The file is missing, outside the root, no image, or not of the expected size.
+            ImageError: The file is missing, outside the root, no image, or not of the expected size.
         """
         with self._open(file_name) as image:
-            return _orientation(image, expected_size)[1]
+            return _orientation(image, self.root / file_name, expected_size)[1]
 
     def _member(self, index: ZipIndex, file_name: str) -> str | None:
         """Full name in the zip file."""
@@ -135,34 +157,38 @@ class ImageStore:
 
     @contextmanager
     def _open(self, file_name: str) -> Iterator[Image.Image]:
-        """The image with its header read; whatever goes wrong inside becomes a `DataError` that names the file."""
+        """The image with its header read; whatever goes wrong inside becomes an `ImageError` that names the file."""
         path = self.root / file_name
         if escapes(file_name):
-            raise DataError(f"image file name {file_name!r} leads out of {self.root}; name it relative to that folder")
+            fix = "name it relative to that folder"
+            raise ImageError(path, "escaping-file-name", f"leads out of {self.root}", fix)
         try:
-            with Image.open(self._source(file_name), formats=FORMATS) as image:
+            with Image.open(self._source(path, file_name), formats=FORMATS) as image:
                 yield image
-        except DataError as error:
-            raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+        except ImageError:
+            raise
         except FileNotFoundError as error:
-            raise DataError(f"{path}: no such image file") from error
+            fix = "restore it or remove the image from the annotations"
+            raise ImageError(path, "missing-image", "no such file", fix) from error
+        except UnidentifiedImageError as error:
+            fix = f"use one of {', '.join(FORMATS)}"
+            raise ImageError(path, "unreadable-image", "not an image in a known format", fix) from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-            raise DataError(f"{path}: cannot be decoded as an image ({error}); is the file complete?") from error
+            raise ImageError(path, "unreadable-image", f"cannot be decoded ({error})", "restore the file") from error
 
-    def _source(self, file_name: str) -> Path | io.BytesIO:
+    def _source(self, path: Path, file_name: str) -> Path | io.BytesIO:
         """What Pillow is to open."""
         if self._zip is not None:
             member = self._member(self._zip, file_name)
             if member is None:
                 raise FileNotFoundError
             return io.BytesIO(self._zip.read(member, MAX_BYTES))
-        path = self.root / file_name
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise DataError("is not a file")
+            raise ImageError(path, "unreadable-image", "not a file", "put the image file there")
         return path
 
 
-def _orientation(image: Image.Image, expected_size: Size | None) -> tuple[Image.Transpose | None, Size]:
+def _orientation(image: Image.Image, path: Path, expected_size: Size | None) -> tuple[Image.Transpose | None, Size]:
     """How the stored raster is to be turned, if at all, and the height and width that result."""
     stored = (image.height, image.width)
     try:
@@ -174,18 +200,18 @@ def _orientation(image: Image.Image, expected_size: Size | None) -> tuple[Image.
         return turn, shown
     if expected_size == stored:
         return None, stored
-    raise DataError(
-        f"the image is {shown[1]} wide and {shown[0]} high, but its annotations say {expected_size[1]} wide and "
-        f"{expected_size[0]} high; correct the annotation file or restore the image they were made on"
-    )
+    (height, width), (expected_height, expected_width) = shown, expected_size
+    fault = f"{width} wide and {height} high, but annotated as {expected_width} wide and {expected_height} high"
+    raise ImageError(path, "image-size", fault, "restore the image that was annotated, or correct the annotations")
 
 
-def _to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _to_rgb(image: Image.Image, path: Path) -> npt.NDArray[np.uint8]:
     """(H, W, 3) uint8 RGB pixels of a Pillow image of any mode."""
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise DataError(f"pixel format {image.mode} has no defined brightness range; save it with 8 or 16 bits")
+            fault = f"pixels of mode {image.mode} without a known range of brightness"
+            raise ImageError(path, "unreadable-image", fault, "save it with 8 or 16 bits per channel")
         gray = np.rint(values / 257).astype(np.uint8)  # 65535 / 257 = 255
         return np.repeat(gray[..., None], 3, axis=2)
     if "transparency" in image.info:

@@ -170,7 +170,7 @@ def _boxes(annotations: CocoAnnotations, outlines: Floats) -> Iterator[Problem]:
 
 def _any(marks: Bools) -> Bools:
     """(m,) whether a row of (m, k) has a mark."""
-    marked: Bools = marks.any(axis=1)
+    marked: Bools = np.asarray(marks.any(axis=1))
     return marked
 
 
