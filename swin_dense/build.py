@@ -116,6 +116,7 @@ def detector_module(config: DetectionConfig, data: CocoDataModule, engine: str =
         read_json(data.val_annotations),
         category_ids=data.category_ids,
         class_names=data.class_names,
+        image_ids=data.val_image_ids,
         iou_types=("bbox", "segm") if detector.has_masks else ("bbox",),
         engine=engine,
     )
