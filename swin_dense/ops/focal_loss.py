@@ -32,8 +32,7 @@ def sigmoid_focal_loss_forward(
     Raises:
         ValueError: If a target is larger than K.
     """
-    sign, scale = _sign_and_scale(input, target, weight, alpha)
-    logits = sign * full_precision(input)[0]
+    logits, _, scale = _signed_logits(input, target, weight, alpha)
     output.copy_(-scale * torch.sigmoid(-logits) ** gamma * functional.logsigmoid(logits))
 
 
@@ -53,23 +52,22 @@ def sigmoid_focal_loss_backward(
     Raises:
         ValueError: If a target is larger than K.
     """
-    sign, scale = _sign_and_scale(input, target, weight, alpha)
-    logits = sign * full_precision(input)[0]
+    logits, sign, scale = _signed_logits(input, target, weight, alpha)
     wrong, right = torch.sigmoid(-logits), torch.sigmoid(logits)
     derivative = wrong**gamma * (gamma * right * functional.logsigmoid(logits) - wrong)
     grad_input.copy_(sign * scale * derivative)
 
 
-def _sign_and_scale(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Returns (N, K) +1 for the target class and -1 for others, and the factor alpha' times the class weight."""
+def _signed_logits(input: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits that grow with being right, their sign (+1 for the target class), and the factor alpha', all (N, K)."""
     classes = input.shape[1]
     if target.numel() and target.max() > classes:
         raise ValueError(f"focal loss target {int(target.max())} is larger than the number of classes, {classes}")
-    is_target = target[:, None] == torch.arange(classes, device=input.device)
-    (like,) = full_precision(input[:0, :0])
-    sign = torch.where(is_target, like.new_tensor(1.0), like.new_tensor(-1.0))
-    scale = torch.where(is_target, like.new_tensor(alpha), like.new_tensor(1 - alpha))
+    (logits,) = full_precision(input)
+    is_target = (target[:, None] == torch.arange(classes, device=input.device)).to(logits.dtype)
+    sign = 2 * is_target - 1
+    scale = alpha * is_target + (1 - alpha) * (1 - is_target)
     if weight.numel():
         background = weight.new_ones(1)
-        scale = scale * torch.cat([weight, background]).to(like.dtype)[target][:, None]
-    return sign, scale
+        scale = scale * torch.cat([weight, background]).to(logits.dtype)[target][:, None]
+    return sign * logits, sign, scale
