@@ -1,0 +1,170 @@
+import csv
+import sys
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle_codec
+
+from swin_dense.errors import DataError
+from swin_dense.visualize import draw_comparison, draw_curves, draw_detections, save_picture
+
+GREY = torch.full((3, 128, 96), 128, dtype=torch.uint8)
+ENLARGEMENT = 5  # 128 x 96 becomes 640 x 480
+
+
+@dataclass(frozen=True)
+class Found:
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    labels: torch.Tensor
+    masks: list | None = None
+
+
+@dataclass(frozen=True)
+class Annotated:
+    boxes: torch.Tensor
+    masks: torch.Tensor
+    labels: torch.Tensor
+    crowd: torch.Tensor
+
+
+def rectangle(x1, y1, x2, y2, size=(128, 96)):
+    mask = np.zeros(size, dtype=np.uint8, order="F")
+    mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+@pytest.fixture
+def found():
+    """A certain disc on the left, and an uncertain square on the right."""
+    masks = [rle_codec.encode(rectangle(10, 40, 40, 90)), rle_codec.encode(rectangle(55, 40, 85, 90))]
+    boxes = torch.tensor([[10.0, 40, 40, 90], [55, 40, 85, 90]])
+    return Found(boxes, torch.tensor([0.9, 0.2]), torch.tensor([0, 1]), masks)
+
+
+def changed(picture, x1, y1, x2, y2):
+    """Share of pixels in a rectangle, in pixels of the small image, that are no longer grey."""
+    part = picture[y1 * ENLARGEMENT : y2 * ENLARGEMENT, x1 * ENLARGEMENT : x2 * ENLARGEMENT]
+    return (part != 128).any(axis=-1).mean()
+
+
+def test_small_images_are_enlarged_and_large_ones_are_not(found):
+    assert draw_detections(GREY, found, ["disc", "square"]).shape == (640, 480, 3)
+    large = torch.zeros(3, 700, 900, dtype=torch.uint8)
+    assert draw_detections(large, found, ["disc", "square"], original_size=(128, 96)).shape == (700, 900, 3)
+
+
+def test_masks_are_painted_where_the_objects_are_and_scores_below_the_threshold_are_not(found):
+    picture = draw_detections(GREY, found, ["disc", "square"])
+    assert changed(picture, 12, 42, 38, 88) == 1
+    assert changed(picture, 50, 30, 96, 128) == 0
+    assert changed(draw_detections(GREY, found, ["disc", "square"], score_threshold=0.1), 57, 42, 83, 88) == 1
+
+
+def test_the_classes_have_colours_of_their_own(found):
+    picture = draw_detections(GREY, found, ["disc", "square"], score_threshold=0.0)
+    left, right = picture[65 * ENLARGEMENT, 25 * ENLARGEMENT], picture[65 * ENLARGEMENT, 70 * ENLARGEMENT]
+    assert left[0] > left[2]  # red, not blue: the channels are in order
+    assert right[2] > right[0]
+
+
+def test_only_the_best_detections_are_drawn(found):
+    reversed_scores = replace(found, scores=found.scores.flip(0))
+    picture = draw_detections(GREY, reversed_scores, ["disc", "square"], score_threshold=0.0, max_detections=1)
+    assert changed(picture, 57, 42, 83, 88) == 1
+    assert changed(picture, 0, 42, 50, 128) == 0
+
+
+def test_a_label_at_the_upper_edge_stays_in_the_picture(found):
+    at_edge = replace(found, boxes=torch.tensor([[10.0, 0, 40, 90], [55, 0, 85, 90]]), masks=None)
+    picture = draw_detections(GREY, at_edge, ["disc", "square"])
+    assert changed(picture, 11, 0, 25, 3) > 0.7  # outside the picture only its box would be left
+
+
+def test_box_only_detections_and_no_detections(found):
+    boxes = draw_detections(GREY, replace(found, masks=None), ["disc", "square"])
+    assert changed(boxes, 12, 42, 38, 88) == 0
+    assert changed(boxes, 9, 39, 41, 91) > 0
+    nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [])
+    assert (draw_detections(GREY, nothing, []) == 128).all()
+
+
+def test_detections_in_pixels_of_the_original_image_land_where_the_resized_one_shows_them(found):
+    original = replace(
+        found, boxes=found.boxes * 2, masks=[rle_codec.encode(rectangle(20, 80, 80, 180, (256, 192)))] * 2
+    )
+    resized = draw_detections(GREY, original, ["disc", "square"], original_size=(256, 192))
+    same = draw_detections(GREY, found, ["disc", "square"])
+    assert np.mean(resized != same) < 0.01
+
+
+def test_a_comparison_has_the_truth_on_the_left_and_the_detections_on_the_right(found):
+    masks = torch.from_numpy(np.stack([rectangle(55, 40, 85, 90)])).bool()
+    truth = Annotated(torch.tensor([[55.0, 40, 85, 90]]), masks, torch.tensor([1]), torch.tensor([True]))
+    picture = draw_comparison(GREY, truth, found, ["disc", "square"])
+    height = picture.shape[0] - 640
+    left, right = picture[height:, :480], picture[height:, -480:]
+    assert height > 0
+    assert changed(left, 57, 42, 83, 88) == 1
+    assert changed(left, 0, 42, 40, 128) == 0
+    assert changed(right, 12, 42, 38, 88) == 1
+
+
+@pytest.mark.parametrize("image", [torch.zeros(128, 96, 3, dtype=torch.uint8), torch.zeros(3, 128, 96)])
+def test_an_image_of_another_form_is_refused(found, image):
+    with pytest.raises(ValueError, match=r"\(3, H, W\) uint8"):
+        draw_detections(image, found, ["disc", "square"])
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    picture = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+    path = tmp_path / "new" / "picture.png"
+    save_picture(path, picture)
+    assert np.array_equal(np.asarray(Image.open(path)), picture)
+
+    def full_disk(self, file, **_):
+        file.write_bytes(b"half a picture")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_picture(path, picture)
+    assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
+    assert np.array_equal(np.asarray(Image.open(path)), picture)
+
+
+def write_metrics(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "epoch", "train/loss", "train/loss_mask", "val/bbox_AP", "val/segm_AP"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_curves_are_drawn_of_a_sparse_table_without_the_global_state_of_pyplot(tmp_path):
+    rows = [{"step": step, "epoch": step // 10, "train/loss": 9 / (step + 1)} for step in range(30)]
+    rows += [{"step": 9, "epoch": 0, "val/bbox_AP": -1.0}, {"step": 29, "epoch": 2, "val/bbox_AP": 0.5}]
+    draw_curves(write_metrics(tmp_path / "metrics.csv", rows), tmp_path / "charts" / "curves.svg")
+    drawing = (tmp_path / "charts" / "curves.svg").read_text()
+    assert drawing.count("<path") > 10
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_a_run_that_recorded_nothing_has_empty_curves(tmp_path):
+    draw_curves(write_metrics(tmp_path / "metrics.csv", []), tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").size[0] > 1000
+
+
+@pytest.mark.parametrize("text", ["step,epoch\n1,two\n", "a,b\n1,2\n", "step,epoch\n1,2,3\n", "\0\n1\n"])
+def test_a_table_of_something_else_is_named(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.csv"):
+        draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"metrics\.csv"):
+        draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
