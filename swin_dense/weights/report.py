@@ -21,10 +21,10 @@ class LoadReport:
 
     Attributes:
         source: The file, with the entry in it that held the weights, or "state dict".
-        format: The format's name in `FORMATS`; "same names" for a model without our backbone.
+        format: The format's name in `FORMATS`; "same names" for a model without a Swin backbone.
         loaded: The model's keys whose values came as they were.
         converted: Keys whose values were rearranged, joined or cast, and how.
-        interpolated: Keys that were resized to another window or image size, with both shapes.
+        interpolated: Keys that were resized to another window or image size, and how.
         skipped: The checkpoint's keys that the model does not take, and why.
         missing: The model's keys that keep their initial values, and why.
     """

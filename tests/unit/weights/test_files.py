@@ -199,6 +199,15 @@ class TestSaving:
         assert same(load_file(path), state(1))
         assert list(tmp_path.iterdir()) == [path]
 
+    def test_who_reads_the_old_file_meanwhile_keeps_all_of_it(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights.safetensors"
+        save_weights(state(1), path)
+        old = path.read_bytes()
+        with path.open("rb") as reader:
+            save_weights(state(2), path)
+            assert reader.read() == old
+        assert same(load_file(path), state(2))
+
     def test_a_folder_in_the_way(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="cannot write"):
             save_weights(state(), tmp_path)
