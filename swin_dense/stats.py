@@ -1,0 +1,177 @@
+"""Sizes of a model: its parameters, and the multiply-adds of one forward pass.
+
+The convention is that of the published tables. One multiply-add counts once (it is called "FLOPs" there). Every
+convolution, deformable ones included, and every matrix product counts: linear layers, and both products of attention,
+`q @ k` and `attention @ v`. Normalisations, activations, softmax, biases, additions, resizing, RoI pooling and
+interpolation count nothing. What is computed counts, needed or not: the padding that fills the last window of a map
+takes part like any token.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import torch
+import torchvision.ops  # noqa: F401  (importing it registers torch.ops.torchvision)
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+Forward = Callable[[nn.Module], object]
+"""Runs one forward pass of the module that it is given; inputs are made on that module's own device."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """Multiply-adds of one forward pass.
+
+    Attributes:
+        total: Of everything that ran.
+        parts: By submodule, in the order of the first call; a part has at most two components in its name
+            ("backbone", "roi_head.mask_head"). What ran outside any submodule is in `total` alone.
+    """
+
+    total: int
+    parts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PartStats:
+    """Size of one submodule: its parameters and its share of the multiply-adds."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class ModelStats:
+    """Size of a model.
+
+    Attributes:
+        params: All parameters, frozen ones included, shared ones once.
+        trainable_params: Those that receive gradients.
+        macs: Multiply-adds of one forward pass.
+        parts: By submodule; see `MacCount`.
+    """
+
+    params: int
+    trainable_params: int
+    macs: int
+    parts: dict[str, PartStats]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts and numbers, for JSON."""
+        return asdict(self)
+
+
+def model_stats(module: nn.Module, forward: Forward) -> ModelStats:
+    """Counts parameters and multiply-adds without changing the module.
+
+    The forward pass runs in evaluation mode on a copy, on the meta device, where shapes alone are computed; where an
+    operator needs values (the indices of a mask, say), it runs on the CPU instead. Accelerators are not used: not all
+    of their fused operators can be counted.
+
+    Args:
+        module: Any model.
+        forward: One forward pass at the size in question, for instance
+            `lambda model: model(torch.empty(1, 3, 800, 1280, device=next(model.parameters()).device))`.
+    """
+    try:
+        macs = count_macs(copy.deepcopy(module).eval().to("meta"), forward)
+    except RuntimeError:  # the meta device lacks values; any other cause shows again here
+        macs = count_macs(copy.deepcopy(module).eval().to("cpu"), forward)
+    return ModelStats(
+        params=count_parameters(module),
+        trainable_params=count_parameters(module, trainable_only=True),
+        macs=macs.total,
+        parts={name: PartStats(count_parameters(module.get_submodule(name)), n) for name, n in macs.parts.items()},
+    )
+
+
+def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
+    """Number of parameters, shared ones counted once.
+
+    Args:
+        module: Any module.
+        trainable_only: Leave out the frozen ones.
+    """
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+
+
+def count_macs(module: nn.Module, forward: Forward) -> MacCount:
+    """Multiply-adds of one forward pass, by the convention of this file.
+
+    Args:
+        module: The model; it is run as it is, in its present mode and on its present device.
+        forward: One forward pass.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    # Fused attention layers in evaluation mode are one opaque operator; their plain form is countable.
+    with torch.no_grad(), _without_fused_attention_layers(), _macs_by_part(module, counter) as parts, counter:
+        forward(module)
+    return MacCount(_macs_so_far(counter), {name: macs for name, macs in parts.items() if macs})
+
+
+def _macs_so_far(counter: FlopCounterMode) -> int:
+    """Two floating-point operations make one multiply-add."""
+    return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _macs_by_part(module: nn.Module, counter: FlopCounterMode) -> Iterator[dict[str, int]]:
+    """Attributes what `counter` sees to the outermost submodules that are called, wherever the call comes from."""
+    parts: dict[str, int] = defaultdict(int)
+    entered: list[int] = []  # one entry per submodule that is running: the count at its start
+
+    def enter(_module: nn.Module, _inputs: Any) -> None:
+        entered.append(_macs_so_far(counter))
+
+    def leave(part: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+            before = entered.pop()
+            if not entered:
+                parts[part] += _macs_so_far(counter) - before
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, submodule in module.named_modules():
+            if submodule is not module:
+                part = ".".join(name.split(".")[:2])
+                hooks.callback(submodule.register_forward_pre_hook(enter).remove)
+                hooks.callback(submodule.register_forward_hook(leave(part)).remove)
+        yield parts
+
+
+@contextmanager
+def _without_fused_attention_layers() -> Iterator[None]:
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _attention_flops(query: Shape, key: Shape, value: Shape, *_args: object, **_kwargs: object) -> int:
+    """`q @ k` and `attention @ v`: shapes (..., L, E), (..., S, E), (..., S, V)."""
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _deformable_convolution_flops(_images: Shape, weight: Shape, *_args: object, out_shape: Shape, **_: object) -> int:
+    """As a plain convolution of the same output (B, C_out, H, W); sampling and modulation count nothing."""
+    return 2 * out_shape[0] * prod(out_shape[2:]) * prod(weight)
+
+
+_FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops,
+}
+"""Operators that `FlopCounterMode` does not know, by what they compute."""
