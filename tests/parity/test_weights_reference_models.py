@@ -1,7 +1,7 @@
 """Weights carried over from each reference implementation give its feature maps.
 
-The reference models are tiny; every parameter is random, norms and bias tables included: none can be left out or swapped
-unseen. torchvision, timm and transformers share our semantics where every map is whole windows and larger than
+The reference models are tiny; every parameter is random, norms and bias tables included: none can be left out or
+swapped unseen. torchvision, timm and transformers share our semantics where every map is whole windows and larger than
 one: 256 pixels with windows of 4 make maps of 64, 32, 16 and 8. mmdet shares them at any size.
 """
 
