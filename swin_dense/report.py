@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 
 _COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0, "pad_edge": False}  # fits a terminal of 80 columns
+_SHOWN_PER_KIND = 5
+_COLOUR_OF = {"error": "bold red", "warning": "yellow"}
 
 
 def ap_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -55,6 +59,87 @@ def per_class_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
+    """Lays out the size of a model, whole and by part.
+
+    Args:
+        record: As `ModelStats.to_dict` gives: "params", "macs", and "parts", which has both for every part by name.
+        title: What was counted, at which image size.
+
+    Returns:
+        A table in millions of parameters and billions of multiply-adds.
+    """
+    table = Table(title=title, title_justify="left", show_footer=True, **_COMPACT)
+    table.add_column("part", style="bold", footer="whole")
+    for name, unit, scale in (("params", "parameters, M", 1e6), ("macs", "multiply-adds, G", 1e9)):
+        table.add_column(unit, justify="right", min_width=len(unit) + 2, footer=f"{record[name] / scale:.2f}")
+    for part, size in record["parts"].items():
+        table.add_row(part, f"{size['params'] / 1e6:.2f}", f"{size['macs'] / 1e9:.2f}")
+    return table
+
+
+def check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """Lays out what is in a data set and what is wrong with it.
+
+    Args:
+        record: As `CheckReport.to_dict` gives: "annotations", "ok", "counts", "problem_counts", and "problems", each
+            with "severity", "kind", "message", "fix", and the "image_id", "annotation_id" or "file" that it is about.
+
+    Returns:
+        The counts, the first problems of each kind, and the verdict.
+    """
+    counts = Table(title=escape(record["annotations"]), title_justify="left", show_header=False, **_COMPACT)
+    counts.add_column(style="bold")
+    counts.add_column(justify="right", min_width=12)
+    for name, count in record["counts"].items():
+        counts.add_row(name.replace("_", " "), f"{count:,}")
+    problems = Table(title="problems", title_justify="left", show_lines=False, box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "kind", "where", "what, and what to do"):
+        problems.add_column(name, overflow="fold")
+    shown: Counter[str] = Counter()
+    for problem in sorted(record["problems"], key=lambda one: one["severity"]):
+        shown[problem["kind"]] += 1
+        if shown[problem["kind"]] <= _SHOWN_PER_KIND:
+            row = (problem["severity"], problem["kind"], _place(problem), f"{problem['message']}; {problem['fix']}")
+            problems.add_row(*map(escape, row), style=_COLOUR_OF[problem["severity"]])
+    for kind, count in record["problem_counts"].items():
+        if count > _SHOWN_PER_KIND:
+            problems.add_row("", kind, "", f"... and {count - _SHOWN_PER_KIND:,} more of this kind")
+    verdict = "[bold green]ready for training" if record["ok"] else "[bold red]errors to mend before training"
+    return (counts, problems, verdict) if record["problems"] else (counts, verdict)
+
+
+def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """Lays out the state of an installation.
+
+    Args:
+        record: As `Diagnosis.to_dict` gives: "ok", "python", "system", "versions", "mmcv_ops", "devices" and "problems",
+            each with "severity", "what" and "remedy".
+
+    Returns:
+        The versions, the devices, the problems and the verdict.
+    """
+    versions = Table(title=f"Python {record['python']} on {record['system']}", title_justify="left", **_COMPACT)
+    versions.add_column("package", style="bold")
+    versions.add_column("version", min_width=16)
+    for name, version in record["versions"].items():
+        versions.add_row(name, version)
+    versions.add_row("mmcv's ops", record["mmcv_ops"] or "missing")
+    devices = Table(title="devices", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("device", "what", "memory, GiB", "state"):
+        devices.add_column(name)
+    for device in record["devices"]:
+        memory = "-" if device["memory_gib"] is None else f"{device['memory_gib']:.1f}"
+        state = device["failure"] or ("works, bfloat16 too" if device["bf16"] else "works, no bfloat16")
+        devices.add_row(*map(escape, (device["name"], device["description"], memory, state)))
+    problems = [
+        f"[{_COLOUR_OF[one['severity']]}]{one['severity']}:[/] {escape(one['what'])}\n    {escape(one['remedy'])}"
+        for one in record["problems"]
+    ]
+    verdict = "[bold green]nothing would fail" if record["ok"] else "[bold red]something would fail: see above"
+    return versions, devices, *problems, verdict
+
+
 def print_report(record: Mapping[str, Any], *renderables: RenderableType, as_json: bool) -> None:
     """Prints results for a reader, or for a program.
 
@@ -71,6 +156,11 @@ def print_report(record: Mapping[str, Any], *renderables: RenderableType, as_jso
     console = Console(stderr=as_json)
     for renderable in renderables:
         console.print(renderable)
+
+
+def _place(problem: Mapping[str, Any]) -> str:
+    ids = [f"{name} {problem[f'{name}_id']}" for name in ("image", "annotation") if problem[f"{name}_id"] is not None]
+    return "\n".join(ids) or str(problem["file"])
 
 
 def _percent(value: float) -> str:

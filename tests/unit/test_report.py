@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from swin_dense.metrics import FIGURES
-from swin_dense.report import ap_table, per_class_table, print_report
+from swin_dense.report import ap_table, check_tables, doctor_tables, per_class_table, print_report, stats_table
 
 
 @pytest.fixture
@@ -16,9 +16,9 @@ def results():
     return {"bbox": bbox, "segm": segm}
 
 
-def lines_of(table, width=80):
+def lines_of(*tables, width=80):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(table)
+    console.print(*tables, sep="\n")
     return [line.split() for line in console.export_text().splitlines()]
 
 
@@ -53,3 +53,59 @@ def test_nan_is_no_json(capsys):
     with pytest.raises(ValueError, match="JSON"):
         print_report({"AP": float("nan")}, as_json=True)
     assert capsys.readouterr().out == ""
+
+
+def test_a_model_is_laid_out_by_part_with_the_whole_below():
+    parts = {"backbone": {"params": 27_500_000, "macs": 117_000_000_000}}
+    lines = lines_of(stats_table({"params": 47_800_000, "macs": 266_600_000_000, "parts": parts}, title="Swin-T"))
+    assert ["backbone", "27.50", "117.00"] in lines
+    assert ["whole", "47.80", "266.60"] in lines
+
+
+def problem(**changes):
+    one = {"severity": "error", "kind": "zero-box", "message": "a side of zero", "fix": "remove it", "file": "a[0].jpg"}
+    return {**one, "image_id": None, "annotation_id": None, **changes}
+
+
+def checked(*problems):
+    kinds = {one["kind"]: sum(other["kind"] == one["kind"] for other in problems) for one in problems}
+    record = {"annotations": "instances.json", "ok": not problems, "counts": {"images": 118287, "empty_images": 2}}
+    return "\n".join(map(" ".join, lines_of(*check_tables({**record, "problem_counts": kinds, "problems": problems}))))
+
+
+def test_a_sound_data_set_is_counted():
+    text = checked()
+    assert "images 118,287" in text
+    assert "ready for training" in text
+    assert "problems" not in text
+
+
+def test_the_first_problems_of_every_kind_are_shown_errors_before_warnings():
+    warning = problem(severity="warning", kind="sliver", annotation_id=41)
+    text = checked(warning, *(problem(image_id=100 + number) for number in range(9)), problem(kind="truncated"))
+    assert text.index("image 100") < text.index("annotation 41")
+    assert "image 104" in text
+    assert "image 105" not in text
+    assert "... and 4 more of this kind" in text
+    assert "a[0].jpg" in text  # square brackets are no markup
+    assert "errors to mend before training" in text
+
+
+def test_an_installation_is_laid_out_with_what_to_do():
+    device = {"name": "cuda:0", "description": "H100", "memory_gib": 79.6, "bf16": True, "failure": None}
+    record = {
+        "ok": False,
+        "python": "3.11.7",
+        "system": "Linux x86_64",
+        "versions": {"torch": "2.14.1"},
+        "mmcv_ops": None,
+        "devices": [device, {**device, "name": "cpu", "memory_gib": None, "failure": "out of memory"}],
+        "problems": [{"severity": "error", "what": "libGL.so is missing", "remedy": "apt install libgl1"}],
+    }
+    lines = lines_of(*doctor_tables(record))
+    assert ["torch", "2.14.1"] in lines
+    assert "cuda:0 H100 79.6 works, bfloat16 too".split() in lines
+    assert "cpu H100 - out of memory".split() in lines
+    assert "error: libGL.so is missing".split() in lines
+    assert "apt install libgl1".split() in lines
+    assert "something would fail: see above".split() in lines
