@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights import save_weights
 from swin_dense.weights.files import read_checkpoint, unwrap
+from swin_dense.weights.metadata import read_metadata
 
 
 def state(seed: int = 0) -> dict[str, torch.Tensor]:
@@ -174,8 +174,13 @@ class TestSaving:
         loaded = load_file(path)
         assert same(loaded, tensors)
         assert all(loaded[key].dtype == tensors[key].dtype for key in tensors)
-        with safe_open(path, "pt") as file:
-            assert file.metadata() == {"classes": "a,b"}
+        assert read_metadata(path) == {"classes": "a,b"}
+
+    def test_other_files_have_no_metadata(self, tmp_path: Path) -> None:
+        torch.save(state(), tmp_path / "w.pth")
+        save_weights(state(), tmp_path / "w.safetensors")
+        for path in (tmp_path / "w.pth", tmp_path / "w.safetensors", tmp_path / "absent", tmp_path):
+            assert read_metadata(path) == {}
 
     def test_takes_a_module_even_with_shared_parameters(self, tmp_path: Path) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
