@@ -22,7 +22,7 @@ from swin_dense.data.archive import ZipIndex
 from swin_dense.data.samples import Size
 from swin_dense.errors import DataError
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 """Formats that are read. Others that Pillow knows are no photographs, and some of them (EPS) run programs."""
 
 MAX_BYTES = 2**30
