@@ -237,7 +237,9 @@ def try_imports(
             continue
         try:
             if module.startswith("mm"):
-                import_module("swin_dense.openmmlab.install").install()  # type: ignore[attr-defined]  # a module
+                from swin_dense.openmmlab.install import install
+
+                install()
             import_module(module)
             outcomes[module] = None
         except Exception as error:  # whatever a broken package raises while it is imported is the finding

@@ -1,0 +1,95 @@
+"""Rules about the source: files that one can read, checkpoints that cannot run code, suppressions with a reason."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PRODUCT = [
+    path for folder in ("swin_dense", "tools", "configs") for path in sorted((REPOSITORY / folder).rglob("*.py"))
+]
+EVERYTHING = [*PRODUCT, *sorted((REPOSITORY / "tests").rglob("*.py"))]
+LONGEST = 320
+
+SUPPRESSION = re.compile(r"#\s*(?:noqa|type:\s*ignore|pragma)\b(?P<rest>.*)")
+RULE_NAMES = re.compile(r"^[:\[\s]*[\w\-, ]*?\]?(?=\s{2}|\s\(|\s#|$)")
+
+
+def test_the_files_are_found() -> None:
+    assert len(PRODUCT) > 30 and Path(__file__) in EVERYTHING
+
+
+def test_every_file_is_short_enough_to_be_read_in_one_go() -> None:
+    lengths = {str(path.relative_to(REPOSITORY)): len(path.read_text("utf-8").splitlines()) for path in EVERYTHING}
+    assert {path: lines for path, lines in lengths.items() if lines > LONGEST} == {}
+
+
+def test_checkpoints_are_never_loaded_as_code_nor_loosely() -> None:
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}:{line}" for path in PRODUCT for line in unsafe_loads(path.read_text("utf-8"))
+    ]
+    assert wrong == []
+
+
+def test_every_suppressed_warning_states_its_reason() -> None:
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in EVERYTHING
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
+        if path != Path(__file__) and has_bare_suppression(line)
+    ]
+    assert wrong == []
+
+
+def unsafe_loads(source: str) -> Iterator[int]:
+    """Lines that call `torch.load` without `weights_only=True`, or load anything with `strict=False`."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        constants = {one.arg: one.value.value for one in node.keywords if isinstance(one.value, ast.Constant)}
+        loosely = "load" in name and constants.get("strict") is False
+        if loosely or (name == "torch.load" and constants.get("weights_only") is not True):
+            yield node.lineno
+
+
+def has_bare_suppression(line: str) -> bool:
+    match = SUPPRESSION.search(line)
+    return match is not None and not re.search(r"[a-z]{2,}", RULE_NAMES.sub("", match["rest"], count=1))
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("torch.load(path)", [1]),
+        ("torch.load(path, weights_only=False)", [1]),
+        ("torch.load(path, weights_only=True)", []),
+        ("x = 1\nmodel.load_state_dict(state, strict=False)", [2]),
+        ("model.load_state_dict(state)", []),
+        ("zip(a, b, strict=False)", []),
+    ],
+)
+def test_unsafe_loads_are_seen(source: str, lines: list[int]) -> None:
+    assert list(unsafe_loads(source)) == lines
+
+
+@pytest.mark.parametrize(
+    ("comment", "bare"),
+    [
+        ("noqa", True),
+        ("noqa: F401", True),
+        ("noqa: F401, N812", True),
+        ("type: ignore", True),
+        ("type: ignore[no-untyped-call]", True),
+        ("noqa: F401  (importing it fills the registry)", False),
+        ("noqa: N811 (the library's class name)", False),
+        ("type: ignore[override]  # the base promises its private class", False),
+    ],
+)
+def test_bare_suppressions_are_seen(comment: str, bare: bool) -> None:
+    assert has_bare_suppression(f"import x  # {comment}") is bare
