@@ -156,7 +156,7 @@ class CocoMetric:
             iou_type: score(
                 self._truth,
                 results,
-                image_ids=sorted(results),
+                image_ids=list(results),
                 category_ids=self._category_ids,
                 iou_type=iou_type,
                 engine=self._engine,
