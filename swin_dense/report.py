@@ -113,8 +113,8 @@ def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
     """Lays out the state of an installation.
 
     Args:
-        record: As `Diagnosis.to_dict` gives: "ok", "python", "system", "versions", "mmcv_ops", "devices" and "problems",
-            each with "severity", "what" and "remedy".
+        record: As `Diagnosis.to_dict` gives: "ok", "python", "system", "versions", "mmcv_ops", "devices", and
+            "problems", each with "severity", "what" and "remedy".
 
     Returns:
         The versions, the devices, the problems and the verdict.
