@@ -91,6 +91,8 @@ def _is_complete(root: Path, parameters: dict[str, int]) -> bool:
 
 def _replace(root: Path, fresh: Path, old: Path, parameters: dict[str, int]) -> None:
     """Moves `fresh` to `root`, whatever was there to `old`; another process may have been quicker."""
+    if _is_complete(root, parameters):
+        return
     try:
         if root.exists():
             os.replace(root, old)

@@ -124,6 +124,21 @@ def test_a_complete_folder_is_kept_and_other_parameters_replace_it(tmp_path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"], "nothing temporary is left"
 
 
+def test_another_process_that_was_quicker_is_not_disturbed(tmp_path, monkeypatch):
+    draw = shapes.draw_scene
+
+    def draw_late(*arguments: object) -> object:
+        with monkeypatch.context() as patch:
+            patch.setattr(shapes, "draw_scene", draw)
+            quicker.append(write_shapes(tmp_path / "shapes", train=1, val=1).stat().st_ino)
+        return draw(*arguments)
+
+    quicker: list[int] = []
+    monkeypatch.setattr(shapes, "draw_scene", draw_late)
+    assert write_shapes(tmp_path / "shapes", train=1, val=1).stat().st_ino == quicker[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
