@@ -1,0 +1,197 @@
+"""Lightning data modules: data sets, transforms and loaders for the trainer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from swin_dense.data.coco import CocoDataset
+from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
+from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
+from swin_dense.data.samples import Batch, Sample
+from swin_dense.data.transforms import Transform
+from swin_dense.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+class CocoDataModule(LightningDataModule):
+    """COCO-format instance segmentation data, for training and validation.
+
+    The trainer must be built with `use_distributed_sampler=False`: the samplers here know rank and world size
+    themselves. An epoch that a checkpoint interrupted goes on with exactly the next batch (see `ResumableLoader`).
+
+    Attributes:
+        train_dataset: The training images; None until `setup("fit")`.
+        val_dataset: The validation images; None until `setup`.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_annotations: Path,
+        train_images: Path,
+        val_annotations: Path,
+        val_images: Path,
+        train_transform: Transform,
+        test_transform: Transform,
+        batch_size: int,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        seed: int = 0,
+        keep_empty: bool = False,
+        min_side: int = 32,
+        size_divisor: int = 32,
+        limit_images: int | None = None,
+    ) -> None:
+        """Takes note of where the data is and how it is to be read; nothing is opened yet.
+
+        Args:
+            train_annotations: Instances JSON, or one inside a zip file, as `CocoDataset` takes it.
+            train_images: Image folder or zip file.
+            val_annotations: Likewise, for validation.
+            val_images: Likewise, for validation.
+            train_transform: Applied to training samples; drawn anew for every (seed, epoch, index).
+            test_transform: Applied to validation samples.
+            batch_size: Training images per device.
+            eval_batch_size: Validation images per device.
+            num_workers: Reading processes per device; 0 reads in the training process.
+            seed: Order and randomness of the training samples derive from it.
+            keep_empty: Whether to train on images without annotations; validation always has them.
+            min_side: Training leaves out images with a side shorter than this many pixels; validation has all.
+            size_divisor: Batches are padded to a multiple of this.
+            limit_images: Use only the first images of training and of validation, to see whether a model can overfit.
+
+        Raises:
+            ConfigError: A number is out of range.
+        """
+        super().__init__()
+        for name, value, lowest in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+            ("min_side", min_side, 0),
+            ("size_divisor", size_divisor, 1),
+            ("limit_images", limit_images, 1),
+        ):
+            if value is not None and value < lowest:
+                raise ConfigError(f"data: {name} must be at least {lowest}, got {value}")
+        self.train_annotations = train_annotations
+        self.train_images = train_images
+        self.val_annotations = val_annotations
+        self.val_images = val_images
+        self.train_transform = train_transform
+        self.test_transform = test_transform
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.keep_empty = keep_empty
+        self.min_side = min_side
+        self.size_divisor = size_divisor
+        self.limit_images = limit_images
+        self.train_dataset: CocoDataset | None = None
+        self.val_dataset: CocoDataset | None = None
+
+    def setup(self, stage: str) -> None:
+        """Reads the annotation files that the stage needs; a second call reads nothing again.
+
+        Args:
+            stage: "fit" needs both files; "validate" leaves the training data alone, so that it may be absent.
+
+        Raises:
+            DataError: An annotation file is unreadable or inconsistent, or the two have different categories.
+        """
+        if self.val_dataset is None:
+            self.val_dataset = CocoDataset(self.val_annotations, self.val_images)
+            self._log_limit("validation", self.val_dataset)
+        if stage == "fit" and self.train_dataset is None:
+            train_dataset = CocoDataset(
+                self.train_annotations, self.train_images, keep_empty=self.keep_empty, min_side=self.min_side
+            )
+            self._check_categories(train_dataset, self.val_dataset)
+            self._log_limit("training", train_dataset)
+            self.train_dataset = train_dataset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by contiguous label; after `setup`."""
+        return tuple(self._val().class_names)
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The annotation files' category ids by contiguous label; after `setup`."""
+        return tuple(self._val().category_ids)
+
+    @property
+    def val_image_ids(self) -> tuple[int, ...]:
+        """Ids of the images that validation predicts on, over all ranks; after `setup`."""
+        return tuple(self._val().image_ids[: self.limit_images].tolist())
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The loader of this rank's training batches, each a `Batch` with instances."""
+        assert self.train_dataset is not None, 'call setup("fit") first'
+        image_sizes = self.train_dataset.image_sizes[: self.limit_images]
+        sampler = TrainBatchSampler(image_sizes, self.batch_size, self.seed, *self._rank_and_world_size())
+        return train_loader(
+            self.train_dataset,
+            self.train_transform,
+            sampler,
+            self._position,
+            num_workers=self.num_workers,
+            size_divisor=self.size_divisor,
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The loader of this rank's validation batches, each a `Batch` without instances."""
+        sampler = EvaluationSampler(len(self.val_image_ids), *self._rank_and_world_size())
+        return evaluation_loader(
+            self._val(),
+            self.test_transform,
+            sampler,
+            batch_size=self.eval_batch_size,
+            num_workers=self.num_workers,
+            size_divisor=self.size_divisor,
+        )
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch; from pinned memory without waiting for the copy."""
+        return batch.to(device, non_blocking=device.type == "cuda")
+
+    def _val(self) -> CocoDataset:
+        """The validation data, which every stage needs."""
+        assert self.val_dataset is not None, "call setup first"
+        return self.val_dataset
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        """Of the trainer; without one this is the only process."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _position(self) -> tuple[int, int]:
+        """Epoch and batch at which the trainer stands; the beginning without one."""
+        return (self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1) if self.trainer else (0, 0)
+
+    def _check_categories(self, train: CocoDataset, val: CocoDataset) -> None:
+        """Labels of training and validation must mean the same."""
+        train_categories, val_categories = (
+            set(zip(dataset.category_ids, dataset.class_names, strict=True)) for dataset in (train, val)
+        )
+        problems = [
+            *(f"only in training: id {i}, {name!r}" for i, name in sorted(train_categories - val_categories)),
+            *(f"only in validation: id {i}, {name!r}" for i, name in sorted(val_categories - train_categories)),
+        ]
+        if problems:
+            raise DataError(
+                f"{self.train_annotations} and {self.val_annotations} must list the same categories", problems
+            )
+
+    def _log_limit(self, name: str, dataset: CocoDataset) -> None:
+        """Says how much of the data is left out."""
+        if self.limit_images is not None:
+            used = min(self.limit_images, len(dataset))
+            logger.info("%s uses the first %d of %d images (limit_images)", name, used, len(dataset))

@@ -1,0 +1,144 @@
+"""From a data set to batches: the loaders that every data module builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose
+
+from swin_dense.data.collate import collate
+from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
+from swin_dense.data.samples import Batch, Sample
+from swin_dense.data.seeding import IndexedItems, SeededDataset
+from swin_dense.data.transforms import Transform, without_instances
+from swin_dense.errors import TrainingError
+
+
+class ResumableLoader(DataLoader[Sample]):
+    """Iterates over what is left of the trainer's current epoch, from the batch at which the trainer stands.
+
+    Lightning restores its counters from a checkpoint but starts the loader again from its first batch; it also creates
+    the loader's iterator, and so would have workers prefetch, before it has told the sampler the epoch. So this loader
+    asks for epoch and batch when its first batch is wanted, and starts there. Nothing about the position is stored: the
+    trainer's own counters are the only truth, and batch k of an epoch is the one that is trained as `batch_idx` k.
+
+    `len()` is always that of a whole epoch, as Lightning's counters expect.
+    """
+
+    def __init__(
+        self,
+        dataset: SeededDataset[Sample],
+        order: TrainBatchSampler,
+        position: Callable[[], tuple[int, int]],
+        **options: Any,
+    ) -> None:
+        """Ties a loader to the position of training.
+
+        Args:
+            dataset: Transformed samples by (epoch, index).
+            order: Draws the batches of every epoch.
+            position: Current epoch, and the index of the next batch in it.
+            **options: Of `DataLoader`.
+        """
+        super().__init__(dataset, batch_sampler=order, **options)
+        self.order = order
+        self.position = position
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base promises its private iterator class
+        """Yields the rest of the current epoch."""
+        self.order.set_epoch(*self.position())
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """What the order of batches depends on; stored in checkpoints by Lightning."""
+        return {
+            "images": len(self.order.landscape),
+            "batch_size": self.order.batch_size,
+            "world_size": self.order.world_size,
+            "seed": self.order.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes sure that an interrupted epoch can be continued; Lightning calls it in the middle of an epoch only.
+
+        Args:
+            state: Of `state_dict`.
+
+        Raises:
+            TrainingError: Something changed that the order of batches depends on.
+        """
+        now = self.state_dict()
+        changes = [f"{name} was {state.get(name)}, is {now[name]}" for name in now if state.get(name) != now[name]]
+        if changes:
+            raise TrainingError(
+                f"cannot go on in the middle of an epoch, because its batches would differ: {'; '.join(changes)}; "
+                "resume with the old values, or from a checkpoint saved at the end of an epoch"
+            )
+
+
+def train_loader(
+    dataset: IndexedItems[Sample],
+    transform: Transform,
+    sampler: TrainBatchSampler,
+    position: Callable[[], tuple[int, int]],
+    *,
+    num_workers: int,
+    size_divisor: int,
+) -> ResumableLoader:
+    """Builds the loader of training batches.
+
+    Args:
+        dataset: Untransformed samples.
+        transform: The training transform; seeded for each sample with the sampler's seed, the epoch and the index.
+        sampler: Draws the batches.
+        position: Current epoch, and the index of the next batch in it.
+        num_workers: Processes that read and transform; 0 reads in this process.
+        size_divisor: Batches are padded to a multiple of this.
+
+    Returns:
+        A loader that goes on where training stands.
+    """
+    seeded = SeededDataset(dataset, transform, sampler.seed)
+    return ResumableLoader(seeded, sampler, position, **_common_options(num_workers, size_divisor))
+
+
+def evaluation_loader(
+    dataset: IndexedItems[Sample],
+    transform: Transform,
+    sampler: EvaluationSampler,
+    *,
+    batch_size: int,
+    num_workers: int,
+    size_divisor: int,
+) -> DataLoader[Sample]:
+    """Builds the loader of batches to predict on; they carry no instances, since the metric reads its own ground truth.
+
+    Args:
+        dataset: Untransformed samples.
+        transform: The test transform.
+        sampler: Draws this rank's images.
+        batch_size: Images per batch; the last batch may be smaller.
+        num_workers: Processes that read and transform; 0 reads in this process.
+        size_divisor: Batches are padded to a multiple of this.
+
+    Returns:
+        A loader of batches in the order of the data set.
+    """
+    images_only = SeededDataset(dataset, Compose([without_instances, transform]), seed=0)
+    return DataLoader(images_only, sampler=sampler, batch_size=batch_size, **_common_options(num_workers, size_divisor))
+
+
+def _common_options(num_workers: int, size_divisor: int) -> dict[str, Any]:
+    """What training and evaluation ask of a `DataLoader` alike."""
+    return {
+        "collate_fn": partial(collate, size_divisor=size_divisor),
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
+        "generator": torch.Generator(),
+    }

@@ -1,0 +1,112 @@
+"""Which samples come in which batch, on which rank, in which order: a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swin_dense.data.seeding import SampleKey
+from swin_dense.errors import DataError
+
+
+class TrainBatchSampler:
+    """Draws shuffled batches of keys whose images are all landscape (W >= H) or all portrait, to save padding.
+
+    The images of an epoch are shuffled and cut into full batches, orientation by orientation. What is left over of both
+    orientations makes up one or two mixed batches; all batches are then shuffled and dealt out to the ranks in turn. So
+    every image comes at least once in every epoch. Images are repeated only to fill the last mixed batch (fewer than
+    `batch_size` images, the first of the epoch's order) and to give every rank the same number of batches (fewer than
+    `world_size` batches, the first that were dealt).
+    """
+
+    def __init__(
+        self, image_sizes: NDArray[np.integer], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Sorts the images by orientation.
+
+        Args:
+            image_sizes: (n, 2) heights and widths in pixels.
+            batch_size: Images per batch, on each rank.
+            seed: The run's seed, >= 0; the same on all ranks.
+            rank: This process.
+            world_size: Number of processes.
+
+        Raises:
+            DataError: There is no image.
+        """
+        if len(image_sizes) == 0:
+            raise DataError("the training set has no image to draw; check the annotation file and what is filtered out")
+        self.landscape = image_sizes[:, 1] >= image_sizes[:, 0]
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
+        """Chooses what the next iteration draws.
+
+        Args:
+            epoch: Epoch, >= 0.
+            start_batch: Batches of this rank to leave out at the beginning, to go on in the middle of an epoch.
+        """
+        self.epoch = epoch
+        self.start_batch = start_batch
+
+    def __len__(self) -> int:
+        """Batches of this rank in a whole epoch, wherever it starts; the same in every epoch and on every rank."""
+        full = sum(int(group.sum()) // self.batch_size for group in (self.landscape, ~self.landscape))
+        left_over = len(self.landscape) - full * self.batch_size
+        return -(-(full + -(-left_over // self.batch_size)) // self.world_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Draws this rank's batches of the chosen epoch."""
+        batches = self._batches_of_all_ranks()
+        dealt = islice(cycle(batches), len(self) * self.world_size)
+        for batch in islice(dealt, self.start_batch * self.world_size + self.rank, None, self.world_size):
+            yield [(self.epoch, index) for index in batch.tolist()]
+
+    def _batches_of_all_ranks(self) -> list[NDArray[np.integer]]:
+        """The epoch's batches, shuffled, each (batch_size,) indices."""
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(len(self.landscape))
+        groups = order[self.landscape[order]], order[~self.landscape[order]]
+        whole = [len(group) - len(group) % self.batch_size for group in groups]
+        mixed = np.concatenate([group[count:] for group, count in zip(groups, whole, strict=True)])
+        filling = np.resize(order, -len(mixed) % self.batch_size)
+        drawn = np.concatenate([*(group[:count] for group, count in zip(groups, whole, strict=True)), mixed, filling])
+        return list(generator.permutation(drawn.reshape(-1, self.batch_size)))
+
+
+class EvaluationSampler:
+    """Deals the images out to the ranks in turn, without repeats, so ranks may differ by one image.
+
+    Only where there are more ranks than images does a rank repeat an image, since a process without any batch would
+    leave the others waiting for it in the first collective call; the metric counts an image once.
+    """
+
+    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
+        """Chooses this rank's images.
+
+        Args:
+            length: Images in the data set.
+            rank: This process.
+            world_size: Number of processes.
+
+        Raises:
+            DataError: There is no image.
+        """
+        if length == 0:
+            raise DataError("there is no image to evaluate on; check the annotation file")
+        self.indices = range(rank, length, world_size) or [rank % length]
+
+    def __len__(self) -> int:
+        """Images of this rank."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        """Draws this rank's keys, always of epoch 0, so that every evaluation is the same."""
+        return ((0, index) for index in self.indices)

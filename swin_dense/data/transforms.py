@@ -1,0 +1,268 @@
+"""Geometric transforms of samples: a transform is a callable Sample -> Sample.
+
+They are thin records around torchvision's v2 kernels, so they compose with torchvision's own containers (`Compose`,
+`RandomChoice`, ...). Every random decision is drawn from torch's global CPU generator and from nothing else; who seeds
+that generator (see `seeding`) decides what a sample looks like.
+
+Images are resized bilinearly *without* antialiasing, as OpenCV does it, because the published detection weights were
+trained and scored on such images: the result is within one grey level of `cv2.resize` at every scale. Antialiasing
+gives the same pixels when an image grows, as every COCO image does at the usual test size of 800, but differs by up to
+143 grey levels (3.1 on average) when COCO images shrink to a short side of 256. Masks are resized by nearest neighbour,
+with OpenCV's choice of the neighbour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Compose, InterpolationMode, RandomChoice
+from torchvision.transforms.v2 import functional as kernels
+
+from swin_dense.data.samples import Instances, Sample, Size
+from swin_dense.errors import ConfigError
+
+Transform = Callable[[Sample], Sample]
+"""What training and test transforms are; `torchvision.transforms.v2.Compose` chains them."""
+
+
+def rescaled_size(size: Size, short_side: int, max_long_side: int) -> Size:
+    """The largest size of unchanged aspect ratio within both limits, rounded half up as in mmdetection.
+
+    Args:
+        size: Height and width in pixels.
+        short_side: Most pixels of the shorter side.
+        max_long_side: Most pixels of the longer side.
+
+    Returns:
+        Height and width, each at least 1.
+    """
+    scale = min(max_long_side / max(size), short_side / min(size))
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
+
+
+def resize(sample: Sample, size: Size) -> Sample:
+    """Resizes the image (bilinear, no antialiasing), its boxes and its masks (nearest).
+
+    An instance stays even if its mask is so thin that no pixel of it is left.
+
+    Args:
+        sample: What to resize.
+        size: Height and width wanted.
+
+    Returns:
+        A new sample.
+    """
+    target = list(size)
+    image = kernels.resize(sample.image, target, interpolation=InterpolationMode.BILINEAR, antialias=False)
+    if (instances := sample.instances) is None:
+        return replace(sample, image=image)
+    # uint8 has a nearest kernel of its own; bool would travel through float32, at four times the memory.
+    masks = instances.masks.as_subclass(Tensor).view(torch.uint8)
+    masks = kernels.resize(masks, target, interpolation=InterpolationMode.NEAREST).view(torch.bool)
+    boxes = kernels.resize(instances.boxes, target)
+    return replace(sample, image=image, instances=replace(instances, boxes=boxes, masks=tv_tensors.Mask(masks)))
+
+
+def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
+    """Cuts a window out of the image; boxes are clipped to it, not shrunk to what is left of the mask.
+
+    An instance is dropped as a whole (box, mask, label, crowd flag) when its box has no area inside the window, or when
+    none of its mask's pixels is inside: a box around nothing visible is no training target.
+
+    Args:
+        sample: What to crop.
+        top: First row.
+        left: First column.
+        height: Rows of the window, which must lie inside the image.
+        width: Columns of the window.
+
+    Returns:
+        A new sample.
+    """
+    window = (top, left, height, width)
+    image = kernels.crop(sample.image, *window)
+    if (instances := sample.instances) is None:
+        return replace(sample, image=image)
+    boxes = kernels.crop(instances.boxes, *window)
+    masks = kernels.crop(instances.masks, *window)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    keep = has_area & masks.flatten(start_dim=1).any(dim=1)
+    kept = Instances(
+        boxes=tv_tensors.wrap(boxes[keep], like=boxes),
+        masks=tv_tensors.Mask(masks[keep]),
+        labels=instances.labels[keep],
+        crowd=instances.crowd[keep],
+    )
+    return replace(sample, image=image, instances=kept)
+
+
+def horizontal_flip(sample: Sample) -> Sample:
+    """Mirrors left and right: pixel column x goes to W - 1 - x, box edge x to W - x.
+
+    Args:
+        sample: What to flip.
+
+    Returns:
+        A new sample.
+    """
+    image = kernels.horizontal_flip(sample.image)
+    if (instances := sample.instances) is None:
+        return replace(sample, image=image)
+    boxes = kernels.horizontal_flip(instances.boxes)
+    masks = kernels.horizontal_flip(instances.masks)
+    return replace(sample, image=image, instances=replace(instances, boxes=boxes, masks=masks))
+
+
+def without_instances(sample: Sample) -> Sample:
+    """Leaves the annotated objects behind: evaluation scores against the annotation file, not against resized masks.
+
+    Args:
+        sample: Any sample.
+
+    Returns:
+        The same image, with `instances` None.
+    """
+    return replace(sample, instances=None)
+
+
+@dataclass(frozen=True)
+class ResizeShortSide:
+    """Resizes to one scale, the test transform: (800, 1333) in the official recipe.
+
+    Attributes:
+        short_side: Most pixels of the shorter side.
+        max_long_side: Most pixels of the longer side; it wins where both cannot be met.
+    """
+
+    short_side: int
+    max_long_side: int
+
+    def __post_init__(self) -> None:
+        """Checks the limits."""
+        _check_sides((self.short_side,), self.max_long_side)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Resizes one sample."""
+        return resize(sample, rescaled_size(sample.size, self.short_side, self.max_long_side))
+
+
+@dataclass(frozen=True)
+class RandomShortSide:
+    """Resizes to a short side drawn uniformly from a list: multi-scale training.
+
+    Attributes:
+        short_sides: The candidates, in pixels.
+        max_long_side: Most pixels of the longer side; it wins where both cannot be met.
+    """
+
+    short_sides: Sequence[int]
+    max_long_side: int
+
+    def __post_init__(self) -> None:
+        """Checks the limits."""
+        _check_sides(self.short_sides, self.max_long_side)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Draws a short side and resizes one sample to it."""
+        short_side = self.short_sides[_randint(0, len(self.short_sides) - 1)]
+        return resize(sample, rescaled_size(sample.size, short_side, self.max_long_side))
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """Crops a random window; what mmdetection calls `absolute_range` with negative crops allowed.
+
+    Height and width are drawn independently and uniformly from [min(side, min_size), min(side, max_size)], then the
+    window's place; a window without any instance is a valid result. See `crop` for what happens to the instances.
+
+    Attributes:
+        min_size: Fewest pixels of a side, where the image has that many.
+        max_size: Most pixels of a side.
+    """
+
+    min_size: int
+    max_size: int
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        if not 1 <= self.min_size <= self.max_size:
+            raise ConfigError(f"random crop: needs 1 <= min_size <= max_size, got ({self.min_size}, {self.max_size})")
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Draws a window and crops one sample to it."""
+        height, width = (_randint(min(side, self.min_size), min(side, self.max_size)) for side in sample.size)
+        top = _randint(0, sample.size[0] - height)
+        left = _randint(0, sample.size[1] - width)
+        return crop(sample, top, left, height, width)
+
+
+@dataclass(frozen=True)
+class RandomHorizontalFlip:
+    """Mirrors left and right with probability `p`.
+
+    Attributes:
+        p: Probability in 0..1.
+    """
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks the probability."""
+        if not 0 <= self.p <= 1:
+            raise ConfigError(f"random flip: the probability must lie in 0..1, got {self.p}")
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Flips one sample, or returns it as it is."""
+        return horizontal_flip(sample) if torch.rand(()) < self.p else sample
+
+
+def short_side_or_crop(
+    short_sides: Sequence[int],
+    max_long_side: int,
+    crop_short_sides: Sequence[int],
+    crop_range: tuple[int, int],
+) -> Transform:
+    """The official Swin detection policy (from DETR): with equal chance one of two ways to a random scale.
+
+    | branch | steps |
+    |---|---|
+    | resize | short side from `short_sides` |
+    | crop | short side from `crop_short_sides`, random crop of `crop_range`, short side from `short_sides` |
+
+    The official values are short sides 480, 512, ..., 800, long side 1333, crop short sides 400, 500, 600 and a crop
+    range of (384, 600).
+
+    Args:
+        short_sides: Candidates for the final short side, in pixels.
+        max_long_side: Most pixels of the longer side after any resize.
+        crop_short_sides: Candidates for the short side before the crop.
+        crop_range: Fewest and most pixels of each side of the crop.
+
+    Returns:
+        The transform.
+
+    Raises:
+        ConfigError: A list is empty, a size is not positive, or a range is reversed.
+    """
+    resize_only = RandomShortSide(short_sides, max_long_side)
+    crop_first = Compose([RandomShortSide(crop_short_sides, max_long_side), RandomCrop(*crop_range), resize_only])
+    policy: Transform = RandomChoice([resize_only, crop_first])
+    return policy
+
+
+def _randint(low: int, high: int) -> int:
+    """A uniform integer of low..high, both included."""
+    return int(torch.randint(low, high + 1, ()))
+
+
+def _check_sides(short_sides: Sequence[int], max_long_side: int) -> None:
+    """Refuses limits that no image can meet, and caps that would never let the short side be reached."""
+    if not short_sides or min(short_sides) < 1:
+        raise ConfigError(f"resize: short sides must be a non-empty list of positive pixels, got {list(short_sides)}")
+    if max_long_side < max(short_sides):
+        raise ConfigError(f"resize: the long-side cap {max_long_side} is below the short side {max(short_sides)}")

@@ -1,0 +1,89 @@
+"""Loaders: the same batches with any number of workers, and a check that an interrupted epoch can be continued."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Compose
+
+from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
+from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
+from swin_dense.data.samples import Batch, Instances, Sample
+from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide, short_side_or_crop
+from swin_dense.errors import TrainingError
+
+SIZES = np.array([(40, 60), (60, 40)] * 5)
+TRAINING = Compose([short_side_or_crop((32, 48), 90, (40, 50), (20, 40)), RandomHorizontalFlip()])
+
+
+class Noise:
+    """Ten images of noise with one instance each; pickles, so that workers may be spawned."""
+
+    def __len__(self) -> int:
+        return len(SIZES)
+
+    def __getitem__(self, index: int) -> Sample:
+        height, width = SIZES[index].tolist()
+        image = torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(index))
+        instances = Instances(
+            boxes=tv_tensors.BoundingBoxes([[5.0, 5.0, 35.0, 35.0]], format="XYXY", canvas_size=(height, width)),
+            masks=tv_tensors.Mask(torch.ones(1, height, width, dtype=torch.bool)),
+            labels=torch.tensor([index]),
+            crowd=torch.tensor([False]),
+        )
+        return Sample(tv_tensors.Image(image.to(torch.uint8)), index, f"{index}.png", (height, width), instances)
+
+
+def training(num_workers: int, epoch: int = 2, start: int = 0, seed: int = 5) -> ResumableLoader:
+    sampler = TrainBatchSampler(SIZES, 2, seed)
+    return train_loader(Noise(), TRAINING, sampler, lambda: (epoch, start), num_workers=num_workers, size_divisor=32)
+
+
+def assert_equal(ours: list[Batch], theirs: list[Batch]) -> None:
+    assert [batch.image_ids for batch in ours] == [batch.image_ids for batch in theirs]
+    assert [batch.sizes for batch in ours] == [batch.sizes for batch in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one.images, other.images)
+        for instances, others in zip(one.instances or (), other.instances or (), strict=True):
+            assert torch.equal(instances.boxes, others.boxes) and torch.equal(instances.masks, others.masks)
+            assert instances.boxes.canvas_size == others.boxes.canvas_size
+
+
+def test_batches_are_the_same_with_any_number_of_workers_and_from_any_start() -> None:
+    whole = list(training(num_workers=0))
+    assert len(whole) == 5 and len({batch.images.shape for batch in whole}) > 1
+    workers = training(num_workers=2)
+    assert_equal(list(workers), whole)
+    assert_equal(list(workers), whole)  # its workers persist
+    assert_equal(list(training(num_workers=0, start=3)), whole[3:])
+
+
+def test_another_epoch_looks_different() -> None:
+    first, second = (next(iter(training(num_workers=0, epoch=epoch))) for epoch in (0, 1))
+    assert first.image_ids != second.image_ids
+
+
+def test_loading_leaves_the_training_randomness_alone() -> None:
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    list(training(num_workers=0))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_interrupted_epoch_is_continued_only_with_the_same_batches() -> None:
+    state = training(num_workers=0).state_dict()
+    training(num_workers=2).load_state_dict(state)
+    with pytest.raises(TrainingError, match="seed was 5, is 6"):
+        training(num_workers=0, seed=6).load_state_dict(state)
+
+
+def test_evaluation_is_in_order_without_instances_and_never_repeats() -> None:
+    loader = evaluation_loader(
+        Noise(), ResizeShortSide(20, 40), EvaluationSampler(10), batch_size=4, num_workers=0, size_divisor=32
+    )
+    batches = list(loader)
+    assert [batch.image_ids for batch in batches] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
+    assert all(batch.instances is None for batch in batches)
+    assert batches[0].sizes[:2] == ((20, 30), (30, 20)) and batches[0].original_sizes[0] == (40, 60)
