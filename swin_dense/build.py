@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,13 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from torchvision.transforms.v2 import functional as image_functional
+from torchvision.transforms.v2 import Compose
 
 from swin_dense.config import AugmentationConfig, DetectionConfig
 from swin_dense.data.coco import read_json
 from swin_dense.data.datamodules import CocoDataModule
-from swin_dense.data.samples import Batch, Detections
+from swin_dense.data.samples import Detections
 from swin_dense.data.transforms import (
-    Compose,
     RandomHorizontalFlip,
     RandomShortSide,
     ResizeShortSide,
@@ -33,7 +33,7 @@ from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.training import DetectorModule
 from swin_dense.training.callbacks import ProgressLines, ResumePoint, ValidationPictures
 from swin_dense.training.loggers import MetricsTable
-from swin_dense.visualize import draw_detections, save_picture
+from swin_dense.visualize import draw_comparison, save_picture
 
 QUIET: dict[str, Any] = {"enable_model_summary": False, "enable_progress_bar": sys.stderr.isatty()}
 """Lightning's own summary of thousands of modules helps nobody."""
@@ -56,7 +56,8 @@ def train_transform(augmentation: AugmentationConfig) -> Transform:
         resize = short_side_or_crop(
             augmentation.short_sides, augmentation.max_long_side, augmentation.crop_short_sides, augmentation.crop_range
         )
-    return Compose([resize, RandomHorizontalFlip(augmentation.flip_probability)])
+    transform: Transform = Compose([resize, RandomHorizontalFlip(augmentation.flip_probability)])
+    return transform
 
 
 def test_transform(augmentation: AugmentationConfig) -> Transform:
@@ -141,14 +142,14 @@ def evaluation_trainer(precision: str, devices: int | str = "auto") -> Trainer:
 
 
 def training_trainer(
-    config: DetectionConfig, run: Path, class_names: Sequence[str], devices: int | str = "auto", resumed_step: int = 0
+    config: DetectionConfig, data: CocoDataModule, run: Path, devices: int | str = "auto", resumed_step: int = 0
 ) -> Trainer:
     """The trainer of a config with everything that fills its run folder.
 
     Args:
         config: Its `training`, `schedule.epochs` and `score_metric`.
+        data: Set up; gives images and ground truth to the pictures.
         run: The run folder.
-        class_names: For the pictures.
         devices: Number of devices of this node, or "auto" for all.
         resumed_step: Step of the checkpoint that the run continues from.
 
@@ -165,7 +166,7 @@ def training_trainer(
             enable_version_counter=False,
         ),
         ResumePoint(run / "last.ckpt", training.checkpoint_every),
-        ValidationPictures(run / "pictures", training.pictures, partial(_draw_validation, class_names=class_names)),
+        ValidationPictures(run / "pictures", training.pictures, partial(_draw_validation, data)),
         *(_progress_bar() or [ProgressLines(training.log_every)]),
     ]
     if training.ema_decay is not None:
@@ -185,9 +186,19 @@ def training_trainer(
     )
 
 
+def _quiet_lightning() -> None:
+    """Leaves out what Lightning says about its other products, and about what we do on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in ("Checkpoint directory .* exists and is not empty", ".*LeafSpec.* is deprecated", ".*num_workers"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def _placement(precision: str, devices: int | str) -> dict[str, Any]:
+    _quiet_lightning()
     if precision not in PRECISIONS:
         raise ConfigError(f'training.precision: unknown "{precision}"; {nearest(precision, PRECISIONS)}')
+    if precision == "16" and not torch.cuda.is_available():
+        raise ConfigError("training.precision is 16, which needs a CUDA device: pass --set training.precision=32")
     return {
         "precision": PRECISIONS[precision],
         "devices": devices,
@@ -202,10 +213,9 @@ def _progress_bar() -> list[Callback]:
     return [RichProgressBar(leave=True, console_kwargs={"stderr": True})] if sys.stderr.isatty() else []
 
 
-def _draw_validation(
-    batch: Batch, position: int, detections: Detections, path: Path, class_names: Sequence[str]
-) -> None:
+def _draw_validation(data: CocoDataModule, image_id: int, detections: Detections, path: Path) -> None:
     """Ground truth beside prediction, on the image as it is on disk."""
-    height, width = batch.sizes[position]
-    image = image_functional.resize(batch.images[position, :, :height, :width], list(batch.original_sizes[position]))
-    save_picture(path, draw_detections(image.cpu(), detections, class_names))
+    assert data.val_dataset is not None
+    sample = data.val_dataset[data.val_image_ids.index(image_id)]
+    assert sample.instances is not None
+    save_picture(path, draw_comparison(sample.image, sample.instances, detections, data.class_names))

@@ -1,12 +1,11 @@
 """The command line. Each command imports what it needs when it runs, so that `--help` and errors come at once.
 
-Results go to stdout, everything else to stderr; with `--json`, stdout holds one JSON object. Errors that a user can mend
-are printed without a traceback, and the exit status is 2.
+Results go to stdout, everything else to stderr; with `--json`, stdout holds one JSON object. Errors that a user can
+mend are printed without a traceback, and the exit status is 2.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,14 +115,9 @@ def evaluate(
         )
     else:
         raise ConfigError("evaluate takes either CONFIG --weights FILE, or --gt FILE --predictions FILE")
-    if as_json:
-        print(json.dumps(scores))
-        return
-    from swin_dense.report import ap_table, per_class_table
+    from swin_dense.report import ap_table, per_class_table, print_report
 
-    console = Console()
-    console.print(ap_table(scores))
-    console.print(per_class_table(scores))
+    print_report(scores, ap_table(scores), per_class_table(scores), as_json=as_json)
 
 
 @app.command()
@@ -166,13 +160,10 @@ def stats(
     settings = _load(Path(model), None, overrides) if model.endswith(".py") else None
     from swin_dense import workflows
 
-    sizes = workflows.stats(settings or model, height, width)
-    if as_json:
-        print(json.dumps(sizes.to_dict()))
-        return
-    from swin_dense.report import stats_table
+    sizes = workflows.stats(settings or model, height, width).to_dict()
+    from swin_dense.report import print_report, stats_table
 
-    Console().print(stats_table(sizes.to_dict(), title=f"{model} at {height}x{width}"))
+    print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)
 
 
 @app.command("check-data")
@@ -187,30 +178,25 @@ def check_data(
     if (config is None) == (coco is None):
         raise ConfigError("check-data takes either CONFIG or --coco FILE")
     from swin_dense.data.check import check_coco
-    from swin_dense.report import check_tables
+    from swin_dense.report import check_tables, print_report
 
-    pairs = [(coco, images)] if coco else _splits(_load(_given(config), data, None))
-    reports = [check_coco(annotations, folder, progress=_progress) for annotations, folder in pairs]
-    if as_json:
-        print(json.dumps([report.to_dict() for report in reports] if coco is None else reports[0].to_dict()))
-    else:
-        for report in reports:
-            Console().print(*check_tables(report.to_dict()), sep="\n")
-    sys.exit(0 if all(report.ok for report in reports) else 1)
+    pairs = {"coco": (coco, images)} if coco else _splits(_load(_given(config), data, None))
+    reports = {split: check_coco(*files, progress=_progress) for split, files in pairs.items()}
+    records = {split: report.to_dict() for split, report in reports.items()}
+    tables = [table for record in records.values() for table in check_tables(record)]
+    print_report(records.get("coco", records), *tables, as_json=as_json)
+    sys.exit(0 if all(report.ok for report in reports.values()) else 1)
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Examines this installation, and exits with status 1 if something would fail."""
     from swin_dense.doctor import examine
+    from swin_dense.report import doctor_tables, print_report
 
     diagnosis = examine()
-    if as_json:
-        print(json.dumps(diagnosis.to_dict()))
-    else:
-        from swin_dense.report import doctor_tables
-
-        Console().print(*doctor_tables(diagnosis.to_dict()), sep="\n")
+    record = diagnosis.to_dict()
+    print_report(record, *doctor_tables(record), as_json=as_json)
     sys.exit(0 if diagnosis.ok else 1)
 
 
@@ -245,9 +231,9 @@ def _run_config(run: Path | None) -> Path:
     return path
 
 
-def _splits(settings: Any) -> list[tuple[Path, Path]]:
-    root = Path(settings.data.root)
-    return [(root / split.annotations, root / split.images) for split in (settings.data.train, settings.data.val)]
+def _splits(settings: Any) -> dict[str, tuple[Path, Path]]:
+    root, splits = Path(settings.data.root), {"train": settings.data.train, "val": settings.data.val}
+    return {name: (root / split.annotations, root / split.images) for name, split in splits.items()}
 
 
 def _device_count(text: str) -> int | str:
@@ -278,3 +264,7 @@ next:
   swin-dense evaluate {run}/config.py --weights {run}/weights.safetensors
   swin-dense predict {run}/config.py IMAGE_OR_FOLDER --weights {run}/weights.safetensors --output outputs
   swin-dense train configs/detection/mask-rcnn_swin-t_fpn_1x_coco.py --data YOUR_COCO_FOLDER""")
+
+
+if __name__ == "__main__":
+    main()

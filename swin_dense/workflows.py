@@ -22,6 +22,7 @@ from swin_dense.backbones import create_backbone
 from swin_dense.config import DetectionConfig, config_text, load_config
 from swin_dense.data.folder import ImageFiles
 from swin_dense.data.loaders import evaluation_loader
+from swin_dense.data.samplers import EvaluationSampler
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, TrainingError, WeightsError
 from swin_dense.metrics import CocoResults
@@ -31,7 +32,8 @@ from swin_dense.report import ap_table
 from swin_dense.stats import ModelStats, model_stats
 from swin_dense.training import DetectorModule
 from swin_dense.visualize import draw_curves, draw_detections, save_picture
-from swin_dense.weights import load_weights, read_metadata, read_weights, save_weights
+from swin_dense.weights import load_weights, save_weights
+from swin_dense.weights.metadata import read_metadata
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 DEMO_CONFIG = CONFIGS / "demo" / "mask-rcnn_swin-nano_shapes.py"
@@ -93,7 +95,7 @@ def train(
         console.print(load_weights(_network(module), weights, ignore=ignore).summary(), highlight=False)
     if not resume:
         _open_run(run, config)
-    trainer = build.training_trainer(config, run, data.class_names, devices, resumed_step)
+    trainer = build.training_trainer(config, data, run, devices, resumed_step)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
@@ -176,7 +178,7 @@ def predict(
     loader = evaluation_loader(
         files,
         build.test_transform(config.augmentation),
-        range(len(files)),
+        EvaluationSampler(len(files)),
         batch_size=batch_size,
         num_workers=config.data.num_workers,
         size_divisor=config.data.size_divisor,
@@ -259,7 +261,7 @@ def _network(module: DetectorModule) -> torch.nn.Module:
 
 def _open_run(run: Path, config: DetectionConfig) -> None:
     """Writes down what is run, on the first process; the others may come before or after."""
-    if rank_zero_only.rank != 0:
+    if getattr(rank_zero_only, "rank", 0) != 0:
         return
     if run.exists() and any(run.iterdir()):
         raise TrainingError(
@@ -287,7 +289,7 @@ def _checkpoint_step(path: Path) -> int:
 
 def _write_weights(run: Path, config: DetectionConfig, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
     """The best weights without optimizer state, and what is needed to use them."""
-    tensors, _ = read_weights(run / "best.ckpt")
+    tensors = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     network = {name.removeprefix(NETWORK): value for name, value in tensors.items() if name.startswith(NETWORK)}
     metadata = {
         "swin_dense_version": version("swin-dense"),

@@ -7,7 +7,7 @@ images, N objects of an image, K classes, (H, W) pixels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class OpenMMLabDetector(nn.Module):
         self.num_classes = num_classes
         self.network = build_network(model, num_classes)
         self.has_masks = bool(self.network.with_mask)
+        if self.network.with_neck:
+            self.network.neck.register_forward_hook(_in_float32)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term of a batch.
@@ -100,20 +102,29 @@ def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     Raises:
         ConfigError: A part is unknown, or does not fit.
     """
+    from mmengine.config import ConfigDict
+    from mmengine.registry import DefaultScope
+
     registry = mmdet_models()
-    model = copy.deepcopy(dict(model))
-    if not _set_class_count(model, num_classes):
+    parts = copy.deepcopy(dict(model))
+    if not _set_class_count(parts, num_classes):
         raise ConfigError('model: no head has "num_classes"; set it to any value, the data set\'s is filled in')
-    _refuse_downloads(model, "model")
-    _match_channel_order(model)
-    _fill_in_channels(model, registry)
-    _check_types(model, registry, "model")
+    _refuse_downloads(parts, "model")
+    _match_channel_order(parts)
+    _fill_in_channels(parts, registry)
+    _check_types(parts, registry, "model")
     try:
-        network = registry.build(model)
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            network = registry.build(ConfigDict(parts))
+            network.init_weights()
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(f"model: mmdet cannot build it: {error}") from error
-    network.init_weights()
     return network
+
+
+def _in_float32(neck: nn.Module, inputs: Any, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Mmdet's RoI extractor rounds boxes to the type of the maps; in bfloat16 that would be to 8 pixels beyond 1024."""
+    return tuple(one.float() for one in maps)
 
 
 def _set_class_count(model: Any, num_classes: int) -> int:

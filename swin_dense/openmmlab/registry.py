@@ -22,7 +22,10 @@ def mmdet_models() -> Any:
     install()
     import mmdet.models  # noqa: F401  (importing it fills the registry)
     from mmdet.registry import MODELS
+    from mmengine.logging import MMLogger
 
+    # It would print two lines for every parameter that it initialises.
+    MMLogger.get_current_instance().setLevel("WARNING")
     MODELS.register_module(name=BACKBONE, module=_backbone)
     return MODELS
 

@@ -36,8 +36,11 @@ class Metric(Protocol):
     def update(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
         """Takes the detections of some images."""
 
-    def compute(self) -> Mapping[str, Mapping[str, Any]]:
+    def compute(self) -> dict[str, dict[str, Any]]:
         """Figures by kind, for instance {"bbox": {"AP": 0.41, ...}}; the same on every rank."""
+
+    def results(self) -> list[dict[str, Any]]:
+        """Every detection as a row of a result file."""
 
     def reset(self) -> None:
         """Forgets every detection."""

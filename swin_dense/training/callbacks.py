@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
 import threading
@@ -57,7 +58,7 @@ class ResumePoint(Callback):
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop or trainer.global_step % self.every_steps == 0:
-            trainer.save_checkpoint(self.path)
+            self._save(trainer)
         if stop:
             raise TrainingInterrupted(
                 f"stopped at step {trainer.global_step}; continue with: swin-dense train --resume {self.path.parent}"
@@ -65,13 +66,16 @@ class ResumePoint(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves at the end of every epoch, after its validation."""
-        trainer.save_checkpoint(self.path)
+        self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self._asked_to_stop:
@@ -83,13 +87,13 @@ class ResumePoint(Callback):
 class ValidationPictures(Callback):
     """Draws the predictions for the first validation images, anew at every validation."""
 
-    def __init__(self, folder: Path, count: int, draw: Callable[[Batch, int, Detections, Path], None]) -> None:
+    def __init__(self, folder: Path, count: int, draw: Callable[[int, Detections, Path], None]) -> None:
         """Sets up.
 
         Args:
             folder: Where the pictures go.
             count: How many images are drawn.
-            draw: Draws one image: gets the batch, the position in it, its detections, and the file to write.
+            draw: Draws one image: gets its id, its detections, and the file to write.
         """
         self.folder = folder
         self.count = count
@@ -112,8 +116,9 @@ class ValidationPictures(Callback):
         """Draws what is still to be drawn of this batch."""
         if not trainer.is_global_zero:
             return
-        for position, detections in enumerate(outputs[: self.count - self._drawn]):
-            self.draw(batch, position, detections, self.folder / f"{Path(batch.file_names[position]).stem}.png")
+        images = zip(batch.image_ids, batch.file_names, outputs["detections"], strict=True)
+        for image_id, file_name, detections in itertools.islice(images, self.count - self._drawn):
+            self.draw(image_id, detections, self.folder / f"{Path(file_name).stem}.png")
             self._drawn += 1
 
 

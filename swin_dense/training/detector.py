@@ -73,7 +73,7 @@ class DetectorModule(LightningModule):
         }
         self.epochs = epochs
         self.seed = seed
-        self.scores: Mapping[str, Mapping[str, Any]] = {}
+        self.scores: dict[str, dict[str, Any]] = {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Ties dropout, drop path and the heads' sampling to the place of the step in the training."""
@@ -105,7 +105,7 @@ class DetectorModule(LightningModule):
         """Forgets what an interrupted validation may have left."""
         self.metric.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[Detections]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Detections]]:
         """Predicts a batch and hands it to the metric.
 
         Args:
@@ -113,11 +113,11 @@ class DetectorModule(LightningModule):
             batch_idx: Position in the validation set.
 
         Returns:
-            The detections, for callbacks that draw them.
+            {"detections": one per image}, for callbacks that draw them.
         """
         detections = cast(Detector, self.detector).predict(batch)
         self.metric.update(batch.image_ids, detections)
-        return detections
+        return {"detections": detections}
 
     def on_validation_epoch_end(self) -> None:
         """Scores what every rank has predicted and logs the figures, which are the same on every rank."""

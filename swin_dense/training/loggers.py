@@ -42,7 +42,7 @@ class MetricsTable(Logger):
         """A run folder holds one run."""
         return ""
 
-    @rank_zero_only  # type: ignore[untyped-decorator]  # Lightning's decorators have no types
+    @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds the figures of a step to its row.
 
@@ -55,11 +55,11 @@ class MetricsTable(Logger):
         else:
             self._rows.append({"step": step, **metrics})
 
-    @rank_zero_only  # type: ignore[untyped-decorator]  # Lightning's decorators have no types
+    @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: the run folder holds the whole config."""
 
-    @rank_zero_only  # type: ignore[untyped-decorator]  # Lightning's decorators have no types
+    @rank_zero_only
     def save(self) -> None:
         """Writes the whole table; a reader never sees half of it."""
         columns = list(dict.fromkeys(["step", "epoch", *(name for row in self._rows for name in row)]))
@@ -70,7 +70,7 @@ class MetricsTable(Logger):
             writer.writerows(self._rows)
         os.replace(partial, self.path)
 
-    @rank_zero_only  # type: ignore[untyped-decorator]  # Lightning's decorators have no types
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Writes what is not written yet.
 

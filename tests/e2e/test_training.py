@@ -1,0 +1,239 @@
+"""A training from the command line: what it leaves, how it resumes, and how it stops."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from swin_dense.cli import main
+from swin_dense.data.shapes import write_shapes
+from swin_dense.training import DetectorModule
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG = REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
+SHORT = [
+    "data.batch_size=2",
+    "data.eval_batch_size=2",
+    "augmentation.short_sides=[64, 96]",
+    "augmentation.max_long_side=96",
+    "augmentation.test_short_side=64",
+    "augmentation.test_max_long_side=64",
+    "schedule.epochs=2",
+    "schedule.milestones=[1]",
+    "schedule.warmup_steps=2",
+    "training.validate_every=1",
+    "training.log_every=1",
+    "training.pictures=2",
+    "model.test_cfg.rcnn.score_thr=0.0",
+    "model.backbone.drop_path_rate=0.2",
+]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, val=5, size=96)
+
+
+def arguments(shapes: Path, run: Path, *overrides: str) -> list[str]:
+    sets = [word for override in (*SHORT, *overrides) for word in ("--set", override)]
+    return ["train", str(CONFIG), "--data", str(shapes), "--run", str(run), *sets]
+
+
+def command(*words: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def losses(run: Path) -> list[tuple[str, ...]]:
+    """Every training figure of every step, as written."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [name for name in rows[0] if name.startswith("train/")]
+    return [(row["step"], *(row[name] for name in names)) for row in rows if row["train/loss"]]
+
+
+@pytest.fixture(scope="module")
+def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert command(*arguments(shapes, run)) == 0
+    return run
+
+
+def test_the_run_folder_holds_all_that_is_promised(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    expected = {"config.py", "run.json", "metrics.csv", "last.ckpt", "best.ckpt", "weights.safetensors", "curves.png"}
+    assert expected <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert len(list((finished / "pictures").glob("*.png"))) == 2
+    facts = json.loads((finished / "run.json").read_text())
+    assert facts["seed"] == 0
+    assert facts["versions"]["torch"] == torch.__version__
+    assert len(losses(finished)) == 8
+    assert all(np.isfinite(float(value)) for row in losses(finished) for value in row)
+
+
+def test_evaluate_gives_the_score_of_the_best_validation(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "predictions.json"
+    weights = str(finished / "weights.safetensors")
+    config = str(finished / "config.py")
+    assert command("evaluate", config, "--weights", weights, "--predictions", str(written), "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    with (finished / "metrics.csv").open(newline="") as file:
+        best = max(float(row["val/bbox_AP"]) for row in csv.DictReader(file) if row["val/bbox_AP"])
+    assert scores["bbox"]["AP"] == pytest.approx(best, abs=1e-7)
+    truth = _value(config, "data.root") + "/annotations/instances_val.json"
+    for engine in ("faster-coco-eval", "pycocotools"):
+        assert command("evaluate", "--gt", truth, "--predictions", str(written), "--engine", engine, "--json") == 0
+        again = json.loads(capsys.readouterr().out)
+        assert {kind: figures["AP"] for kind, figures in again.items()} == pytest.approx(
+            {kind: figures["AP"] for kind, figures in scores.items()}, abs=1e-12
+        )
+
+
+def _value(config: str, key: str) -> str:
+    from swin_dense.config import load_config
+
+    value: Any = load_config(config)
+    for name in key.split("."):
+        value = getattr(value, name)
+    return str(value)
+
+
+def test_predict_writes_pictures_and_coco_results(
+    finished: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = shapes / "images" / "val"
+    weights = ["--weights", str(finished / "weights.safetensors")]
+    for batch_size in ("1", "3"):
+        output = str(tmp_path / batch_size)
+        assert (
+            command(
+                "predict",
+                str(finished / "config.py"),
+                str(images),
+                *weights,
+                "--output",
+                output,
+                "--batch-size",
+                batch_size,
+            )
+            == 0
+        )
+    rows, batched = (json.loads((tmp_path / size / "predictions.json").read_text()) for size in ("1", "3"))
+    assert len(rows) == len(batched) > 0
+    assert {row["category"] for row in rows} <= {"circle", "square", "triangle", "star", "ring", "cross"}
+    for row in rows:
+        width, height = Image.open(row["file_name"]).size
+        assert row["segmentation"]["size"] == [height, width]
+        assert 0 <= row["bbox"][0] <= row["bbox"][0] + row["bbox"][2] <= width
+    assert len(list((tmp_path / "1").glob("*.png"))) == 5
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("training.accumulate=2", "training.ema_decay=0.9", "data.num_workers=1")], ids=["plain", "ema"]
+)
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    finished: Path,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: tuple[str, ...],
+) -> None:
+    whole = finished
+    if overrides:
+        whole = tmp_path / "whole"
+        assert command(*arguments(shapes, whole, *overrides)) == 0
+    interrupted = tmp_path / "interrupted"
+    step = DetectorModule.training_step
+
+    def step_with_a_signal(self: DetectorModule, batch: Any, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx) == (0, 1):
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectorModule, "training_step", step_with_a_signal)
+        assert command(*arguments(shapes, interrupted, *overrides)) == 130
+    assert f"--resume {interrupted}" in capsys.readouterr().err
+    assert not (interrupted / "best.ckpt").exists()
+    assert command("train", "--resume", str(interrupted)) == 0
+    assert losses(interrupted) == losses(whole)
+    first, second = (load_file(run / "weights.safetensors") for run in (whole, interrupted))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_folder_is_never_overwritten(finished: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "weights.safetensors").read_bytes()
+    assert command(*arguments(shapes, finished)) == 2
+    assert "holds an earlier run" in capsys.readouterr().err
+    assert (finished / "weights.safetensors").read_bytes() == before
+
+
+def test_a_loss_that_explodes_stops_with_the_images(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*arguments(shapes, tmp_path / "run", "optimizer.learning_rate=1e30", "schedule.warmup_steps=0")) == 2
+    message = capsys.readouterr().err
+    assert "the loss is not finite" in message
+    assert ".jpg" in message
+    assert "Traceback" not in message
+
+
+def test_weights_of_other_classes_are_refused_and_ignored_on_request(
+    finished: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few"
+    (few / "annotations").mkdir(parents=True)
+    (few / "images").symlink_to(shapes / "images")
+    for split in ("train", "val"):
+        content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text())
+        content["categories"] = content["categories"][:3]
+        content["annotations"] = [one for one in content["annotations"] if one["category_id"] <= 3]
+        (few / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    start = ["--weights", str(finished / "weights.safetensors"), "--set", "schedule.epochs=1"]
+    assert command(*arguments(few, tmp_path / "run"), *start) == 2
+    assert "fc_cls" in capsys.readouterr().err
+    heads = [word for name in ("fc_cls", "fc_reg") for word in ("--ignore", f"roi_head.bbox_head.{name}")]
+    heads += ["--ignore", "roi_head.mask_head.conv_logits"]
+    assert command(*arguments(few, tmp_path / "run"), *start, *heads) == 0
+    assert command("evaluate", str(finished / "config.py"), "--data", str(few), *start[:2]) == 2
+    assert "was trained on circle" in capsys.readouterr().err
+
+
+def test_two_processes_train_together_and_score_as_one(finished: Path, shapes: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        environment = {"OMP_NUM_THREADS": "1"}
+        program = [sys.executable, str(REPOSITORY / "tools" / f"{words[0]}.py")]
+        done = subprocess.run(
+            [*program, *words[1:]], capture_output=True, text=True, env={**_environment(), **environment}, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(*arguments(shapes, tmp_path / "run", "schedule.epochs=1"), "--devices", "2")
+    weights = str(tmp_path / "run" / "weights.safetensors")
+    score = ["evaluate", str(tmp_path / "run" / "config.py"), "--weights", weights, "--json", "--devices"]
+    assert json.loads(run(*score, "2")) == json.loads(run(*score, "1"))
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return dict(os.environ)

@@ -1,0 +1,7 @@
+"""Finds objects in images: the same as `swin-dense predict`."""
+
+import sys
+
+from swin_dense.cli import main
+
+main(["predict", *sys.argv[1:]])
