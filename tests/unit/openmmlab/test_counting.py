@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from swin_dense.backbones import create_backbone
 from swin_dense.openmmlab.counting import run_detector
-from swin_dense.openmmlab.registry import mmdet_models
+from swin_dense.openmmlab.registry import BACKBONE, mmdet_models
 from swin_dense.stats import ModelStats, model_stats
 
 SWIN_TINY = {"embed_dims": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
@@ -39,10 +41,14 @@ def packaged_model(path: str) -> Any:
 
 
 def detector(path: str, backbone: dict[str, Any], outputs: tuple[int, ...] = (0, 1, 2, 3)) -> Any:
-    """A packaged detector on mmdet's own Swin."""
+    """A packaged detector on mmdet's own Swin, or on ours where a variant is named."""
     model = copy.deepcopy(packaged_model(path))
-    model.backbone = {"type": "SwinTransformer", "window_size": 7, "out_indices": outputs, **backbone}
-    model.neck.in_channels = [backbone["embed_dims"] * 2**i for i in outputs]
+    if "variant" in backbone:
+        model.backbone = {"type": BACKBONE, "out_indices": outputs, **backbone}
+    else:
+        model.backbone = {"type": "SwinTransformer", "window_size": 7, "out_indices": outputs, **backbone}
+    width = backbone.get("embed_dims", 96)
+    model.neck.in_channels = [width * 2**i for i in outputs]
     model.neck.start_level = 0
     if path == CASCADE:
         for head in model.roi_head.bbox_head:
@@ -57,6 +63,8 @@ def stats_at_1280x800(network: Any) -> ModelStats:
 @pytest.mark.parametrize(
     ("path", "backbone", "million_params", "billion_macs"),
     [
+        pytest.param(MASK_RCNN, {"variant": "swin_tiny"}, 48, 267, id="Mask R-CNN on our Swin-T"),
+        pytest.param(MASK_RCNN, {"variant": "swin_small"}, 69, 359, id="Mask R-CNN on our Swin-S"),
         pytest.param(MASK_RCNN, SWIN_TINY, 48, 267, id="Mask R-CNN Swin-T"),
         pytest.param(MASK_RCNN, SWIN_SMALL, 69, 359, id="Mask R-CNN Swin-S"),
         pytest.param(CASCADE, SWIN_TINY, 86, 745, id="Cascade Mask R-CNN Swin-T"),
@@ -72,6 +80,22 @@ def test_published_sizes_are_met(
     assert stats.macs / 1e9 == pytest.approx(billion_macs, rel=0.005)
     assert sum(part.macs for part in stats.parts.values()) == stats.macs
     assert sum(part.params for part in stats.parts.values()) == stats.params
+
+
+def test_a_backbone_counts_what_the_paper_says() -> None:
+    """Patch embedding, equation 2 of the Swin paper plus the MLP for each block, patch merging; Table 1 says 4.5 G."""
+    tokens, width, expected = 56 * 56, 96, 56 * 56 * 48 * 96
+    for depth in (2, 2, 6, 2):
+        attention = 4 * tokens * width**2 + 2 * 7**2 * tokens * width
+        mlp = 2 * tokens * width * 4 * width
+        expected += depth * (attention + mlp)
+        if width < 768:  # merging four tokens of width C into one of 2C, then on with a quarter of the tokens
+            expected += tokens // 4 * (4 * width) * (2 * width)
+            tokens, width = tokens // 4, 2 * width
+    backbone = create_backbone("swin_tiny")
+    stats = model_stats(backbone, lambda model: model(torch.empty(1, 3, 224, 224, device=model.norm0.weight.device)))
+    assert stats.macs == expected
+    assert round(expected / 1e9, 1) == 4.5
 
 
 def test_a_one_stage_detector_is_its_backbone_neck_and_head() -> None:
