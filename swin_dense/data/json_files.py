@@ -29,17 +29,26 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
     Raises:
         DataError: The file is missing, unreadable, or no JSON.
     """
-    content = _read_bytes(Path(path))
+    text = _read_text(Path(path))
     was_enabled = gc.isenabled()
     gc.disable()  # millions of new objects set off full collections again and again, and there are no cycles to find
     try:
-        return json.loads(content, object_hook=object_hook)
+        return json.loads(text, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
-        hint = "; this looks like XML (Pascal VOC?), convert it to COCO" if content.lstrip()[:1] == b"<" else ""
+        hint = "; this looks like XML (Pascal VOC?), convert it to COCO" if text[:99].lstrip()[:1] == "<" else ""
         raise DataError(f"{path}: not a JSON file ({error}){hint}") from error
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _read_text(path: Path) -> str:
+    """Text of a file or of a member of a zip file; the bytes, half a gigabyte for COCO, are gone when it returns."""
+    content = _read_bytes(path)
+    try:
+        return content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a JSON file ({error})") from error
 
 
 def _read_bytes(path: Path) -> bytes:

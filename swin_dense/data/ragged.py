@@ -77,6 +77,11 @@ class Ragged:
         """One row of `from_bytes` as the text it was encoded from (UTF-8)."""
         return self[row].tobytes().decode("utf-8", "surrogatepass")
 
+    def byte_strings(self) -> list[bytes]:
+        """All rows of `from_bytes`, as Python objects: quicker than one by one."""
+        joined, offsets = self.values.numpy().tobytes(), self.offsets.tolist()
+        return [joined[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+
     def find(self, text: bytes) -> int | None:
         """Row that holds these bytes, by bisection.
 

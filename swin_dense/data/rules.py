@@ -110,8 +110,8 @@ def _duplicates(annotations: CocoAnnotations) -> Iterator[Problem]:
     for name, count in _repeated(annotations.class_names):
         message = f"{count} categories are named {name!r}"
         yield Problem("duplicate-category-name", file, message, "give each category its own name")
-    for name, count in _repeated(map(annotations.file_names.text, range(len(annotations.file_names)))):
-        message = f"{count} images have the file {name!r}"
+    for file_name, count in _repeated(annotations.file_names.byte_strings()):
+        message = f"{count} images have the file {file_name.decode('utf-8', 'replace')!r}"
         yield Problem("duplicate-file-name", file, message, "list each file once", severity="warning")
 
 
@@ -124,8 +124,8 @@ def _images(annotations: CocoAnnotations) -> Iterator[Problem]:
     """File names stay in their folder, and sizes are those of pictures."""
     file = str(annotations.path)
     sizes = annotations.image_sizes.tolist()
-    for row, (image_id, (height, width)) in enumerate(zip(annotations.image_ids.tolist(), sizes, strict=True)):
-        name = annotations.file_names.text(row)
+    names = [name.decode("utf-8", "replace") for name in annotations.file_names.byte_strings()]
+    for image_id, name, (height, width) in zip(annotations.image_ids.tolist(), names, sizes, strict=True):
         if escapes(name):
             fix = "name the file relative to the image folder"
             yield Problem("escaping-file-name", file, f"{name!r} leads out of the image folder", fix, image_id)
@@ -221,8 +221,7 @@ def _rles(annotations: CocoAnnotations) -> Iterator[Problem]:
     sizes = annotations.image_sizes.numpy()[annotations.images.numpy()[places]]
     misfit = np.zeros(len(annotations.ids), dtype=bool)
     misfit[places] = _any(stated != sizes)
-    counts = [annotations.rles[row].tobytes() for row in range(len(annotations.rles))]
-    _, faults = check_rles(counts, stated.prod(axis=1))
+    _, faults = check_rles(annotations.rles.byte_strings(), stated.prod(axis=1))
     faulty = {int(places[row]): fault for row, fault in faults.items()}
     malformed = np.zeros(len(annotations.ids), dtype=bool)
     malformed[list(faulty)] = True

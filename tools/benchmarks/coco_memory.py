@@ -229,10 +229,8 @@ def main() -> None:
     for row in rows:
         mean = {kind: sum(one[kind] for one in row["workers"]) // len(row["workers"]) for kind in row["parent"]}
         parent, worker = ("/".join(f"{value:5d}" for value in memory.values()) for memory in (row["parent"], mean))
-        print(
-            f"{row['way']:6s} {row['start']:6s} {row['load_s']:6.1f} {row['load_cpu_s']:6.1f} {row['peak_mb']:8d} {row['first_batch_s']:14.1f}"
-            f"    {parent}    {worker}"
-        )
+        loading = f"{row['load_s']:6.1f} {row['load_cpu_s']:6.1f} {row['peak_mb']:8d}"
+        print(f"{row['way']:6s} {row['start']:6s} {loading} {row['first_batch_s']:14.1f}    {parent}    {worker}")
 
 
 if __name__ == "__main__":
