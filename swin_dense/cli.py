@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from swin_dense.errors import ConfigError, SwinDenseError, TrainingInterrupted
+from swin_dense.errors import ConfigError, SwinDenseError, TrainingInterruptedError
 
 app = typer.Typer(
     name="swin-dense",
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     try:
         app(args=None if arguments is None else list(arguments), standalone_mode=True)
-    except TrainingInterrupted as stop:
+    except TrainingInterruptedError as stop:
         print(stop, file=sys.stderr)
         sys.exit(130)
     except SwinDenseError as error:

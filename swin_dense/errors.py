@@ -53,7 +53,7 @@ class TrainingError(SwinDenseError):
     """Training cannot go on: a non-finite loss, or a run folder that cannot be resumed."""
 
 
-class TrainingInterrupted(SwinDenseError):
+class TrainingInterruptedError(SwinDenseError):
     """A signal stopped the training after a checkpoint was written; says how to continue."""
 
 

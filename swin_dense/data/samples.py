@@ -1,7 +1,8 @@
 """The plain records that cross folder borders: one image, one batch, one image's detections.
 
-Shapes: B images in a batch, N instances in an image, (H, W) pixels. Boxes are XYXY in float pixels, labels are contiguous
-0..K-1 (the map back to category ids is kept by the data set), images stay uint8 RGB until the model normalises them.
+Shapes: B images in a batch, N instances in an image, (H, W) pixels. Boxes are XYXY in float pixels, labels are
+contiguous 0..K-1 (the data set keeps the map back to category ids), images stay uint8 RGB until the model normalises
+them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from swin_dense.data.samples import Batch, Detections
-from swin_dense.errors import TrainingInterrupted
+from swin_dense.errors import TrainingInterruptedError
 
 
 class ResumePoint(Callback):
@@ -49,7 +49,7 @@ class ResumePoint(Callback):
         """Saves when it is time to, or when a signal asked for it.
 
         Raises:
-            TrainingInterrupted: A signal asked to stop; the checkpoint is written.
+            TrainingInterruptedError: A signal asked to stop; the checkpoint is written.
         """
         done = batch_idx + 1
         if done % trainer.accumulate_grad_batches and done != trainer.num_training_batches:
@@ -60,7 +60,7 @@ class ResumePoint(Callback):
         if stop or trainer.global_step % self.every_steps == 0:
             self._save(trainer)
         if stop:
-            raise TrainingInterrupted(
+            raise TrainingInterruptedError(
                 f"stopped at step {trainer.global_step}; continue with: swin-dense train --resume {self.path.parent}"
             )
 

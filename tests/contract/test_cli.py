@@ -1,0 +1,98 @@
+"""The command line: what goes where, which status it ends with, and errors without a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from swin_dense.cli import main
+
+DEMO = str(Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py")
+
+
+def command(*words: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train",), "name a config file"),
+        (("train", "absent.py"), "absent.py: no such config file"),
+        (("train", DEMO, "--set", "data.rot=x"), 'did you mean "root"?'),
+        (("train", DEMO, "--data", "absent"), "absent/annotations/instances_val.json"),
+        (("train", DEMO, "--devices", "two"), "--devices takes a number"),
+        (("train", DEMO, "--resume", "absent"), "--resume RUN continues with the config"),
+        (("train", "--resume", "absent"), "absent is no run folder"),
+        (("evaluate", DEMO), "evaluate takes either CONFIG --weights FILE, or --gt FILE"),
+        (("evaluate", "--gt", "absent.json", "--predictions", "absent.json"), "absent.json"),
+        (("stats", "swin_tini"), "swin_tiny"),
+        (("stats", "swin_tiny", "--shape", "800"), "--shape takes HEIGHTxWIDTH"),
+        (("check-data",), "check-data takes either CONFIG or --coco FILE"),
+        (("predict", DEMO, "absent.jpg", "--weights", "absent.pth", "--output", "out"), "absent"),
+    ],
+)
+def test_an_error_is_one_message_and_status_2(
+    words: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command(*words) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stats_of_a_backbone_are_one_json_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("stats", "swin_tiny", "--shape", "224x224", "--json") == 0
+    sizes = json.loads(capsys.readouterr().out)
+    assert sizes["params"] == pytest.approx(27.5e6, rel=0.005)
+    assert sizes["macs"] == pytest.approx(4.5e9, rel=0.005)
+
+
+def test_check_data_exits_with_1_where_something_is_wrong(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coco = shared_data / "coco2017_tiny"
+    annotations = coco / "annotations" / "instances_val2017.json"
+    assert command("check-data", "--coco", str(annotations), "--images", str(coco / "val2017"), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["annotations"] == 382
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["category_id"] = 12
+    content["annotations"][5]["bbox"][2] = -1
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(content))
+    assert command("check-data", "--coco", str(broken), "--images", str(coco / "val2017")) == 1
+    printed = capsys.readouterr().out
+    for annotation in (content["annotations"][0], content["annotations"][5]):
+        assert str(annotation["id"]) in printed
+
+
+def test_help_comes_at_once_and_imports_neither_lightning_nor_mmdet() -> None:
+    program = """
+import sys
+from swin_dense.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+assert not {"torch", "lightning", "mmdet", "mmengine"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert all(
+        name in done.stdout for name in ("train", "evaluate", "predict", "stats", "check-data", "doctor", "demo")
+    )
