@@ -316,6 +316,8 @@ def _load_whole_detector(network: torch.nn.Module, weights: Path, class_names: S
 
 
 def _classes_of(weights: Path, config: DetectionConfig) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    if not weights.is_file():
+        raise WeightsError(f"there is no file {weights}")
     metadata = read_metadata(weights)
     if "class_names" in metadata:
         return tuple(json.loads(metadata["class_names"])), tuple(json.loads(metadata["category_ids"]))

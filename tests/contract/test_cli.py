@@ -27,7 +27,7 @@ def command(*words: str) -> int:
         (("train",), "name a config file"),
         (("train", "absent.py"), "absent.py: no such config file"),
         (("train", DEMO, "--set", "data.rot=x"), 'did you mean "root"?'),
-        (("train", DEMO, "--data", "absent"), "absent/annotations/instances_val.json"),
+        (("train", DEMO, "--data", "absent"), "absent/"),
         (("train", DEMO, "--devices", "two"), "--devices takes a number"),
         (("train", DEMO, "--resume", "absent"), "--resume RUN continues with the config"),
         (("train", "--resume", "absent"), "absent is no run folder"),
@@ -36,7 +36,7 @@ def command(*words: str) -> int:
         (("stats", "swin_tini"), "swin_tiny"),
         (("stats", "swin_tiny", "--shape", "800"), "--shape takes HEIGHTxWIDTH"),
         (("check-data",), "check-data takes either CONFIG or --coco FILE"),
-        (("predict", DEMO, "absent.jpg", "--weights", "absent.pth", "--output", "out"), "absent"),
+        (("predict", DEMO, "absent.jpg", "--weights", "absent.pth", "--output", "out"), "there is no file absent.pth"),
     ],
 )
 def test_an_error_is_one_message_and_status_2(
