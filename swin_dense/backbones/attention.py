@@ -93,7 +93,7 @@ class _GroupedAttention(torch.autograd.Function):
         windows, batch, length, _, heads, dim = qkv.shape
         attended = qkv.new_empty(windows, batch, length, heads, dim)
         for group, group_mask in window_groups(qkv, mask):
-            query, key, value = _per_head(qkv[group])
+            query, key, value = _scaled_heads(qkv[group])
             weights = _attention_weights(query, key, bias, group_mask)
             attended[group] = (weights @ value).transpose(2, 3)
         ctx.save_for_backward(qkv, bias, mask, attended)
@@ -103,33 +103,42 @@ class _GroupedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         qkv, bias, mask, attended = ctx.saved_tensors
-        dim = qkv.shape[-1]
         qkv_gradient, bias_gradient = torch.empty_like(qkv), torch.zeros_like(bias)
         for group, group_mask in window_groups(qkv, mask):
-            query, key, value = _per_head(qkv[group])
-            query_gradient, key_gradient, value_gradient = _per_head(qkv_gradient[group])
+            query, key, value = _scaled_heads(qkv[group])
             weights = _attention_weights(query, key, bias, group_mask)
-            output_gradient, output = gradient[group].transpose(2, 3), attended[group].transpose(2, 3)
+            output, output_gradient = (x[group].transpose(2, 3).contiguous() for x in (attended, gradient))
 
-            # The softmax's own backward needs sum(weights * their gradient), which equals sum(output * its gradient).
+            # The softmax's backward needs sum(weights * their gradient), which equals sum(output * its gradient).
             correction = (output * output_gradient).sum(-1, keepdim=True)
             score_gradient = (output_gradient @ value.transpose(-1, -2)).sub_(correction).mul_(weights)
             bias_gradient += score_gradient.sum((0, 1))
-            value_gradient.copy_(weights.transpose(-1, -2) @ output_gradient)
-            score_gradient = score_gradient.mul_(dim**-0.5)
-            query_gradient.copy_(score_gradient @ key)
+
+            query_gradient, key_gradient, value_gradient = _heads(qkv_gradient[group])
+            torch.mul(score_gradient @ key, _scale(qkv), out=query_gradient)
             key_gradient.copy_(score_gradient.transpose(-1, -2) @ query)
+            value_gradient.copy_(weights.transpose(-1, -2) @ output_gradient)
         return qkv_gradient, bias_gradient, None
 
 
-def _per_head(qkv: Tensor) -> tuple[Tensor, ...]:
+def _heads(qkv: Tensor) -> tuple[Tensor, ...]:
     """Views (W, B, N, 3, heads, D) as query, key and value, each (W, B, heads, N, D)."""
     return qkv.permute(3, 0, 1, 4, 2, 5).unbind()
 
 
+def _scaled_heads(qkv: Tensor) -> tuple[Tensor, ...]:
+    """Copies of query, key and value as `_heads` views them, the query already divided by sqrt(D)."""
+    query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).clone(memory_format=torch.contiguous_format).unbind()
+    return query.mul_(_scale(qkv)), key, value
+
+
+def _scale(qkv: Tensor) -> float:
+    return float(qkv.shape[-1] ** -0.5)
+
+
 def _attention_weights(query: Tensor, key: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over (W, B, heads, N, N) scores, in float32 at least and handed back in the type of `query`."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    """Softmax over scores (W, B, heads, N, N), taken in float32 at least and handed back in the type of `query`."""
+    scores = query @ key.transpose(-1, -2)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).add_(bias)
     if len(mask):
         scores.add_(mask[:, None, None])

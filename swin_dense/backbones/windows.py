@@ -28,7 +28,7 @@ published weights depend."""
 CACHED_PLANS = 32
 """Plans kept at most: eight batch shapes of a four-stage backbone, a few megabytes each at detection sizes."""
 
-GROUP_TOKENS = 1024
+GROUP_TOKENS = 4096
 """Tokens computed together on a CPU. Fresh large temporaries cost as much there as the arithmetic on them."""
 
 
