@@ -72,9 +72,9 @@ def train(
         raise ConfigError("name a config file, or a run folder with --resume")
     source = config if config is not None else _run_config(resume)
     settings = _load(source, data, overrides)
-    from swin_dense import workflows
+    from swin_dense.workflows import training
 
-    result = workflows.train(
+    result = training.train(
         settings,
         resume or run or Path("runs") / source.stem,
         weights=weights,
@@ -108,9 +108,9 @@ def evaluate(
         scores = evaluate_coco_files(gt, predictions, engine=engine)
     elif config is not None and weights is not None and gt is None:
         settings = _load(config, data, overrides)
-        from swin_dense import workflows
+        from swin_dense.workflows import inference
 
-        scores = workflows.evaluate(
+        scores = inference.evaluate(
             settings, weights, engine=engine, predictions=predictions, devices=_device_count(devices)
         )
     else:
@@ -134,9 +134,9 @@ def predict(
 ) -> None:
     """Finds objects in images: annotated pictures, and COCO results as JSON."""
     settings = _load(config, data, overrides)
-    from swin_dense import workflows
+    from swin_dense.workflows import inference
 
-    rows = workflows.predict(
+    rows = inference.predict(
         settings,
         weights,
         images,
@@ -158,10 +158,10 @@ def stats(
     """Counts parameters and multiply-adds of a model."""
     height, width = _height_and_width(shape)
     settings = _load(Path(model), None, overrides) if model.endswith(".py") else None
-    from swin_dense import workflows
-
-    sizes = workflows.stats(settings or model, height, width).to_dict()
     from swin_dense.report import print_report, stats_table
+    from swin_dense.workflows.sizes import stats as model_sizes
+
+    sizes = model_sizes(settings or model, height, width).to_dict()
 
     print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)
 
@@ -206,9 +206,9 @@ def demo(
     data: Annotated[Path, typer.Option(help="Where the shapes data set is written.")] = Path("data/shapes"),
 ) -> None:
     """Trains a small Mask R-CNN on the embedded shapes, from random weights, on any machine."""
-    from swin_dense import workflows
+    from swin_dense.workflows import training
 
-    result = workflows.demo(run, data)
+    result = training.demo(run, data)
     _say_what_next(result.run)
 
 

@@ -75,6 +75,11 @@ class DetectorModule(LightningModule):
         self.seed = seed
         self.scores: dict[str, dict[str, Any]] = {}
 
+    @property
+    def network(self) -> nn.Module:
+        """The module whose parameters are the weights, without the glue around it."""
+        return cast(Detector, self.detector).network
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Ties dropout, drop path and the heads' sampling to the place of the step in the training."""
         seed_step(self.seed, self.current_epoch, batch_idx, self.global_rank)

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_the_run_folder_holds_all_that_is_promised(finished: Path) -> None:
     assert len(list((finished / "pictures").glob("*.png"))) == 2
     facts = json.loads((finished / "run.json").read_text())
     assert facts["seed"] == 0
-    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["torch"] == version("torch")
     assert len(losses(finished)) == 8
     assert all(np.isfinite(float(value)) for row in losses(finished) for value in row)
 

@@ -1,0 +1,100 @@
+"""What lies in a run folder beside the checkpoints: the config, where it came from, and weights ready for use."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from swin_dense.config import DetectionConfig, config_text
+from swin_dense.errors import TrainingError
+from swin_dense.weights import save_weights
+
+NETWORK = "detector.network."
+"""Prefix of the network's parameters in a training checkpoint."""
+
+RECORDED = ("swin-dense", "torch", "torchvision", "lightning", "numpy", "faster-coco-eval", "pycocotools")
+"""Packages whose versions a run folder records."""
+
+
+def open_run(run: Path, config: DetectionConfig) -> None:
+    """Writes down what is run, on the first process; the others may come before or after.
+
+    Args:
+        run: The run folder.
+        config: What is run.
+
+    Raises:
+        TrainingError: The folder holds an earlier run.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return
+    if run.exists() and any(run.iterdir()):
+        raise TrainingError(
+            f"{run} holds an earlier run: continue it with --resume {run}, or name another folder with --run"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.py").write_text(config_text(config))
+    facts = {
+        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in RECORDED}},
+        "seed": config.training.seed,
+        "command": sys.argv,
+    }
+    write_json(run / "run.json", facts)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The optimizer step at which a checkpoint was saved.
+
+    Args:
+        path: `last.ckpt` of a run folder.
+
+    Returns:
+        Steps done.
+
+    Raises:
+        TrainingError: There is no checkpoint, or it is damaged.
+    """
+    if not path.is_file():
+        raise TrainingError(f"{path} does not exist: there is nothing to resume in {path.parent}")
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except Exception as error:
+        raise TrainingError(f"{path} is no training checkpoint that can be resumed: {error}") from error
+
+
+def write_weights(run: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+    """Writes the best weights without optimizer state, and what is needed to use them.
+
+    Args:
+        run: The run folder; holds `best.ckpt`.
+        class_names: Kept beside the weights.
+        category_ids: Likewise, for result files.
+    """
+    tensors = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    network = {name.removeprefix(NETWORK): value for name, value in tensors.items() if name.startswith(NETWORK)}
+    metadata = {
+        "swin_dense_version": version("swin-dense"),
+        "class_names": json.dumps(list(class_names)),
+        "category_ids": json.dumps(list(category_ids)),
+    }
+    save_weights(network, run / "weights.safetensors", metadata=metadata)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a JSON file; a reader sees the old file or the whole new one.
+
+    Args:
+        path: The file; its folder is made if it does not exist.
+        value: Anything that JSON can hold.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value))
+    os.replace(partial, path)

@@ -1,0 +1,39 @@
+"""Count what a model costs."""
+
+from __future__ import annotations
+
+import torch
+
+from swin_dense.backbones import create_backbone
+from swin_dense.config import DetectionConfig
+from swin_dense.openmmlab.counting import run_detector
+from swin_dense.openmmlab.detection import build_network
+from swin_dense.stats import ModelStats, model_stats
+
+COCO_CLASSES = 80
+"""Class count that published sizes are given for; no data set is read."""
+
+
+def stats(model: DetectionConfig | str, height: int, width: int) -> ModelStats:
+    """Counts parameters and multiply-adds.
+
+    Args:
+        model: A config, or the name of a backbone variant.
+        height: Of the image, in pixels.
+        width: Likewise.
+
+    Returns:
+        The sizes, whole and by part.
+
+    Raises:
+        ConfigError: There is no such variant, or the model cannot be built.
+    """
+    if isinstance(model, str):
+        backbone = create_backbone(model)
+        return model_stats(backbone, lambda module: module(_blank_image(module, height, width)))
+    network = build_network(model.model, num_classes=COCO_CLASSES)
+    return model_stats(network, lambda module: run_detector(module, height, width))
+
+
+def _blank_image(module: torch.nn.Module, height: int, width: int) -> torch.Tensor:
+    return torch.zeros(1, 3, height, width, device=next(module.parameters()).device)

@@ -1,0 +1,117 @@
+"""Train, and the demo, which is a training on the embedded shapes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from swin_dense import build
+from swin_dense.config import DetectionConfig, load_config
+from swin_dense.data.shapes import write_shapes
+from swin_dense.errors import ConfigError
+from swin_dense.report import ap_table
+from swin_dense.visualize import draw_curves
+from swin_dense.weights import load_weights
+from swin_dense.workflows.run_folder import checkpoint_step, open_run, write_weights
+
+DEMO_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
+DEMO_SCENES = {"train": 1600, "val": 200}
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training has left.
+
+    Attributes:
+        run: The run folder.
+        scores: Of the last validation.
+    """
+
+    run: Path
+    scores: Mapping[str, Mapping[str, Any]]
+
+
+def train(
+    config: DetectionConfig,
+    run: Path,
+    *,
+    weights: Path | None = None,
+    ignore: Sequence[str] = (),
+    resume: bool = False,
+    devices: int | str = "auto",
+) -> TrainingResult:
+    """Trains a detector, validates it, and fills a run folder.
+
+    Args:
+        config: What to train on what and how.
+        run: The run folder; must not exist yet, unless it is resumed.
+        weights: Checkpoint to start from, of a whole detector or of a backbone.
+        ignore: Parameters of that checkpoint to leave out, for instance a head of other classes.
+        resume: Continue the training in `run` from its `last.ckpt`.
+        devices: Number of devices of this node, or "auto".
+
+    Returns:
+        The run folder and the last scores.
+
+    Raises:
+        SwinDenseError: Something in the config, the data or the weights is wrong, the loss became non-finite, or a
+            signal stopped the training (which can then be resumed).
+    """
+    checkpoint = run / "last.ckpt" if resume else None
+    resumed_step = checkpoint_step(checkpoint) if checkpoint else 0
+    data = build.detection_data(config)
+    data.setup("fit")
+    module = build.detector_module(config, data)
+    if weights is not None:
+        console.print(load_weights(module.network, weights, ignore=ignore).summary(), highlight=False)
+    if not resume:
+        open_run(run, config)
+    trainer = build.training_trainer(config, data, run, devices, resumed_step)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        if trainer.is_global_zero and (run / "best.ckpt").is_file():
+            write_weights(run, data.class_names, data.category_ids)
+            draw_curves(run / "metrics.csv", run / "curves.png")
+    if trainer.is_global_zero and module.scores:
+        console.print(ap_table(module.scores))
+    return TrainingResult(run, module.scores)
+
+
+def demo(run: Path, data_root: Path) -> TrainingResult:
+    """Generates the shapes data set, trains the demo config on it, and draws predictions.
+
+    Args:
+        run: The run folder; an earlier demo there is replaced.
+        data_root: Where the data set is written, or is already.
+
+    Returns:
+        The run folder and the scores.
+    """
+    if not DEMO_CONFIG.is_file():
+        raise ConfigError(f"{DEMO_CONFIG} is missing: run the demo from a clone of the repository")
+    console.print(f"writing the shapes data set to {data_root}")
+    write_shapes(data_root, **DEMO_SCENES)
+    if run.is_dir() and (run / "run.json").is_file():
+        shutil.rmtree(run)
+    return train(replace_root(load_config(DEMO_CONFIG), data_root), run)
+
+
+def replace_root(config: DetectionConfig, root: Path) -> DetectionConfig:
+    """The config with its data somewhere else.
+
+    Args:
+        config: Any.
+        root: Folder of the data set.
+
+    Returns:
+        The new config.
+    """
+    return replace(config, data=replace(config.data, root=str(root)))
