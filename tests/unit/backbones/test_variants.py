@@ -1,0 +1,81 @@
+"""The named variants: published sizes, sane outputs, and messages for what is unknown."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from swin_dense.backbones import VARIANTS, create_backbone
+from swin_dense.errors import ConfigError
+
+PUBLISHED_MILLIONS = {
+    # Of the classifiers, as timm lists them; Table 1 of the Swin paper rounds them to 29, 50, 88 and 197.
+    "swin_tiny": 28.29,
+    "swin_small": 49.61,
+    "swin_base": 87.77,
+    "swin_large": 196.53,
+    "swin_base_384": 87.90,
+    "swin_large_384": 196.74,
+}
+
+
+def test_all_variants_are_there() -> None:
+    assert list(VARIANTS) == ["swin_nano", *PUBLISHED_MILLIONS]
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MILLIONS)
+def test_parameters_are_as_many_as_published(name: str) -> None:
+    with torch.device("meta"):
+        model = create_backbone(name)
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    widths = [spec.channels for spec in model.feature_specs]
+    output_norms = 2 * sum(widths)
+    classifier = 2 * widths[-1] + 1000 * (widths[-1] + 1)  # its last norm, and 1000 classes
+    assert (dense - output_norms + classifier) / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], abs=0.006)
+
+
+def test_dense_swin_tiny_has_27_5_million_parameters() -> None:
+    with torch.device("meta"):
+        model = create_backbone("swin_tiny")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 27_520_698
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_shapes_follow_the_feature_specs(name: str) -> None:
+    with torch.device("meta"):
+        model = create_backbone(name)
+    maps = model(torch.empty(2, 3, 100, 70, device="meta"))
+    sizes = [(2, spec.channels, -(-100 // spec.stride), -(-70 // spec.stride)) for spec in model.feature_specs]
+    assert [tuple(x.shape) for x in maps] == sizes
+    assert [spec.stride for spec in model.feature_specs] == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_parameter_gets_a_finite_gradient(name: str) -> None:
+    """Full depth, heads and windows; a width of eight channels per head keeps the large variants quick."""
+    variant = VARIANTS[name]
+    torch.manual_seed(0)
+    model = create_backbone(name, embed_dim=8 * variant.num_heads[0], drop_path_rate=0.0).train()
+    maps = model(torch.randn(1, 3, 70, 100))
+    sum((x * torch.randn_like(x)).sum() for x in maps).backward()
+    assert all(torch.isfinite(x).all() for x in maps)
+    for parameter_name, parameter in model.named_parameters():
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.norm() > 0, parameter_name
+
+
+def test_overrides_reach_the_backbone() -> None:
+    model = create_backbone("swin_nano", out_indices=[1, 3], drop_path_rate=0.3, window_size=5)
+    assert [spec.name for spec in model.feature_specs] == ["stage2", "stage4"]
+    assert model.layers[3].blocks[1].drop_path == pytest.approx(0.3)
+    assert model.layers[0].blocks[0].attn.relative_position_bias_table.shape == (81, 2)
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown backbone 'swin_tinny', did you mean 'swin_tiny'"):
+        create_backbone("swin_tinny")
+    with pytest.raises(ConfigError, match="known: swin_nano, swin_tiny"):
+        create_backbone("resnet50")
+    with pytest.raises(ConfigError, match="no option 'drop_path', did you mean 'drop_path_rate'"):
+        create_backbone("swin_tiny", drop_path=0.2)
+    with pytest.raises(ConfigError, match="out_indices"):
+        create_backbone("swin_tiny", out_indices=(4,))
