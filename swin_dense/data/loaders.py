@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -141,4 +142,10 @@ def _common_options(num_workers: int, size_divisor: int) -> dict[str, Any]:
         "pin_memory": torch.cuda.is_available(),
         # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
         "generator": torch.Generator(),
+        "worker_init_fn": _ignore_interrupt,
     }
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; workers must live on so that training can end its batch and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -37,8 +37,8 @@ def write_coco(root: Path, name: str, count: int, categories: list[dict[str, Any
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": categories}
     for i in range(count):
         height, width = [(24, 36), (36, 24)][i % 2]
-        Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{i}.jpg")
-        content["images"].append({"id": 100 + i, "file_name": f"{i}.jpg", "height": height, "width": width})
+        Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{i}.png")
+        content["images"].append({"id": 100 + i, "file_name": f"{i}.png", "height": height, "width": width})
         if i < count - 1:
             square = {"bbox": [4, 4, 9, 9], "area": 81, "segmentation": [[4, 4, 13, 4, 13, 13, 4, 13]], "iscrowd": 0}
             content["annotations"].append({"id": i + 1, "image_id": 100 + i, "category_id": 3 + i % 2 * 4, **square})
@@ -223,6 +223,7 @@ def test_a_run_resumed_after_a_step_goes_on_as_if_never_interrupted(coco: Path, 
     steps, batches = trainer.global_step, trainer.num_training_batches
     assert batches == arguments.get("limit_train_batches", 6)
     assert [record[1] for record in whole.seen[: 2 * batches]] == [*range(batches), *range(batches)]
+    assert {record[3:] for record in whole.seen[:batches]}.isdisjoint(record[3:] for record in whole.seen[batches:])
     for step in resumed_after:
         resumed, trainer = fit(data_module(coco), tmp_path / f"{step}.ckpt", **arguments)
         assert_goes_on(whole, resumed, sum(record[2] >= step for record in whole.seen))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +62,16 @@ def test_batches_are_the_same_with_any_number_of_workers_and_from_any_start() ->
     assert_equal(list(workers), whole)
     assert_equal(list(workers), whole)  # its workers persist
     assert_equal(list(training(num_workers=0, start=3)), whole[3:])
+
+
+def test_workers_live_through_an_interrupt_that_is_meant_for_the_training_process() -> None:
+    whole = list(training(num_workers=0))
+    loader = training(num_workers=2)
+    batches = iter(loader)
+    received = [next(batches)]
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGINT)
+    assert_equal([*received, *batches], whole)
 
 
 def test_another_epoch_looks_different() -> None:

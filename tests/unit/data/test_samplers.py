@@ -73,9 +73,17 @@ def test_batches_are_of_one_orientation_but_for_the_left_overs() -> None:
 
 
 def test_square_images_count_as_landscape() -> None:
-    sizes = np.array([(4, 4), (3, 4)] * 4)
+    sizes = np.array([(4, 4), (3, 4), (4, 3), (4, 3)] * 10)
     (batches,) = epoch_of_all_ranks(sizes, 4, 1)
-    assert len(batches) == 2
+    portrait = [[index % 4 >= 2 for _, index in batch] for batch in batches]
+    assert len(batches) == 10 and all(len(set(orientations)) == 1 for orientations in portrait)
+
+
+@pytest.mark.parametrize("epoch", range(5))
+def test_no_batch_has_an_image_twice(epoch: int) -> None:
+    (batches,) = epoch_of_all_ranks(image_sizes(41, 33), 8, 1, epoch)
+    assert len(batches) == 10
+    assert all(len(set(batch)) == 8 for batch in batches)
 
 
 def test_ranks_share_an_epoch_without_overlap_when_it_divides() -> None:
