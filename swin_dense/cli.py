@@ -109,10 +109,13 @@ def evaluate(
     elif config is not None and weights is not None and gt is None:
         settings = _load(config, data, overrides)
         from swin_dense.workflows import inference
+        from swin_dense.workflows.run_folder import is_first_process
 
         scores = inference.evaluate(
             settings, weights, engine=engine, predictions=predictions, devices=_device_count(devices)
         )
+        if not is_first_process():
+            return
     else:
         raise ConfigError("evaluate takes either CONFIG --weights FILE, or --gt FILE --predictions FILE")
     from swin_dense.report import ap_table, per_class_table, print_report
@@ -256,6 +259,10 @@ def _progress(items: Any, total: int) -> Any:
 
 
 def _say_what_next(run: Path) -> None:
+    from swin_dense.workflows.run_folder import is_first_process
+
+    if not is_first_process():
+        return
     print(f"""
 run folder: {run}
   weights.safetensors   the best weights          curves.png   losses and AP

@@ -76,7 +76,7 @@ def total_loss(terms: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """
     total = torch.stack([value for name, value in terms.items() if "loss" in name]).sum()
     if not torch.isfinite(total):
-        broken = ", ".join(f"{name}={float(value):g}" for name, value in terms.items() if not torch.isfinite(value))
+        broken = ", ".join(f"{name}={value.item():g}" for name, value in terms.items() if not torch.isfinite(value))
         images = ", ".join(f"{i} ({name})" for i, name in zip(batch.image_ids, batch.file_names, strict=True))
         raise TrainingError(
             f"the loss is not finite ({broken}) in the batch of images {images}; look at their annotations with "

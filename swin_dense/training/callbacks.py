@@ -22,7 +22,8 @@ from swin_dense.errors import TrainingInterruptedError
 class ResumePoint(Callback):
     """Keeps `last.ckpt` fresh, and turns Ctrl-C (or a cluster's SIGTERM) into a resumable stop after the running step.
 
-    Checkpoints are only written where no gradient is half accumulated. A second Ctrl-C stops at once.
+    Checkpoints are only written where no gradient is half accumulated. The run then ends with a
+    `TrainingInterruptedError`. A second Ctrl-C stops at once.
     """
 
     def __init__(self, path: Path, every_steps: int) -> None:
@@ -35,6 +36,7 @@ class ResumePoint(Callback):
         self.path = path
         self.every_steps = every_steps
         self._asked_to_stop = False
+        self._stopping = False
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -46,26 +48,28 @@ class ResumePoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves when it is time to, or when a signal asked for it.
-
-        Raises:
-            TrainingInterruptedError: A signal asked to stop; the checkpoint is written.
-        """
+        """Saves when it is time to, or when a signal asked for it."""
         done = batch_idx + 1
         if done % trainer.accumulate_grad_batches and done != trainer.num_training_batches:
             return
-        stop = self._asked_to_stop
         if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop or trainer.global_step % self.every_steps == 0:
+            self._stopping = trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False)
+        else:
+            self._stopping = self._asked_to_stop
+        if self._stopping or trainer.global_step % self.every_steps == 0:
             self._save(trainer)
-        if stop:
-            raise TrainingInterruptedError(
-                f"stopped at step {trainer.global_step}; continue with: swin-dense train --resume {self.path.parent}"
-            )
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stops before the next step; by now the figures of the last one are logged."""
+        self._stop_if_asked(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops before a validation that nobody waits for."""
+        self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves at the end of every epoch, after its validation."""
+        self._stop_if_asked(trainer)
         self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -73,6 +77,12 @@ class ResumePoint(Callback):
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        if self._stopping:
+            raise TrainingInterruptedError(
+                f"stopped at step {trainer.global_step}; continue with: swin-dense train --resume {self.path.parent}"
+            )
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)

@@ -22,7 +22,7 @@ from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.visualize import draw_detections, save_picture
 from swin_dense.weights import load_weights
 from swin_dense.weights.metadata import read_metadata
-from swin_dense.workflows.run_folder import write_json
+from swin_dense.workflows.run_folder import is_first_process, write_json
 
 
 def evaluate(
@@ -55,7 +55,9 @@ def evaluate(
     trainer = build.evaluation_trainer(config.training.precision, devices)
     trainer.validate(module, datamodule=data, verbose=False)
     if predictions is not None:
-        write_json(predictions, module.metric.results())
+        rows = module.metric.results()
+        if is_first_process():
+            write_json(predictions, rows)
     return module.scores
 
 

@@ -23,6 +23,11 @@ RECORDED = ("swin-dense", "torch", "torchvision", "lightning", "numpy", "faster-
 """Packages whose versions a run folder records."""
 
 
+def is_first_process() -> bool:
+    """Whether this is the one process, of however many train together, that writes files and talks."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
 def open_run(run: Path, config: DetectionConfig) -> None:
     """Writes down what is run, on the first process; the others may come before or after.
 
@@ -33,7 +38,7 @@ def open_run(run: Path, config: DetectionConfig) -> None:
     Raises:
         TrainingError: The folder holds an earlier run.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if not is_first_process():
         return
     if run.exists() and any(run.iterdir()):
         raise TrainingError(

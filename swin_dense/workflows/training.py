@@ -17,7 +17,7 @@ from swin_dense.errors import ConfigError
 from swin_dense.report import ap_table
 from swin_dense.visualize import draw_curves
 from swin_dense.weights import load_weights
-from swin_dense.workflows.run_folder import checkpoint_step, open_run, write_weights
+from swin_dense.workflows.run_folder import checkpoint_step, is_first_process, open_run, write_weights
 
 DEMO_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
 DEMO_SCENES = {"train": 1600, "val": 200}
@@ -77,10 +77,10 @@ def train(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
-        if trainer.is_global_zero and (run / "best.ckpt").is_file():
+        if is_first_process() and (run / "best.ckpt").is_file():
             write_weights(run, data.class_names, data.category_ids)
             draw_curves(run / "metrics.csv", run / "curves.png")
-    if trainer.is_global_zero and module.scores:
+    if is_first_process() and module.scores:
         console.print(ap_table(module.scores))
     return TrainingResult(run, module.scores)
 

@@ -52,7 +52,7 @@ def test_overrides_reach_every_depth_and_keep_their_type() -> None:
         ("optimizer.betas=(0.9,)", "optimizer.betas must have 2 values, not 1"),
         ("augmentation.short_sides=800", "augmentation.short_sides must be a list"),
         ("data.train=somewhere", "data.train must be a dict of settings"),
-        ("data.train.images.more=1", 'holds no keys'),
+        ("data.train.images.more=1", "holds no keys"),
         ("data.batch_size", "write an override as key=value"),
     ],
 )
