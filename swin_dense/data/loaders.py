@@ -142,10 +142,15 @@ def _common_options(num_workers: int, size_divisor: int) -> dict[str, Any]:
         "pin_memory": torch.cuda.is_available(),
         # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
         "generator": torch.Generator(),
-        "worker_init_fn": _ignore_interrupt,
+        "worker_init_fn": _set_signals,
     }
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; workers must live on so that training can end its batch and save."""
+def _set_signals(worker: int) -> None:
+    """Makes a worker process live through Ctrl-C and end at SIGTERM, whatever handlers it inherited.
+
+    Ctrl-C reaches every process of a terminal, and training needs its workers to end the step before it saves and stops.
+    SIGTERM is how a loader ends a worker that hangs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
