@@ -163,6 +163,11 @@ class CocoDataModule(LightningDataModule):
         """Moves a batch; from pinned memory without waiting for the copy."""
         return batch.to(device, non_blocking=device.type == "cuda")
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the workers of training too: Lightning tears down only the loop that failed, which may be validation."""
+        if self.trainer:
+            self.trainer.fit_loop.teardown()
+
     def _val(self) -> CocoDataset:
         """The validation data, which every stage needs."""
         assert self.val_dataset is not None, "call setup first"

@@ -149,8 +149,8 @@ def _common_options(num_workers: int, size_divisor: int) -> dict[str, Any]:
 def _set_signals(worker: int) -> None:
     """Makes a worker process live through Ctrl-C and end at SIGTERM, whatever handlers it inherited.
 
-    Ctrl-C reaches every process of a terminal, and training needs its workers to end the step before it saves and stops.
-    SIGTERM is how a loader ends a worker that hangs.
+    Ctrl-C reaches every process of a terminal, and training needs its workers to end the step before it saves and
+    stops. SIGTERM is how a loader ends a worker that hangs.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
