@@ -29,7 +29,8 @@ CACHED_PLANS = 32
 """Plans kept at most: eight batch shapes of a four-stage backbone, a few megabytes each at detection sizes."""
 
 GROUP_TOKENS = 4096
-"""Tokens computed together on a CPU. Fresh large temporaries cost as much there as the arithmetic on them."""
+"""Tokens computed together on a CPU: few enough that temporaries reuse memory already mapped instead of fresh pages,
+and enough that the cost of starting each operation does not count."""
 
 
 @dataclass(frozen=True)
