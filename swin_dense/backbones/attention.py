@@ -92,7 +92,7 @@ class _GroupedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         windows, batch, length, _, heads, dim = qkv.shape
         attended = qkv.new_empty(windows, batch, length, heads, dim)
-        for group, group_mask in window_groups(qkv, mask):
+        for group, group_mask in window_groups(qkv.shape, mask):
             query, key, value = _scaled_heads(qkv[group])
             weights = _attention_weights(query, key, bias, group_mask)
             attended[group] = (weights @ value).transpose(2, 3)
@@ -104,7 +104,7 @@ class _GroupedAttention(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         qkv, bias, mask, attended = ctx.saved_tensors
         qkv_gradient, bias_gradient = torch.empty_like(qkv), torch.zeros_like(bias)
-        for group, group_mask in window_groups(qkv, mask):
+        for group, group_mask in window_groups(qkv.shape, mask):
             query, key, value = _scaled_heads(qkv[group])
             weights = _attention_weights(query, key, bias, group_mask)
             output, output_gradient = (x[group].transpose(2, 3).contiguous() for x in (attended, gradient))

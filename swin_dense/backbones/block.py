@@ -1,6 +1,6 @@
 """The Swin block: attention inside windows, then an MLP, each after a norm and beside a residual connection.
 
-Shapes: W windows, B images, N tokens in a window, C channels.
+Shapes: R rows of C channels, the real tokens of a batch in window order; W windows, B images, N tokens in a window.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import stochastic_depth
 
 from swin_dense.backbones.attention import WindowAttention
-from swin_dense.backbones.windows import Partition, window_groups
+from swin_dense.backbones.windows import Partition
 
 MLP_RATIO = 4
 """Hidden channels of the MLP per channel of a token, in every published Swin."""
@@ -60,31 +59,36 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels)
 
-    def forward(self, tokens: Tensor, partition: Partition) -> Tensor:
-        """Runs the block on tokens (W, B, N, C) that lie in the windows of `partition`; returns the same shape."""
-        if self._needs_gradient(tokens) or not tokens.is_cpu or torch.compiler.is_compiling():
-            return self._run(tokens, partition.padding, partition.mask)
-        output = torch.empty_like(tokens)
-        for group, mask in window_groups(tokens, partition.mask):
-            padding = None if partition.padding is None else partition.padding[group]
-            output[group] = self._run(tokens[group], padding, mask)
+    def forward(self, rows: Tensor, partition: Partition) -> Tensor:
+        """Runs the block on rows (R, C) that lie in the windows of `partition`; returns the same shape."""
+        if self._needs_gradient(rows) or not _on_cpu_with_values(rows):
+            return self._run(rows, partition)
+        output = torch.empty_like(rows)
+        for group, group_partition in partition.groups():
+            output[group] = self._run(rows[group], group_partition)
         return output
 
-    def _run(self, tokens: Tensor, padding: Tensor | None, mask: Tensor) -> Tensor:
-        normed = self.norm1(tokens)
-        if padding is not None:
-            # Padding is zero after the norm, in every block anew, and takes part in attention like any token.
-            normed = normed.masked_fill(padding, 0.0)
-        tokens = tokens + self._drop_path(self.attn(normed, mask))
-        return tokens + self._drop_path(self.mlp(self.norm2(tokens)))
+    def _run(self, rows: Tensor, partition: Partition) -> Tensor:
+        # Padding is zero after the norm, in every block anew, and takes part in attention like any token.
+        attended = self.attn(partition.fill(self.norm1(rows)), partition.mask)
+        rows = rows + self._drop_path(partition.take(attended), partition)
+        return rows + self._drop_path(self.mlp(self.norm2(rows)), partition)
 
-    def _drop_path(self, branch: Tensor) -> Tensor:
+    def _drop_path(self, branch: Tensor, partition: Partition) -> Tensor:
+        """Zeroes a branch (R, C) for some images, and scales it for the others so that its mean stays."""
         if self.drop_path == 0.0 or not self.training:
             return branch
-        images_first: Tensor = stochastic_depth(branch.transpose(0, 1), self.drop_path, mode="row")
-        return images_first.transpose(0, 1)
+        windows, batch, length = partition.shape
+        keep = 1.0 - self.drop_path
+        scales = branch.new_empty(batch).bernoulli_(keep).div_(keep)
+        return branch * partition.take(scales[:, None, None].expand(windows, batch, length, 1))
 
-    def _needs_gradient(self, tokens: Tensor) -> bool:
+    def _needs_gradient(self, rows: Tensor) -> bool:
         return torch.is_grad_enabled() and (
-            tokens.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
+            rows.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
         )
+
+
+def _on_cpu_with_values(rows: Tensor) -> bool:
+    """Whether rows can be handled in groups: tracers, which know shapes alone, and GPUs take all at once."""
+    return rows.is_cpu and type(rows) is Tensor and not torch.compiler.is_compiling()

@@ -9,14 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def pad_to_multiple(tokens: Tensor, multiple: tuple[int, int]) -> Tensor:
-    """Zero-pads (B, H, W, C) at the bottom and the right to multiples of a size; no copy where nothing is missing."""
-    missing_rows, missing_columns = (-size % side for size, side in zip(tokens.shape[1:3], multiple, strict=True))
-    if missing_rows == missing_columns == 0:
-        return tokens
-    return functional.pad(tokens, (0, 0, 0, missing_columns, 0, missing_rows))
-
-
 class PatchEmbed(nn.Module):
     """Splits an image into patches and embeds each (Swin paper, section 3.1).
 
@@ -59,7 +51,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Merges tokens (B, H, W, C) into (B, ceil(H / 2), ceil(W / 2), 2C); odd grids are zero-padded first."""
-        tokens = pad_to_multiple(tokens, (2, 2))
+        height, width = tokens.shape[1:3]
+        if height % 2 or width % 2:
+            tokens = functional.pad(tokens, (0, 0, 0, width % 2, 0, height % 2))
         batch, height, width, channels = tokens.shape
         quads = tokens.view(batch, height // 2, 2, width // 2, 2, channels)
         # Neighbours are joined in the official order (row, column) = (0, 0) (1, 0) (0, 1) (1, 1): column outermost.

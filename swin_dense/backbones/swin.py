@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones.block import SwinBlock
-from swin_dense.backbones.patches import PatchEmbed, PatchMerging, pad_to_multiple
+from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
 from swin_dense.backbones.windows import window_plan
 from swin_dense.errors import ConfigError
@@ -71,20 +71,17 @@ class SwinStage(nn.Module):
             The tokens after the blocks, (B, H, W, C), and those that the next stage begins with,
             (B, ceil(H / 2), ceil(W / 2), 2C); after the last stage the same twice.
         """
-        batch, height, width, channels = tokens.shape
         plan = window_plan(tokens, self.window, [side // 2 for side in self.window])
-        padded = pad_to_multiple(tokens, self.window)
-        tokens = plan.partitions[0].from_grid(padded)
+        rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
-            partition = plan.partitions[index % 2]
             if index > 0:
-                tokens = (plan.shift if index % 2 else plan.shift.inverse)(tokens)
+                rows = (plan.shift if index % 2 else plan.shift.inverse)(rows)
+            partition = plan.partitions[index % 2]
             if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, partition, use_reentrant=False)
+                rows = checkpoint(block, rows, partition, use_reentrant=False)
             else:
-                tokens = block(tokens, partition)
-        tokens = partition.from_grid.inverse(tokens).view(batch, *plan.padded, channels)
-        tokens = tokens[:, :height, :width]
+                rows = block(rows, partition)
+        tokens = plan.from_grid[index % 2].inverse(rows).view(tokens.shape)
         return tokens, tokens if self.downsample is None else self.downsample(tokens)
 
 

@@ -2,11 +2,12 @@
 
 LayerNorm, linear layers and the MLP treat tokens one by one, so tokens can stay in window order through a whole stage.
 Changing between regular and shifted windows is then one permutation of rows, where the usual form pads, rolls,
-partitions, reverses, rolls back and crops in every block. Everything here works in any number of dimensions.
+partitions, reverses, rolls back and crops in every block. The padding that fills the last windows exists inside
+attention alone. Everything here works in any number of dimensions.
 
 Shapes: B images; a grid of (H, W) or (T, H, W) tokens, padded at its end to P tokens in whole windows; W windows of
-N tokens each; C channels. Rows in window order are laid out (W, B, N, C): window first, image second, so that a run of
-windows is contiguous for all images at once, and the permutation of rows is one gather.
+N tokens each; C channels. The R real tokens of all images are the rows (R, C), in window order: sorted by window, then
+by image, then by place in the window, so that a run of windows is contiguous for all images at once.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from swin_dense.backbones.rows import Permutation, place_rows, take_rows
 
 MASKED = -100.0
 """Added to the score of two tokens that only the cyclic shift made neighbours: the official code's value, on which
@@ -34,62 +35,47 @@ and enough that the cost of starting each operation does not count."""
 
 
 @dataclass(frozen=True)
-class Permutation:
-    """A reordering of rows whose gradient is a gather as well, by the inverse.
-
-    Attributes:
-        index: (rows,) int64, the source row of each target row.
-        inverse_index: (rows,) int64, the target row of each source row.
-        shape: Shape of the target without channels.
-        source_shape: Shape of the source without channels.
-    """
-
-    index: Tensor
-    inverse_index: Tensor
-    shape: tuple[int, ...]
-    source_shape: tuple[int, ...]
-
-    @property
-    def inverse(self) -> Permutation:
-        """The permutation that undoes this one."""
-        return Permutation(self.inverse_index, self.index, self.source_shape, self.shape)
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Reorders tokens of shape (*source_shape, C) into (*shape, C)."""
-        channels = tokens.shape[-1]
-        rows: Tensor = _PermuteRows.apply(tokens.reshape(-1, channels), self.index, self.inverse_index)
-        return rows.view(*self.shape, channels)
-
-
-class _PermuteRows(torch.autograd.Function):
-    """`index_select` whose backward is a gather too: the built-in backward is a scatter, several times slower."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse_index: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse_index)
-        return rows.index_select(0, index)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (inverse_index,) = ctx.saved_tensors
-        return gradient.index_select(0, inverse_index), None, None
-
-
-@dataclass(frozen=True)
 class Partition:
-    """One way of cutting the padded grid into windows, interior windows first.
+    """One way of cutting the padded grid into windows: those that need a mask last, and among equals the padded last.
 
     Attributes:
-        from_grid: Permutation from the padded grid (B, P) to windows (W, B, N).
-        padding: (W, 1, N, 1) bool, true where a row is padding; None where nothing is padded.
+        shape: (W, B, N).
         mask: (boundary windows, N, N) float32, `MASKED` between tokens that only the cyclic shift made neighbours and 0
             elsewhere. It belongs to the last windows; all windows before them need none.
+        places: (R,) int64, ascending, where each row lies among the W x B x N tokens of the windows; None where no
+            token is padding.
     """
 
-    from_grid: Permutation
-    padding: Tensor | None
+    shape: tuple[int, int, int]
     mask: Tensor
+    places: Tensor | None
+
+    def fill(self, rows: Tensor) -> Tensor:
+        """Puts rows (R, C) into the windows, (W, B, N, C), whose padding is zero."""
+        if self.places is not None:
+            rows = place_rows(rows, self.places, math.prod(self.shape))
+        return rows.view(*self.shape, -1)
+
+    def take(self, windows: Tensor) -> Tensor:
+        """Takes the rows (R, C) out of the windows (W, B, N, C) again and leaves their padding behind."""
+        tokens = windows.flatten(0, 2)
+        return tokens if self.places is None else take_rows(tokens, self.places)
+
+    def groups(self) -> Iterator[tuple[slice, Partition]]:
+        """Splits the partition as `window_groups` does.
+
+        Yields:
+            The rows in a group of windows, and the partition of these rows into these windows.
+        """
+        _, batch, length = self.shape
+        for group, mask in window_groups(self.shape, self.mask):
+            start, stop = group.start * batch * length, group.stop * batch * length
+            rows, places = slice(start, stop), None
+            if self.places is not None:
+                rows = slice(*torch.searchsorted(self.places, torch.tensor([start, stop])).tolist())
+                if rows.stop - rows.start < stop - start:
+                    places = self.places[rows] - start
+            yield rows, Partition((group.stop - group.start, batch, length), mask, places)
 
 
 @dataclass(frozen=True)
@@ -97,15 +83,13 @@ class WindowPlan:
     """Where the tokens of a batch of equal grids lie in regular and in shifted windows.
 
     Attributes:
-        grid: Tokens per dimension, before padding.
-        padded: Tokens per dimension, in whole windows.
         partitions: The regular and the shifted windows, in this order.
-        shift: Permutation from regular to shifted windows.
+        from_grid: For each partition, the permutation of rows from raster order, (B, *grid), to its window order.
+        shift: The permutation of rows from regular to shifted windows.
     """
 
-    grid: tuple[int, ...]
-    padded: tuple[int, ...]
-    partitions: tuple[Partition, ...]
+    partitions: tuple[Partition, Partition]
+    from_grid: tuple[Permutation, Permutation]
     shift: Permutation
 
 
@@ -135,28 +119,30 @@ def _build_plan(
         positions = torch.arange(math.prod(padded), device=device).view(padded)
         rolled = positions.roll([-step for step in shift], tuple(range(len(shift))))
         regular, shifted = _cut(positions, window), _cut(rolled, window)
+        is_padding = _regions(grid, padded, device).flatten() > 0
 
         # Only the last window along a shifted dimension holds tokens from both ends of the grid.
-        regions = _cut(
-            _regions([size - step for size, step in zip(padded, shift, strict=True)], padded, device), window
-        )
+        edges = [size - step for size, step in zip(padded, shift, strict=True)]
+        regions = _cut(_regions(edges, padded, device), window)
         wrapped = (regions != regions[:, :1]).any(1)
-        order = wrapped.argsort(stable=True)
         interior = math.prod(size // side - (step > 0) for size, side, step in zip(padded, window, shift, strict=True))
+
+        regular = regular[is_padding[regular].any(1).int().argsort(stable=True)]
+        order = (2 * wrapped + is_padding[shifted].any(1)).argsort(stable=True)
         regions, shifted = regions[order[interior:]], shifted[order]
         mask = MASKED * (regions[:, :, None] != regions[:, None, :]).float()
 
-        is_padding = _regions(grid, padded, device).flatten() > 0
-        raster = positions.view(1, -1)
-        partitions = tuple(
-            Partition(
-                from_grid=_permutation(raster, windows, batch),
-                padding=is_padding[windows][:, None, :, None] if padded != grid else None,
-                mask=window_mask,
-            )
-            for windows, window_mask in ((regular, mask[:0]), (shifted, mask))
+        from_grid, partitions = [], []
+        for windows, window_mask in ((regular, mask[:0]), (shifted, mask)):
+            places = _places(~is_padding[windows], batch, batch * math.prod(grid))
+            from_grid.append(_from_grid(windows, is_padding, places, batch))
+            shape = (len(windows), batch, math.prod(window))
+            partitions.append(Partition(shape, window_mask, places if padded != grid else None))
+        to_regular, to_shifted = from_grid
+        shift_rows = Permutation(
+            index=to_regular.inverse_index[to_shifted.index], inverse_index=to_shifted.inverse_index[to_regular.index]
         )
-        return WindowPlan(grid, padded, partitions, _permutation(regular, shifted, batch))
+        return WindowPlan((partitions[0], partitions[1]), (to_regular, to_shifted), shift_rows)
 
 
 _cached_plan = lru_cache(maxsize=CACHED_PLANS)(_build_plan)
@@ -180,42 +166,36 @@ def _cut(values: Tensor, window: tuple[int, ...]) -> Tensor:
     return values.view(split).permute(*dimensions[::2], *dimensions[1::2]).reshape(-1, math.prod(window))
 
 
-def _permutation(source: Tensor, target: Tensor, batch: int) -> Permutation:
-    """The permutation between two arrangements, each the (W, N) grid positions of its tokens for one image."""
-    index, inverse_index = _rows_of(source, target, batch), _rows_of(target, source, batch)
-    return Permutation(index, inverse_index, _shape(target, batch), _shape(source, batch))
+def _places(is_real: Tensor, batch: int, rows: int) -> Tensor:
+    """Where the real tokens of windows (W, N) lie among the (W, B, N) tokens of a batch; there are `rows` of them."""
+    of_batch = is_real[:, None, :].expand(-1, batch, -1).flatten()
+    # Unlike that of `nonzero`, the size of a sort does not depend on values: no wait for a GPU, and tracers can follow.
+    return (~of_batch).int().argsort(stable=True)[:rows]
 
 
-def _rows_of(source: Tensor, target: Tensor, batch: int) -> Tensor:
-    """Source row (window, image, token) of each target row; both arrangements hold every position once."""
-    windows, length = source.shape
-    first_image = torch.arange(windows, device=source.device)[:, None] * (batch * length)
-    rows = (first_image + torch.arange(length, device=source.device)).flatten()
-    row_of_position = torch.empty_like(rows)
-    row_of_position[source.flatten()] = rows
-    images = torch.arange(batch, device=source.device) * length
-    return (row_of_position[target][:, None, :] + images[:, None]).flatten()
+def _from_grid(windows: Tensor, is_padding: Tensor, places: Tensor, batch: int) -> Permutation:
+    """The permutation to the order of windows, given as the padded positions (W, N) of their tokens."""
+    raster = (~is_padding).cumsum(0) - 1
+    images = torch.arange(batch, device=windows.device)[:, None] * (len(places) // batch)
+    index = (raster[windows][:, None, :] + images).flatten()[places]
+    return Permutation(index, inverse_index=index.argsort())
 
 
-def _shape(arrangement: Tensor, batch: int) -> tuple[int, int, int]:
-    windows, length = arrangement.shape
-    return windows, batch, length
-
-
-def window_groups(tokens: Tensor, mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def window_groups(shape: Sequence[int], mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Groups consecutive windows so that what a group computes stays in the processor's cache.
 
     Args:
-        tokens: (W, B, N, ...) in window order; only its shape counts.
+        shape: (W, B, N, ...) of tokens in window order.
         mask: (boundary windows, N, N), the mask of the last windows.
 
     Yields:
         The windows of a group, and their part of the mask, which holds no window where the group needs none.
     """
-    windows, batch, length = tokens.shape[:3]
+    windows, batch, length = shape[:3]
     interior = windows - len(mask)
     size = max(1, GROUP_TOKENS // (batch * length))
     for start in range(0, interior, size):
         yield slice(start, min(start + size, interior)), mask[:0]
     for start in range(interior, windows, size):
-        yield slice(start, start + size), mask[start - interior : start - interior + size]
+        stop = min(start + size, windows)
+        yield slice(start, stop), mask[start - interior : stop - interior]

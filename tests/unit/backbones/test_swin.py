@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from swin_dense.backbones import FeatureSpec, SwinTransformer
 from swin_dense.backbones.block import SwinBlock
+from swin_dense.backbones.windows import window_plan
 from swin_dense.errors import ConfigError
 
 
@@ -172,10 +173,13 @@ class TestDropPath:
 
     def test_drops_a_branch_for_whole_images_and_keeps_its_mean(self) -> None:
         block = SwinBlock(channels=1, heads=1, window=(1, 1), drop_path=0.25)
-        branch = torch.ones(3, 4000, 2, 1)
+        partition = window_plan(torch.empty(4000, 3, 2, 1), (2, 2), (1, 1)).partitions[1]
         torch.manual_seed(0)
-        dropped = block._drop_path(branch)
-        assert torch.equal(dropped, dropped[:1, :, :1].expand_as(dropped))
+        dropped = partition.fill(block._drop_path(torch.ones(4000 * 6, 1), partition))
+        is_real = partition.fill(torch.ones(4000 * 6, 1))
+        of_image = dropped.amax((0, 2, 3))
+        assert torch.equal(dropped, is_real * of_image[:, None, None])
+        dropped = of_image
         assert set(dropped.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
         assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
 

@@ -23,9 +23,19 @@ def empty_cache() -> Iterator[None]:
     windows._cached_plan.cache_clear()
 
 
-def grid_tokens(plan: WindowPlan, batch: int) -> Tensor:
-    """One number per token of the padded grid, different in every image, as (B, P, 1)."""
-    return torch.arange(batch * math.prod(plan.padded)).view(batch, -1, 1)
+def padded_size(grid: tuple[int, ...], window: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-size // side) * side for size, side in zip(grid, window, strict=True))
+
+
+def numbered(grid: tuple[int, ...], batch: int) -> Tensor:
+    """One number above zero per token, different in every image, as (B, *grid)."""
+    return torch.arange(1, 1 + batch * math.prod(grid)).view(batch, *grid)
+
+
+def padded_with_zeros(values: Tensor, padded: tuple[int, ...]) -> Tensor:
+    filled = values.new_zeros(len(values), *padded)
+    filled[(slice(None), *(slice(size) for size in values.shape[1:]))] = values
+    return filled
 
 
 def cut_by_loops(values: Tensor, window: tuple[int, ...]) -> list[Tensor]:
@@ -38,6 +48,12 @@ def cut_by_loops(values: Tensor, window: tuple[int, ...]) -> list[Tensor]:
     ]
 
 
+def windows_of(plan: WindowPlan, number: int, values: Tensor) -> Tensor:
+    """Windows (W, B, N) of one partition, filled with the values (B, *grid) of its tokens."""
+    rows = plan.from_grid[number](values.reshape(-1, 1))
+    return plan.partitions[number].fill(rows).squeeze(-1)
+
+
 @pytest.mark.parametrize(("grid", "window", "shift"), GRIDS)
 class TestArrangement:
     def plan(self, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> WindowPlan:
@@ -46,66 +62,109 @@ class TestArrangement:
     def test_windows_are_those_of_the_padded_rolled_grid(
         self, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]
     ) -> None:
-        plan = self.plan(grid, window, shift)
-        tokens = grid_tokens(plan, batch=3)
-        for partition, step in zip(plan.partitions, ((0,) * len(shift), shift), strict=True):
-            rolled = tokens.view(3, *plan.padded).roll([-s for s in step], tuple(range(1, len(step) + 1)))
-            expected = {tuple(cut.flatten().tolist()) for cut in cut_by_loops(rolled, window)}
-            found = partition.from_grid(tokens)
-            assert {tuple(each.flatten().tolist()) for each in found} == expected
-            assert torch.equal(partition.from_grid.inverse(found).view_as(tokens), tokens)
+        plan, tokens = self.plan(grid, window, shift), numbered(grid, batch=3)
+        for number, step in enumerate(((0,) * len(shift), shift)):
+            padded = padded_with_zeros(tokens, padded_size(grid, window))
+            rolled = padded.roll([-s for s in step], tuple(range(1, len(step) + 1)))
+            expected = [tuple(cut.flatten().tolist()) for cut in cut_by_loops(rolled, window)]
+            found = windows_of(plan, number, tokens)
+            assert sorted(tuple(each.flatten().tolist()) for each in found) == sorted(expected)
+            rows = plan.partitions[number].take(found[..., None])
+            assert torch.equal(plan.from_grid[number].inverse(rows).view_as(tokens), tokens)
 
     def test_one_gather_leads_from_regular_to_shifted_windows_and_back(
         self, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]
     ) -> None:
-        plan = self.plan(grid, window, shift)
-        regular, shifted = (partition.from_grid(grid_tokens(plan, batch=3)) for partition in plan.partitions)
+        plan, tokens = self.plan(grid, window, shift), numbered(grid, batch=3).view(-1, 1)
+        regular, shifted = (from_grid(tokens) for from_grid in plan.from_grid)
         assert torch.equal(plan.shift(regular), shifted)
         assert torch.equal(plan.shift.inverse(shifted), regular)
 
-    def test_padding_is_marked(self, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> None:
+    def test_only_real_tokens_are_rows(
+        self, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]
+    ) -> None:
         plan = self.plan(grid, window, shift)
-        is_padding = torch.ones(plan.padded, dtype=torch.bool)
-        is_padding[tuple(slice(size) for size in grid)] = False
         for partition in plan.partitions:
-            if plan.padded == grid:
-                assert partition.padding is None
+            if padded_size(grid, window) == grid:
+                assert partition.places is None
+                rows = torch.randn(math.prod(partition.shape), 2)
+                assert partition.take(partition.fill(rows)).data_ptr() == rows.data_ptr()
             else:
-                expected = partition.from_grid(is_padding.view(1, -1, 1).expand(3, -1, -1))
-                assert torch.equal(partition.padding.expand_as(expected), expected)
+                assert len(partition.places) == 3 * math.prod(grid) < math.prod(partition.shape)
+                assert (partition.places.diff() > 0).all()
+
+    @pytest.mark.parametrize("group_tokens", [1, 40, 10**6])
+    def test_groups_fill_the_same_windows(
+        self,
+        grid: tuple[int, ...],
+        window: tuple[int, ...],
+        shift: tuple[int, ...],
+        group_tokens: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(windows, "GROUP_TOKENS", group_tokens)
+        for partition in self.plan(grid, window, shift).partitions:
+            rows = torch.randn(3 * math.prod(grid), 2)
+            groups = list(partition.groups())
+            filled = [part.fill(rows[group]) for group, part in groups]
+            taken = [part.take(placed) for (_, part), placed in zip(groups, filled, strict=True)]
+            assert torch.equal(torch.cat(filled), partition.fill(rows))
+            assert torch.equal(torch.cat(taken), rows)
 
     def test_mask_parts_what_only_the_roll_made_neighbours(
         self, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]
     ) -> None:
-        plan = self.plan(grid, window, shift)
-        regular, shifted = plan.partitions
+        padded = padded_size(grid, window)
+        regular, shifted = self.plan(grid, window, shift).partitions
         assert len(regular.mask) == 0
-        places = torch.cartesian_prod(*(torch.arange(size) for size in plan.padded)).view(-1, len(window))
-        of_window = shifted.from_grid(places.expand(3, -1, -1))[:, 0]
+        whole = window_plan(torch.empty(1, *padded, 1), window, shift)
+        places = torch.cartesian_prod(*(torch.arange(size) for size in padded)).view(-1, len(window))
+        of_window = whole.partitions[1].fill(whole.from_grid[1](places))[:, 0]
         # In a window of the grid itself, tokens lie less than a window apart; the roll joins those farther apart.
         # Of a single window, the roll joins what lies before the shift with what lies behind it.
-        side, step, size = torch.tensor(window), torch.tensor(shift), torch.tensor(plan.padded)
+        side, step, size = torch.tensor(window), torch.tensor(shift), torch.tensor(padded)
         before = of_window < torch.where(size == side, step, 0)
         far = (of_window[:, :, None] - of_window[:, None]).abs() >= side
         apart = (far | (before[:, :, None] != before[:, None])).any(-1)
         interior = len(apart) - len(shifted.mask)
         assert not apart[:interior].any()
-        assert torch.equal(shifted.mask, torch.where(apart[interior:], -100.0, 0.0))
         assert (shifted.mask != 0).flatten(1).any(1).all()
+        # Padding changes which window comes first, not how a window is parted.
+        expected = torch.where(apart[interior:], -100.0, 0.0).flatten(1)
+        assert sorted(shifted.mask.flatten(1).tolist()) == sorted(expected.tolist())
+
+    def test_each_window_meets_its_own_mask(
+        self, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]
+    ) -> None:
+        plan = self.plan(grid, window, shift)
+        mask = plan.partitions[1].mask
+        # A token near the start of a shifted dimension is rolled to the end, and parted there from those not rolled.
+        places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).view(-1, len(window))
+        sides = 1 + ((places < torch.tensor(shift)).long() << torch.arange(len(window))).sum(-1)
+        of_window = windows_of(plan, 1, sides.view(1, *grid).expand(3, *grid))[:, 0]
+        interior = len(of_window) - len(mask)
+        for sides_of_tokens, parted in zip(of_window[interior:], mask, strict=True):
+            real = sides_of_tokens[sides_of_tokens > 0]
+            expected = torch.where(real[:, None] != real[None], -100.0, 0.0)
+            assert torch.equal(parted[sides_of_tokens > 0][:, sides_of_tokens > 0], expected)
 
 
-def test_gradient_of_a_permutation_is_exact() -> None:
+def test_moved_rows_have_exact_gradients() -> None:
     plan = window_plan(torch.empty(2, 5, 6, 3), (4, 4), (2, 2))
-    regular = torch.randn(*plan.shift.source_shape, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(plan.shift, regular)
-    assert torch.autograd.gradcheck(plan.shift.inverse, regular)
+    rows = torch.randn(60, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(plan.shift, rows)
+    assert torch.autograd.gradcheck(plan.shift.inverse, rows)
+    for partition in plan.partitions:
+        placed = torch.randn(*partition.shape, 3, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(partition.fill, rows)
+        assert torch.autograd.gradcheck(partition.take, placed)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 1000])
 def test_groups_cover_every_window_once_with_its_mask(batch: int) -> None:
     mask = torch.arange(5.0).view(5, 1, 1).expand(5, 9, 9)
     seen, masked = [], {}
-    for group, group_mask in window_groups(torch.empty(321, batch, 9, 1, device="meta"), mask):
+    for group, group_mask in window_groups((321, batch, 9), mask):
         members = list(range(321))[group]
         assert len(group_mask) in (0, len(members))
         seen += members
@@ -150,4 +209,6 @@ class TestCache:
         for _ in range(2):
             with FakeTensorMode(allow_non_fake_inputs=True) as mode:
                 assert model(mode.from_tensor(images))[0].shape == (1, 8, 8, 8)
+                with torch.no_grad():
+                    assert model(mode.from_tensor(images))[0].shape == (1, 8, 8, 8)
             assert torch.isfinite(model(images)[0]).all()
