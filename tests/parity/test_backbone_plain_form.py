@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from helpers.random_values import randomised
 from swin_dense.backbones import SwinTransformer
 
 Weights = dict[str, Tensor]
@@ -100,25 +101,11 @@ def linear(tokens: Tensor, weights: Weights, name: str) -> Tensor:
     return functional.linear(tokens, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
 
-def randomise(model: SwinTransformer) -> None:
-    """Gives every parameter values that matter, so that none can be left out or swapped unseen."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            values = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
-                parameter.copy_(0.3 * values + (1.0 if name.endswith("weight") else 0.0))
-            elif "bias_table" in name:
-                parameter.copy_(values)
-            else:
-                parameter.copy_(values / parameter[0].numel() ** 0.5)
-
-
 @pytest.mark.parametrize("window", [4, 7])
 @pytest.mark.parametrize("size", [(97, 130), (33, 500), (5, 7), (224, 224)])
 def test_equals_the_plain_form(size: tuple[int, int], window: int) -> None:
-    model = SwinTransformer(24, (2, 1, 3, 2), (1, 2, 4, 8), window).eval()
-    randomise(model)
+    model = SwinTransformer(24, (2, 1, 3, 2), (1, 2, 4, 8), window)
+    randomised(model)
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         expected = plain_backbone(images, model.state_dict(), (2, 1, 3, 2), window)
@@ -133,7 +120,7 @@ def test_equals_the_plain_form(size: tuple[int, int], window: int) -> None:
 
 def test_gradients_equal_those_of_the_plain_form() -> None:
     model = SwinTransformer(8, (2, 2), (1, 2), 4, out_indices=(0, 1)).double()
-    randomise(model)
+    randomised(model).train()
     images = torch.randn(2, 3, 41, 55, dtype=torch.float64, requires_grad=True)
     weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()}
     expected = plain_backbone(images, weights, (2, 2), 4)

@@ -14,25 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers.random_values import randomised
 from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
 from swin_dense.openmmlab.install import install
 from swin_dense.weights import load_weights
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    """Gives every parameter values that matter, so that none can be left out or swapped unseen."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            values = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
-                parameter.copy_(0.3 * values + (1.0 if name.endswith("weight") else 0.0))
-            elif "bias_table" in name:
-                parameter.copy_(values)
-            else:
-                parameter.copy_(values / parameter[0].numel() ** 0.5)
-    model.eval()  # some references do not return the model from eval()
-    return model
 
 
 def random_images(batch: int, height: int, width: int) -> Tensor:
