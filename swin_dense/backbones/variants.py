@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from swin_dense.backbones.swin import SwinTransformer
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,9 @@ def create_backbone(name: str, **overrides: Any) -> SwinTransformer:
         ConfigError: The name or an option is unknown (the nearest known one is named), or an option's value is wrong.
     """
     if name not in VARIANTS:
-        raise ConfigError(f"unknown backbone {name!r}{_nearest(name, VARIANTS)}; known: {', '.join(VARIANTS)}")
+        raise ConfigError(f'unknown backbone "{name}"; {nearest(name, VARIANTS)}')
     options = list(inspect.signature(SwinTransformer).parameters)
     for option in overrides:
         if option not in options:
-            raise ConfigError(
-                f"{name} has no option {option!r}{_nearest(option, options)}; known: {', '.join(options)}"
-            )
+            raise ConfigError(f'{name} has no option "{option}"; {nearest(option, options)}')
     return SwinTransformer(**{**asdict(VARIANTS[name]), **overrides})
-
-
-def _nearest(wrong: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(wrong, known, n=1)
-    return f", did you mean {matches[0]!r}?" if matches else ""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, nearest
 from swin_dense.metrics.ground_truth import GroundTruth
 
 ENGINES = ("faster-coco-eval", "pycocotools")
@@ -58,7 +58,7 @@ def check_choices(engine: str, iou_types: Sequence[str]) -> None:
         DataError: If they are anything else.
     """
     if engine not in ENGINES:
-        raise DataError(f"no scoring engine {engine!r}; choose one of {', '.join(ENGINES)}")
+        raise DataError(f'no scoring engine "{engine}"; {nearest(engine, ENGINES)}')
     if not iou_types or len(set(iou_types)) != len(iou_types) or not set(iou_types) <= set(IOU_TYPES):
         raise DataError(f"iou_types {tuple(iou_types)!r} has to hold 'bbox', 'segm', or both")
 

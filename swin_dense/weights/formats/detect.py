@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-from swin_dense.errors import WeightsError
+from swin_dense.errors import WeightsError, nearest
 from swin_dense.weights.formats.huggingface import HUGGINGFACE
 from swin_dense.weights.formats.official import OFFICIAL
 from swin_dense.weights.formats.openmmlab import OPENMMLAB
@@ -54,7 +54,7 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
         WeightsError: The format's name is unknown, or the keys fit no format, or several.
     """
     if name != "auto" and name not in FORMATS:
-        raise WeightsError(f"unknown weight format '{name}'; choose one of auto, {', '.join(FORMATS)}")
+        raise WeightsError(f'unknown weight format "{name}"; {nearest(name, ["auto", *FORMATS])}')
     layouts = [
         Layout(table, prefix)
         for table in (FORMATS.values() if name == "auto" else [FORMATS[name]])
@@ -101,13 +101,13 @@ def _describe_unknown(keys: Collection[str], name: str) -> str:
     """Names the format that has most of the keys, and the first keys that it does not have."""
     tables = FORMATS.values() if name == "auto" else [FORMATS[name]]
     others = {table.name: [key for key in keys if not _reads_somewhere(table, key)] for table in tables}
-    nearest = min(others, key=lambda table: len(others[table]))
+    closest = min(others, key=lambda table: len(others[table]))
     wanted = "any known format" if name == "auto" else f"the {name} format"
-    if len(others[nearest]) == len(keys):
+    if len(others[closest]) == len(keys):
         return f"no Swin weights in {wanted}; the keys are: {_first(keys)}"
-    count = f"the nearest is {nearest}, which has {len(keys) - len(others[nearest])} of the {len(keys)} keys"
-    if others[nearest]:
-        return f"no Swin weights in {wanted}; {count} but not: {_first(others[nearest])}"
+    count = f"the nearest is {closest}, which has {len(keys) - len(others[closest])} of the {len(keys)} keys"
+    if others[closest]:
+        return f"no Swin weights in {wanted}; {count} but not: {_first(others[closest])}"
     return (
         f"no whole Swin in {wanted}; {count}; the patch embedding, a stage or a patch merging between stages is missing"
     )

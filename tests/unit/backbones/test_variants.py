@@ -71,11 +71,11 @@ def test_overrides_reach_the_backbone() -> None:
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown backbone 'swin_tinny', did you mean 'swin_tiny'"):
+    with pytest.raises(ConfigError, match='unknown backbone "swin_tinny"; did you mean "swin_tiny"'):
         create_backbone("swin_tinny")
-    with pytest.raises(ConfigError, match="known: swin_nano, swin_tiny"):
+    with pytest.raises(ConfigError, match="valid: swin_base, .*swin_tiny$"):
         create_backbone("resnet50")
-    with pytest.raises(ConfigError, match="no option 'drop_path', did you mean 'drop_path_rate'"):
+    with pytest.raises(ConfigError, match='no option "drop_path"; did you mean "drop_path_rate"'):
         create_backbone("swin_tiny", drop_path=0.2)
     with pytest.raises(ConfigError, match="out_indices"):
         create_backbone("swin_tiny", out_indices=(4,))

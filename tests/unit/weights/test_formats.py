@@ -174,6 +174,6 @@ class TestDetection:
 
     def test_an_unknown_format_name_lists_the_known(self) -> None:
         with pytest.raises(
-            WeightsError, match="unknown weight format 'mmdet'; choose one of auto, official, openmmlab"
+            WeightsError, match='unknown weight format "mmdet"; valid: auto, huggingface, official'
         ):
             detect_layout([], "mmdet")
