@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.transforms.v2 import Compose
 
 from swin_dense.config import AugmentationConfig, DetectionConfig
-from swin_dense.data.coco import read_json
 from swin_dense.data.datamodules import CocoDataModule
+from swin_dense.data.json_files import read_json
 from swin_dense.data.samples import Detections
 from swin_dense.data.transforms import (
     RandomHorizontalFlip,

@@ -1,33 +1,30 @@
-"""Pictures of detections and curves of training, for people to look at.
+"""Pictures of detections, for people to look at.
 
 Pictures are (H, W, 3) uint8 RGB arrays. Small images are enlarged until labels are legible on them.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import matplotlib
 import numpy as np
 import supervision as sv
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle_codec
 from torch import Tensor
 
-from swin_dense.errors import DataError
-from swin_dense.metrics import ImageDetections
+from swin_dense.files import atomic_write
 
 Picture = NDArray[np.uint8]
 
+_MOST_OBJECTS = 50  # more detections than this hide the image
 _LEAST_LONG_SIDE = 640  # pixels; a smaller image is enlarged, by a whole factor, to at least this
 _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 _WHITE, _BLACK = "#ffffff", "#000000"
@@ -60,6 +57,26 @@ class DrawnTruth(Protocol):
         """(N,) bool."""
 
 
+class DrawnDetections(Protocol):
+    """What a detector found in one image, in pixels of the image that is drawn on."""
+
+    @property
+    def boxes(self) -> Tensor:
+        """(N, 4) XYXY."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(N,)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) integers, contiguous 0..K-1."""
+
+    @property
+    def masks(self) -> Sequence[Mapping[str, Any]] | None:
+        """N compressed RLE masks of the image's size; None for a box-only detector."""
+
+
 @dataclass(frozen=True)
 class _Overlay:
     """Objects to draw: (N, 4) XYXY boxes and (N, H, W) masks in pixels of the canvas, a class and a text for each."""
@@ -72,59 +89,51 @@ class _Overlay:
 
 def draw_detections(
     image: Tensor | Picture,
-    detections: ImageDetections,
+    detections: DrawnDetections,
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.3,
-    max_detections: int = 50,
-    original_size: tuple[int, int] | None = None,
 ) -> Picture:
     """Draws boxes, masks, classes and scores onto an image.
 
     Args:
         image: (3, H, W) uint8 RGB.
-        detections: What a detector found.
+        detections: What a detector found, of which the best are drawn.
         class_names: Name of every label.
         score_threshold: Detections below it are left out.
-        max_detections: Only as many are drawn, best score first.
-        original_size: Height and width that the detections refer to, where `image` has been resized.
 
     Returns:
         (H', W', 3) picture, enlarged by a whole factor where the image is small.
     """
     canvas = _canvas(image)
-    scale = _scale(canvas, original_size or image.shape[-2:])
-    return _draw(canvas, _overlay_of(detections, class_names, score_threshold, max_detections, canvas, scale))
+    scale = _scale(canvas, image.shape[-2:])
+    return _draw(canvas, _overlay_of(detections, class_names, score_threshold, canvas, scale))
 
 
 def draw_comparison(
     image: Tensor | Picture,
     truth: DrawnTruth,
-    detections: ImageDetections,
+    detections: DrawnDetections,
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.3,
-    max_detections: int = 50,
-    original_size: tuple[int, int] | None = None,
 ) -> Picture:
     """Draws the annotated objects on the left and the detections on the right of one picture.
 
     Args:
         image: (3, H, W) uint8 RGB.
         truth: The annotated objects, in pixels of `image`.
-        detections: What a detector found.
+        detections: What a detector found, of which the best are drawn.
         class_names: Name of every label.
         score_threshold: Detections below it are left out.
-        max_detections: Only as many are drawn, best score first.
-        original_size: Height and width that the detections refer to, where `image` has been resized.
 
     Returns:
         (H', W', 3) picture with a caption over each side.
     """
     canvas = _canvas(image)
-    scale = _scale(canvas, original_size or image.shape[-2:])
-    wanted = _overlay_of_truth(truth, class_names, canvas, _scale(canvas, image.shape[-2:]))
-    found = _overlay_of(detections, class_names, score_threshold, max_detections, canvas, scale)
+    scale = _scale(canvas, image.shape[-2:])
+    wanted = _overlay_of_truth(truth, class_names, canvas, scale)
+    found = _overlay_of(detections, class_names, score_threshold, canvas, scale)
     left = _captioned(_draw(canvas, wanted), f"ground truth: {len(wanted.texts)}")
     right = _captioned(_draw(canvas, found), f"predicted: {len(found.texts)} with score \u2265 {score_threshold:g}")
     gap = np.full((left.shape[0], 6, 3), 255, dtype=np.uint8)
@@ -138,83 +147,8 @@ def save_picture(path: Path, picture: Picture) -> None:
         path: Where to; the suffix names the format, such as .png or .jpg.
         picture: (H, W, 3) uint8 RGB.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with atomic_write(path) as unfinished:
         Image.fromarray(picture).save(unfinished, quality=92)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def draw_curves(metrics_csv: Path, output: Path) -> None:
-    """Draws the losses over the steps and the AP over the epochs of a training run.
-
-    Args:
-        metrics_csv: Table with the columns "step" and "epoch" and, mostly empty, those of figures: "train/loss..." and
-            "val/..._AP".
-        output: Where to write the picture; the suffix names the format, such as .png or .svg.
-
-    Raises:
-        DataError: If the table cannot be read.
-    """
-    table = _read_table(metrics_csv)
-    figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
-    losses, precisions = figure.subplots(1, 2)
-    for name in sorted(name for name in table if name.startswith("train/") and "loss" in name):
-        steps, values = _points(table["step"], table[name])
-        is_total = name == "train/loss"
-        (line,) = losses.plot(
-            steps, _smoothed(values), label=name[6:], linewidth=2 if is_total else 1, zorder=2 + is_total
-        )
-        losses.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
-    for name in sorted(name for name in table if name.startswith("val/") and name.endswith("_AP")):
-        epochs, values = _points(table["epoch"], table[name])
-        scored = values >= 0  # -1 says that there was nothing to find
-        precisions.plot(
-            epochs[scored], 100 * values[scored], marker="o", markersize=4, label=name[4:].replace("_", " ")
-        )
-    losses.set(title="training loss, smoothed", xlabel="step", ylabel="loss")
-    losses.set_ylim(bottom=0)
-    precisions.set(title="validation", xlabel="epoch", ylabel="AP, %", ylim=(0, 100))
-    precisions.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (losses, precisions):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend(frameon=False, fontsize="small")
-        else:
-            axes.text(0.5, 0.5, "nothing recorded yet", ha="center", transform=axes.transAxes)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output)
-
-
-def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
-    """The columns of a CSV file of numbers, by name; NaN where a cell is empty."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        table = {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}: is not a table of training figures ({error})") from error
-    if rows and not {"step", "epoch"} <= table.keys():
-        raise DataError(f"{path}: has no columns 'step' and 'epoch', so it is not a table of training figures")
-    return table
-
-
-def _points(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    given = np.isfinite(x) & np.isfinite(y)
-    return x[given], y[given]
-
-
-def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over a centred window of a twentieth of the curve, narrower towards its ends."""
-    reach = len(values) // 40
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    first, last = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
-    smoothed: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
-    return smoothed
 
 
 def _canvas(image: Tensor | Picture) -> Picture:
@@ -233,16 +167,15 @@ def _scale(canvas: Picture, size: Sequence[int]) -> tuple[float, float]:
 
 
 def _overlay_of(
-    detections: ImageDetections,
+    detections: DrawnDetections,
     class_names: Sequence[str],
     score_threshold: float,
-    max_detections: int,
     canvas: Picture,
     scale: tuple[float, float],
 ) -> _Overlay:
     scores = detections.scores.detach().float().cpu().numpy()
     best = np.argsort(-scores, kind="stable")
-    kept = best[scores[best] >= score_threshold][:max_detections][::-1]  # the best is drawn last, on top
+    kept = best[scores[best] >= score_threshold][:_MOST_OBJECTS][::-1]  # the best is drawn last, on top
     labels = detections.labels.cpu().numpy()[kept]
     masks = None
     if detections.masks is not None:

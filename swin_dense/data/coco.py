@@ -16,13 +16,10 @@ from torchvision import tv_tensors
 
 from swin_dense.data.annotations import CocoAnnotations, read_annotations
 from swin_dense.data.images import ImageStore
-from swin_dense.data.json_files import read_json
 from swin_dense.data.problems import Problem
 from swin_dense.data.rules import find_problems
 from swin_dense.data.samples import Instances, Sample
 from swin_dense.errors import DataError
-
-__all__ = ["CocoDataset", "read_json"]
 
 logger = logging.getLogger(__name__)
 

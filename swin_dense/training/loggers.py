@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from swin_dense.files import atomic_write
 
 
 class MetricsTable(Logger):
@@ -63,12 +64,10 @@ class MetricsTable(Logger):
     def save(self) -> None:
         """Writes the whole table; a reader never sees half of it."""
         columns = list(dict.fromkeys(["step", "epoch", *(name for row in self._rows for name in row)]))
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with atomic_write(self.path) as unfinished, unfinished.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self._rows)
-        os.replace(partial, self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

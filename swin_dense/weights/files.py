@@ -8,7 +8,6 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from swin_dense.errors import WeightsError
+from swin_dense.files import atomic_write
 
 # Where training frameworks put the weights inside a checkpoint; an average of the weights is what was evaluated.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
@@ -113,17 +113,13 @@ def save_weights(
     """
     state_dict = model_or_state_dict.state_dict() if isinstance(model_or_state_dict, nn.Module) else model_or_state_dict
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_separate(state_dict), temporary, metadata=dict(metadata or {}))
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with atomic_write(path) as unfinished:
+            save_file(_separate(state_dict), unfinished, metadata=dict(metadata or {}))
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _separate(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

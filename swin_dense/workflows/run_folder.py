@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from swin_dense.config import DetectionConfig, config_text
 from swin_dense.errors import TrainingError
+from swin_dense.files import atomic_write
 from swin_dense.weights import save_weights
 
 NETWORK = "detector.network."
@@ -99,7 +99,5 @@ def write_json(path: Path, value: object) -> None:
         path: The file; its folder is made if it does not exist.
         value: Anything that JSON can hold.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value))
-    os.replace(partial, path)
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(json.dumps(value))

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from swin_dense import build
 from swin_dense.config import DetectionConfig, load_config
+from swin_dense.curves import draw_curves
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError
 from swin_dense.report import ap_table
-from swin_dense.visualize import draw_curves
 from swin_dense.weights import load_weights
 from swin_dense.workflows.run_folder import checkpoint_step, is_first_process, open_run, write_weights
 

@@ -1,5 +1,3 @@
-import csv
-import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,8 +6,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from swin_dense.errors import DataError
-from swin_dense.visualize import draw_comparison, draw_curves, draw_detections, save_picture
+from swin_dense.visualize import draw_comparison, draw_detections, save_picture
 
 GREY = torch.full((3, 128, 96), 128, dtype=torch.uint8)
 ENLARGEMENT = 5  # 128 x 96 becomes 640 x 480
@@ -54,7 +51,7 @@ def changed(picture, x1, y1, x2, y2):
 def test_small_images_are_enlarged_and_large_ones_are_not(found):
     assert draw_detections(GREY, found, ["disc", "square"]).shape == (640, 480, 3)
     large = torch.zeros(3, 700, 900, dtype=torch.uint8)
-    assert draw_detections(large, found, ["disc", "square"], original_size=(128, 96)).shape == (700, 900, 3)
+    assert draw_detections(large, found, ["disc", "square"]).shape == (700, 900, 3)
 
 
 def test_masks_are_painted_where_the_objects_are_and_scores_below_the_threshold_are_not(found):
@@ -71,9 +68,10 @@ def test_the_classes_have_colours_of_their_own(found):
     assert right[2] > right[0]
 
 
-def test_only_the_best_detections_are_drawn(found):
+def test_only_the_best_detections_are_drawn(found, monkeypatch):
+    monkeypatch.setattr("swin_dense.visualize._MOST_OBJECTS", 1)
     reversed_scores = replace(found, scores=found.scores.flip(0))
-    picture = draw_detections(GREY, reversed_scores, ["disc", "square"], score_threshold=0.0, max_detections=1)
+    picture = draw_detections(GREY, reversed_scores, ["disc", "square"], score_threshold=0.0)
     assert changed(picture, 57, 42, 83, 88) == 1
     assert changed(picture, 0, 42, 50, 128) == 0
 
@@ -90,15 +88,6 @@ def test_box_only_detections_and_no_detections(found):
     assert changed(boxes, 9, 39, 41, 91) > 0
     nothing = Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), [])
     assert (draw_detections(GREY, nothing, []) == 128).all()
-
-
-def test_detections_in_pixels_of_the_original_image_land_where_the_resized_one_shows_them(found):
-    original = replace(
-        found, boxes=found.boxes * 2, masks=[rle_codec.encode(rectangle(20, 80, 80, 180, (256, 192)))] * 2
-    )
-    resized = draw_detections(GREY, original, ["disc", "square"], original_size=(256, 192))
-    same = draw_detections(GREY, found, ["disc", "square"])
-    assert np.mean(resized != same) < 0.01
 
 
 def test_a_comparison_has_the_truth_on_the_left_and_the_detections_on_the_right(found):
@@ -134,37 +123,3 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         save_picture(path, picture)
     assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
     assert np.array_equal(np.asarray(Image.open(path)), picture)
-
-
-def write_metrics(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "epoch", "train/loss", "train/loss_mask", "val/bbox_AP", "val/segm_AP"])
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def test_curves_are_drawn_of_a_sparse_table_without_the_global_state_of_pyplot(tmp_path):
-    rows = [{"step": step, "epoch": step // 10, "train/loss": 9 / (step + 1)} for step in range(30)]
-    rows += [{"step": 9, "epoch": 0, "val/bbox_AP": -1.0}, {"step": 29, "epoch": 2, "val/bbox_AP": 0.5}]
-    draw_curves(write_metrics(tmp_path / "metrics.csv", rows), tmp_path / "charts" / "curves.svg")
-    drawing = (tmp_path / "charts" / "curves.svg").read_text()
-    assert drawing.count("<path") > 10
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
-
-
-def test_a_run_that_recorded_nothing_has_empty_curves(tmp_path):
-    draw_curves(write_metrics(tmp_path / "metrics.csv", []), tmp_path / "curves.png")
-    assert Image.open(tmp_path / "curves.png").size[0] > 1000
-
-
-@pytest.mark.parametrize("text", ["step,epoch\n1,two\n", "a,b\n1,2\n", "step,epoch\n1,2,3\n", "\0\n1\n"])
-def test_a_table_of_something_else_is_named(tmp_path, text):
-    (tmp_path / "metrics.csv").write_text(text)
-    with pytest.raises(DataError, match=r"metrics\.csv"):
-        draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
-
-
-def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"metrics\.csv"):
-        draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")

@@ -173,7 +173,5 @@ class TestDetection:
             detect_layout([])
 
     def test_an_unknown_format_name_lists_the_known(self) -> None:
-        with pytest.raises(
-            WeightsError, match='unknown weight format "mmdet"; valid: auto, huggingface, official'
-        ):
+        with pytest.raises(WeightsError, match='unknown weight format "mmdet"; valid: auto, huggingface, official'):
             detect_layout([], "mmdet")

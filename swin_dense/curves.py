@@ -1,0 +1,83 @@
+"""Curves of a training run, for people to look at."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from swin_dense.errors import DataError
+from swin_dense.files import atomic_write
+
+
+def draw_curves(metrics_csv: Path, output: Path) -> None:
+    """Draws the losses over the steps and the AP over the epochs of a training run.
+
+    Args:
+        metrics_csv: Table with the columns "step" and "epoch" and, mostly empty, those of figures: "train/loss..." and
+            "val/..._AP".
+        output: Where to write the picture; the suffix names the format, such as .png or .svg.
+
+    Raises:
+        DataError: If the table cannot be read.
+    """
+    table = _read_table(metrics_csv)
+    figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
+    losses, precisions = figure.subplots(1, 2)
+    for name in sorted(name for name in table if name.startswith("train/") and "loss" in name):
+        steps, values = _points(table["step"], table[name])
+        is_total = name == "train/loss"
+        (line,) = losses.plot(
+            steps, _smoothed(values), label=name[6:], linewidth=2 if is_total else 1, zorder=2 + is_total
+        )
+        losses.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
+    for name in sorted(name for name in table if name.startswith("val/") and name.endswith("_AP")):
+        epochs, values = _points(table["epoch"], table[name])
+        scored = values >= 0  # -1 says that there was nothing to find
+        precisions.plot(
+            epochs[scored], 100 * values[scored], marker="o", markersize=4, label=name[4:].replace("_", " ")
+        )
+    losses.set(title="training loss, smoothed", xlabel="step", ylabel="loss")
+    losses.set_ylim(bottom=0)
+    precisions.set(title="validation", xlabel="epoch", ylabel="AP, %", ylim=(0, 100))
+    precisions.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (losses, precisions):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False, fontsize="small")
+        else:
+            axes.text(0.5, 0.5, "nothing recorded yet", ha="center", transform=axes.transAxes)
+    with atomic_write(output) as unfinished:
+        figure.savefig(unfinished)
+
+
+def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
+    """The columns of a CSV file of numbers, by name; NaN where a cell is empty."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        table = {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: is not a table of training figures ({error})") from error
+    if rows and not {"step", "epoch"} <= table.keys():
+        raise DataError(f"{path}: has no columns 'step' and 'epoch', so it is not a table of training figures")
+    return table
+
+
+def _points(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    given = np.isfinite(x) & np.isfinite(y)
+    return x[given], y[given]
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over a centred window of a twentieth of the curve, narrower towards its ends."""
+    reach = len(values) // 40
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    first, last = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(values))
+    smoothed: NDArray[np.float64] = (total[last] - total[first]) / (last - first)
+    return smoothed
