@@ -85,17 +85,14 @@ class CheckReport:
         }
 
 
-def check_coco(
-    annotations: Path, images: Path | None, *, decode_images: bool = True, progress: Progress | None = None
-) -> CheckReport:
-    """Checks a COCO instances file and its images.
+def check_coco(annotations: Path, images: Path | None, *, progress: Progress | None = None) -> CheckReport:
+    """Checks a COCO instances file and its images, all of which are decoded: only so are truncated files found.
 
     The rules on annotations are the same that stop training (see `rules`, which also states their tolerances).
 
     Args:
         annotations: Instances JSON, or one inside a zip file.
         images: Image folder or zip file; None looks for it where the official layout has it (see `find_images`).
-        decode_images: Whether to decode every image, which finds truncated files; else only headers are read.
         progress: Shows how many of the images are done.
 
     Returns:
@@ -115,7 +112,7 @@ def check_coco(
         message = "no image folder was given, and none found beside the file: images are not checked"
         problems.append(Problem("images-not-checked", str(annotations), message, "name the folder", severity="warning"))
     else:
-        problems += _image_problems(data, images, decode_images, progress)
+        problems += _image_problems(data, images, progress)
     instances = ~data.crowd.numpy()
     areas = data.areas.numpy()[instances]
     per_class = np.bincount(data.labels.numpy()[instances], minlength=len(data.class_names)).tolist()
@@ -153,7 +150,7 @@ def _without_path(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def _image_problems(data: CocoAnnotations, images: Path, decode: bool, progress: Progress | None) -> Iterator[Problem]:
+def _image_problems(data: CocoAnnotations, images: Path, progress: Progress | None) -> Iterator[Problem]:
     """What is wrong with the images, several of which are read at a time."""
     try:
         store = ImageStore(images)
@@ -165,7 +162,7 @@ def _image_problems(data: CocoAnnotations, images: Path, decode: bool, progress:
     def check(row: int) -> Problem | None:
         name, (height, width) = data.file_names.text(row), sizes[row]
         try:
-            (store.read if decode else store.size)(name, (height, width))
+            store.read(name, (height, width))
         except ImageError as error:
             return Problem(error.kind, str(store.root / name), f"{name}: {error.fault}", error.fix, ids[row])
         return None

@@ -131,25 +131,9 @@ class ImageStore:
                 of the expected size.
         """
         with self._open(file_name) as image:
-            turn, _ = _orientation(image, self.root / file_name, expected_size)
+            turn = _orientation(image, self.root / file_name, expected_size)
             pixels = _to_rgb(image if turn is None else image.transpose(turn), self.root / file_name)
         return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
-
-    def size(self, file_name: str, expected_size: Size | None = None) -> Size:
-        """Height and width of the image that `read` would return, from the file's header alone.
-
-        Args:
-            file_name: Relative to the root.
-            expected_size: As in `read`.
-
-        Returns:
-            Height and width in pixels.
-
-        Raises:
-            ImageError: The file is missing, outside the root, no image, or not of the expected size.
-        """
-        with self._open(file_name) as image:
-            return _orientation(image, self.root / file_name, expected_size)[1]
 
     def _member(self, index: ZipIndex, file_name: str) -> str | None:
         """Full name in the zip file."""
@@ -188,8 +172,8 @@ class ImageStore:
         return path
 
 
-def _orientation(image: Image.Image, path: Path, expected_size: Size | None) -> tuple[Image.Transpose | None, Size]:
-    """How the stored raster is to be turned, if at all, and the height and width that result."""
+def _orientation(image: Image.Image, path: Path, expected_size: Size | None) -> Image.Transpose | None:
+    """How the stored raster is to be turned, if at all."""
     stored = (image.height, image.width)
     try:
         turn = ORIENTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -197,9 +181,9 @@ def _orientation(image: Image.Image, path: Path, expected_size: Size | None) -> 
         turn = None
     shown = stored[::-1] if turn in SIDEWAYS else stored
     if expected_size is None or expected_size == shown:
-        return turn, shown
+        return turn
     if expected_size == stored:
-        return None, stored
+        return None
     (height, width), (expected_height, expected_width) = shown, expected_size
     fault = f"{width} wide and {height} high, but annotated as {expected_width} wide and {expected_height} high"
     raise ImageError(path, "image-size", fault, "restore the image that was annotated, or correct the annotations")

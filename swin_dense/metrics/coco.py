@@ -86,26 +86,22 @@ class CocoMetric:
                 masks="segm" in self._iou_types,
             )
 
-    def compute(self, *, seen_only: bool = False) -> CocoResults:
+    def compute(self) -> CocoResults:
         """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.
-
-        Args:
-            seen_only: Score the images that some rank has seen, though they are not all: for validation that was cut
-                short on purpose.
 
         Returns:
             By IoU type, the twelve figures "AP" to "ARl" as floats and "per_class", AP by class name. As in every COCO
             tool -1.0 stands where there is no ground truth to find; nothing is ever NaN, so that it is valid JSON.
 
         Raises:
-            DataError: If no image or not every image has been seen.
+            DataError: If not every image has been seen.
         """
         gathered = gather_to_first_rank(self._results)
         results: CocoResults | None = None
         failure: Exception | None = None
         if gathered is not None:
             try:
-                results = self._score(_merged(gathered), seen_only)
+                results = self._score(_merged(gathered))
             except Exception as error:  # the other ranks wait for an answer, whatever went wrong
                 failure = error
         message = None if failure is None else str(failure)
@@ -145,9 +141,9 @@ class CocoMetric:
                 " train and evaluate with the same categories in the same order"
             )
 
-    def _score(self, results: Mapping[int, ImageResults], seen_only: bool) -> CocoResults:
+    def _score(self, results: Mapping[int, ImageResults]) -> CocoResults:
         missing = sorted(self._image_ids - results.keys())
-        if not results or (missing and not seen_only):
+        if missing:
             raise DataError(
                 f"{self._truth.source}: {len(missing)} of {len(self._image_ids)} images to score were never seen,"
                 f" the first is {missing[0]}; predict on them all, or name the images to score"

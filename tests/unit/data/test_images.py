@@ -90,16 +90,14 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 def test_image_annotated_on_its_stored_raster_is_not_turned(tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(PIXELS), orientation=6)
     np.testing.assert_array_equal(read(path, (6, 9)), PIXELS)
-    assert ImageStore(tmp_path).size("a.png") == (9, 6)
-    assert ImageStore(tmp_path).size("a.png", (6, 9)) == (6, 9)
+    assert read(path).shape == (9, 6, 3)
 
 
 def test_size_that_fits_neither_way_names_file_and_both_sizes(tmp_path):
     path = save(tmp_path / "a.png", Image.fromarray(PIXELS), orientation=6)
-    for method in (ImageStore(tmp_path).read, ImageStore(tmp_path).size):
-        with pytest.raises(ImageError, match=r"a\.png: 6 wide and 9 high, but annotated as 8 wide and 7 high") as error:
-            method(path.name, (7, 8))
-        assert error.value.kind == "image-size"
+    with pytest.raises(ImageError, match=r"a\.png: 6 wide and 9 high, but annotated as 8 wide and 7 high") as error:
+        ImageStore(tmp_path).read(path.name, (7, 8))
+    assert error.value.kind == "image-size"
 
 
 def test_damaged_exif_does_not_cost_the_image(tmp_path):
@@ -129,7 +127,6 @@ def test_unusable_file_is_named(tmp_path, name, content, kind):
 def test_truncated_image_is_refused_when_read(tmp_path):
     path = save(tmp_path / "a.jpg", Image.fromarray(np.resize(PIXELS, (200, 200, 3))))
     path.write_bytes(path.read_bytes()[:-2000])
-    assert ImageStore(tmp_path).size("a.jpg") == (200, 200)
     with pytest.raises(ImageError, match=r"a\.jpg: cannot be decoded"):
         ImageStore(tmp_path).read("a.jpg")
 

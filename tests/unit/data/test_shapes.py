@@ -54,7 +54,7 @@ def test_the_reader_and_the_checks_find_nothing_wrong(root, split):
 
 def test_every_class_size_and_kind_of_mask_occurs(tmp_path):
     root = write_shapes(tmp_path / "shapes", train=150, val=1)
-    report = check_coco(root / "annotations/instances_train.json", root / "images/train", decode_images=False)
+    report = check_coco(root / "annotations/instances_train.json", root / "images/train")
     assert min(report.instances_per_class.values()) > 50
     assert report.small > 150 and report.medium > 150 and report.large > 0 and report.empty_images > 0
     document = json.loads((root / "annotations/instances_train.json").read_text())

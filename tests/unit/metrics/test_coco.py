@@ -160,14 +160,9 @@ class TestCoverage:
         with pytest.raises(DataError, match="1 of 2 images to score were never seen, the first is 10"):
             metric.compute()
 
-    def test_unless_only_the_seen_images_are_asked_for(self, scene, perfect):
-        metric = CocoMetric(scene, category_ids=CATEGORIES)
-        metric.update([30], perfect[1][1:])
-        assert metric.compute(seen_only=True)["bbox"]["AR100"] == pytest.approx(1)
-
     def test_nothing_seen_is_never_a_score(self, scene):
         with pytest.raises(DataError, match="2 of 2 images"):
-            CocoMetric(scene, category_ids=CATEGORIES).compute(seen_only=True)
+            CocoMetric(scene, category_ids=CATEGORIES).compute()
 
     def test_a_restriction_named_beforehand_scores_those_images_alone(self, scene, perfect):
         metric = CocoMetric(scene, category_ids=CATEGORIES, image_ids=[30])
