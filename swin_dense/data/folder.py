@@ -40,6 +40,7 @@ class ImageFiles(Dataset[Sample]):
         missing = [str(path) for path in self.paths if not path.is_file()]
         if missing:
             raise DataError("images to predict on do not exist", missing)
+        self._stems_differ = len({path.stem for path in self.paths}) == len(self.paths)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -62,11 +63,10 @@ class ImageFiles(Dataset[Sample]):
             index: Position of the image.
 
         Returns:
-            The file's name without suffix; with the position before it where another file has the same name.
+            The file's name without suffix; with the position before it, for all images, where two have the same name.
         """
         stem = self.paths[index].stem
-        alone = sum(path.stem == stem for path in self.paths) == 1
-        return stem if alone else f"{index:06d}_{stem}"
+        return stem if self._stems_differ else f"{index:06d}_{stem}"
 
 
 def _images_below(folder: Path) -> list[Path]:
