@@ -2,7 +2,7 @@
 
 Outlines are polygons in pixels, drawn with soft edges into the picture and rasterised by COCO's own rules into the
 masks, so that picture, COCO annotation and label map agree. Colour and texture come from the same distributions for
-every class and for the ground: only the outline tells the class.
+every class: only the outline tells the class.
 """
 
 from __future__ import annotations
@@ -18,16 +18,21 @@ Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
-OBJECTS = (2, 7)
+OBJECTS = (1, 4)
 """Fewest and most objects that are tried per scene; those that would hide another one are left out."""
-RADIUS = (0.06, 0.6)
+RADIUS = (0.08, 0.45)
 """Circumradius as a fraction of the picture's side: at 128 pixels all three COCO sizes occur."""
 EMPTY = 0.02
 """Fraction of scenes without objects, as real data has them."""
-MIN_VISIBLE = 0.4
+TILT = 0.2
+"""Most rotation to either side in radians: like most things in photographs, shapes stand upright."""
+MIN_VISIBLE = 0.6
 """Fraction of an object that has to stay in view; what would cover more is not drawn."""
 MIN_AREA = 0.003
 """Smallest visible area of an object, as a fraction of the picture (49 pixels at 128x128)."""
+GROUND_SATURATION = (0.0, 0.2)
+"""The ground is drab and things are colourful, so that telling them apart is the easy part of the task."""
+OBJECT_SATURATION = (0.5, 1.0)
 SUPERSAMPLING = 4
 
 
@@ -96,7 +101,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneO
     Returns:
         The (size, size, 3) uint8 RGB picture and its objects, back to front.
     """
-    ground = _contrasting_colours(rng, [])
+    ground = _contrasting_colours(rng, [], GROUND_SATURATION)
     used = [ground.mean(axis=0)]
     picture = _texture(rng, ground, size, size, period=size / 4)
     objects: list[SceneObject] = []
@@ -108,7 +113,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneO
         behind = _cover(objects, candidate)
         if behind is None:
             continue
-        colours = _contrasting_colours(rng, used)
+        colours = _contrasting_colours(rng, used, OBJECT_SATURATION)
         used.append(colours.mean(axis=0))
         _paint(rng, picture, candidate, colours, period=float(radius))
         objects = [*behind, candidate]
@@ -119,7 +124,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneO
 def _place(rng: np.random.Generator, radius: float, size: int) -> SceneObject:
     """An object of a random class, place and rotation, cut by the picture's edge at most by half a radius."""
     name = list(OUTLINES)[rng.integers(len(OUTLINES))]
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(-TILT, TILT)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = rng.uniform(radius / 2, size - radius / 2, size=2)
     contours = tuple(np.round(radius * outline @ rotation + centre, 2) for outline in OUTLINES[name])
@@ -150,14 +155,17 @@ def _cover(objects: list[SceneObject], front: SceneObject) -> list[SceneObject] 
     return behind
 
 
-def _contrasting_colours(rng: np.random.Generator, used: list[Floats]) -> Floats:
-    """Two colours for a texture, (2, 3): of five pairs the one whose mean is furthest from all means in `used`."""
-    pairs = rng.uniform(20, 235, size=(5, 1, 3)) + rng.uniform(-55, 55, size=(5, 2, 3))
+def _contrasting_colours(rng: np.random.Generator, used: list[Floats], saturation: tuple[float, float]) -> Floats:
+    """Two shades of one hue, (2, 3): of five pairs the one whose mean is furthest from all means in `used`."""
+    full = np.clip(np.abs((rng.random((5, 1, 1)) * 6 + (0, 4, 2)) % 6 - 3) - 1, 0, 1)
+    white = 1 - rng.uniform(*saturation, size=(5, 1, 1))
+    brightness = rng.uniform(0.45, 1, size=(5, 1, 1)) * [[1.0], [0.7]]
+    pairs = 245 * brightness * (white + (1 - white) * full)
     best = 0
     if used:
         distances = np.linalg.norm(pairs.mean(axis=1)[:, None] - np.stack(used)[None], axis=-1)
         best = int(distances.min(axis=1).argmax())
-    colours: Floats = np.clip(pairs[best], 0, 255)
+    colours: Floats = pairs[best]
     return colours
 
 

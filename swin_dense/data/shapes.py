@@ -31,7 +31,7 @@ from swin_dense.errors import DataError
 CLASS_NAMES = tuple(OUTLINES)
 """Names of the classes; category id and ADE label of a class are its position here plus one."""
 
-FORMAT = 1
+FORMAT = 4
 """Raised whenever the same parameters begin to give other files."""
 
 MARKER = "shapes.json"

@@ -20,7 +20,7 @@ from swin_dense.weights import load_weights
 from swin_dense.workflows.run_folder import checkpoint_step, is_first_process, open_run, write_weights
 
 DEMO_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
-DEMO_SCENES = {"train": 1600, "val": 200}
+DEMO_SCENES = {"train": 1200, "val": 200}
 
 console = Console(stderr=True)
 
