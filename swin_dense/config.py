@@ -1,7 +1,7 @@
 """Reads a config file into frozen dataclasses, so that a wrong key is an error before anything else happens.
 
 A config is an mmengine Python file (with at most one level of `_base_`). Everything but `model` has a fixed schema: the
-dataclasses of this file; `model` is a model dict as mmdet and mmseg write it.
+dataclasses of this file; `model` is a model dict as mmdet writes it.
 """
 
 from __future__ import annotations

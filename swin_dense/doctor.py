@@ -40,7 +40,6 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "regex": ("regex",),
     "pycocotools": ("pycocotools",),
     "faster_coco_eval": ("faster-coco-eval",),
-    "torchmetrics": ("torchmetrics",),
     "safetensors": ("safetensors",),
     "typer": ("typer",),
     "rich": ("rich",),

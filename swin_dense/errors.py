@@ -1,7 +1,8 @@
 """The errors a user can cause.
 
 Each says what is wrong, where (file, image id, annotation id, config key) and what to do. The command line prints them
-without a traceback and exits with status 2. Our own mistakes are `assert`s and ordinary exceptions instead.
+without a traceback and exits with status 2, or 130 where a signal stopped it. Our own mistakes are `assert`s and
+ordinary exceptions instead.
 """
 
 from __future__ import annotations

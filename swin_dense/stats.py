@@ -4,7 +4,7 @@ The convention is that of the published tables. One multiply-add counts once (it
 convolution, deformable ones included, and every matrix product counts: linear layers, and both products of attention,
 `q @ k` and `attention @ v`. Normalisations, activations, softmax, biases, additions, resizing, RoI pooling and
 interpolation count nothing. What is computed counts, needed or not: the padding that fills the last window of a map
-takes part like any token.
+takes part in attention like any token, and in nothing else.
 """
 
 from __future__ import annotations
