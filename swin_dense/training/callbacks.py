@@ -128,7 +128,7 @@ class ValidationPictures(Callback):
             return
         images = zip(batch.image_ids, batch.file_names, outputs["detections"], strict=True)
         for image_id, file_name, detections in itertools.islice(images, self.count - self._drawn):
-            self.draw(image_id, detections, self.folder / f"{Path(file_name).stem}.png")
+            self.draw(image_id, detections, self.folder / f"{Path(file_name).stem}_{image_id}.png")
             self._drawn += 1
 
 
