@@ -157,7 +157,10 @@ def training_trainer(
         The trainer.
     """
     training = config.training
+    # The average comes first: a checkpoint that is written after a step must hold that step's average.
+    average = [] if training.ema_decay is None else [EMAWeightAveraging(decay=training.ema_decay)]
     callbacks: list[Callback] = [
+        *average,
         ModelCheckpoint(
             dirpath=run,
             filename="best",
@@ -169,8 +172,6 @@ def training_trainer(
         ValidationPictures(run / "pictures", training.pictures, partial(_draw_validation, data)),
         *(_progress_bar() or [ProgressLines(training.log_every)]),
     ]
-    if training.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
     return Trainer(
         **_placement(training.precision, devices),
         max_epochs=config.schedule.epochs,

@@ -68,7 +68,7 @@ def test_workers_live_through_an_interrupt_that_is_meant_for_the_training_proces
     whole = list(training(num_workers=0))
     loader = training(num_workers=2)
     batches = iter(loader)
-    received = [next(batches)]
+    received = [next(batches), next(batches)]  # one from each, so that both have started
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGINT)
     assert_equal([*received, *batches], whole)
