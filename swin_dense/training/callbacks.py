@@ -85,6 +85,7 @@ class ResumePoint(Callback):
             )
 
     def _save(self, trainer: Trainer) -> None:
+        # "Not weights only" means with the optimizer; loading is always restricted to tensors and plain values.
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
