@@ -53,6 +53,7 @@ class ZipIndex:
         try:
             with zipfile.ZipFile(path) as file:
                 members = {info.filename.encode("utf-8", "surrogatepass"): info for info in file.infolist()}
+        # zipfile raises NotImplementedError for archives of a version or a kind that it cannot read.
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"{path}: cannot be read as a zip file ({error}); is the download complete?") from error
         kept = sorted(name for name, info in members.items() if not info.is_dir() and not info.flag_bits & 1)
