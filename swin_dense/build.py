@@ -33,7 +33,8 @@ from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.training import DetectorModule
 from swin_dense.training.callbacks import ProgressLines, ResumePoint, ValidationPictures
 from swin_dense.training.loggers import MetricsTable
-from swin_dense.visualize import draw_comparison, save_picture
+from swin_dense.visualize.detections import draw_comparison
+from swin_dense.visualize.pictures import save_picture
 
 QUIET: dict[str, Any] = {"enable_model_summary": False, "enable_progress_bar": sys.stderr.isatty()}
 """Lightning's own summary of thousands of modules helps nobody."""

@@ -1,8 +1,8 @@
 """The plain records that cross folder borders: one image, one batch, one image's detections.
 
-Shapes: B images in a batch, N instances in an image, (H, W) pixels. Boxes are XYXY in float pixels, labels are
-contiguous 0..K-1 (the data set keeps the map back to category ids), images stay uint8 RGB until the model normalises
-them.
+Shapes: B images in a batch, N instances in an image, K classes, (H, W) pixels. Boxes are XYXY in float pixels, labels
+are contiguous 0..K-1 (the data set keeps the map back to category ids), images stay uint8 RGB until the model
+normalises them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torchvision import tv_tensors
 
 Size = tuple[int, int]
 """Height and width in pixels."""
+
+IGNORE_INDEX = 255
+"""In every label map: the pixel has no class, and counts neither in a loss nor in a score."""
 
 Rle = dict[str, Any]
 """A compressed COCO run-length mask: {"size": [H, W], "counts": bytes}."""
@@ -51,7 +54,9 @@ class Sample:
         image_id: The data set's own id.
         file_name: As the data set names it, for messages and result files.
         original_size: Height and width of the image on disk, before any transform.
-        instances: The annotated objects; None where the image is only to be predicted on.
+        instances: The annotated objects; None where there are none to be learnt from.
+        label_map: (H, W) int32 `Mask`, the class of every pixel, 0..K-1 or `IGNORE_INDEX`; None likewise. A training
+            transform keeps it aligned with `image`; in evaluation it stays that of the image on disk.
     """
 
     image: tv_tensors.Image
@@ -59,6 +64,7 @@ class Sample:
     file_name: str
     original_size: Size
     instances: Instances | None = None
+    label_map: tv_tensors.Mask | None = None
 
     @property
     def size(self) -> Size:
@@ -76,7 +82,9 @@ class Batch:
         original_sizes: Height and width of each image on disk.
         image_ids: The data set's own ids.
         file_names: As the data set names them.
-        instances: One per image; None where images are only to be predicted on.
+        instances: One per image; None where there are none to be learnt from.
+        label_maps: One (H, W) int32 map per image, unpadded; None likewise. In training each has the size of its image
+            inside the padding, in evaluation that of its image on disk.
     """
 
     images: Tensor
@@ -85,13 +93,14 @@ class Batch:
     image_ids: tuple[int, ...]
     file_names: tuple[str, ...]
     instances: tuple[Instances, ...] | None = None
+    label_maps: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.image_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Moves images, boxes and labels; masks stay on the CPU, where the heads crop them instance by instance.
+        """Moves images, boxes, labels and label maps; masks of instances stay on the CPU, where the heads crop them.
 
         Args:
             device: Where to.
@@ -109,7 +118,9 @@ class Batch:
             )
             for one in self.instances
         )
-        return replace(self, images=self.images.to(device, non_blocking=non_blocking), instances=instances)
+        label_maps = self.label_maps and tuple(one.to(device, non_blocking=non_blocking) for one in self.label_maps)
+        images = self.images.to(device, non_blocking=non_blocking)
+        return replace(self, images=images, instances=instances, label_maps=label_maps)
 
     def pin_memory(self) -> Batch:
         """Pins the images, the one large tensor, for an asynchronous copy to the device."""
@@ -135,3 +146,16 @@ class Detections:
     def __len__(self) -> int:
         """Number of detections."""
         return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The class of every pixel of one image, in pixels of the image on disk.
+
+    Attributes:
+        label_map: (H, W) int32, contiguous 0..K-1.
+        probabilities: (K, H, W) float32 in 0..1, adding up to 1 at every pixel; None unless they were asked for.
+    """
+
+    label_map: Tensor
+    probabilities: Tensor | None = None

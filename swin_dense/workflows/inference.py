@@ -19,7 +19,8 @@ from swin_dense.data.samplers import EvaluationSampler
 from swin_dense.errors import WeightsError
 from swin_dense.metrics import CocoResults
 from swin_dense.openmmlab.detection import OpenMMLabDetector
-from swin_dense.visualize import draw_detections, save_picture
+from swin_dense.visualize.detections import draw_detections
+from swin_dense.visualize.pictures import save_picture
 from swin_dense.weights import load_weights
 from swin_dense.weights.metadata import read_metadata
 from swin_dense.workflows.run_folder import is_first_process, write_json

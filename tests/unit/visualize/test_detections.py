@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle_codec
 
-from swin_dense.visualize import draw_comparison, draw_detections, save_picture
+from swin_dense.visualize.detections import draw_comparison, draw_detections
+from swin_dense.visualize.pictures import save_picture
 
 GREY = torch.full((3, 128, 96), 128, dtype=torch.uint8)
 ENLARGEMENT = 5  # 128 x 96 becomes 640 x 480
@@ -69,7 +70,7 @@ def test_the_classes_have_colours_of_their_own(found):
 
 
 def test_only_the_best_detections_are_drawn(found, monkeypatch):
-    monkeypatch.setattr("swin_dense.visualize._MOST_OBJECTS", 1)
+    monkeypatch.setattr("swin_dense.visualize.detections._MOST_OBJECTS", 1)
     reversed_scores = replace(found, scores=found.scores.flip(0))
     picture = draw_detections(GREY, reversed_scores, ["disc", "square"], score_threshold=0.0)
     assert changed(picture, 57, 42, 83, 88) == 1

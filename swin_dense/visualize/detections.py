@@ -1,32 +1,21 @@
-"""Pictures of detections, for people to look at.
-
-Pictures are (H, W, 3) uint8 RGB arrays. Small images are enlarged until labels are legible on them.
-"""
+"""Pictures of detections."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
-import matplotlib
 import numpy as np
 import supervision as sv
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as rle_codec
 from torch import Tensor
 
-from swin_dense.files import atomic_write
-
-Picture = NDArray[np.uint8]
+from swin_dense.visualize.pictures import FONT, Picture, canvas_of, captioned, font_size
 
 _MOST_OBJECTS = 50  # more detections than this hide the image
-_LEAST_LONG_SIDE = 640  # pixels; a smaller image is enlarged, by a whole factor, to at least this
-_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 _WHITE, _BLACK = "#ffffff", "#000000"
 _COLOURS = {  # of the objects of a class, and of the text on it
     "#e6194b": _WHITE, "#4363d8": _WHITE, "#2a9d3a": _WHITE, "#f58231": _BLACK, "#911eb4": _WHITE, "#42d4f4": _BLACK,
@@ -105,7 +94,7 @@ def draw_detections(
     Returns:
         (H', W', 3) picture, enlarged by a whole factor where the image is small.
     """
-    canvas = _canvas(image)
+    canvas = canvas_of(image)
     scale = _scale(canvas, image.shape[-2:])
     return _draw(canvas, _overlay_of(detections, class_names, score_threshold, canvas, scale))
 
@@ -130,35 +119,14 @@ def draw_comparison(
     Returns:
         (H', W', 3) picture with a caption over each side.
     """
-    canvas = _canvas(image)
+    canvas = canvas_of(image)
     scale = _scale(canvas, image.shape[-2:])
     wanted = _overlay_of_truth(truth, class_names, canvas, scale)
     found = _overlay_of(detections, class_names, score_threshold, canvas, scale)
-    left = _captioned(_draw(canvas, wanted), f"ground truth: {len(wanted.texts)}")
-    right = _captioned(_draw(canvas, found), f"predicted: {len(found.texts)} with score \u2265 {score_threshold:g}")
+    left = captioned(_draw(canvas, wanted), f"ground truth: {len(wanted.texts)}")
+    right = captioned(_draw(canvas, found), f"predicted: {len(found.texts)} with score \u2265 {score_threshold:g}")
     gap = np.full((left.shape[0], 6, 3), 255, dtype=np.uint8)
     return np.concatenate([left, gap, right], axis=1)
-
-
-def save_picture(path: Path, picture: Picture) -> None:
-    """Writes a picture whole or not at all, creating its folder.
-
-    Args:
-        path: Where to; the suffix names the format, such as .png or .jpg.
-        picture: (H, W, 3) uint8 RGB.
-    """
-    with atomic_write(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, quality=92)
-
-
-def _canvas(image: Tensor | Picture) -> Picture:
-    array = image.cpu().numpy() if isinstance(image, Tensor) else image
-    if array.ndim != 3 or array.shape[0] != 3 or array.dtype != np.uint8:
-        raise ValueError(f"an image to draw on is (3, H, W) uint8, not {array.shape} {array.dtype}")
-    factor = max(1, math.ceil(_LEAST_LONG_SIDE / max(array.shape[1:])))
-    size = (array.shape[2] * factor, array.shape[1] * factor)
-    pixels = np.ascontiguousarray(array.transpose(1, 2, 0))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
 
 def _scale(canvas: Picture, size: Sequence[int]) -> tuple[float, float]:
@@ -217,8 +185,8 @@ def _draw(canvas: Picture, overlay: _Overlay) -> Picture:
     labels = sv.RichLabelAnnotator(
         _PALETTE,
         text_color=_TEXT_PALETTE,
-        font_path=str(_FONT),
-        font_size=_font_size(canvas),
+        font_path=str(FONT),
+        font_size=font_size(canvas),
         text_padding=3,
         smart_position=True,
     )
@@ -232,15 +200,3 @@ def _draw(canvas: Picture, overlay: _Overlay) -> Picture:
     ).annotate(scene, objects)
     scene = labels.annotate(scene, objects, overlay.texts)
     return np.ascontiguousarray(scene[:, :, ::-1])
-
-
-def _font_size(canvas: Picture) -> int:
-    return max(12, int(min(canvas.shape[:2])) // 40)
-
-
-def _captioned(picture: Picture, caption: str) -> Picture:
-    size = _font_size(picture) + 2
-    strip = Image.new("RGB", (picture.shape[1], 2 * size), "white")
-    font = ImageFont.truetype(str(_FONT), size)
-    ImageDraw.Draw(strip).text((size // 2, size), caption, fill="black", font=font, anchor="lm")
-    return np.concatenate([np.asarray(strip), picture])
