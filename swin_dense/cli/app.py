@@ -1,0 +1,80 @@
+"""The program that the commands register with, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swin_dense.errors import ConfigError
+
+app = typer.Typer(
+    name="swin-dense",
+    help="One Swin Transformer backbone for every dense task.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="Config file (Python; it is executed).", metavar="CONFIG")]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Changes one key of the config, e.g. data.batch_size=4."),
+]
+DataRoot = Annotated[Path | None, typer.Option("--data", help="Folder of the data set, instead of data.root.")]
+Devices = Annotated[str, typer.Option(help='Number of devices on this machine, or "auto".')]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def load(path: Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
+    """Reads a config with what the command line changes.
+
+    Args:
+        path: The config file.
+        data: Folder of the data set; None leaves the config's own.
+        overrides: `KEY=VALUE` texts.
+
+    Returns:
+        The config.
+    """
+    from swin_dense.config import load_config
+
+    extra = [f"data.root={str(data)!r}"] if data is not None else []
+    return load_config(path, [*(overrides or ()), *extra])
+
+
+def device_count(text: str) -> int | str:
+    """What `--devices` means to a trainer.
+
+    Args:
+        text: As typed.
+
+    Returns:
+        A number, or "auto".
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if text != "auto" and not text.isdigit():
+        raise ConfigError(f'--devices takes a number or "auto", not "{text}"')
+    return text if text == "auto" else int(text)
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """Reads a size.
+
+    Args:
+        text: Such as "800x1280".
+
+    Returns:
+        Height and width in pixels.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise ConfigError(f'--shape takes HEIGHTxWIDTH, for instance 800x1280, not "{text}"')
+    return int(height), int(width)
