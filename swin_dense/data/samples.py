@@ -17,8 +17,12 @@ from torchvision import tv_tensors
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-IGNORE_INDEX = 255
-"""In every label map: the pixel has no class, and counts neither in a loss nor in a score."""
+IGNORE_INDEX = -1
+"""In every label map: the pixel has no class, and counts neither in a loss nor in a score.
+
+Negative, so that it can never be a class, however many there are, nor a value of a label file; a model that wants
+another number (mmseg's heads: 255) gets it where its inputs are made.
+"""
 
 Rle = dict[str, Any]
 """A compressed COCO run-length mask: {"size": [H, W], "counts": bytes}."""
