@@ -1,0 +1,50 @@
+"""Settings of every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW.
+
+    Attributes:
+        learning_rate: For the total batch of the recipe; not scaled by the number of devices.
+        weight_decay: Of every parameter whose name contains none of `no_decay`.
+        betas: Momentum coefficients.
+        no_decay: Parts of parameter names that are not decayed.
+    """
+
+    learning_rate: float
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    no_decay: tuple[str, ...] = ("absolute_pos_embed", "relative_position_bias_table", "norm")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the training runs.
+
+    Attributes:
+        precision: "32", "bf16" or "16" (mixed precision, the weights stay in float32).
+        accumulate: Batches whose gradients are added up before an optimizer step.
+        clip_gradient_norm: Greatest norm of the gradient; None does not clip.
+        ema_decay: Decay of the exponential moving average of the weights; None keeps none.
+        seed: Of everything random.
+        validate_every: Epochs from one validation to the next; where the schedule counts steps, optimizer steps. None
+            validates after every epoch, or after every tenth of the steps.
+        checkpoint_every: Optimizer steps from one `last.ckpt` to the next, besides the end of every epoch.
+        log_every: Batches from one line of `metrics.csv` to the next.
+        pictures: Validation images that are drawn with their predictions.
+    """
+
+    precision: str = "32"
+    accumulate: int = 1
+    clip_gradient_norm: float | None = None
+    ema_decay: float | None = None
+    seed: int = 0
+    validate_every: int | None = None
+    checkpoint_every: int = 1000
+    log_every: int = 50
+    pictures: int = 8

@@ -1,0 +1,117 @@
+"""Settings of detection and instance segmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from swin_dense.config.common import OptimizerConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Where one split of a COCO-format data set lies, relative to `DataConfig.root`.
+
+    Attributes:
+        annotations: JSON file, or `archive.zip/member.json`.
+        images: Image folder, or a zip file of images.
+    """
+
+    annotations: str
+    images: str
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how much of it at a time.
+
+    Attributes:
+        root: Folder of the data set, relative to the working directory.
+        train: The split that is learnt from.
+        val: The split that is scored.
+        batch_size: Training images per device.
+        eval_batch_size: Validation images per device.
+        num_workers: Loading processes per device; 0 loads in the main process.
+        keep_empty: Whether images without annotations are trained on.
+        min_side: Images whose shorter side is below this many pixels are left out of training.
+        size_divisor: Padded sides are multiples of this many pixels.
+        limit_images: Use only the first images of both splits, for trials; None uses all.
+    """
+
+    root: str
+    train: SplitConfig
+    val: SplitConfig
+    batch_size: int
+    eval_batch_size: int = 1
+    num_workers: int = 2
+    keep_empty: bool = False
+    min_side: int = 32
+    size_divisor: int = 32
+    limit_images: int | None = None
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """The official multi-scale policy: resize, or with equal chance resize, crop and resize again; then flip.
+
+    Attributes:
+        short_sides: Shorter sides in pixels, one of which is drawn for each image.
+        max_long_side: The longer side never exceeds this many pixels.
+        crop_short_sides: Shorter sides before the crop; None never crops.
+        crop_range: Least and greatest side of the crop in pixels.
+        flip_probability: How often an image is mirrored.
+        test_short_side: Shorter side for validation and prediction.
+        test_max_long_side: Cap of the longer side for validation and prediction.
+    """
+
+    short_sides: tuple[int, ...]
+    max_long_side: int
+    test_short_side: int
+    test_max_long_side: int
+    crop_short_sides: tuple[int, ...] | None = None
+    crop_range: tuple[int, int] = (384, 600)
+    flip_probability: float = 0.5
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Linear warm-up, then steps down.
+
+    Attributes:
+        epochs: Length of the training.
+        milestones: Epochs after which the learning rate is multiplied by `gamma`.
+        gamma: The factor.
+        warmup_steps: Optimizer steps of the warm-up.
+        warmup_ratio: First learning rate of the warm-up, as a part of the full one.
+    """
+
+    epochs: int
+    milestones: tuple[int, ...]
+    gamma: float = 0.1
+    warmup_steps: int = 500
+    warmup_ratio: float = 0.001
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    """A whole detection config.
+
+    Attributes:
+        model: mmdet model dict; its backbone is ours (`type="SwinDense"`) or any that mmdet knows.
+        data: What is read.
+        augmentation: What is done to images.
+        optimizer: AdamW.
+        schedule: Of the learning rate.
+        training: How the training runs.
+        task: "detection".
+        score_metric: What `best.ckpt` is chosen by, for instance "segm_AP".
+    """
+
+    model: dict[str, Any]
+    data: DataConfig
+    augmentation: AugmentationConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    score_metric: str
+    training: TrainingConfig = TrainingConfig()
+    task: str = "detection"
