@@ -26,6 +26,7 @@ ALLOWED = {
     "errors": set(),
     "files": set(),
     "rle": {"numpy"},
+    "label_maps": {"numpy", "PIL"},
     "devices": {"torch", "torchvision"},
     "report": {"rich"},
     "stats": {"torch", "torchvision"},
@@ -34,7 +35,7 @@ ALLOWED = {
     "config": {"mmengine.config"},
     # Data and metrics know neither models nor each other.
     "data": {"torch", "torchvision", "numpy", "PIL", "pycocotools", "lightning", "swin_dense.rle"},
-    "metrics": {"torch", "numpy", "pycocotools", "faster_coco_eval", "swin_dense.rle"},
+    "metrics": {"torch", "numpy", "pycocotools", "faster_coco_eval", "swin_dense.label_maps", "swin_dense.rle"},
     "weights": {"torch", "safetensors", "swin_dense.backbones"},
     "openmmlab": {
         *OPENMMLAB,
