@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,43 @@ from swin_dense.errors import DataError
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 """A member's own header: signature, ..., length of its name, length of the extra field (APPNOTE.TXT 4.3.7)."""
+
+
+def split_zip(path: Path) -> tuple[Path, str] | None:
+    """Finds the zip file in a path that treats it as a folder, such as `ade.zip/images/training`.
+
+    Args:
+        path: Any path; it need not exist.
+
+    Returns:
+        The zip file, and what the path names in it ("" where it names the zip file itself); None for other paths.
+    """
+    for parent in (path, *path.parents):
+        if parent.suffix.lower() == ".zip" and parent.is_file():
+            return parent, "" if parent == path else path.relative_to(parent).as_posix()
+    return None
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Reads a file, or a member of a zip file written as if the zip file were a folder.
+
+    Args:
+        path: The file.
+        max_bytes: A member of a zip file that claims to be larger is refused before anything is unpacked.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DataError: It is missing or cannot be read.
+    """
+    place = split_zip(path)
+    if place is not None and place[1]:
+        return ZipIndex.open(place[0]).read(place[1], max_bytes)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @dataclass(frozen=True)
@@ -45,7 +83,7 @@ class ZipIndex:
             path: The zip file.
 
         Returns:
-            The index; folders and encrypted members are not in it.
+            The index; folders, encrypted members and what macOS adds (`__MACOSX/`) are not in it.
 
         Raises:
             DataError: The file is missing, unreadable, or no zip file.
@@ -56,7 +94,11 @@ class ZipIndex:
         # zipfile raises NotImplementedError for archives of a version or a kind that it cannot read.
         except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
             raise DataError(f"{path}: cannot be read as a zip file ({error}); is the download complete?") from error
-        kept = sorted(name for name, info in members.items() if not info.is_dir() and not info.flag_bits & 1)
+        kept = sorted(
+            name
+            for name, info in members.items()
+            if not info.is_dir() and not info.flag_bits & 1 and not name.startswith(b"__MACOSX/")
+        )
         entries = torch.tensor(
             [
                 (info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
@@ -78,6 +120,19 @@ class ZipIndex:
         tops = {self.names.text(row).split("/", 1)[0] for row in (0, len(self.names) - 1) if len(self.names)}
         # The names are sorted, so that the first and the last one speak for all between.
         return tops.pop() if len(tops) == 1 else None
+
+    def names_below(self, prefix: str) -> Iterator[str]:
+        """Members whose full name starts with a prefix, in order, without that prefix.
+
+        Args:
+            prefix: A folder with its final slash, or "" for all members.
+        """
+        start = prefix.encode("utf-8", "surrogatepass")
+        for row in range(self.names.first_from(start), len(self.names)):
+            name = self.names.text(row)
+            if not name.startswith(prefix):
+                return
+            yield name.removeprefix(prefix)
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """Reads one member.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torchvision import tv_tensors
 
-from swin_dense.data.archive import ZipIndex
+from swin_dense.data.archive import ZipIndex, split_zip
 from swin_dense.data.samples import Size
 from swin_dense.errors import DataError
 
@@ -80,7 +80,7 @@ class ImageError(DataError):
 
 
 class ImageStore:
-    """The images of a data set: a folder, or a zip file that is read without being unpacked.
+    """The images of a data set: a folder, a zip file that is read without being unpacked, or a folder in a zip file.
 
     In a zip file an image is found under its own name, under a folder named like the zip file (`train2017.zip` holds
     `train2017/000000000009.jpg`), or under the one folder that everything lies in. Nothing stays open between two
@@ -91,19 +91,25 @@ class ImageStore:
         """Opens a folder or a zip file.
 
         Args:
-            root: The folder or the zip file.
+            root: The folder, the zip file, or a folder inside one: `ADEChallengeData2016.zip/images/training`.
 
         Raises:
-            DataError: It is neither.
+            DataError: It is none of them.
         """
         self.root = Path(root)
         self._zip: ZipIndex | None = None
-        if self.root.is_file():
-            self._zip = ZipIndex.open(self.root)
-            folders = (self.root.stem, self._zip.top_folder())
-            self._prefixes = ("", *dict.fromkeys(f"{folder}/" for folder in folders if folder))
-        elif not self.root.is_dir():
+        self._folder = ""
+        if self.root.is_dir():
+            return
+        zip_file, inside = (self.root, "") if self.root.is_file() else split_zip(self.root) or (None, "")
+        if zip_file is None:
             raise DataError(f"{self.root}: no such folder or zip file of images")
+        self._zip = ZipIndex.open(zip_file)
+        top = inside or self._zip.top_folder()
+        self._folder = f"{top}/" if top else ""
+        self._prefixes = (self._folder,) if inside else tuple(dict.fromkeys(("", f"{self.root.stem}/", self._folder)))
+        if inside and not any(self._zip.names_below(self._folder)):
+            raise DataError(f"{self.root}: no such folder in the zip file")
 
     def __contains__(self, file_name: str) -> bool:
         """Whether there is a file of this name."""
@@ -112,6 +118,14 @@ class ImageStore:
         if self._zip is None:
             return (self.root / file_name).is_file()
         return self._member(self._zip, file_name) is not None
+
+    def names(self) -> list[str]:
+        """Names of all files, those in subfolders too, sorted; hidden ones (`.DS_Store`, `._1.jpg`) are left out."""
+        if self._zip is None:
+            below = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        else:
+            below = self._zip.names_below(self._folder)
+        return sorted(name for name in below if not any(part.startswith(".") for part in name.split("/")))
 
     def read(self, file_name: str, expected_size: Size | None = None) -> tv_tensors.Image:
         """Decodes one image.
@@ -130,7 +144,7 @@ class ImageStore:
             ImageError: The file is missing, outside the root, no image, damaged, of an unsupported pixel format, or not
                 of the expected size.
         """
-        with self._open(file_name) as image:
+        with self.open(file_name) as image:
             turn = _orientation(image, self.root / file_name, expected_size)
             pixels = _to_rgb(image if turn is None else image.transpose(turn), self.root / file_name)
         return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
@@ -140,14 +154,25 @@ class ImageStore:
         return next((prefix + file_name for prefix in self._prefixes if prefix + file_name in index), None)
 
     @contextmanager
-    def _open(self, file_name: str) -> Iterator[Image.Image]:
-        """The image with its header read; whatever goes wrong inside becomes an `ImageError` that names the file."""
+    def open(self, file_name: str, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+        """Opens one image, its header read but not its pixels.
+
+        Args:
+            file_name: Relative to the root.
+            formats: Formats that may be read.
+
+        Yields:
+            The image as it is stored.
+
+        Raises:
+            ImageError: The file cannot be used; or anything went wrong while the caller decoded it.
+        """
         path = self.root / file_name
         if escapes(file_name):
             fix = "name it relative to that folder"
             raise ImageError(path, "escaping-file-name", f"leads out of {self.root}", fix)
         try:
-            with Image.open(self._source(path, file_name), formats=FORMATS) as image:
+            with Image.open(self._source(path, file_name), formats=tuple(formats)) as image:
                 yield image
         except ImageError:
             raise
@@ -155,7 +180,7 @@ class ImageStore:
             fix = "restore it or remove the image from the annotations"
             raise ImageError(path, "missing-image", "no such file", fix) from error
         except UnidentifiedImageError as error:
-            fix = f"use one of {', '.join(FORMATS)}"
+            fix = f"use one of {', '.join(formats)}"
             raise ImageError(path, "unreadable-image", "not an image in a known format", fix) from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             raise ImageError(path, "unreadable-image", f"cannot be decoded ({error})", "restore the file") from error

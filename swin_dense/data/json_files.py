@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from swin_dense.data.archive import ZipIndex
+from swin_dense.data.archive import read_bytes
 from swin_dense.errors import DataError
 
 MAX_BYTES = 2**33
@@ -44,19 +44,8 @@ def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 
 def _read_text(path: Path) -> str:
     """Text of a file or of a member of a zip file; the bytes, half a gigabyte for COCO, are gone when it returns."""
-    content = _read_bytes(path)
+    content = read_bytes(path, MAX_BYTES)
     try:
         return content.decode(json.detect_encoding(content))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a JSON file ({error})") from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    """Content of a file or of a member of a zip file."""
-    for parent in path.parents:
-        if parent.suffix.lower() == ".zip" and parent.is_file():
-            return ZipIndex.open(parent).read(path.relative_to(parent).as_posix(), MAX_BYTES)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error

@@ -82,6 +82,14 @@ class Ragged:
         joined, offsets = self.values.numpy().tobytes(), self.offsets.tolist()
         return [joined[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
 
+    def first_from(self, text: bytes) -> int:
+        """First row that is not before these bytes, by bisection; the number of rows where all are before them.
+
+        Args:
+            text: Where to start; the rows must come from `from_bytes`, sorted.
+        """
+        return bisect_left(range(len(self)), text, key=lambda one: self[one].tobytes())
+
     def find(self, text: bytes) -> int | None:
         """Row that holds these bytes, by bisection.
 
@@ -91,5 +99,5 @@ class Ragged:
         Returns:
             The row, or None where there is none.
         """
-        row = bisect_left(range(len(self)), text, key=lambda one: self[one].tobytes())
+        row = self.first_from(text)
         return row if row < len(self) and self[row].tobytes() == text else None
