@@ -7,12 +7,13 @@ are 1..150 and 0 means "other", so that a shift of -1 makes them 0..149 and leav
 from __future__ import annotations
 
 import csv
+import re
 import stat
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from swin_dense.errors import DataError
 
@@ -51,7 +52,7 @@ def read_label_map(path: Path) -> LabelMap:
         raise DataError(f"{path}: cannot be read as a PNG ({error}); restore the file") from error
 
 
-def label_map_of(image: Image.Image, path: Path) -> LabelMap:
+def label_map_of(image: ImageFile.ImageFile, path: Path) -> LabelMap:
     """Takes the labels out of an opened PNG: gray values, or the indices of a palette image as PASCAL VOC stores them.
 
     Args:
@@ -105,14 +106,15 @@ def classes_of(stored: LabelMap, path: Path, *, label_shift: int, ignore_index: 
     Raises:
         DataError: If the class of a label is `ignore_index`.
     """
-    classes = stored + np.int32(label_shift)
+    classes: LabelMap = stored + np.int32(label_shift)
     unlabelled = (stored == ignore_index) | (classes < 0)
     if (~unlabelled & (classes == ignore_index)).any():
         raise DataError(
             f"{path}: label {ignore_index - label_shift} is class {ignore_index}, which is the ignore_index;"
             " choose an ignore_index beyond the classes, such as 65535"
         )
-    return np.where(unlabelled, np.int32(ignore_index), classes)
+    classes[unlabelled] = ignore_index
+    return classes
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -125,19 +127,37 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         The name of every class 0..K-1.
 
     Raises:
-        DataError: If the file is missing, no text, empty, out of order, or names two classes alike.
+        DataError: As `class_names_of` does, or if the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return class_names_of(content, path)
+
+
+def class_names_of(content: bytes, path: Path) -> tuple[str, ...]:
+    """Takes the names out of a class list.
+
+    Args:
+        content: Of the file.
+        path: The file, for messages.
+
+    Returns:
+        The name of every class 0..K-1; of the synonyms that ADE20K's list gives, the first.
+
+    Raises:
+        DataError: If it is no text, empty, out of order, or names two classes alike.
+    """
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no text file ({error}); write one class name per line") from error
     lines = [line for line in lines if line.strip()]
     names = [line.strip() for line in lines]
     if lines and lines[0].startswith("Idx"):
         rows = list(csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ","))
-        names = [(row.get("Name") or "").strip() for row in rows]
+        names = [re.split("[;,]", row.get("Name") or "")[0].strip() for row in rows]
         numbers = [(row["Idx"] or "").strip() for row in rows]
         if numbers != [str(number) for number in range(1, len(rows) + 1)]:
             raise DataError(f"{path}: its column Idx does not count 1, 2, 3, ...; restore the list")

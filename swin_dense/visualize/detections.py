@@ -13,17 +13,12 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
 from torch import Tensor
 
+from swin_dense.visualize.palette import COLOURS
 from swin_dense.visualize.pictures import FONT, Picture, canvas_of, captioned, font_size
 
 _MOST_OBJECTS = 50  # more detections than this hide the image
-_WHITE, _BLACK = "#ffffff", "#000000"
-_COLOURS = {  # of the objects of a class, and of the text on it
-    "#e6194b": _WHITE, "#4363d8": _WHITE, "#2a9d3a": _WHITE, "#f58231": _BLACK, "#911eb4": _WHITE, "#42d4f4": _BLACK,
-    "#f032e6": _WHITE, "#9a6324": _WHITE, "#ffe119": _BLACK, "#008080": _WHITE, "#800000": _WHITE, "#bfef45": _BLACK,
-    "#000075": _WHITE, "#808000": _WHITE, "#fabed4": _BLACK, "#aaffc3": _BLACK, "#dcbeff": _BLACK, "#ffd8b1": _BLACK,
-}  # fmt: skip
-_PALETTE = sv.ColorPalette.from_hex(list(_COLOURS))
-_TEXT_PALETTE = sv.ColorPalette.from_hex(list(_COLOURS.values()))
+_PALETTE = sv.ColorPalette.from_hex(list(COLOURS))
+_TEXT_PALETTE = sv.ColorPalette.from_hex(list(COLOURS.values()))
 
 
 class DrawnTruth(Protocol):
