@@ -6,7 +6,8 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -112,24 +113,49 @@ def save_weights(
         WeightsError: The file cannot be written.
     """
     state_dict = model_or_state_dict.state_dict() if isinstance(model_or_state_dict, nn.Module) else model_or_state_dict
-    path = Path(path)
+    with _written_whole(Path(path)) as unfinished:
+        save_file(_separate(state_dict), unfinished, metadata=dict(metadata or {}))
+
+
+def save_checkpoint(state_dict: Mapping[str, Tensor], path: Path, *, wrapper: str = "") -> None:
+    """Writes weights with `torch.save`, for libraries that read nothing else; whole or not at all.
+
+    Args:
+        state_dict: Tensors by name.
+        path: The file; its folder is made if it does not exist.
+        wrapper: Entry under which the state dict stands; empty puts it at the top.
+
+    Raises:
+        WeightsError: The file cannot be written.
+    """
+    tensors = _separate(state_dict)
+    with _written_whole(path) as unfinished:
+        torch.save({wrapper: tensors} if wrapper else tensors, unfinished)
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
     try:
         with atomic_write(path) as unfinished:
-            save_file(_separate(state_dict), unfinished, metadata=dict(metadata or {}))
+            yield unfinished
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
 
 
 def _separate(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each with memory of its own: safetensors refuses parameters that share it."""
+    """The tensors on the CPU, each with memory of its own: safetensors refuses parameters that share it.
+
+    A part of a larger tensor is copied too, because `torch.save` would write the whole.
+    """
     separate, seen = {}, set()
     for key, value in state_dict.items():
         tensor = value.detach().cpu().contiguous()
-        memory = tensor.untyped_storage().data_ptr()
-        separate[key] = tensor.clone() if memory in seen else tensor
-        seen.add(memory)
+        memory = tensor.untyped_storage()
+        is_part = memory.nbytes() > tensor.nbytes
+        separate[key] = tensor.clone() if is_part or memory.data_ptr() in seen else tensor
+        seen.add(memory.data_ptr())
     return separate
 
 

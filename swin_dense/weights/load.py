@@ -1,7 +1,7 @@
 """Loads weights of any known format into a model, and accounts for every tensor on both sides.
 
-A checkpoint and a model are each a backbone and, perhaps, what surrounds it (neck and heads). The backbone's names go
-through the table of the format; the names around it must be the same on both sides.
+A checkpoint and a model are each a backbone and, perhaps, what surrounds it (neck and heads). The names of both go
+through the tables of the format; after that they must be the same on both sides.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.errors import WeightsError
 from swin_dense.weights.files import read_checkpoint, unwrap
-from swin_dense.weights.formats import Converted, detect_layout, root_of
+from swin_dense.weights.formats import Converted, root_of
 from swin_dense.weights.match import Incoming, match
+from swin_dense.weights.parts import take_apart
 from swin_dense.weights.report import LoadReport
+from swin_dense.weights.selection import selection
 
 
 def load_weights(
@@ -51,9 +53,7 @@ def load_weights(
     Raises:
         WeightsError: The file cannot be read safely, its format is unknown, or the weights do not fit the model.
     """
-    for option, names in (("allow_missing", allow_missing), ("ignore", ignore)):
-        if isinstance(names, str):
-            raise WeightsError(f'{option} takes several names; write ("{names}",)')
+    may_lack, unwanted = selection("allow_missing", allow_missing), selection("ignore", ignore)
     content: object = path_or_state_dict
     source = "state dict"
     if not isinstance(path_or_state_dict, Mapping):
@@ -61,7 +61,7 @@ def load_weights(
     try:
         tensors, source = unwrap(content, source)
         incoming = _read_as(tensors, _backbone_prefix(model), format)
-        matched = match(incoming, model.state_dict(), tuple(allow_missing), tuple(ignore))
+        matched = match(incoming, model.state_dict(), may_lack, unwanted)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
     # Every key is there: those that keep their initial values are handed back as they are.
@@ -91,20 +91,11 @@ def _read_as(tensors: Mapping[str, Tensor], prefix: str | None, format_name: str
         if format_name != "auto":
             raise WeightsError(f"format '{format_name}' is for a Swin backbone, and the model has none")
         return Incoming("same names", None, {}, {key: Converted(tensor, (key,)) for key, tensor in tensors.items()}, ())
-    layout = detect_layout(tensors, format_name)
-    inside = {key.removeprefix(layout.prefix): key for key in tensors if key.startswith(layout.prefix)}
-    official, unmatched = layout.format.to_official({name: tensors[key] for name, key in inside.items()})
+    parts = take_apart(tensors, format_name)
     return Incoming(
-        format=layout.format.name,
+        format=parts.layout.format.name,
         prefix=prefix,
-        backbone={
-            prefix + name: Converted(item.tensor, tuple(inside[key] for key in item.keys), item.change)
-            for name, item in official.items()
-        },
-        around={
-            root_of(prefix) + key.removeprefix(root_of(layout.prefix)): Converted(tensor, (key,))
-            for key, tensor in tensors.items()
-            if not key.startswith(layout.prefix)
-        },
-        unmatched=tuple(inside[name] for name in unmatched),
+        backbone={prefix + name: item for name, item in parts.backbone.items()},
+        around={root_of(prefix) + name: item for name, item in parts.around.items()},
+        unmatched=parts.unmatched,
     )

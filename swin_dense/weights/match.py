@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,24 +11,10 @@ from torch import Tensor
 from swin_dense.errors import WeightsError
 from swin_dense.weights.formats import Converted, root_of
 from swin_dense.weights.report import Note
-from swin_dense.weights.resize import resize_bias_table, resize_position_embedding, tokens_to_map
-
-_OUTPUT_NORM = re.compile(r"(norm\d+)\.(weight|bias)")
-_BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.(attn\.relative_position_index|attn_mask)")
-
-_IGNORED = "named in ignore"
-
-_OTHER_TASKS = {
-    "head": "head of a classifier",
-    "classifier": "head of a classifier",
-    "norm": "last norm of a classifier",
-    "decoder": "decoder of masked pre-training",
-    "mask_token": "mask token of masked pre-training",
-}
-"""What other tasks put on a backbone, by the first word of its name."""
-
-_BESIDE = ("head", "classifier", "decoder")
-"""Those that may also stand beside the backbone."""
+from swin_dense.weights.resize import resize_bias_table, resize_position_embedding
+from swin_dense.weights.roles import BESIDE, BUFFER, OTHER_TASKS, OUTPUT_NORM
+from swin_dense.weights.selection import IGNORED, check_selection, is_named
+from swin_dense.weights.tensors import dtype_name, is_finite, listed
 
 
 class Incoming(NamedTuple):
@@ -55,7 +40,7 @@ class Incoming(NamedTuple):
 
     def is_backbone(self) -> bool:
         """Whether nothing surrounds the backbone but the head of a task that is not dense."""
-        return self.prefix is not None and all(self.first_word(name) in _BESIDE for name in self.around)
+        return self.prefix is not None and all(self.first_word(name) in BESIDE for name in self.around)
 
     def first_word(self, name: str) -> str:
         """The first word of a name around the backbone, such as `neck` or `head`."""
@@ -91,7 +76,7 @@ class _Problems:
             (self.unexpected, "keys of the checkpoint have no place in the model"),
             (self.absent, "parameters of the model are not in the checkpoint"),
         )
-        lines = [f"{len(names)} {title}: {_listed(names)}" for names, title in kinds if names]
+        lines = [f"{len(names)} {title}: {listed(names)}" for names, title in kinds if names]
         if self.other_classes:
             modules = dict.fromkeys(name.rpartition(".")[0] for name in self.other_classes)
             entries = ", ".join(f'"{module}"' for module in modules)
@@ -122,8 +107,8 @@ def match(
     met = set()
     for part, inside in ((incoming.backbone, True), (incoming.around, False)):
         for name, item in part.items():
-            if _is_named(ignore, name, *item.keys):
-                matched.skipped.extend(Note(key, _IGNORED) for key in item.keys)
+            if is_named(ignore, name, *item.keys):
+                matched.skipped.extend(Note(key, IGNORED) for key in item.keys)
             elif name in model and incoming.is_inside(name) == inside:
                 met.add(name)
                 _take(name, item, model[name], inside, matched, problems)
@@ -132,8 +117,8 @@ def match(
             else:
                 problems.unexpected.extend(item.keys)
     for key in incoming.unmatched:
-        if _is_named(ignore, key):
-            matched.skipped.append(Note(key, _IGNORED))
+        if is_named(ignore, key):
+            matched.skipped.append(Note(key, IGNORED))
         else:
             problems.unexpected.append(key)
     for name in model:
@@ -150,13 +135,7 @@ def match(
 def _take(name: str, item: Converted, current: Tensor, inside: bool, matched: Matched, problems: _Problems) -> None:
     """Enters one tensor that has a place in the model, resized where the window or the image is another."""
     tensor, changes = item.tensor, [item.change] if item.change else []
-    if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
-        problems.non_finite.extend(item.keys)
-        return
     try:
-        if inside and name.endswith("absolute_pos_embed") and tensor.ndim == 3:
-            tensor = tokens_to_map(tensor, current.shape[2:])
-            changes.append("tokens laid out as a map")
         fitted = _resize(name, tensor, current) if inside else tensor
     except WeightsError as error:
         problems.unlike.append(f"{name}: {error}")
@@ -168,9 +147,12 @@ def _take(name: str, item: Converted, current: Tensor, inside: bool, matched: Ma
         if not inside and fitted.shape[:1] != current.shape[:1] and fitted.shape[1:] == current.shape[1:]:
             problems.other_classes.append(name)
         return
+    if not is_finite(tensor):
+        problems.non_finite.extend(item.keys)
+        return
     matched.values[name] = fitted
     if fitted.dtype != current.dtype:
-        changes.append(f"cast from {_dtype(fitted)} to {_dtype(current)}")
+        changes.append(f"cast from {dtype_name(fitted)} to {dtype_name(current)}")
     if fitted is not tensor:
         changes.append(f"resized (bicubic) from {_positions(tensor)} to {_positions(fitted)} positions")
         matched.interpolated.append(Note(name, ", ".join(changes)))
@@ -194,29 +176,29 @@ def _why_skipped(name: str, inside: bool, incoming: Incoming, model: Mapping[str
     if incoming.prefix is None:
         return None
     if not inside:
-        if incoming.first_word(name) in _BESIDE:
-            return _OTHER_TASKS[incoming.first_word(name)]
+        if incoming.first_word(name) in BESIDE:
+            return OTHER_TASKS[incoming.first_word(name)]
         model_is_backbone = all(incoming.is_inside(key) for key in model)
         return "around the backbone, and the model is a backbone alone" if model_is_backbone else None
     official = name.removeprefix(incoming.prefix)
-    if _BUFFER.fullmatch(official):
+    if BUFFER.fullmatch(official):
         return "computed anew"
-    if _OUTPUT_NORM.fullmatch(official):
+    if OUTPUT_NORM.fullmatch(official):
         return "output norm of a stage that the model does not put out"
-    return _OTHER_TASKS.get(official.split(".")[0])
+    return OTHER_TASKS.get(official.split(".")[0])
 
 
 def _why_missing(name: str, incoming: Incoming, allow_missing: Sequence[str], ignore: Sequence[str]) -> str | None:
     """The reason for a parameter of the model to keep its initial values; None if there is none."""
-    if _is_named(ignore, name):
-        return _IGNORED
-    if _is_named(allow_missing, name):
+    if is_named(ignore, name):
+        return IGNORED
+    if is_named(allow_missing, name):
         return "named in allow_missing"
     if incoming.prefix is None:
         return None
     if not incoming.is_inside(name):
         return "around the backbone, and the checkpoint is a backbone alone" if incoming.is_backbone() else None
-    norm = _OUTPUT_NORM.fullmatch(name.removeprefix(incoming.prefix))
+    norm = OUTPUT_NORM.fullmatch(name.removeprefix(incoming.prefix))
     if norm is None or any(f"{incoming.prefix}{norm[1]}.{leaf}" in incoming.backbone for leaf in ("weight", "bias")):
         return None
     return "output norm that the checkpoint lacks"
@@ -230,26 +212,11 @@ def _check_names(
     for part in (incoming.backbone, incoming.around):
         keys += [key for name, item in part.items() for key in (name, *item.keys)]
     for option, names, valid in (("allow_missing", allow_missing, list(model)), ("ignore", ignore, keys)):
-        for name in names:
-            if not _is_named([name], *valid):
-                raise WeightsError(f'{option} names "{name}", but no parameter and no module around one is called so')
-
-
-def _is_named(names: Sequence[str], *keys: str) -> bool:
-    """Whether one of the keys, or a module around it, is named."""
-    return any(key == name or key.startswith(f"{name}.") for name in names for key in keys)
-
-
-def _listed(names: Sequence[str], shown: int = 4) -> str:
-    return "; ".join(names[:shown]) + (f"; and {len(names) - shown} more" if len(names) > shown else "")
+        check_selection(option, names, valid)
 
 
 def _describe(tensor: Tensor) -> str:
-    return f"{_dtype(tensor)} {tuple(tensor.shape)}"
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype_name(tensor)} {tuple(tensor.shape)}"
 
 
 def _positions(tensor: Tensor) -> int:

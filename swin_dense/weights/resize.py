@@ -43,24 +43,6 @@ def resize_position_embedding(embedding: Tensor, size: torch.Size) -> Tensor:
     return embedding if embedding.shape[2:] == size else _bicubic(embedding, (size[0], size[1]))
 
 
-def tokens_to_map(embedding: Tensor, size: torch.Size) -> Tensor:
-    """Lays the tokens of a classifier's absolute position embedding out as a map.
-
-    Args:
-        embedding: (1, tokens, C), row by row.
-        size: H and W of the map, in patches, if it has as many tokens; otherwise the map is a square.
-
-    Returns:
-        (1, C, H, W).
-
-    Raises:
-        WeightsError: The tokens are those of neither map.
-    """
-    tokens = embedding.shape[1]
-    height, width = size if size.numel() == tokens else (_side(tokens), _side(tokens))
-    return embedding.transpose(1, 2).reshape(1, -1, height, width)
-
-
 def _side(area: int) -> int:
     side = isqrt(area)
     if side == 0 or side * side != area:

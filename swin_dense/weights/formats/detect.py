@@ -7,15 +7,17 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from swin_dense.errors import WeightsError, nearest
+from swin_dense.weights.formats.format import Format
 from swin_dense.weights.formats.huggingface import HUGGINGFACE
-from swin_dense.weights.formats.official import OFFICIAL
+from swin_dense.weights.formats.official import INDEX, MASK, OFFICIAL, OWN
 from swin_dense.weights.formats.openmmlab import OPENMMLAB
-from swin_dense.weights.formats.table import Format, Name
+from swin_dense.weights.formats.table import Name
 from swin_dense.weights.formats.timm import TIMM
 from swin_dense.weights.formats.torchvision import TORCHVISION
 
-FORMATS = {table.name: table for table in (OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE)}
+FORMATS = {table.name: table for table in (OWN, OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE)}
 
+_BUFFERS = (Name(INDEX), Name(MASK))
 _BLOCK = Name("layers.{i}.blocks.{j}.norm1")
 _MERGING = Name("layers.{i}.downsample.reduction")
 
@@ -37,11 +39,28 @@ def root_of(prefix: str) -> str:
     return "".join(re.findall(r"[^.]*\.", prefix)[:-1])
 
 
+def format_named(name: str) -> Format:
+    """Looks a format up.
+
+    Args:
+        name: A key of `FORMATS`.
+
+    Returns:
+        The format.
+
+    Raises:
+        WeightsError: There is none of that name; the nearest are named.
+    """
+    if name not in FORMATS:
+        raise WeightsError(f'unknown weight format "{name}"; {nearest(name, FORMATS)}')
+    return FORMATS[name]
+
+
 def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
     """Finds the format and the place of the backbone in a state dict.
 
     The patch embedding's name gives the prefix; then the stages and the patch mergings between them must fit together,
-    which tells timm's names from the official ones.
+    which tells timm's names from the official ones. Files of the official code have buffers, and ours have none.
 
     Args:
         keys: The keys of the state dict.
@@ -53,15 +72,15 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
     Raises:
         WeightsError: The format's name is unknown, or the keys fit no format, or several.
     """
-    if name != "auto" and name not in FORMATS:
-        raise WeightsError(f'unknown weight format "{name}"; {nearest(name, ["auto", *FORMATS])}')
+    if name != "auto":
+        format_named(name)
     layouts = [
         Layout(table, prefix)
         for table in (FORMATS.values() if name == "auto" else [FORMATS[name]])
         for prefix in _prefixes(table, keys)
     ]
     if name == "auto":
-        layouts = [layout for layout in layouts if _stages_fit(layout, keys)]
+        layouts = [layout for layout in layouts if _stages_fit(layout, keys) and _buffers_fit(layout, keys)]
     if len(layouts) > 1:
         found = ", ".join(f"{layout.format.name} under '{layout.prefix}'" for layout in layouts)
         raise WeightsError(
@@ -74,7 +93,9 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
 
 def _prefixes(table: Format, keys: Collection[str]) -> list[str]:
     """Every prefix under which this format's patch embedding stands."""
-    anchors = [f"{part}.weight" for row in table.rows if row.official == "patch_embed.proj" for part in row.parts]
+    anchors = [
+        f"{part}.weight" for row in table.reading.rows if row.official == "patch_embed.proj" for part in row.parts
+    ]
     return [
         key.removesuffix(anchor).removesuffix(table.optional_prefix)
         for anchor in anchors
@@ -95,6 +116,14 @@ def _stages_fit(layout: Layout, keys: Collection[str]) -> bool:
         if (merging := _MERGING.match(reading.official)) is not None:
             mergings.add(merging[0]["i"])
     return bool(stages) and stages == set(range(len(stages))) and mergings == set(range(len(stages) - 1))
+
+
+def _buffers_fit(layout: Layout, keys: Collection[str]) -> bool:
+    """Whether the buffers are there that tell the format from another of the same names."""
+    wanted = layout.format.has_buffers
+    return wanted is None or wanted == any(
+        buffer.match(key.removeprefix(layout.prefix)) is not None for buffer in _BUFFERS for key in keys
+    )
 
 
 def _describe_unknown(keys: Collection[str], name: str) -> str:

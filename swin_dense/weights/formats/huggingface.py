@@ -6,7 +6,9 @@ The classes around SwinModel put `swin.` before its names, in part only where Sw
 
 from __future__ import annotations
 
-from swin_dense.weights.formats.table import Format, Row
+from swin_dense.weights.formats.format import Format
+from swin_dense.weights.formats.official import AS_TOKENS, INDEX, OUTPUT_NORM, POSITIONS
+from swin_dense.weights.formats.table import Row, Table
 
 _BLOCK = "encoder.layers.{i}.blocks.{j}"
 _OFFICIAL = "layers.{i}.blocks.{j}"
@@ -14,16 +16,11 @@ _OFFICIAL = "layers.{i}.blocks.{j}"
 _ROWS = [
     Row("embeddings.patch_embeddings.projection", "patch_embed.proj"),
     Row("embeddings.norm", "patch_embed.norm"),
-    Row("embeddings.position_embeddings", "absolute_pos_embed"),
-    Row("embeddings.mask_token", "mask_token"),
+    Row("embeddings.position_embeddings", POSITIONS, AS_TOKENS),
     Row(f"{_BLOCK}.layernorm_before", f"{_OFFICIAL}.norm1"),
     Row(f"{_BLOCK}.layernorm_after", f"{_OFFICIAL}.norm2"),
     Row("encoder.layers.{i}.downsample.norm", "layers.{i}.downsample.norm"),
     Row("encoder.layers.{i}.downsample.reduction", "layers.{i}.downsample.reduction"),
-    Row("hidden_states_norms.stage{i+1}", "norm{i}"),
-    Row("layernorm", "norm"),
-    Row("classifier", "head"),
-    Row("decoder.0", "decoder.0"),
 ]
 
 _SAVED_NAMES = [
@@ -40,10 +37,11 @@ _SAVED_NAMES = [
         f"{_BLOCK}.attention.self.relative_position_bias_table",
         f"{_OFFICIAL}.attn.relative_position_bias_table",
     ),
-    Row(f"{_BLOCK}.attention.self.relative_position_index", f"{_OFFICIAL}.attn.relative_position_index"),
     Row(f"{_BLOCK}.intermediate.dense", f"{_OFFICIAL}.mlp.fc1"),
     Row(f"{_BLOCK}.output.dense", f"{_OFFICIAL}.mlp.fc2"),
 ]
+
+_INDEX_BEFORE_5 = Row(f"{_BLOCK}.attention.self.relative_position_index", INDEX)
 
 _MODULE_NAMES_SINCE_5 = [
     Row(
@@ -59,4 +57,54 @@ _MODULE_NAMES_SINCE_5 = [
     Row(f"{_BLOCK}.mlp.fc2", f"{_OFFICIAL}.mlp.fc2"),
 ]
 
-HUGGINGFACE = Format("huggingface", [*_ROWS, *_SAVED_NAMES, *_MODULE_NAMES_SINCE_5], optional_prefix="swin.")
+_LAST_NORM = Row("layernorm", "norm")
+_HEAD = Row("classifier", "head")
+_OUTPUT_NORMS = Row("hidden_states_norms.stage{i+1}", OUTPUT_NORM)
+_MASK_TOKEN = Row("embeddings.mask_token", "mask_token")
+_DECODER = Row("decoder.0", "decoder.0")
+
+
+def _below_swin(*rows: Row) -> list[Row]:
+    """The rows with `swin.` before their names."""
+    return [row._replace(theirs=tuple(f"swin.{part}" for part in row.parts)) for row in rows]
+
+
+_BODY = [*_ROWS, *_SAVED_NAMES]
+_SWIN_MODEL = Table([*_BODY, _LAST_NORM])
+_SWIN_FOR_IMAGE_CLASSIFICATION = Table([*_below_swin(*_BODY, _LAST_NORM), _HEAD])
+_SWIN_FOR_MASKED_IMAGE_MODELING = Table([*_below_swin(*_BODY, _LAST_NORM, _MASK_TOKEN), _DECODER])
+_SWIN_BACKBONE = Table([*_BODY, *_below_swin(_LAST_NORM), _OUTPUT_NORMS])
+
+_CONV_MODULES = (
+    "decode_head.psp_modules.{i}.1",
+    "decode_head.bottleneck",
+    "decode_head.lateral_convs.{i}",
+    "decode_head.fpn_convs.{i}",
+    "decode_head.fpn_bottleneck",
+    "auxiliary_head.convs.{i}",
+    "auxiliary_head.conv_cat",
+)
+_UPERNET = Table(
+    [
+        *(Row(f"{head}.classifier", f"{head}.conv_seg") for head in ("decode_head", "auxiliary_head")),
+        *(Row(f"{name}.conv", f"{name}.conv") for name in _CONV_MODULES),
+        *(Row(f"{name}.batch_norm", f"{name}.bn") for name in _CONV_MODULES),
+    ]
+)
+"""UperNetForSemanticSegmentation: mmseg's UPerHead and FCNHead under other names."""
+
+HUGGINGFACE = Format(
+    "huggingface",
+    reading=Table(
+        [
+            *_BODY,
+            _INDEX_BEFORE_5,
+            *_MODULE_NAMES_SINCE_5,
+            *(_LAST_NORM, _HEAD, _OUTPUT_NORMS, _MASK_TOKEN, _DECODER),
+        ]
+    ),
+    forms=(_SWIN_MODEL, _SWIN_FOR_IMAGE_CLASSIFICATION, _SWIN_BACKBONE, _SWIN_FOR_MASKED_IMAGE_MODELING),
+    optional_prefix="swin.",
+    whole=True,
+    around=_UPERNET,
+)

@@ -1,16 +1,51 @@
-"""The official names, of classification and dense checkpoints alike, which are also this project's own."""
+"""The official names, of classification and dense checkpoints alike, which are also this project's own.
+
+Official files hold computed buffers; ours hold parameters alone.
+"""
 
 from __future__ import annotations
 
-from swin_dense.weights.formats.table import Format, Row
+from math import isqrt
 
-BUFFERS = ("layers.{i}.blocks.{j}.attn.relative_position_index", "layers.{i}.blocks.{j}.attn_mask")
+from torch import Tensor
 
-NAMES = (
+from swin_dense.errors import WeightsError
+from swin_dense.weights.formats.format import Format
+from swin_dense.weights.formats.table import Rearrangement, Row, Table
+
+
+def _tokens_to_map(embedding: Tensor) -> Tensor:
+    """Lays tokens (1, side * side, C) out row by row as a map (1, C, side, side); a map stays as it is."""
+    if embedding.ndim != 3:
+        return embedding
+    side = isqrt(embedding.shape[1])
+    if side * side != embedding.shape[1]:
+        raise WeightsError(f"an absolute position embedding of {embedding.shape[1]} tokens forms no square map")
+    return embedding.transpose(1, 2).reshape(*embedding.shape[::2], side, side)
+
+
+def _map_to_tokens(embedding: Tensor) -> Tensor:
+    """The inverse; a map that is no square is refused, because its tokens would not tell its sides."""
+    if embedding.ndim != 4:
+        return embedding
+    if embedding.shape[2] != embedding.shape[3]:
+        raise WeightsError(f"an absolute position embedding of {tuple(embedding.shape[2:])} is no square map")
+    return embedding.flatten(2).transpose(1, 2)
+
+
+AS_TOKENS = Rearrangement("tokens laid out as a map", "map laid out as tokens", _tokens_to_map, _map_to_tokens)
+
+POSITIONS = "absolute_pos_embed"
+INDEX = "layers.{i}.blocks.{j}.attn.relative_position_index"
+MASK = "layers.{i}.blocks.{j}.attn_mask"
+OUTPUT_NORM = "norm{i}"
+CLASSIFIER = ("norm", "head")
+"""The last norm and the head of the classification form."""
+MASKED_PRETRAINING = ("mask_token", "decoder.0")
+
+BODY = (
     "patch_embed.proj",
     "patch_embed.norm",
-    "absolute_pos_embed",
-    "mask_token",
     "layers.{i}.blocks.{j}.norm1",
     "layers.{i}.blocks.{j}.attn.qkv",
     "layers.{i}.blocks.{j}.attn.proj",
@@ -20,10 +55,28 @@ NAMES = (
     "layers.{i}.blocks.{j}.mlp.fc2",
     "layers.{i}.downsample.norm",
     "layers.{i}.downsample.reduction",
-    "norm{i}",  # the output norms of the dense form
-    "norm",  # the last norm and the head of the classification form
-    "head",
-    *BUFFERS,
+)
+"""What every Swin Transformer has."""
+
+_TOKENS = Row(POSITIONS, POSITIONS, AS_TOKENS)
+
+
+def rows(*names: str) -> list[Row]:
+    """Rows for names that are the official ones."""
+    return [Row(name, name) for name in names]
+
+
+OFFICIAL = Format(
+    "official",
+    reading=Table([*rows(*BODY, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING, INDEX, MASK), _TOKENS]),
+    forms=(
+        Table([*rows(*BODY, *CLASSIFIER, *MASKED_PRETRAINING, INDEX, MASK), _TOKENS]),
+        Table(rows(*BODY, POSITIONS, OUTPUT_NORM, INDEX)),
+    ),
+    whole=True,
+    has_buffers=True,
+    wrapper="model",
 )
 
-OFFICIAL = Format("official", [Row(name, name) for name in NAMES])
+_OWN_TABLE = Table(rows(*BODY, POSITIONS, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING))
+OWN = Format("swin-dense", reading=_OWN_TABLE, forms=(_OWN_TABLE,), whole=True, has_buffers=False)

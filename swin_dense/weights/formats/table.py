@@ -1,13 +1,14 @@
 """Weight formats as tables: one row per module, from the names of another library to the official dense ones.
 
 A name holds `{i}` for the stage and `{j}` for the block. The stage may be written as a line, `{i+1}` or `{2i+1}`, where
-the other library counts differently. A name stands for the module's `weight` and `bias`, or for the parameter itself.
+the other library counts differently. A name stands for the tensors of a module, such as `weight` and `bias`, or for a
+parameter itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from swin_dense.errors import WeightsError
 
 _FIELD = re.compile(r"\{(?P<scale>\d*)(?P<index>[ij])(?P<offset>\+\d+)?\}")
+_LEAVES = r"\.weight|\.bias|\.running_mean|\.running_var|\.num_batches_tracked"
 
 
 class Name:
@@ -27,10 +29,10 @@ class Name:
         self.template = template
         self._lines = {m["index"]: (int(m["scale"] or 1), int(m["offset"] or 0)) for m in _FIELD.finditer(template)}
         pattern = re.sub(r"\\\{\d*([ij])(?:\\\+\d+)?\\\}", r"(?P<\1>0|[1-9]\\d*)", re.escape(template))
-        self._pattern = re.compile(rf"{pattern}(?P<leaf>\.weight|\.bias)?")
+        self._pattern = re.compile(rf"{pattern}(?P<leaf>{_LEAVES})?")
 
     def match(self, key: str) -> tuple[dict[str, int], str] | None:
-        """Splits a key into the values of its fields and its leaf (`.weight`, `.bias` or nothing); None if another."""
+        """Splits a key into the values of its fields and its leaf (such as `.weight`, or nothing); None if another."""
         found = self._pattern.fullmatch(key)
         if found is None:
             return None
@@ -54,15 +56,17 @@ class Name:
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """A change of values that goes with a change of name.
+    """A change of values that goes with a change of name; values that it leaves are handed back themselves.
 
     Attributes:
-        reason: What it does, for the report.
+        reason: What `to_official` does, for the report.
+        reason_back: What `from_official` does.
         to_official: From the other library's values to the official ones.
         from_official: The exact inverse.
     """
 
     reason: str
+    reason_back: str
     to_official: Callable[[Tensor], Tensor]
     from_official: Callable[[Tensor], Tensor]
 
@@ -96,11 +100,11 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Converted:
-    """A tensor under its official name.
+    """A tensor under a new name.
 
     Attributes:
-        tensor: The values in official order.
-        keys: The checkpoint's keys that it was made of.
+        tensor: The values, in the order that goes with the new name.
+        keys: The keys that it was made of.
         change: What was done to the values; empty if nothing.
     """
 
@@ -109,37 +113,40 @@ class Converted:
     change: str = ""
 
 
-class Format:
-    """The table of one library.
+class Table:
+    """Names of another library and the official ones.
 
     Attributes:
-        name: The public name, as in `load_weights(..., format=name)`.
-        rows: The table. Where several rows give one official name, `from_official` writes the first.
-        optional_prefix: A prefix that some classes of that library put before some of the names.
+        rows: One row per module. Where several rows give one official name, `from_official` writes the first.
     """
 
-    def __init__(self, name: str, rows: Iterable[Row], optional_prefix: str = "") -> None:
+    def __init__(self, rows: Iterable[Row]) -> None:
         """Compiles the names of every row."""
-        self.name = name
         self.rows = tuple(rows)
-        self.optional_prefix = optional_prefix
-        self._names = [
+        self._theirs = [
             (Name(theirs), Name(row.official), row, part) for row in self.rows for part, theirs in enumerate(row.parts)
         ]
+        self._official = [(Name(row.official), [Name(theirs) for theirs in row.parts], row) for row in self.rows]
 
     def read(self, key: str) -> Reading | None:
-        """Looks a key up in the table; None if the table does not have it."""
-        key = key.removeprefix(self.optional_prefix)
-        for theirs, official, row, part in self._names:
+        """Looks up a key of the other library; None if the table does not have it."""
+        for theirs, official, row, part in self._theirs:
             if (match := theirs.match(key)) is not None:
                 return Reading(official.fill(*match), row, part)
         return None
 
+    def write(self, official: str) -> tuple[tuple[str, ...], Row] | None:
+        """Looks up an official key; gives the other library's keys and the row, or None if the table has no place."""
+        for name, theirs, row in self._official:
+            if (match := name.match(official)) is not None:
+                return tuple(part.fill(*match) for part in theirs), row
+        return None
+
     def to_official(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Converted], tuple[str, ...]]:
-        """Renames and rearranges a state dict of this format.
+        """Renames and rearranges tensors of the other library.
 
         Args:
-            tensors: The state dict of a backbone, or of a classifier around it, in this format.
+            tensors: The tensors by their names there, without prefix.
 
         Returns:
             The converted tensors by official name, and the keys that the table does not have.
@@ -155,9 +162,9 @@ class Format:
             if reading is None:
                 unmatched.append(key)
                 continue
-            keys = gathered.setdefault(reading.official, (reading.row, {}))[1]
-            if reading.part in keys:
-                raise WeightsError(f"{keys[reading.part]} and {key} both stand for {reading.official}")
+            row, keys = gathered.setdefault(reading.official, (reading.row, {}))
+            if row is not reading.row or reading.part in keys:
+                raise WeightsError(f"{next(iter(keys.values()))} and {key} both stand for {reading.official}")
             keys[reading.part] = key
         return {name: self._join(name, row, keys, tensors) for name, (row, keys) in gathered.items()}, tuple(unmatched)
 
@@ -170,37 +177,49 @@ class Format:
         ordered = tuple(keys[part] for part in range(len(row.parts)))
         values = [tensors[key] for key in ordered]
         try:
-            tensor = torch.cat(values) if len(values) > 1 else values[0]
-            if row.rearrangement is not None:
-                tensor = row.rearrangement.to_official(tensor)
+            joined = torch.cat(values) if len(values) > 1 else values[0]
+            tensor = joined if row.rearrangement is None else row.rearrangement.to_official(joined)
         except (RuntimeError, IndexError) as error:
-            shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in zip(ordered, values, strict=True))
-            raise WeightsError(f"{official} cannot be made of {shapes}: {error}") from error
+            raise WeightsError(f"{official} cannot be made of {_shapes(ordered, values)}: {error}") from error
         changes = [f"{len(values)} tensors joined"] if len(values) > 1 else []
-        if row.rearrangement is not None:
+        if row.rearrangement is not None and tensor is not joined:
             changes.append(row.rearrangement.reason)
         return Converted(tensor, ordered, ", ".join(changes))
 
-    def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Renames and rearranges official tensors into this format: the inverse of `to_official`.
+    def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Converted]:
+        """Renames and rearranges official tensors: the inverse of `to_official`.
 
         Args:
-            tensors: The state dict of a backbone with official names and no prefix.
+            tensors: Tensors by official name, without prefix.
 
         Returns:
-            The state dict in this format, bit for bit what `to_official` came from.
+            The tensors by the other library's names, bit for bit what `to_official` came from.
 
         Raises:
-            WeightsError: The format has no place for a name.
+            WeightsError: The table has no place for a name, or a tensor has a shape that cannot be rearranged.
         """
-        rows = [(Name(row.official), row) for row in self.rows]
         result = {}
         for key, tensor in tensors.items():
-            found = next(((match, row) for name, row in rows if (match := name.match(key)) is not None), None)
+            found = self.write(key)
             if found is None:
-                raise WeightsError(f"the {self.name} format has no name for {key}")
-            match, row = found
-            values = tensor if row.rearrangement is None else row.rearrangement.from_official(tensor)
-            for theirs, value in zip(row.parts, values.chunk(len(row.parts)), strict=True):
-                result[Name(theirs).fill(*match)] = value
+                raise WeightsError(f"there is no name for {key}")
+            names, row = found
+            try:
+                values = tensor if row.rearrangement is None else row.rearrangement.from_official(tensor)
+                parts = values.tensor_split(len(names)) if len(names) > 1 else (values,)
+            except (RuntimeError, IndexError) as error:
+                raise WeightsError(
+                    f"{', '.join(names)} cannot be made of {_shapes([key], [tensor])}: {error}"
+                ) from error
+            if len({part.shape for part in parts}) > 1:
+                raise WeightsError(f"{key} {tuple(tensor.shape)} cannot be split into {len(names)} equal tensors")
+            changes = [f"split into {len(names)} tensors"] if len(names) > 1 else []
+            if row.rearrangement is not None and values is not tensor:
+                changes.append(row.rearrangement.reason_back)
+            for name, part in zip(names, parts, strict=True):
+                result[name] = Converted(part, (key,), ", ".join(changes))
         return result
+
+
+def _shapes(keys: Sequence[str], values: Sequence[Tensor]) -> str:
+    return ", ".join(f"{key} {tuple(value.shape)}" for key, value in zip(keys, values, strict=True))

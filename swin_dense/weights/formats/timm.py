@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from swin_dense.weights.formats.official import NAMES
-from swin_dense.weights.formats.table import Format, Row
+from swin_dense.weights.formats.format import Format
+from swin_dense.weights.formats.official import AS_TOKENS, BODY, CLASSIFIER, INDEX, MASK, POSITIONS, rows
+from swin_dense.weights.formats.table import Row, Table
 
-# No output norms: timm's feature maps are not normalised.
 _RENAMED = {
     "layers.{i}.downsample.norm": "layers.{i+1}.downsample.norm",
     "layers.{i}.downsample.reduction": "layers.{i+1}.downsample.reduction",
     "head": "head.fc",
 }
-_ROWS = [Row(_RENAMED.get(name, name), name) for name in NAMES if name != "norm{i}"]
+# No output norms: timm's feature maps are not normalised.
+_ROWS = [Row(_RENAMED.get(name, name), name) for name in (*BODY, *CLASSIFIER)]
+
+# Older versions had these too.
+_ONCE = [Row(POSITIONS, POSITIONS, AS_TOKENS), *rows(INDEX, MASK)]
 
 # `features_only=True` flattens `layers.0` to `layers_0`.
 _FLATTENED = [
@@ -20,4 +24,4 @@ _FLATTENED = [
     if isinstance(theirs, str) and theirs.startswith("layers.")
 ]
 
-TIMM = Format("timm", [*_ROWS, *_FLATTENED])
+TIMM = Format("timm", reading=Table([*_ROWS, *_ONCE, *_FLATTENED]), forms=(Table(_ROWS),))

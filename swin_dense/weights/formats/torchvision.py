@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from swin_dense.weights.formats.table import Format, Row
+from math import isqrt
+
+from torch import Tensor
+
+from swin_dense.weights.formats.format import Format
+from swin_dense.weights.formats.official import INDEX
+from swin_dense.weights.formats.table import Rearrangement, Row, Table
+
+
+def _square(index: Tensor) -> Tensor:
+    """Gives (N * N,) positions of token pairs the shape (N, N)."""
+    side = isqrt(index.numel())
+    return index.reshape(side, side) if index.ndim == 1 else index
+
+
+def _flatten(index: Tensor) -> Tensor:
+    return index.flatten()
+
+
+_FLAT = Rearrangement("index of token pairs made square", "index of token pairs flattened", _square, _flatten)
 
 _BLOCK = "features.{2i+1}.{j}"
 
-TORCHVISION = Format(
-    "torchvision",
+_TABLE = Table(
     [
         Row("features.0.0", "patch_embed.proj"),
         Row("features.0.2", "patch_embed.norm"),
@@ -18,7 +36,7 @@ TORCHVISION = Format(
             f"{_BLOCK}.attn.relative_position_bias_table",
             "layers.{i}.blocks.{j}.attn.relative_position_bias_table",
         ),
-        Row(f"{_BLOCK}.attn.relative_position_index", "layers.{i}.blocks.{j}.attn.relative_position_index"),
+        Row(f"{_BLOCK}.attn.relative_position_index", INDEX, _FLAT),
         Row(f"{_BLOCK}.norm2", "layers.{i}.blocks.{j}.norm2"),
         Row(f"{_BLOCK}.mlp.0", "layers.{i}.blocks.{j}.mlp.fc1"),
         Row(f"{_BLOCK}.mlp.3", "layers.{i}.blocks.{j}.mlp.fc2"),
@@ -26,5 +44,7 @@ TORCHVISION = Format(
         Row("features.{2i+2}.reduction", "layers.{i}.downsample.reduction"),
         Row("norm", "norm"),
         Row("head", "head"),
-    ],
+    ]
 )
+
+TORCHVISION = Format("torchvision", reading=_TABLE, forms=(_TABLE,))

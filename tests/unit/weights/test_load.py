@@ -27,7 +27,7 @@ class TestBackbone:
         assert equal(target.state_dict(), source.state_dict())
         assert sorted(report.loaded) == sorted(source.state_dict())
         assert not (report.converted or report.interpolated or report.skipped or report.missing)
-        assert report.format == "official"
+        assert report.format == "swin-dense"
         assert report.source == str(tmp_path / "weights.safetensors")
 
     def test_an_official_classifier_fills_all_but_the_output_norms(self) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from swin_dense.errors import WeightsError
-from swin_dense.weights.resize import resize_bias_table, resize_position_embedding, tokens_to_map
+from swin_dense.weights.resize import resize_bias_table, resize_position_embedding
 
 
 def plane(side: int, slope_rows: float, slope_columns: float) -> torch.Tensor:
@@ -38,13 +38,6 @@ def test_half_precision_is_resized_in_full_precision() -> None:
 def test_a_table_that_is_not_of_a_square_window_is_refused() -> None:
     with pytest.raises(WeightsError, match="48 positions: they do not form a square"):
         resize_bias_table(torch.zeros(48, 3), 49)
-
-
-def test_tokens_become_a_map_row_by_row() -> None:
-    tokens = torch.arange(6.0).view(1, 6, 1)
-    assert tokens_to_map(tokens, torch.Size((2, 3)))[0, 0].tolist() == [[0, 1, 2], [3, 4, 5]]
-    square = torch.arange(4.0).view(1, 4, 1)
-    assert tokens_to_map(square, torch.Size((2, 3)))[0, 0].tolist() == [[0, 1], [2, 3]]
 
 
 def test_an_embedding_keeps_its_slope() -> None:

@@ -1,0 +1,159 @@
+"""Converts weights from any known format to any other; every tensor is written, explained, or an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from swin_dense.errors import WeightsError
+from swin_dense.weights.buffers import absent_buffers
+from swin_dense.weights.files import read_checkpoint, save_checkpoint, save_weights, unwrap
+from swin_dense.weights.formats import Converted, Format, format_named
+from swin_dense.weights.metadata import read_metadata
+from swin_dense.weights.parts import Parts, take_apart
+from swin_dense.weights.report import ConversionReport, Note
+from swin_dense.weights.roles import BESIDE, BUFFER, OTHER_TASKS, OUTPUT_NORM
+from swin_dense.weights.selection import IGNORED, check_selection, is_named, selection
+from swin_dense.weights.tensors import is_finite, listed
+
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+"""Written with `torch.save`."""
+
+
+def convert_weights(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    to: str,
+    *,
+    format: str = "auto",
+    ignore: Iterable[str] = (),
+) -> ConversionReport:
+    """Converts a checkpoint file.
+
+    A classifier, a backbone or a whole detector or segmenter is read. What the formats themselves explain is left out,
+    with the reason in the report: a classifier's head and last norm, output norms, and computed buffers, where the
+    other format lacks them. Converting back gives the same names, values and types, bit for bit, but for what was left
+    out.
+
+    Args:
+        source: A checkpoint file of any known format.
+        target: The file to write, whole or not at all: safetensors for `.safetensors`, `torch.save` for `.pth`, `.pt`
+            and `.bin`.
+        to: A name in `swin_dense.weights.FORMATS`.
+        format: The format of the source, or "auto" to tell it from the key names.
+        ignore: Tensors of the source to leave out: their names, or those of modules around them.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        WeightsError: A file cannot be read safely or written, a format is unknown, or the target format has no place
+            for a tensor.
+    """
+    source_path, target_path = Path(source), Path(target)
+    wanted = format_named(to)
+    if target_path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
+        raise WeightsError(f"{target}: name the file .safetensors, or {', '.join(_TORCH_SUFFIXES)} for torch.save")
+    content, where = read_checkpoint(source_path), str(source_path)
+    try:
+        tensors, where = unwrap(content, where)
+        converted, report = convert_state_dict(tensors, to, format=format, ignore=ignore)
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}") from error
+    if target_path.suffix == ".safetensors":
+        # Transformers refuses files that do not say whose tensors they hold.
+        save_weights(converted, target_path, metadata={**read_metadata(source_path), "format": "pt"})
+    else:
+        save_checkpoint(converted, target_path, wrapper=wanted.wrapper)
+    return replace(report, source=where)
+
+
+def convert_state_dict(
+    tensors: Mapping[str, Tensor], to: str, *, format: str = "auto", ignore: Iterable[str] = ()
+) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Converts a state dict; see `convert_weights`.
+
+    Args:
+        tensors: The state dict, without wrappers around it.
+        to: A name in `FORMATS`.
+        format: The format of the tensors, or "auto" to tell it from the key names.
+        ignore: Tensors to leave out: their names, or those of modules around them.
+
+    Returns:
+        The tensors in the other format, without what stood before all names, such as `module.`; what surrounds a
+        backbone stands beside `backbone.`, and a backbone alone has no prefix. And what became of every tensor.
+
+    Raises:
+        WeightsError: A format is unknown, a value is NaN or infinite, or the target format has no place for a tensor.
+    """
+    wanted, unwanted = format_named(to), selection("ignore", ignore)
+    check_selection("ignore", unwanted, tensors)
+    taken = {key: tensor for key, tensor in tensors.items() if not is_named(unwanted, key)}
+    if broken := [key for key, tensor in taken.items() if not is_finite(tensor)]:
+        raise WeightsError(f"{len(broken)} tensors hold NaN or infinity: {listed(broken)}")
+    parts = take_apart(taken, format)
+    backbone, around = _with_heads_inside(parts)
+    form = wanted.form_for(backbone)
+    body = {name: item for name, item in backbone.items() if form.write(name) is not None}
+    heads = {name: item for name, item in around.items() if name not in parts.foreign and wanted.has_around(name)}
+    left_out = {name: item for name, item in (*backbone.items(), *around.items()) if name not in {**body, **heads}}
+    explained = _explain(left_out, parts.unmatched, wanted)
+
+    added = absent_buffers(body, form)
+    written = form.from_official({**_tensors(body), **added})
+    prefix = "backbone." if heads else ""
+    written = {prefix + name: item for name, item in written.items()} | wanted.write_around(_tensors(heads))
+    sources = {**body, **heads}
+    changes = {
+        name: ", ".join(filter(None, (sources[item.keys[0]].change, item.change)))
+        for name, item in written.items()
+        if item.keys[0] in sources
+    }
+    report = ConversionReport(
+        source="state dict",
+        format=parts.layout.format.name,
+        to=to,
+        kept=tuple(name for name, change in changes.items() if not change),
+        converted=tuple(Note(name, change) for name, change in changes.items() if change),
+        added=tuple(Note(name, "computed from the size of the window") for name in written if name not in changes),
+        skipped=(*(Note(key, IGNORED) for key in tensors if key not in taken), *explained),
+    )
+    return {name: item.tensor for name, item in written.items()}, report
+
+
+def _tensors(converted: Mapping[str, Converted]) -> dict[str, Tensor]:
+    return {name: item.tensor for name, item in converted.items()}
+
+
+def _with_heads_inside(parts: Parts) -> tuple[dict[str, Converted], dict[str, Converted]]:
+    """Backbone and surroundings, where a classifier's head that stood beside the backbone belongs to the former."""
+    backbone, around = dict(parts.backbone), dict(parts.around)
+    for name in parts.around:
+        if name.split(".")[0] in BESIDE and (reading := parts.layout.format.read(name)) is not None:
+            backbone.setdefault(reading.official, around.pop(name))
+    return backbone, around
+
+
+def _explain(left_out: Mapping[str, Converted], unmatched: Sequence[str], wanted: Format) -> list[Note]:
+    """The reasons for leaving tensors out of the new file; an error for those that have none."""
+    explained, homeless = [], list(unmatched)
+    for name, item in left_out.items():
+        reason = OTHER_TASKS.get(name.split(".")[0])
+        if BUFFER.fullmatch(name):
+            reason = "computed from the size of window and image"
+        elif OUTPUT_NORM.fullmatch(name):
+            reason = "output norm of a stage"
+        if reason is None:
+            homeless += item.keys
+        else:
+            explained += [Note(key, f"{reason}; {wanted.name} has no place for it") for key in item.keys]
+    if homeless:
+        raise WeightsError(
+            f"the {wanted.name} format has no place for {len(homeless)} tensors: {listed(homeless)}; name them, or "
+            "modules around them, in ignore to leave them out"
+        )
+    return explained
