@@ -5,6 +5,11 @@ convolution, deformable ones included, and every matrix product counts: linear l
 `q @ k` and `attention @ v`. Normalisations, activations, softmax, biases, additions, resizing, RoI pooling and
 interpolation count nothing. What is computed counts, needed or not: the padding that fills the last window of a map
 takes part in attention like any token, and in nothing else.
+
+The published figures of UperNet on Swin-T, S and B are met within 0.1 % (crops of 512 pixels: at 512x2048, of 640: at
+640x2560); the rest is the norms and biases that they include. On Swin-L at 640x2560 it is 2,482 G. The 2,468 G of the
+ConvNeXt paper lacks the two products of attention (15.6 G), which mmseg's own counter does not see; the 3,230 G of the
+Swin paper is 1.3 times the count, and no size of its other rows gives it.
 """
 
 from __future__ import annotations

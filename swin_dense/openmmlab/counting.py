@@ -1,8 +1,11 @@
-"""The forward pass of an mmdet detector that the published sizes were counted on.
+"""The forward passes that the published sizes were counted on.
 
-Backbone, neck and dense head see the whole image. Every box head then sees 1,000 proposals and every mask head 100,
-whatever the weights would have proposed, which makes the count a property of the architecture. RoI pooling counts
-nothing, so pooled features of the right shape stand in for it and the whole pass needs shapes alone.
+Detectors: backbone, neck and dense head see the whole image. Every box head then sees 1,000 proposals and every mask
+head 100, whatever the weights would have proposed, which makes the count a property of the architecture. RoI pooling
+counts nothing, so pooled features of the right shape stand in for it and the whole pass needs shapes alone.
+
+Segmenters: backbone, neck and decode head see the whole image, once, at scale 1. Auxiliary heads, which only training
+needs, do not run; their parameters count nevertheless.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from swin_dense.openmmlab.segmentation import decode
 
 BOX_PROPOSALS = 1000
 MASK_PROPOSALS = 100
@@ -30,7 +35,7 @@ def run_detector(network: Any, height: int, width: int) -> None:
     """
     from mmdet.models.detectors import SingleStageDetector
 
-    images = torch.zeros(1, 3, height, width, device=next(network.parameters()).device)
+    images = _blank_image(network, height, width)
     roi_head: Any = getattr(network, "roi_head", None)
     kind = type(roi_head).__name__
     if kind in ("StandardRoIHead", "CascadeRoIHead", "HybridTaskCascadeRoIHead") and _pools_from_one_level(roi_head):
@@ -45,6 +50,21 @@ def run_detector(network: Any, height: int, width: int) -> None:
         network.bbox_head(network.extract_feat(images))
     else:
         network(images, [_data_sample(height, width)], mode="tensor")
+
+
+def run_segmenter(network: Any, height: int, width: int) -> None:
+    """Runs every layer that prediction needs once, as the published counts have it.
+
+    Args:
+        network: An mmseg segmentor in evaluation mode.
+        height: Of the image, in pixels.
+        width: Of the image, in pixels.
+    """
+    decode(network, _blank_image(network, height, width))
+
+
+def _blank_image(network: nn.Module, height: int, width: int) -> Tensor:
+    return torch.zeros(1, 3, height, width, device=next(network.parameters()).device)
 
 
 def _pools_from_one_level(roi_head: Any) -> bool:

@@ -6,7 +6,6 @@ images, N objects of an image, K classes, (H, W) pixels.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +15,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from swin_dense.data.samples import Batch, Detections, Instances, Rle
-from swin_dense.errors import ConfigError, nearest
-from swin_dense.openmmlab.registry import BACKBONE, mmdet_models
-
-FIXED_CLASS_COUNT = ("rpn_head", "rpn")
-"""Heads that tell objects from background whatever the data set; their `num_classes` is not the data set's."""
+from swin_dense.openmmlab.model_dicts import build_model
+from swin_dense.openmmlab.registry import mmdet_models
 
 
 class OpenMMLabDetector(nn.Module):
@@ -92,8 +88,7 @@ def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     """Builds the mmdet detector that a model dict describes.
 
     Args:
-        model: mmdet model dict. The class count is filled in, and the widths of the backbone's maps too where the neck
-            leaves `in_channels` out.
+        model: mmdet model dict; see `build_model` for what is filled in.
         num_classes: Number of classes of the data set.
 
     Returns:
@@ -102,93 +97,12 @@ def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     Raises:
         ConfigError: A part is unknown, or does not fit.
     """
-    from mmengine.config import ConfigDict
-    from mmengine.registry import DefaultScope
-
-    registry = mmdet_models()
-    parts = copy.deepcopy(dict(model))
-    if not _set_class_count(parts, num_classes):
-        raise ConfigError('model: no head has "num_classes"; set it to any value, the data set\'s is filled in')
-    _refuse_downloads(parts, "model")
-    _match_channel_order(parts)
-    _fill_in_channels(parts, registry)
-    _check_types(parts, registry, "model")
-    try:
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            network = registry.build(ConfigDict(parts))
-            network.init_weights()
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ConfigError(f"model: mmdet cannot build it: {error}") from error
-    return network
+    return build_model(model, num_classes, mmdet_models())
 
 
 def _in_float32(neck: nn.Module, inputs: Any, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Mmdet's RoI extractor rounds boxes to the type of the maps; in bfloat16 that would be to 8 pixels beyond 1024."""
     return tuple(one.float() for one in maps)
-
-
-def _set_class_count(model: Any, num_classes: int) -> int:
-    """Sets `num_classes` in every head, and returns in how many places."""
-    if isinstance(model, list):
-        return sum(_set_class_count(item, num_classes) for item in model)
-    if not isinstance(model, dict):
-        return 0
-    places = 0
-    for key, value in model.items():
-        if key == "num_classes":
-            model[key] = num_classes
-            places += 1
-        elif key not in FIXED_CLASS_COUNT:
-            places += _set_class_count(value, num_classes)
-    return places
-
-
-def _refuse_downloads(model: Any, key: str) -> None:
-    if isinstance(model, list):
-        for i, item in enumerate(model):
-            _refuse_downloads(item, f"{key}.{i}")
-    elif isinstance(model, dict):
-        init = model.get("init_cfg")
-        if isinstance(init, dict) and init.get("type") == "Pretrained":
-            raise ConfigError(
-                f"{key}.init_cfg: no weights are fetched while a model is built; set it to None and pass --weights FILE"
-            )
-        for name, value in model.items():
-            _refuse_downloads(value, f"{key}.{name}")
-
-
-def _match_channel_order(model: dict[str, Any]) -> None:
-    """Our images are RGB and mmdet's are BGR, so exactly the configs that do not ask for a swap get one."""
-    preprocessor = model.get("data_preprocessor")
-    if not isinstance(preprocessor, dict):
-        raise ConfigError("model: data_preprocessor is missing; it normalises the images")
-    swaps = [preprocessor.pop(key, False) for key in ("bgr_to_rgb", "rgb_to_bgr")]
-    preprocessor["rgb_to_bgr"] = not any(swaps)
-
-
-def _fill_in_channels(model: dict[str, Any], registry: Any) -> None:
-    backbone, neck = model.get("backbone"), model.get("neck")
-    first_neck = neck[0] if isinstance(neck, list) else neck
-    if not isinstance(backbone, dict) or backbone.get("type") != BACKBONE or not isinstance(first_neck, dict):
-        return
-    with torch.device("meta"):
-        widths = [spec.channels for spec in registry.build(backbone).feature_specs]
-    if list(first_neck.setdefault("in_channels", widths)) != widths:
-        raise ConfigError(
-            f"model.neck.in_channels is {first_neck['in_channels']}, but the backbone's maps have {widths} channels; "
-            "leave the key out to have it filled in"
-        )
-
-
-def _check_types(model: Any, registry: Any, key: str) -> None:
-    """Names the nearest part where a `type` of the model itself is unknown; what is below it is mmdet's to check."""
-    if not isinstance(model, dict):
-        return
-    kind = model.get("type")
-    if isinstance(kind, str) and registry.get(kind) is None:
-        raise ConfigError(f'{key}.type: mmdet has no "{kind}"; {nearest(kind, list(registry.module_dict))}')
-    for name in ("backbone", "neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "data_preprocessor"):
-        _check_types(model.get(name), registry, f"{key}.{name}")
 
 
 def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Makes mmdet's parts available, and our backbone among them."""
+"""Makes the parts of mmdet and mmseg available, and our backbone among them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,31 @@ def mmdet_models() -> Any:
     install()
     import mmdet.models  # noqa: F401  (importing it fills the registry)
     from mmdet.registry import MODELS
+
+    return _with_our_backbone(MODELS)
+
+
+@lru_cache(maxsize=1)
+def mmseg_models() -> Any:
+    """Mmseg's model registry with our backbone in it.
+
+    Returns:
+        `mmseg.registry.MODELS`; every part that mmseg ships is registered, and mmdet's are found as `mmdet.NAME`.
+    """
+    install()
+    import mmseg.models  # noqa: F401  (importing it fills the registry)
+    from mmseg.registry import MODELS
+
+    return _with_our_backbone(MODELS)
+
+
+def _with_our_backbone(models: Any) -> Any:
     from mmengine.logging import MMLogger
 
     # It would print two lines for every parameter that it initialises.
     MMLogger.get_current_instance().setLevel("WARNING")
-    MODELS.register_module(name=BACKBONE, module=_backbone)
-    return MODELS
+    models.register_module(name=BACKBONE, module=_backbone)
+    return models
 
 
 def _backbone(variant: str, **options: Any) -> SwinTransformer:

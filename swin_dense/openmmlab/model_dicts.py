@@ -1,0 +1,182 @@
+"""From an OpenMMLab model dict to a network: what mmdet's and mmseg's dicts have in common.
+
+A dict is completed by what the data set and the backbone say (class count, widths of the maps), checked part by part,
+and built by the library whose dict it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from swin_dense.errors import ConfigError, nearest
+from swin_dense.openmmlab.registry import BACKBONE
+
+FIXED_CLASS_COUNT = ("rpn_head", "rpn")
+"""Heads that tell objects from background whatever the data set; their `num_classes` is not the data set's."""
+
+PARTS = (
+    "backbone",
+    "neck",
+    "rpn_head",
+    "roi_head",
+    "bbox_head",
+    "mask_head",
+    "decode_head",
+    "auxiliary_head",
+    "data_preprocessor",
+)
+"""Keys whose `type` is checked before the library builds anything."""
+
+SEGMENTATION_HEADS = ("decode_head", "auxiliary_head")
+"""Heads that pick some of the maps with `in_index`, and state their widths as `in_channels`."""
+
+CHATTER = (
+    ".*build_loss.* would be deprecated soon",
+    "Default ``avg_non_ignore`` is False",
+    "For binary segmentation, we suggest using",
+)
+"""Warnings of the libraries about themselves, about the defaults of every recipe, and for what we do not support."""
+
+
+def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> Any:
+    """Builds the network that a model dict describes.
+
+    The class count is filled in, and the widths of our backbone's maps too where the neck, or a segmentation head on
+    the maps themselves, leaves `in_channels` out. Synchronised batch norms stay what they are where there is an
+    accelerator: they synchronise between several processes and are plain ones in a single process. On CPUs alone they
+    become plain ones, as PyTorch's refuse to train there.
+
+    Args:
+        model: mmdet or mmseg model dict; left as it is.
+        num_classes: Number of classes of the data set.
+        registry: `mmdet_models()` or `mmseg_models()`.
+
+    Returns:
+        An mmengine `BaseModel`, weights initialised.
+
+    Raises:
+        ConfigError: A part is unknown, or does not fit.
+    """
+    from mmengine.config import ConfigDict
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import DefaultScope
+
+    parts = copy.deepcopy(dict(model))
+    if not _set_class_count(parts, num_classes):
+        raise ConfigError('model: no head has "num_classes"; set it to any value, the data set\'s is filled in')
+    _refuse_downloads(parts, "model")
+    _match_channel_order(parts)
+    _check_types(parts, registry, "model")
+    _fill_in_channels(parts, registry)
+    try:
+        with DefaultScope.overwrite_default_scope(registry.scope), warnings.catch_warnings():
+            for message in CHATTER:
+                warnings.filterwarnings("ignore", message)
+            network = registry.build(ConfigDict(parts))
+            network.init_weights()
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise ConfigError(f"model: {registry.scope} cannot build it: {error}") from error
+    return network if torch.cuda.is_available() else revert_sync_batchnorm(network)
+
+
+def _set_class_count(model: Any, num_classes: int) -> int:
+    """Sets `num_classes` in every head, and returns in how many places."""
+    if isinstance(model, list | tuple):
+        return sum(_set_class_count(item, num_classes) for item in model)
+    if not isinstance(model, dict):
+        return 0
+    places = 0
+    for key, value in model.items():
+        if key == "num_classes":
+            model[key] = num_classes
+            places += 1
+        elif key not in FIXED_CLASS_COUNT:
+            places += _set_class_count(value, num_classes)
+    return places
+
+
+def _refuse_downloads(model: Any, key: str) -> None:
+    if isinstance(model, list | tuple):
+        for i, item in enumerate(model):
+            _refuse_downloads(item, f"{key}.{i}")
+    elif isinstance(model, dict):
+        init = model.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            raise ConfigError(
+                f"{key}.init_cfg: no weights are fetched while a model is built; set it to None and pass --weights FILE"
+            )
+        if model.get("pretrained"):
+            raise ConfigError(
+                f"{key}.pretrained: no weights are fetched while a model is built; leave it out and pass --weights FILE"
+            )
+        for name, value in model.items():
+            _refuse_downloads(value, f"{key}.{name}")
+
+
+def _match_channel_order(model: dict[str, Any]) -> None:
+    """Our images are RGB and theirs are BGR, so exactly the configs that do not ask for a swap get one."""
+    preprocessor = model.get("data_preprocessor")
+    if not isinstance(preprocessor, dict):
+        raise ConfigError("model: data_preprocessor is missing; it normalises the images")
+    swaps = [preprocessor.pop(key, False) for key in ("bgr_to_rgb", "rgb_to_bgr")]
+    preprocessor["rgb_to_bgr"] = not any(swaps)
+
+
+def _check_types(model: dict[str, Any], registry: Any, key: str) -> None:
+    """Names the nearest part where a `type` of the model itself is unknown; what is below it is the library's."""
+    kind = model.get("type")
+    if isinstance(kind, str) and registry.get(kind) is None:
+        raise ConfigError(f'{key}.type: {registry.scope} has no "{kind}"; {nearest(kind, list(registry.module_dict))}')
+    for name in PARTS:
+        for part_key, part in _dicts(model, name, key):
+            _check_types(part, registry, part_key)
+
+
+def _dicts(model: dict[str, Any], name: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The dict under a name, or those of a list under it, each with its key for messages."""
+    value = model.get(name)
+    if isinstance(value, dict):
+        yield f"{key}.{name}", value
+    elif isinstance(value, list | tuple):
+        yield from ((f"{key}.{name}.{i}", part) for i, part in enumerate(value) if isinstance(part, dict))
+
+
+def _fill_in_channels(model: dict[str, Any], registry: Any) -> None:
+    backbone = model.get("backbone")
+    if not isinstance(backbone, dict) or backbone.get("type") != BACKBONE:
+        return
+    with torch.device("meta"):
+        widths = [spec.channels for spec in registry.build(backbone).feature_specs]
+    if model.get("neck") is not None:
+        for key, neck in list(_dicts(model, "neck", "model"))[:1]:
+            _fill_in(neck, key, "the backbone's maps", widths)
+        return
+    for name in SEGMENTATION_HEADS:
+        for key, head in _dicts(model, name, "model"):
+            _fill_in_head(head, key, widths)
+
+
+def _fill_in_head(head: dict[str, Any], key: str, widths: Sequence[int]) -> None:
+    """A head reads the maps of `in_index`; without it, all maps if it states several widths, and else the last one."""
+    if "in_index" not in head and "in_channels" not in head:
+        return  # not every kind of head has them
+    several = isinstance(head.get("in_channels"), list | tuple)
+    index = head.get("in_index", range(len(widths)) if several else -1)
+    try:
+        expected: int | list[int] = widths[index] if isinstance(index, int) else [widths[i] for i in index]
+    except (TypeError, IndexError) as error:
+        raise ConfigError(f"{key}.in_index is {index}, but the backbone hands out {len(widths)} maps") from error
+    _fill_in(head, key, f"the backbone's maps {index}" if "in_index" in head else "the backbone's maps", expected)
+
+
+def _fill_in(part: dict[str, Any], key: str, maps: str, expected: int | list[int]) -> None:
+    given = part.setdefault("in_channels", expected)
+    if (list(given) if isinstance(given, tuple) else given) != expected:
+        raise ConfigError(
+            f"{key}.in_channels is {given}, but {maps} have {expected} channels; leave the key out to have it filled in"
+        )

@@ -1,0 +1,189 @@
+"""An mmseg encoder-decoder behind plain records: a `Batch` goes in and losses come out, or images and logits.
+
+mmseg's own preprocessor normalises and pads, so that every mmseg model dict means here what it means there; how the
+logits of whole images, windows or several scales become label maps is not its business. Shapes: B images, K classes,
+(H, W) pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swin_dense.data.samples import IGNORE_INDEX, Batch
+from swin_dense.errors import ConfigError
+from swin_dense.openmmlab.model_dicts import build_model
+from swin_dense.openmmlab.registry import mmseg_models
+
+
+class OpenMMLabSegmenter(nn.Module):
+    """Any mmseg encoder-decoder with the two calls that training and prediction need.
+
+    Attributes:
+        network: The mmseg segmentor; its parameter names are those of mmseg checkpoints.
+        num_classes: K.
+        align_corners: How the logits are to be resized: that argument of `torch.nn.functional.interpolate`.
+    """
+
+    def __init__(self, model: Mapping[str, Any], num_classes: int) -> None:
+        """Builds the segmenter with freshly initialised weights.
+
+        Args:
+            model: mmseg model dict.
+            num_classes: K, set in every head.
+
+        Raises:
+            ConfigError: A part of the dict is unknown or does not fit the others.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.network = build_network(model, num_classes)
+        self.align_corners = bool(self.network.align_corners)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss term of a batch.
+
+        Args:
+            batch: Images with their label maps.
+
+        Returns:
+            Scalars by mmseg's names. Those with "loss" in their name are to be minimised; others, such as an accuracy,
+            are there to be looked at.
+
+        Raises:
+            ConfigError: The images are larger than the size that the model pads to.
+        """
+        preprocessor = self._preprocessor(batch.images)
+        images = [image[:, :height, :width] for image, (height, width) in zip(batch.images, batch.sizes, strict=True)]
+        if preprocessor.size is not None:
+            _check_crop_size(batch, preprocessor.size)
+        samples = list(_data_samples(batch, preprocessor.seg_pad_val))
+        data = preprocessor({"inputs": images, "data_samples": samples}, training=True)
+        return {name: value.mean() for name, value in self.network.loss(data["inputs"], data["data_samples"]).items()}
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits of every class, at the resolution at which the decode head computes them.
+
+        Args:
+            images: (B, 3, H, W) RGB, 0..255, uint8 or floating point; of one size, without padding.
+
+        Returns:
+            (B, K, h, w) float32; (h, w) is usually (H / 4, W / 4).
+        """
+        inputs = self._preprocessor(images)({"inputs": list(images)}, training=False)["inputs"]
+        return decode(self.network, inputs).float()
+
+    def _preprocessor(self, images: Tensor) -> Any:
+        # Lightning moves parameters without telling mmengine's preprocessor, which would carry the images back.
+        return self.network.data_preprocessor.to(images.device)
+
+
+def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
+    """Builds the mmseg segmentor that a model dict describes.
+
+    Args:
+        model: mmseg model dict; see `build_model` for what is filled in.
+        num_classes: Number of classes of the data set.
+
+    Returns:
+        The `mmseg.models.EncoderDecoder`, weights initialised.
+
+    Raises:
+        ConfigError: A part is unknown, or does not fit.
+    """
+    network = build_model(model, num_classes, mmseg_models())
+    _check_preprocessor(network.data_preprocessor)
+    for key, head in _heads(network):
+        _check_head(key, head, network.data_preprocessor.seg_pad_val)
+    return network
+
+
+def decode(network: Any, inputs: Tensor) -> Tensor:
+    """Backbone, neck and decode head; auxiliary heads do not run.
+
+    Args:
+        network: mmseg segmentor.
+        inputs: (B, 3, H, W), normalised.
+
+    Returns:
+        (B, K, h, w), at the head's own resolution. A head that turns its outputs into logits in a way of its own
+        (PointRend, Mask2Former) gives them at the size of the images.
+    """
+    *_, (_, head) = _heads(network, auxiliary=False)
+    if _predicts_by_forward(head):
+        return _tensor(network(inputs, mode="tensor"))
+    size = inputs.shape[2:]
+    metainfo = {"ori_shape": size, "img_shape": size, "pad_shape": size, "padding_size": [0, 0, 0, 0]}
+    return _tensor(network.encode_decode(inputs, [metainfo] * len(inputs)))
+
+
+def _tensor(logits: Any) -> Tensor:
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def _predicts_by_forward(head: nn.Module) -> bool:
+    from mmseg.models.decode_heads.cascade_decode_head import BaseCascadeDecodeHead
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    return getattr(type(head), "predict", None) in (BaseDecodeHead.predict, BaseCascadeDecodeHead.predict)
+
+
+def _heads(network: Any, auxiliary: bool = True) -> Iterator[tuple[str, Any]]:
+    """Every head with its key; the last decode head is the one that predicts."""
+    for name in ("decode_head", "auxiliary_head") if auxiliary else ("decode_head",):
+        head = getattr(network, name, None)
+        if isinstance(head, nn.ModuleList):
+            yield from ((f"model.{name}.{i}", one) for i, one in enumerate(head))
+        elif head is not None:
+            yield f"model.{name}", head
+
+
+def _check_preprocessor(preprocessor: Any) -> None:
+    key = "model.data_preprocessor"
+    if (preprocessor.size is None) == (preprocessor.size_divisor is None):
+        raise ConfigError(f"{key}: set size=(height, width), that of the training crop, or else size_divisor")
+    if preprocessor.test_cfg:
+        raise ConfigError(f"{key}.test_cfg: images are not padded for prediction; leave it out")
+
+
+def _check_head(key: str, head: Any, padding_label: int) -> None:
+    """Padding and pixels without a class have one number, which no class may have."""
+    if head.out_channels != head.num_classes:
+        raise ConfigError(
+            f"{key}.out_channels is {head.out_channels} for {head.num_classes} classes: thresholded binary heads are "
+            "not supported; leave it out, and two classes get two channels"
+        )
+    ignored = getattr(head, "ignore_index", None)
+    if ignored is not None and ignored != padding_label:
+        raise ConfigError(
+            f"{key}.ignore_index is {ignored}, but model.data_preprocessor.seg_pad_val is {padding_label}: both mean a "
+            "pixel without a class, and must be equal"
+        )
+    if 0 <= padding_label < head.num_classes:
+        raise ConfigError(
+            f"model.data_preprocessor.seg_pad_val is {padding_label}, which is also one of the {head.num_classes} "
+            f"classes; set it and {key}.ignore_index to a number that is no class, such as 65535"
+        )
+
+
+def _check_crop_size(batch: Batch, size: tuple[int, int]) -> None:
+    for name, (height, width) in zip(batch.file_names, batch.sizes, strict=True):
+        if height > size[0] or width > size[1]:
+            raise ConfigError(
+                f"model.data_preprocessor.size is {tuple(size)}, but {name} comes as {height}x{width}; set it to the "
+                "size of the training crop, augmentation.crop_size"
+            )
+
+
+def _data_samples(batch: Batch, ignored: int) -> Iterator[Any]:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    assert batch.label_maps is not None
+    for label_map in batch.label_maps:
+        labels = label_map.as_subclass(Tensor).long()
+        yield SegDataSample(gt_sem_seg=PixelData(data=torch.where(labels == IGNORE_INDEX, ignored, labels)[None]))
