@@ -7,7 +7,6 @@ are 1..150 and 0 means "other", so that a shift of -1 makes them 0..149 and leav
 from __future__ import annotations
 
 import csv
-import re
 import stat
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def classes_of(stored: LabelMap, path: Path, *, label_shift: int, ignore_index: 
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Reads a class list: ADE20K's `objectInfo150.txt` (or .csv), or a text file with one name per line.
+    """Reads a class list: ADE20K's `objectInfo150.txt`, or a text file with one name per line.
 
     Args:
         path: The file.
@@ -156,11 +155,12 @@ def class_names_of(content: bytes, path: Path) -> tuple[str, ...]:
     lines = [line for line in lines if line.strip()]
     names = [line.strip() for line in lines]
     if lines and lines[0].startswith("Idx"):
-        rows = list(csv.DictReader(lines, delimiter="\t" if "\t" in lines[0] else ","))
-        names = [re.split("[;,]", row.get("Name") or "")[0].strip() for row in rows]
-        numbers = [(row["Idx"] or "").strip() for row in rows]
-        if numbers != [str(number) for number in range(1, len(rows) + 1)]:
+        rows = list(csv.DictReader(lines, delimiter="\t"))
+        if not {"Idx", "Name"} <= {*lines[0].split("\t")}:
+            raise DataError(f"{path}: has no columns Idx and Name between tabs; use the official {CLASS_LIST}")
+        if [(row["Idx"] or "").strip() for row in rows] != [str(number) for number in range(1, len(rows) + 1)]:
             raise DataError(f"{path}: its column Idx does not count 1, 2, 3, ...; restore the list")
+        names = [(row["Name"] or "").split(",")[0].strip() for row in rows]
     if not names or "" in names:
         raise DataError(f"{path}: names no classes, or leaves one without a name")
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -41,8 +41,7 @@ def with_legend(picture: Picture, entries: Sequence[LegendEntry], size: int) -> 
 
     Returns:
         The picture with a white strip below it, as high as it takes; a picture narrower than one column is filled up
-        on the right. A name too long for a column loses what comes after its first comma (ADE20K lists synonyms there),
-        then its end.
+        on the right. A name too long for a column loses its end.
     """
     font = ImageFont.truetype(str(FONT), size)
     margin, line, space, gap = size, int(1.7 * size), 2 * size // 3, int(1.5 * size)
@@ -76,10 +75,7 @@ def _widest(texts: Sequence[str], font: ImageFont.FreeTypeFont) -> int:
 
 
 def _shortened(name: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """The name as far as it fits, cut at its first comma if that is enough."""
-    if font.getlength(name) <= width:
-        return name
-    name = name.split(",")[0]
+    """The name as far as it fits."""
     if font.getlength(name) <= width:
         return name
     while name and font.getlength(name + "\u2026") > width:

@@ -101,10 +101,10 @@ def _checked_labels(
     labels = label_map.detach().cpu().numpy().astype(np.int64)
     if labels.shape != tuple(image.shape[-2:]):
         raise ValueError(f"a label map of {labels.shape} cannot be drawn on an image of {tuple(image.shape[-2:])}")
-    labels = np.where(labels == ignore_index, -1, labels)
-    if labels.min() < -1 or labels.max() >= class_count:
+    unlabelled = labels == ignore_index
+    if (~unlabelled & ((labels < 0) | (labels >= class_count))).any():
         raise ValueError(f"labels to draw are 0..{class_count - 1} or {ignore_index}, not {np.unique(labels).tolist()}")
-    return labels
+    return np.where(unlabelled, -1, labels)
 
 
 def _painted(canvas: Picture, labels: NDArray[np.int64], colours: Colours) -> Picture:

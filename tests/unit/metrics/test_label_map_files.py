@@ -1,0 +1,111 @@
+"""Folders of label PNGs: which file is scored against which, which label is which class, and faults by their file."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from swin_dense.errors import DataError
+from swin_dense.label_maps import label_image
+from swin_dense.metrics import evaluate_label_map_files
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    label_image(np.array(rows)).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two images of an ADE-like data set with three classes 1..3; one of six pixels has no class, one is wrong."""
+    truth, found = tmp_path / "data" / "annotations" / "validation", tmp_path / "found"
+    write(truth / "a.png", [[0, 1, 1]])
+    write(found / "a.png", [[2, 1, 1]])
+    write(truth / "sub" / "a.png", [[2], [2], [3]])
+    write(found / "sub" / "a.png", [[2], [1], [3]])
+    return truth, found
+
+
+def test_files_of_one_relative_name_are_scored_against_each_other(folders):
+    figures = evaluate_label_map_files(*folders)
+    assert figures["aAcc"] == pytest.approx(80)
+    assert figures["mIoU"] == pytest.approx((100 * 2 / 3 + 50 + 100) / 3)
+    assert list(figures["per_class"]) == ["1", "2", "3"]  # without a class list they go by their stored labels
+
+
+def test_the_class_list_beside_annotations_is_found_and_another_may_be_given(folders, tmp_path):
+    (tmp_path / "data" / "objectInfo150.txt").write_text("Idx\tName\n1\tsky\n2\troad\n3\ttree\n4\tship\n")
+    figures = evaluate_label_map_files(*folders)
+    assert list(figures["per_class"]) == ["sky", "road", "tree", "ship"]
+    assert figures["per_class"]["road"]["IoU"] == pytest.approx(50)
+    assert math.isnan(figures["per_class"]["ship"]["IoU"])
+    (tmp_path / "names.txt").write_text("A\nB\nC\n")
+    assert list(evaluate_label_map_files(*folders, classes=tmp_path / "names.txt")["per_class"]) == ["A", "B", "C"]
+
+
+def test_predictions_may_be_stored_otherwise_than_the_ground_truth(folders):
+    expected = evaluate_label_map_files(*folders)
+    for file, rows in (("a.png", [[1, 0, 0]]), ("sub/a.png", [[1], [0], [2]])):
+        write(folders[1] / file, rows)
+    assert evaluate_label_map_files(*folders, prediction_shift=0) == expected
+    with pytest.raises(
+        DataError, match=r"found/a\.png: label 0 at row 0, column 1 is none of .* 1\.\..*prediction_shift"
+    ):
+        evaluate_label_map_files(*folders)
+
+
+def test_without_a_shift_0_is_a_class_and_255_is_not(tmp_path):
+    write(tmp_path / "truth" / "a.png", [[0, 1, 255]])
+    write(tmp_path / "found" / "a.png", [[0, 0, 1]])
+    figures = evaluate_label_map_files(tmp_path / "truth", tmp_path / "found", label_shift=0)
+    assert figures["aAcc"] == 50
+    assert figures["per_class"] == {"0": {"IoU": 50, "Acc": 100}, "1": {"IoU": 0, "Acc": 0}}
+
+
+def test_hundreds_of_classes_are_stored_with_16_bits(tmp_path):
+    write(tmp_path / "truth" / "a.png", [[1, 400, 255, 0]])
+    write(tmp_path / "found" / "a.png", [[1, 400, 400, 1]])
+    folders = tmp_path / "truth", tmp_path / "found"
+    figures = evaluate_label_map_files(*folders, ignore_index=65535)
+    assert len(figures["per_class"]) == 400
+    assert figures["aAcc"] == pytest.approx(100 * 2 / 3)
+    with pytest.raises(DataError, match="the ignore_index 255 is a label of one of the 400 classes"):
+        evaluate_label_map_files(*folders)
+
+
+def test_missing_and_surplus_files_are_listed(folders):
+    write(folders[1] / "b.png", [[1]])
+    (folders[1] / "sub" / "a.png").unlink()
+    with pytest.raises(DataError) as error:
+        evaluate_label_map_files(*folders)
+    assert error.value.problems == (
+        f"{folders[0] / 'sub' / 'a.png'}: has no prediction",
+        f"{folders[1] / 'b.png'}: has no ground truth",
+    )
+
+
+def test_every_other_fault_names_its_file(folders, tmp_path):
+    truth, found = folders
+    names = tmp_path / "names.txt"
+    names.write_text("A\nB\n")
+    with pytest.raises(DataError, match=r"annotations/validation/sub/a\.png: label 3 at row 2, column 0 .* 2 classes"):
+        evaluate_label_map_files(truth, found, classes=names)
+    write(found / "a.png", [[1, 1]])
+    with pytest.raises(DataError, match=r"found/a\.png: is 2 wide and 1 high, .*/a\.png 3 wide and 1 high"):
+        evaluate_label_map_files(truth, found)
+    Image.new("RGB", (3, 1)).save(found / "a.png")
+    with pytest.raises(DataError, match=r"found/a\.png: its pixels are colours"):
+        evaluate_label_map_files(truth, found)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: holds no label PNG"):
+        evaluate_label_map_files(truth, tmp_path / "empty")
+    with pytest.raises(DataError, match="absent: no such folder"):
+        evaluate_label_map_files(tmp_path / "absent", found)
+
+
+def test_a_ground_truth_without_any_class_is_refused(tmp_path):
+    write(tmp_path / "truth" / "a.png", [[0, 0]])
+    write(tmp_path / "found" / "a.png", [[1, 1]])
+    with pytest.raises(DataError, match="no pixel of the ground truth has a class"):
+        evaluate_label_map_files(tmp_path / "truth", tmp_path / "found")
