@@ -34,9 +34,18 @@ ALLOWED = {
     "backbones": {"torch"},
     "config": {"mmengine.config"},
     # Data and metrics know neither models nor each other.
-    "data": {"torch", "torchvision", "numpy", "PIL", "pycocotools", "lightning", "swin_dense.rle"},
+    "data": {
+        "torch",
+        "torchvision",
+        "numpy",
+        "PIL",
+        "pycocotools",
+        "lightning",
+        "swin_dense.label_maps",
+        "swin_dense.rle",
+    },
     "metrics": {"torch", "numpy", "pycocotools", "faster_coco_eval", "swin_dense.label_maps", "swin_dense.rle"},
-    "weights": {"torch", "safetensors", "swin_dense.backbones"},
+    "weights": {"torch", "safetensors", "filelock", "swin_dense.backbones"},
     "openmmlab": {
         *OPENMMLAB,
         "torch",
@@ -62,6 +71,7 @@ ALLOWED = {
         "swin_dense.doctor",
         "swin_dense.metrics",
         "swin_dense.report",
+        "swin_dense.weights",
         "swin_dense.workflows",
     },
 }
