@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from swin_dense.data.ade20k import ADE20KDataModule
     from swin_dense.data.datamodules import CocoDataModule
 
-__all__ = ["CocoDataModule"]
+__all__ = ["ADE20KDataModule", "CocoDataModule"]
+
+_MODULES = {"ADE20KDataModule": "swin_dense.data.ade20k", "CocoDataModule": "swin_dense.data.datamodules"}
 
 
 def __getattr__(name: str) -> Any:
     """Imports a data module at its first use (PEP 562)."""
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from swin_dense.data import datamodules
-
-    return getattr(datamodules, name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -39,6 +39,22 @@ def split_zip(path: Path) -> tuple[Path, str] | None:
     return None
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file or a folder, on disk or inside a zip file that the path treats as a folder.
+
+    Args:
+        path: Any path.
+
+    Raises:
+        DataError: The zip file is unreadable.
+    """
+    place = split_zip(path)
+    if place is None or not place[1]:
+        return path.exists()
+    index = ZipIndex.open(place[0])
+    return place[1] in index or any(index.names_below(f"{place[1]}/"))
+
+
 def read_bytes(path: Path, max_bytes: int) -> bytes:
     """Reads a file, or a member of a zip file written as if the zip file were a folder.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +14,9 @@ import numpy as np
 
 from swin_dense.data.annotations import CocoAnnotations, read_annotations
 from swin_dense.data.images import ImageError, ImageStore
-from swin_dense.data.problems import Problem
+from swin_dense.data.problems import Problem, Progress
 from swin_dense.data.rules import find_problems
 from swin_dense.errors import DataError
-
-Progress = Callable[[Iterable[Problem | None], int], Iterable[Problem | None]]
-"""Passes items on while it shows how many of a total have gone by."""
 
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in pixels at which COCO's small instances end, and its medium ones."""

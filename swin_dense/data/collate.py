@@ -16,15 +16,17 @@ def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
     has normalised.
 
     Args:
-        samples: At least one; either all of them have instances or none has.
+        samples: At least one; either all of them have instances or none has; likewise label maps.
         size_divisor: Height and width of the batch are the largest ones rounded up to a multiple of this.
 
     Returns:
-        The batch; images are uint8 (B, 3, H, W). Boxes and masks keep the size of their own image.
+        The batch; images are uint8 (B, 3, H, W). Boxes, masks and label maps keep the size of their own image.
     """
     assert samples, "a batch needs a sample"
     instances = tuple(sample.instances for sample in samples if sample.instances is not None)
     assert len(instances) in (0, len(samples)), "either every sample of a batch has instances or none has"
+    label_maps = tuple(sample.label_map for sample in samples if sample.label_map is not None)
+    assert len(label_maps) in (0, len(samples)), "either every sample of a batch has a label map or none has"
     height, width = (
         -(-max(side) // size_divisor) * size_divisor for side in zip(*(sample.size for sample in samples), strict=True)
     )
@@ -38,4 +40,5 @@ def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
         image_ids=tuple(sample.image_id for sample in samples),
         file_names=tuple(sample.file_name for sample in samples),
         instances=instances or None,
+        label_maps=label_maps or None,
     )

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
-import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from swin_dense.data.coco import CocoDataset
+from swin_dense.data.datamodule_base import ImageDataModule, check_lowest
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.samples import Batch, Sample
+from swin_dense.data.samples import Sample
 from swin_dense.data.transforms import Transform
-from swin_dense.errors import ConfigError, DataError
-
-logger = logging.getLogger(__name__)
+from swin_dense.errors import DataError
 
 
-class CocoDataModule(LightningDataModule):
+class CocoDataModule(ImageDataModule):
     """COCO-format instance segmentation data, for training and validation.
-
-    The trainer must be built with `use_distributed_sampler=False`: the samplers here know rank and world size
-    themselves. An epoch that a checkpoint interrupted goes on with exactly the next batch (see `ResumableLoader`).
 
     Attributes:
         train_dataset: The training images; None until `setup("fit")`.
@@ -69,32 +62,23 @@ class CocoDataModule(LightningDataModule):
         Raises:
             ConfigError: A number is out of range.
         """
-        super().__init__()
-        for name, value, lowest in (
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-            ("min_side", min_side, 0),
-            ("size_divisor", size_divisor, 1),
-            ("limit_images", limit_images, 1),
-        ):
-            if value is not None and value < lowest:
-                raise ConfigError(f"data: {name} must be at least {lowest}, got {value}")
+        super().__init__(
+            train_transform=train_transform,
+            test_transform=test_transform,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            limit_images=limit_images,
+        )
+        check_lowest(min_side=(min_side, 0), size_divisor=(size_divisor, 1))
         self.train_annotations = train_annotations
         self.train_images = train_images
         self.val_annotations = val_annotations
         self.val_images = val_images
-        self.train_transform = train_transform
-        self.test_transform = test_transform
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
-        self.seed = seed
         self.keep_empty = keep_empty
         self.min_side = min_side
         self.size_divisor = size_divisor
-        self.limit_images = limit_images
         self.train_dataset: CocoDataset | None = None
         self.val_dataset: CocoDataset | None = None
 
@@ -109,13 +93,13 @@ class CocoDataModule(LightningDataModule):
         """
         if self.val_dataset is None:
             self.val_dataset = CocoDataset(self.val_annotations, self.val_images)
-            self._log_limit("validation", self.val_dataset)
+            self._log_limit("validation", len(self.val_dataset))
         if stage == "fit" and self.train_dataset is None:
             train_dataset = CocoDataset(
                 self.train_annotations, self.train_images, keep_empty=self.keep_empty, min_side=self.min_side
             )
             self._check_categories(train_dataset, self.val_dataset)
-            self._log_limit("training", train_dataset)
+            self._log_limit("training", len(train_dataset))
             self.train_dataset = train_dataset
 
     @property
@@ -159,27 +143,10 @@ class CocoDataModule(LightningDataModule):
             size_divisor=self.size_divisor,
         )
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch; from pinned memory without waiting for the copy."""
-        return batch.to(device, non_blocking=device.type == "cuda")
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Ends the workers of training too: Lightning tears down only the loop that failed, which may be validation."""
-        if self.trainer:
-            self.trainer.fit_loop.teardown()
-
     def _val(self) -> CocoDataset:
         """The validation data, which every stage needs."""
         assert self.val_dataset is not None, "call setup first"
         return self.val_dataset
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        """Of the trainer; without one this is the only process."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _position(self) -> tuple[int, int]:
-        """Epoch and batch at which the trainer stands; the beginning without one."""
-        return (self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1) if self.trainer else (0, 0)
 
     def _check_categories(self, train: CocoDataset, val: CocoDataset) -> None:
         """Labels of training and validation must mean the same."""
@@ -194,9 +161,3 @@ class CocoDataModule(LightningDataModule):
             raise DataError(
                 f"{self.train_annotations} and {self.val_annotations} must list the same categories", problems
             )
-
-    def _log_limit(self, name: str, dataset: CocoDataset) -> None:
-        """Says how much of the data is left out."""
-        if self.limit_images is not None:
-            used = min(self.limit_images, len(dataset))
-            logger.info("%s uses the first %d of %d images (limit_images)", name, used, len(dataset))

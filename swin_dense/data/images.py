@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from swin_dense.data.archive import ZipIndex, split_zip
@@ -122,9 +122,10 @@ class ImageStore:
     def names(self) -> list[str]:
         """Names of all files, those in subfolders too, sorted; hidden ones (`.DS_Store`, `._1.jpg`) are left out."""
         if self._zip is None:
-            below = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+            files = (path for path in self.root.rglob("*") if path.is_file())
+            below = [path.relative_to(self.root).as_posix() for path in files]
         else:
-            below = self._zip.names_below(self._folder)
+            below = list(self._zip.names_below(self._folder))
         return sorted(name for name in below if not any(part.startswith(".") for part in name.split("/")))
 
     def read(self, file_name: str, expected_size: Size | None = None) -> tv_tensors.Image:
@@ -154,7 +155,7 @@ class ImageStore:
         return next((prefix + file_name for prefix in self._prefixes if prefix + file_name in index), None)
 
     @contextmanager
-    def open(self, file_name: str, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+    def open(self, file_name: str, formats: Sequence[str] = FORMATS) -> Iterator[ImageFile.ImageFile]:
         """Opens one image, its header read but not its pixels.
 
         Args:

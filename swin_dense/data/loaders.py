@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Compose
 
 from swin_dense.data.collate import collate
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.samples import Batch, Sample
 from swin_dense.data.seeding import IndexedItems, SeededDataset
-from swin_dense.data.transforms import Transform, without_instances
+from swin_dense.data.transforms import ImageOnly, Transform
 from swin_dense.errors import TrainingError
 
 
@@ -116,7 +115,9 @@ def evaluation_loader(
     num_workers: int,
     size_divisor: int,
 ) -> DataLoader[Sample]:
-    """Builds the loader of batches to predict on; they carry no instances, since the metric reads its own ground truth.
+    """Builds the loader of batches to predict on.
+
+    They carry no instances, since the metric reads its own ground truth; label maps are as they are on disk.
 
     Args:
         dataset: Untransformed samples.
@@ -129,8 +130,8 @@ def evaluation_loader(
     Returns:
         A loader of batches in the order of the data set.
     """
-    images_only = SeededDataset(dataset, Compose([without_instances, transform]), seed=0)
-    return DataLoader(images_only, sampler=sampler, batch_size=batch_size, **_common_options(num_workers, size_divisor))
+    seeded = SeededDataset(dataset, ImageOnly(transform), seed=0)
+    return DataLoader(seeded, sampler=sampler, batch_size=batch_size, **_common_options(num_workers, size_divisor))
 
 
 def _common_options(num_workers: int, size_divisor: int) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Passes the items of a check on while it shows how many of a total have gone by."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def rescaled_size(size: Size, short_side: int, max_long_side: int) -> Size:
 
 
 def resize(sample: Sample, size: Size) -> Sample:
-    """Resizes the image (bilinear, no antialiasing), its boxes and its masks (nearest).
+    """Resizes the image (bilinear, no antialiasing), its boxes, its masks and its label map (nearest).
 
     An instance stays even if its mask is so thin that no pixel of it is left.
 
@@ -62,15 +62,18 @@ def resize(sample: Sample, size: Size) -> Sample:
         return sample
     target = list(size)
     image = kernels.resize(sample.image, target, interpolation=InterpolationMode.BILINEAR, antialias=False)
+    sample = replace(sample, image=image)
+    if (label_map := sample.label_map) is not None:
+        sample = replace(sample, label_map=_resize_masks(label_map, size))
     if (instances := sample.instances) is None:
-        return replace(sample, image=image)
+        return sample
     boxes = kernels.resize(instances.boxes, target)
     masks = _resize_masks(instances.masks, size)
-    return replace(sample, image=image, instances=replace(instances, boxes=boxes, masks=masks))
+    return replace(sample, instances=replace(instances, boxes=boxes, masks=masks))
 
 
 def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample:
-    """Cuts a window out of the image; boxes are clipped to it, not shrunk to what is left of the mask.
+    """Cuts a window out of image and label map; boxes are clipped to it, not shrunk to what is left of the mask.
 
     An instance is dropped as a whole (box, mask, label, crowd flag) when its box has no area inside the window, or when
     none of its mask's pixels is inside: a box around nothing visible is no training target.
@@ -86,9 +89,10 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
         A new sample.
     """
     window = (top, left, height, width)
-    image = kernels.crop(sample.image, *window)
+    label_map = None if sample.label_map is None else kernels.crop(sample.label_map, *window)
+    sample = replace(sample, image=kernels.crop(sample.image, *window), label_map=label_map)
     if (instances := sample.instances) is None:
-        return replace(sample, image=image)
+        return sample
     boxes = kernels.crop(instances.boxes, *window)
     masks = kernels.crop(instances.masks, *window)
     has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
@@ -99,7 +103,7 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
         labels=instances.labels[keep],
         crowd=instances.crowd[keep],
     )
-    return replace(sample, image=image, instances=kept)
+    return replace(sample, instances=kept)
 
 
 def horizontal_flip(sample: Sample) -> Sample:
@@ -111,24 +115,31 @@ def horizontal_flip(sample: Sample) -> Sample:
     Returns:
         A new sample.
     """
-    image = kernels.horizontal_flip(sample.image)
+    label_map = None if sample.label_map is None else kernels.horizontal_flip(sample.label_map)
+    sample = replace(sample, image=kernels.horizontal_flip(sample.image), label_map=label_map)
     if (instances := sample.instances) is None:
-        return replace(sample, image=image)
+        return sample
     boxes = kernels.horizontal_flip(instances.boxes)
     masks = kernels.horizontal_flip(instances.masks)
-    return replace(sample, image=image, instances=replace(instances, boxes=boxes, masks=masks))
+    return replace(sample, instances=replace(instances, boxes=boxes, masks=masks))
 
 
-def without_instances(sample: Sample) -> Sample:
-    """Leaves the annotated objects behind: evaluation scores against the annotation file, not against resized masks.
+@dataclass(frozen=True)
+class ImageOnly:
+    """A test transform that sees the image alone, since scores are those of the annotations as they are on disk.
 
-    Args:
-        sample: Any sample.
+    A label map is passed by as it is; instances are left behind, because the metric reads the annotation file.
 
-    Returns:
-        The same image, with `instances` None.
+    Attributes:
+        transform: Applied to the image.
     """
-    return replace(sample, instances=None)
+
+    transform: Transform
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Transforms the image of one sample."""
+        image_only = self.transform(replace(sample, instances=None, label_map=None))
+        return replace(image_only, label_map=sample.label_map)
 
 
 @dataclass(frozen=True)
@@ -257,12 +268,12 @@ def short_side_or_crop(
 
 
 def _resize_masks(masks: Tensor, size: Size) -> tv_tensors.Mask:
-    """Nearest neighbours of (N, H, W) masks: pixel i of a resized axis shows pixel floor(i * old / new).
+    """Nearest neighbours of (..., H, W) masks: pixel i of a resized axis shows pixel floor(i * old / new).
 
     Many masks are most of the work of a resize; numpy's gather is 2.6 times as fast as torch's interpolation.
     """
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, masks.shape[1:], strict=True))
-    return tv_tensors.Mask(torch.from_numpy(masks.numpy().take(columns, axis=2).take(rows, axis=1)))
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, masks.shape[-2:], strict=True))
+    return tv_tensors.Mask(torch.from_numpy(masks.numpy().take(columns, axis=-1).take(rows, axis=-2)))
 
 
 def _randint(low: int, high: int) -> int:

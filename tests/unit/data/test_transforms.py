@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import Compose
 
 from swin_dense.data.samples import Instances, Sample
 from swin_dense.data.transforms import (
+    ImageOnly,
     RandomCrop,
     RandomHorizontalFlip,
     RandomShortSide,
@@ -29,7 +30,6 @@ from swin_dense.data.transforms import (
     rescaled_size,
     resize,
     short_side_or_crop,
-    without_instances,
 )
 from swin_dense.errors import ConfigError
 
@@ -184,10 +184,10 @@ def test_a_crop_without_objects_goes_on_through_the_pipeline() -> None:
 
 
 def test_images_to_predict_on_need_no_instances() -> None:
-    sample = without_instances(painted_sample(40, 60, [(0, 0, 5, 5)]))
+    sample = painted_sample(40, 60, [(0, 0, 5, 5)])
     torch.manual_seed(0)
     for transform in TRANSFORMS.values():
-        assert transform(sample).instances is None
+        assert ImageOnly(transform)(sample).instances is None
 
 
 def test_random_short_side_draws_every_candidate_equally_and_respects_the_cap() -> None:

@@ -1,0 +1,106 @@
+"""Where ADE20K, and whatever is stored like it, has its files; names and colours of its classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from swin_dense.data.archive import exists, read_bytes
+from swin_dense.data.palettes import Palette, derived_palette, read_palette
+from swin_dense.errors import DataError
+from swin_dense.label_maps import CLASS_LIST, class_names_of
+
+FOLDER = "ADEChallengeData2016"
+"""The folder that the official zip file holds, and its name."""
+
+PALETTE = "color150.mat"
+"""The official colours, which the developers give out beside the data."""
+
+MAX_BYTES = 2**24
+"""Largest class list that is read from a zip file; that of ADE20K has 5000 bytes."""
+
+
+@dataclass(frozen=True)
+class ADE20KLayout:
+    """Where the official layout has what; each may lie inside a zip file.
+
+    Attributes:
+        train_images: `images/training`.
+        train_labels: `annotations/training`.
+        val_images: `images/validation`.
+        val_labels: `annotations/validation`.
+        classes: `objectInfo150.txt`, or the same as .csv.
+    """
+
+    train_images: Path
+    train_labels: Path
+    val_images: Path
+    val_labels: Path
+    classes: Path
+
+
+def official_layout(root: Path) -> ADE20KLayout:
+    """Finds the official layout, for instance for `ADE20KDataModule(**vars(official_layout(root)), ...)`.
+
+    Args:
+        root: The folder `ADEChallengeData2016`, a folder with that folder or its zip file in it, or the zip file.
+
+    Returns:
+        The paths of both splits, one of which may be absent.
+
+    Raises:
+        DataError: There is no such layout, or a zip file is unreadable.
+    """
+    root = Path(root)
+    bases = (root, root / FOLDER, root / f"{FOLDER}.zip" / FOLDER)
+    base = next((base for base in bases if exists(base / "annotations")), None)
+    if base is None:
+        raise DataError(
+            f"{root}: not the layout of {FOLDER}, which has images/{{training,validation}} and "
+            f"annotations/{{training,validation}}; name its folder or its zip file"
+        )
+    images, labels = base / "images", base / "annotations"
+    return ADE20KLayout(
+        train_images=images / "training",
+        train_labels=labels / "training",
+        val_images=images / "validation",
+        val_labels=labels / "validation",
+        classes=find_class_list(labels / "validation"),
+    )
+
+
+def find_class_list(labels: Path) -> Path:
+    """The class list of the official layout.
+
+    Args:
+        labels: The label maps of one split, `annotations/validation`.
+
+    Returns:
+        `objectInfo150.txt` or `objectInfo150.csv` beside the folder `annotations`.
+
+    Raises:
+        DataError: There is neither.
+    """
+    text = labels.parent.parent / CLASS_LIST
+    found = next((path for path in (text, text.with_suffix(".csv")) if exists(path)), None)
+    if found is None:
+        raise DataError(f"{text}: no such class list; put it there, or name a file with one class name per line")
+    return found
+
+
+def read_classes(path: Path) -> tuple[tuple[str, ...], Palette]:
+    """Reads names and colours of the classes.
+
+    Args:
+        path: Class list, also inside a zip file (see `label_maps.read_class_names`).
+
+    Returns:
+        The name of every class 0..K-1, and (K, 3) RGB: of `color150.mat` beside the list, else derived.
+
+    Raises:
+        DataError: A file is missing or no such file, or the two have another number of classes.
+    """
+    path = Path(path)
+    names = class_names_of(read_bytes(path, MAX_BYTES), path)
+    colours = path.with_name(PALETTE)
+    return names, read_palette(colours, len(names)) if exists(colours) else derived_palette(len(names))
