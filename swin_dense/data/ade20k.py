@@ -25,11 +25,11 @@ class ADE20KDataModule(ImageDataModule):
         train_dataset: The training images; None until `setup("fit")`.
         val_dataset: The validation images; None until `setup`.
         class_names: Names by class 0..K-1; after `setup`.
-        palette: (K, 3) uint8 RGB by class; after `setup`.
+        palette: (K, 3) uint8 RGB by class, None where the data set brings no colours; after `setup`.
     """
 
     class_names: tuple[str, ...]
-    palette: Palette
+    palette: Palette | None
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swin_dense.data.archive import exists, read_bytes
-from swin_dense.data.palettes import Palette, derived_palette, read_palette
+from swin_dense.data.palettes import Palette, read_palette
 from swin_dense.errors import DataError
 from swin_dense.label_maps import CLASS_LIST, class_names_of
 
@@ -88,14 +88,15 @@ def find_class_list(labels: Path) -> Path:
     return found
 
 
-def read_classes(path: Path) -> tuple[tuple[str, ...], Palette]:
+def read_classes(path: Path) -> tuple[tuple[str, ...], Palette | None]:
     """Reads names and colours of the classes.
 
     Args:
         path: Class list, also inside a zip file (see `label_maps.read_class_names`).
 
     Returns:
-        The name of every class 0..K-1, and (K, 3) RGB: of `color150.mat` beside the list, else derived.
+        The name of every class 0..K-1, and (K, 3) RGB of the file `color150.mat` beside the list; None
+        where there is no such file.
 
     Raises:
         DataError: A file is missing or no such file, or the two have another number of classes.
@@ -103,4 +104,4 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], Palette]:
     path = Path(path)
     names = class_names_of(read_bytes(path, MAX_BYTES), path)
     colours = path.with_name(PALETTE)
-    return names, read_palette(colours, len(names)) if exists(colours) else derived_palette(len(names))
+    return names, read_palette(colours, len(names)) if exists(colours) else None

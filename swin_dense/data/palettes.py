@@ -1,4 +1,4 @@
-"""Colours of classes: from a data set's own file, or derived from the number of the class."""
+"""The colours that a data set gives its classes."""
 
 from __future__ import annotations
 
@@ -20,25 +20,6 @@ MAX_BYTES = 2**20
 
 MI_UINT8, MI_MATRIX, MI_COMPRESSED = 2, 14, 15
 """Data types of MATLAB's level 5 files (MAT-File Format, table 1-1)."""
-
-
-def derived_palette(class_count: int) -> Palette:
-    """Colours that are all different, the first ones most: PASCAL VOC's, without its black background.
-
-    The bits of the class's number + 1 are dealt out to red, green and blue in turn, the lowest ones to their highest.
-
-    Args:
-        class_count: Number of classes K.
-
-    Returns:
-        (K, 3) RGB.
-    """
-    numbers = np.arange(1, class_count + 1)
-    colours = np.zeros((class_count, 3), dtype=np.int64)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (numbers >> 3 * bit + channel & 1) << 7 - bit
-    return colours.astype(np.uint8)
 
 
 def read_palette(path: Path, class_count: int) -> Palette:
