@@ -20,4 +20,3 @@ augmentation = dict(
     photometric_distortion=True,
     test_scale=(2048, 512),
 )
-inference = dict(mode="whole")

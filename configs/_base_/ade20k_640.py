@@ -21,4 +21,3 @@ augmentation = dict(
     photometric_distortion=True,
     test_scale=(2560, 640),
 )
-inference = dict(mode="whole")

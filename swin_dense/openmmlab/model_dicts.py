@@ -49,7 +49,7 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
     The class count is filled in, and the widths of our backbone's maps too where the neck, or a segmentation head on
     the maps themselves, leaves `in_channels` out. Synchronised batch norms stay what they are where there is an
     accelerator: they synchronise between several processes and are plain ones in a single process. On CPUs alone they
-    become plain ones, as PyTorch's refuse to train there.
+    become plain ones, as PyTorch's refuse to train there. Inside `torch.device("meta")` it has shapes alone.
 
     Args:
         model: mmdet or mmseg model dict; left as it is.
@@ -78,7 +78,8 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
             for message in CHATTER:
                 warnings.filterwarnings("ignore", message)
             network = registry.build(ConfigDict(parts))
-            network.init_weights()
+            if torch.get_default_device().type != "meta":
+                network.init_weights()
     except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(f"model: {registry.scope} cannot build it: {error}") from error
     return network if torch.cuda.is_available() else revert_sync_batchnorm(network)
