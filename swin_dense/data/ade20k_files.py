@@ -29,7 +29,7 @@ class ADE20KLayout:
         train_labels: `annotations/training`.
         val_images: `images/validation`.
         val_labels: `annotations/validation`.
-        classes: `objectInfo150.txt`, or the same as .csv.
+        classes: `objectInfo150.txt`, or the same as .csv, unless another one was named.
     """
 
     train_images: Path
@@ -39,11 +39,12 @@ class ADE20KLayout:
     classes: Path
 
 
-def official_layout(root: Path) -> ADE20KLayout:
+def official_layout(root: Path, classes: Path | None = None) -> ADE20KLayout:
     """Finds the official layout, for instance for `ADE20KDataModule(**vars(official_layout(root)), ...)`.
 
     Args:
         root: The folder `ADEChallengeData2016`, a folder with that folder or its zip file in it, or the zip file.
+        classes: Another class list; None takes the one of the layout.
 
     Returns:
         The paths of both splits, one of which may be absent.
@@ -52,7 +53,7 @@ def official_layout(root: Path) -> ADE20KLayout:
         DataError: There is no such layout, or a zip file is unreadable.
     """
     root = Path(root)
-    bases = (root, root / FOLDER, root / f"{FOLDER}.zip" / FOLDER)
+    bases = (root, root / FOLDER, root / f"{FOLDER}.zip")
     base = next((base for base in bases if exists(base / "annotations")), None)
     if base is None:
         raise DataError(
@@ -65,7 +66,7 @@ def official_layout(root: Path) -> ADE20KLayout:
         train_labels=labels / "training",
         val_images=images / "validation",
         val_labels=labels / "validation",
-        classes=find_class_list(labels / "validation"),
+        classes=classes or find_class_list(labels / "validation"),
     )
 
 

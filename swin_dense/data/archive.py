@@ -24,18 +24,25 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")
 """A member's own header: signature, ..., length of its name, length of the extra field (APPNOTE.TXT 4.3.7)."""
 
 
-def split_zip(path: Path) -> tuple[Path, str] | None:
+def locate(path: Path) -> tuple[ZipIndex, str] | None:
     """Finds the zip file in a path that treats it as a folder, such as `ade.zip/images/training`.
 
     Args:
         path: Any path; it need not exist.
 
     Returns:
-        The zip file, and what the path names in it ("" where it names the zip file itself); None for other paths.
+        The zip file, and what the path names in it ("" for the zip file itself), with the one folder that everything
+        lies in put before where only that makes it exist; None for a path without a zip file.
+
+    Raises:
+        DataError: The zip file is unreadable.
     """
     for parent in (path, *path.parents):
         if parent.suffix.lower() == ".zip" and parent.is_file():
-            return parent, "" if parent == path else path.relative_to(parent).as_posix()
+            index = ZipIndex.open(parent)
+            inside = "" if parent == path else path.relative_to(parent).as_posix()
+            below_top = f"{index.top_folder()}/{inside}"
+            return index, below_top if inside and not index.has(inside) and index.has(below_top) else inside
     return None
 
 
@@ -48,11 +55,8 @@ def exists(path: Path) -> bool:
     Raises:
         DataError: The zip file is unreadable.
     """
-    place = split_zip(path)
-    if place is None or not place[1]:
-        return path.exists()
-    index = ZipIndex.open(place[0])
-    return place[1] in index or any(index.names_below(f"{place[1]}/"))
+    place = locate(path)
+    return path.exists() if place is None or not place[1] else place[0].has(place[1])
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
@@ -68,9 +72,9 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     Raises:
         DataError: It is missing or cannot be read.
     """
-    place = split_zip(path)
+    place = locate(path)
     if place is not None and place[1]:
-        return ZipIndex.open(place[0]).read(place[1], max_bytes)
+        return place[0].read(place[1], max_bytes)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -133,9 +137,13 @@ class ZipIndex:
 
     def top_folder(self) -> str | None:
         """The one folder that all members lie in, such as `train2017`; None where there is no such folder."""
-        tops = {self.names.text(row).split("/", 1)[0] for row in (0, len(self.names) - 1) if len(self.names)}
+        tops = {self.names.text(row).rpartition("/")[0].split("/")[0] for row in (0, -1) if len(self.names)}
         # The names are sorted, so that the first and the last one speak for all between.
         return tops.pop() if len(tops) == 1 else None
+
+    def has(self, name: str) -> bool:
+        """Whether there is a member or a folder of this name."""
+        return name in self or any(self.names_below(f"{name}/"))
 
     def names_below(self, prefix: str) -> Iterator[str]:
         """Members whose full name starts with a prefix, in order, without that prefix.

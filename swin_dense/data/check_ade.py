@@ -129,12 +129,12 @@ def check_ade(
         Counts and all problems; nothing that is wrong with the data raises.
     """
     try:
-        layout = official_layout(root)
+        layout = official_layout(root, classes)
     except DataError as error:
         return SegmentationReport(None, (), {}, (_problem("layout", root, error),))
     return check_segmentation(
         {"training": (layout.train_images, layout.train_labels), "validation": (layout.val_images, layout.val_labels)},
-        classes or layout.classes,
+        layout.classes,
         label_shift=label_shift,
         ignore_index=ignore_index,
         progress=progress,

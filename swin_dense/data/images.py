@@ -18,7 +18,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torchvision import tv_tensors
 
-from swin_dense.data.archive import ZipIndex, split_zip
+from swin_dense.data.archive import ZipIndex, locate
 from swin_dense.data.samples import Size
 from swin_dense.errors import DataError
 
@@ -101,10 +101,10 @@ class ImageStore:
         self._folder = ""
         if self.root.is_dir():
             return
-        zip_file, inside = (self.root, "") if self.root.is_file() else split_zip(self.root) or (None, "")
-        if zip_file is None:
+        place = (ZipIndex.open(self.root), "") if self.root.is_file() else locate(self.root)
+        if place is None:
             raise DataError(f"{self.root}: no such folder or zip file of images")
-        self._zip = ZipIndex.open(zip_file)
+        self._zip, inside = place
         top = inside or self._zip.top_folder()
         self._folder = f"{top}/" if top else ""
         self._prefixes = (self._folder,) if inside else tuple(dict.fromkeys(("", f"{self.root.stem}/", self._folder)))
