@@ -167,6 +167,17 @@ def test_ctrl_c_leaves_what_has_arrived(server: FileServer, url: str) -> None:
     assert start is not None and int(start.removeprefix("bytes=").removesuffix("-")) >= 600_000
 
 
+def test_a_download_stopped_after_its_last_byte_asks_for_nothing_more(server: FileServer, url: str) -> None:
+    def stop(done: int, total: int | None) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch_weights(url, progress=stop)
+    assert fetch_weights(url).read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
 @pytest.mark.parametrize("failure", [500, 503, 429])
 def test_a_passing_failure_is_tried_again(failure: int, server: FileServer, url: str) -> None:
     server.failures = [failure, failure]
