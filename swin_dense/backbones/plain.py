@@ -1,0 +1,196 @@
+"""The same backbone in the plain form of the paper: tensor operations alone, on images of any size.
+
+In every block the tokens are padded to whole windows, rolled, cut into windows, attended, put together again, rolled
+back and cropped. Sizes enter as arithmetic, never as Python control flow or as cached indices, so a tracer may leave
+batch, height and width open; and every block takes and returns a grid of tokens, so it is easy to look into. The
+parameters are the backbone's own, not copies. It is slower than `SwinTransformer`, to which a test holds it, and knows
+no drop path: it is for evaluation.
+
+Shapes: B images; (H, W) pixels or tokens; windows of M x M = N tokens, in R rows of K windows; C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swin_dense.backbones.attention import WindowAttention
+from swin_dense.backbones.block import SwinBlock
+from swin_dense.backbones.patches import PatchEmbed, PatchMerging
+from swin_dense.backbones.position import relative_position_bias, resized_position_embedding
+from swin_dense.backbones.swin import SwinStage, SwinTransformer
+from swin_dense.backbones.windows import MASKED
+
+
+class PlainSwin(nn.Module):
+    """A `SwinTransformer` that tracers can follow; the same images give the same maps.
+
+    Attributes:
+        feature_specs: Those of the backbone.
+        layers: One `PlainStage` per stage, up to the last whose map is handed out.
+    """
+
+    def __init__(self, backbone: SwinTransformer) -> None:
+        """Takes the parameters of a backbone.
+
+        Args:
+            backbone: Shares its parameters; nothing is copied.
+        """
+        super().__init__()
+        self.feature_specs = backbone.feature_specs
+        self.out_indices = backbone.out_indices
+        self.patch_embed = backbone.patch_embed
+        self.absolute_pos_embed = backbone.absolute_pos_embed
+        stages = backbone.layers[: self.out_indices[-1] + 1]
+        self.layers = nn.ModuleList(PlainStage(cast(SwinStage, stage)) for stage in stages)
+        self.norms = nn.ModuleList(backbone.get_submodule(f"norm{index}") for index in self.out_indices)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Computes what `SwinTransformer.forward` computes.
+
+        Args:
+            images: (B, in_channels, H, W), normalised.
+
+        Returns:
+            One (B, C_i, H_i, W_i) map per entry of `feature_specs`, finest first.
+        """
+        tokens = _embedded(self.patch_embed, images)
+        if self.absolute_pos_embed is not None:
+            tokens = tokens + resized_position_embedding(self.absolute_pos_embed, tokens.shape[1:3])
+        maps: list[Tensor] = []
+        for index, stage in enumerate(self.layers):
+            features, tokens = stage(tokens)
+            if index in self.out_indices:
+                maps.append(_contiguous(self.norms[len(maps)](features).permute(0, 3, 1, 2)))
+        return tuple(maps)
+
+
+class PlainStage(nn.Module):
+    """Blocks at one resolution, and the patch merging that leads to the next."""
+
+    def __init__(self, stage: SwinStage) -> None:
+        """Takes the parameters of a stage."""
+        super().__init__()
+        blocks = enumerate(cast(Iterable[SwinBlock], stage.blocks))
+        self.blocks = nn.ModuleList(PlainBlock(block, shifted=index % 2 == 1) for index, block in blocks)
+        self.downsample = stage.downsample
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps tokens (B, H, W, C) to those after the blocks and those that the next stage begins with."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens, tokens if self.downsample is None else _merged(self.downsample, tokens)
+
+
+class PlainBlock(nn.Module):
+    """One Swin block on a grid of tokens (Swin paper, equation 3).
+
+    Attributes:
+        window: Side M of the windows, in tokens.
+        shift: By how many tokens the windows are shifted down and to the right; 0 for regular ones.
+    """
+
+    def __init__(self, block: SwinBlock, *, shifted: bool) -> None:
+        """Takes the parameters of a block.
+
+        Args:
+            block: The block.
+            shifted: Whether its windows are the shifted ones.
+        """
+        super().__init__()
+        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.window = block.attn.window[0]
+        self.shift = self.window // 2 if shifted else 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps tokens (B, H, W, C) to tokens of the same shape."""
+        height, width = tokens.shape[1:3]
+        weights, value = attention_weights(self.attn, *self.windows(tokens))
+        attended = self.attn.proj(_contiguous((weights @ value).transpose(3, 4)).flatten(4))
+        grid = attended.unflatten(3, (self.window, self.window))
+        grid = _contiguous(grid.transpose(2, 3)).flatten(3, 4).flatten(1, 2)
+        if self.shift:
+            grid = grid.roll((self.shift, self.shift), (1, 2))
+        tokens = tokens + grid[:, :height, :width]
+        mapped: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return mapped
+
+    def windows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What attention sees of tokens (B, H, W, C).
+
+        Returns:
+            The normalised tokens in windows, (B, R, K, N, C), and the mask of shifted windows, (R, K, N, N).
+        """
+        side = self.window
+        grid = functional.pad(self.norm1(tokens), (0, 0, *_padding(tokens.shape[1:3], side)))
+        if self.shift:
+            grid = grid.roll((-self.shift, -self.shift), (1, 2))
+        rows, columns = _ceil_div(tokens.shape[1], side), _ceil_div(tokens.shape[2], side)
+        cut = grid.view(grid.shape[0], rows, side, columns, side, grid.shape[-1])
+        windows = _contiguous(cut.transpose(2, 3)).flatten(3, 4)
+        return windows, self._mask(rows, columns, tokens.device) if self.shift else None
+
+    def _mask(self, rows: int, columns: int, device: torch.device) -> Tensor:
+        """`MASKED` between tokens of a window, (R, K, N, N), that only the roll made neighbours."""
+        beyond_bottom, beyond_right = (
+            (torch.arange(count * self.window, device=device) >= count * self.window - self.shift).view(count, -1)
+            for count in (rows, columns)
+        )
+        regions = 2 * beyond_bottom[:, None, :, None].long() + beyond_right[None, :, None, :].long()
+        regions = regions.flatten(2)
+        return MASKED * (regions[..., :, None] != regions[..., None, :]).float()
+
+
+def attention_weights(attention: WindowAttention, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What `WindowAttention` computes up to its softmax (Swin paper, equation 4).
+
+    Args:
+        attention: Gives the parameters.
+        windows: Normalised tokens, (..., N, C).
+        mask: (..., N, N), added to the scores; None adds nothing.
+
+    Returns:
+        The weights (..., heads, N, N), of which each row sums to 1, and the values (..., heads, N, D).
+    """
+    query, key, value = attention.qkv(windows).unflatten(-1, (3, attention.heads, -1)).movedim(-3, 0).transpose(-3, -2)
+    bias = relative_position_bias(attention.relative_position_bias_table, attention.window)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + bias
+    if mask is not None:
+        scores = scores + mask.unsqueeze(-3)
+    return scores.softmax(-1), value
+
+
+def _embedded(embed: PatchEmbed, images: Tensor) -> Tensor:
+    """What `PatchEmbed` computes."""
+    images = functional.pad(images, _padding(images.shape[2:], embed.patch_size))
+    tokens: Tensor = embed.norm(embed.proj(images).permute(0, 2, 3, 1))
+    return tokens
+
+
+def _merged(merging: PatchMerging, tokens: Tensor) -> Tensor:
+    """What `PatchMerging` computes."""
+    tokens = functional.pad(tokens, (0, 0, *_padding(tokens.shape[1:3], 2)))
+    batch, height, width, channels = tokens.shape
+    quads = tokens.view(batch, height // 2, 2, width // 2, 2, channels)
+    joined = _contiguous(quads.permute(0, 1, 3, 4, 2, 5)).flatten(3)
+    merged: Tensor = merging.reduction(merging.norm(joined))
+    return merged
+
+
+def _padding(size: Sequence[int], side: int) -> tuple[int, int, int, int]:
+    """What `pad` adds left, right, top and bottom to make (H, W) multiples of `side`."""
+    height, width = size
+    return 0, _ceil_div(width, side) * side - width, 0, _ceil_div(height, side) * side - height
+
+
+def _contiguous(tensor: Tensor) -> Tensor:
+    """A copy whatever the strides: `contiguous` and `reshape` would ask for the sizes, which a tracer leaves open."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _ceil_div(size: int, side: int) -> int:
+    return (size + side - 1) // side

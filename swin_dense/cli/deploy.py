@@ -1,0 +1,94 @@
+"""Commands that take a model elsewhere, or look into it: exports and pictures of features."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from swin_dense.cli.app import AsJson, Override, app, height_and_width, load
+from swin_dense.errors import ConfigError
+
+Model = Annotated[str, typer.Argument(help="Config file or backbone variant.", metavar="CONFIG|VARIANT")]
+Weights = Annotated[Path | None, typer.Option(help="Weights of the model.")]
+RandomWeights = Annotated[bool, typer.Option("--random-weights", help="Go on without --weights.")]
+
+
+@app.command("export-onnx")
+def export_onnx(
+    model: Model,
+    output: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 with --to torch-export.")],
+    weights: Weights = None,
+    to: Annotated[str, typer.Option(help="onnx or torch-export.")] = "onnx",
+    part: Annotated[
+        str | None,
+        typer.Option(help="backbone, neck (with the backbone) or whole (a segmenter); the most there is by default."),
+    ] = None,
+    shape: Annotated[
+        str, typer.Option(help="Size of the largest image checked, and of all if it is fixed.")
+    ] = "800x1280",
+    fixed: Annotated[bool, typer.Option("--fixed", help="Only one image of --shape at a time.")] = False,
+    opset: Annotated[int, typer.Option(min=18, help="Version of ONNX's operators.")] = 18,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest relative deviation that is well.")] = 1e-4,
+    images: Annotated[Path | None, typer.Option(help="Folder of images to check on; else scenes are drawn.")] = None,
+    overrides: Override = None,
+    random_weights: RandomWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a model as ONNX or torch.export and compares the file with it; exits with 1 beyond the tolerance."""
+    size = height_and_width(shape)
+    settings = _settings(model, overrides, weights, random_weights)
+    from swin_dense.report import print_report
+    from swin_dense.workflows.deployment import export_model
+
+    record = export_model(
+        settings,
+        output,
+        weights=weights,
+        to=to,
+        part=part,
+        size=size,
+        fixed=fixed,
+        opset=opset,
+        tolerance=tolerance,
+        images=images,
+    )
+    print_report(record, _parity_table(record), *_remarks(record), as_json=as_json)
+    sys.exit(0 if record["ok"] else 1)
+
+
+def _settings(model: str, overrides: list[str] | None, weights: Path | None, random_weights: bool) -> Any:
+    """The config, or the name of the variant."""
+    if (weights is None) != random_weights:
+        raise ConfigError("give either --weights FILE or, to go on with random ones, --random-weights")
+    return load(Path(model), None, overrides) if model.endswith(".py") else model
+
+
+def _parity_table(record: dict[str, Any]) -> Table:
+    title = f"{record['file']} against PyTorch, {record['model']}, {record['part']}"
+    table = Table("images", "output", "largest difference", "relative", title=title, title_justify="left")
+    for row in record["parity"]:
+        relative = row["relative"]
+        style = None if relative is not None and relative <= record["tolerance"] else "bold red"
+        numbers = (
+            "wrong shape or NaN" if number is None else f"{number:.1e}" for number in (row["absolute"], relative)
+        )
+        table.add_row("x".join(map(str, row["shape"])), row["output"], *numbers, style=style)
+    return table
+
+
+def _remarks(record: dict[str, Any]) -> list[str]:
+    shape = dict(zip(("batch", "", "height", "width"), record["traced_shape"], strict=True))
+    fixed = {name: shape[name] for name in ("batch", "height", "width") if name not in record["open_axes"]}
+    remarks = [f"any {', '.join(record['open_axes'])}"] if record["open_axes"] else []
+    if fixed:
+        reason = f", because {record['why_fixed']}" if record["why_fixed"] else ""
+        remarks.append(f"fixed: {', '.join(f'{name} {size}' for name, size in fixed.items())}{reason}")
+    if record["not_in_weights"]:
+        remarks.append(f"not in the weights, left as initialised: {', '.join(record['not_in_weights'])}")
+    verdict = "within" if record["ok"] else "beyond"
+    names = ", ".join(dict.fromkeys(Path(name).name for name in record["images"]))
+    return [*remarks, f"{verdict} the tolerance of {record['tolerance']:g}, on {names}"]
