@@ -36,7 +36,7 @@ SEGMENTATION_HEADS = ("decode_head", "auxiliary_head")
 """Heads that pick some of the maps with `in_index`, and state their widths as `in_channels`."""
 
 CHATTER = (
-    ".*build_loss.* would be deprecated soon",
+    "``build_.*`` would be deprecated soon",
     "Default ``avg_non_ignore`` is False",
     "For binary segmentation, we suggest using",
 )
