@@ -23,6 +23,8 @@ from swin_dense.weights.tensors import is_finite, listed
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 """Written with `torch.save`."""
 
+_COMPUTED = "computed from the size of window and image"
+
 
 def convert_weights(
     source: str | os.PathLike[str],
@@ -100,29 +102,33 @@ def convert_state_dict(
     form = wanted.form_for(backbone)
     body = {name: item for name, item in backbone.items() if form.write(name) is not None}
     heads = {name: item for name, item in around.items() if name not in parts.foreign and wanted.has_around(name)}
-    left_out = {name: item for name, item in (*backbone.items(), *around.items()) if name not in {**body, **heads}}
-    explained = _explain(left_out, parts.unmatched, wanted)
-
+    reasons = {name: _reason_inside(name) for name in backbone if name not in body}
+    explained = _explain(backbone, reasons, parts.unmatched, wanted)
+    reasons = {name: _reason_beside(name) for name in around if name not in heads}
+    explained += _explain(around, reasons, (), wanted)
     added = absent_buffers(body, form)
-    written = form.from_official({**_tensors(body), **added})
-    prefix = "backbone." if heads else ""
-    written = {prefix + name: item for name, item in written.items()} | wanted.write_around(_tensors(heads))
-    sources = {**body, **heads}
-    changes = {
-        name: ", ".join(filter(None, (sources[item.keys[0]].change, item.change)))
-        for name, item in written.items()
-        if item.keys[0] in sources
-    }
+    own = _with_history(form.from_official({**_tensors(body), **added}), body)
+    beside = _with_history(wanted.write_around(_tensors(heads)), heads)
+    written = {("backbone." if heads else "") + name: item for name, item in own.items()} | beside
+    is_new = {name: item.keys[0] in added for name, item in written.items()}
     report = ConversionReport(
         source="state dict",
         format=parts.layout.format.name,
         to=to,
-        kept=tuple(name for name, change in changes.items() if not change),
-        converted=tuple(Note(name, change) for name, change in changes.items() if change),
-        added=tuple(Note(name, "computed from the size of the window") for name in written if name not in changes),
+        kept=tuple(name for name, item in written.items() if not item.change and not is_new[name]),
+        converted=tuple(Note(name, item.change) for name, item in written.items() if item.change and not is_new[name]),
+        added=tuple(Note(name, _COMPUTED) for name in written if is_new[name]),
         skipped=(*(Note(key, IGNORED) for key in tensors if key not in taken), *explained),
     )
-    return {name: item.tensor for name, item in written.items()}, report
+    return _tensors(written), report
+
+
+def _with_history(written: Mapping[str, Converted], sources: Mapping[str, Converted]) -> dict[str, Converted]:
+    """Puts what was done to read a tensor before what was done to write it."""
+    done = {name: sources[item.keys[0]].change if item.keys[0] in sources else "" for name, item in written.items()}
+    return {
+        name: replace(item, change=", ".join(filter(None, (done[name], item.change)))) for name, item in written.items()
+    }
 
 
 def _tensors(converted: Mapping[str, Converted]) -> dict[str, Tensor]:
@@ -134,26 +140,38 @@ def _with_heads_inside(parts: Parts) -> tuple[dict[str, Converted], dict[str, Co
     backbone, around = dict(parts.backbone), dict(parts.around)
     for name in parts.around:
         if name.split(".")[0] in BESIDE and (reading := parts.layout.format.read(name)) is not None:
-            backbone.setdefault(reading.official, around.pop(name))
+            if reading.official not in backbone:
+                backbone[reading.official] = around.pop(name)
     return backbone, around
 
 
-def _explain(left_out: Mapping[str, Converted], unmatched: Sequence[str], wanted: Format) -> list[Note]:
+def _reason_inside(name: str) -> str | None:
+    """Why a format may lack a tensor of the backbone; None if there is no reason."""
+    if BUFFER.fullmatch(name):
+        return _COMPUTED
+    if OUTPUT_NORM.fullmatch(name):
+        return "output norm of a stage"
+    return OTHER_TASKS.get(name.split(".")[0])
+
+
+def _reason_beside(name: str) -> str | None:
+    """The same for a tensor beside the backbone."""
+    first_word = name.split(".")[0]
+    return OTHER_TASKS[first_word] if first_word in BESIDE else None
+
+
+def _explain(
+    items: Mapping[str, Converted], reasons: Mapping[str, str | None], unmatched: Sequence[str], wanted: Format
+) -> list[Note]:
     """The reasons for leaving tensors out of the new file; an error for those that have none."""
-    explained, homeless = [], list(unmatched)
-    for name, item in left_out.items():
-        reason = OTHER_TASKS.get(name.split(".")[0])
-        if BUFFER.fullmatch(name):
-            reason = "computed from the size of window and image"
-        elif OUTPUT_NORM.fullmatch(name):
-            reason = "output norm of a stage"
-        if reason is None:
-            homeless += item.keys
-        else:
-            explained += [Note(key, f"{reason}; {wanted.name} has no place for it") for key in item.keys]
+    homeless = [*unmatched, *(key for name, reason in reasons.items() if reason is None for key in items[name].keys)]
     if homeless:
         raise WeightsError(
             f"the {wanted.name} format has no place for {len(homeless)} tensors: {listed(homeless)}; name them, or "
             "modules around them, in ignore to leave them out"
         )
-    return explained
+    return [
+        Note(key, f"{reason}; {wanted.name} has no place for it")
+        for name, reason in reasons.items()
+        for key in items[name].keys
+    ]

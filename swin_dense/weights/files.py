@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,15 @@ from swin_dense.files import atomic_write
 
 # Where training frameworks put the weights inside a checkpoint; an average of the weights is what was evaluated.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
+
+_OTHER_KINDS = {
+    b"\x1f\x8b": "compressed with gzip",
+    b"\xfd7zXZ": "compressed with xz",
+    b"\x89HDF": "an HDF5 file, perhaps of Keras",
+    b"\x93NUMPY": "a NumPy array",
+    b"GGUF": "a GGUF file",
+}
+"""What other files start with."""
 
 _ISOLATED = (
     "If you trust its origin, open it once in an isolated environment (a container without network and secrets), write "
@@ -88,12 +98,24 @@ def unwrap(content: object, source: str) -> tuple[dict[str, Tensor], str]:
 
 
 def _is_named_tensor(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
+    return isinstance(key, str) and isinstance(value, Tensor) and not _peculiarity(value)
 
 
 def _kind(value: object) -> str:
-    sparse = "sparse " if isinstance(value, Tensor) and value.layout is not torch.strided else ""
-    return sparse + type(value).__name__
+    peculiarity = _peculiarity(value) if isinstance(value, Tensor) else ""
+    return f"{peculiarity} {type(value).__name__}".strip()
+
+
+def _peculiarity(tensor: Tensor) -> str:
+    """What keeps a tensor from being an ordinary one with a value of its own in every place; empty if nothing."""
+    if tensor.layout is not torch.strided:
+        return "sparse"
+    if tensor.is_meta:
+        return "empty"
+    if tensor.is_quantized:
+        return "quantised"
+    # A few bytes on disk could stand for any amount of memory.
+    return "expanded" if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() else ""
 
 
 def save_weights(
@@ -163,6 +185,8 @@ def _sniff(path: Path) -> str:
     """Tells "safetensors", "zip" and "pickle" files by their first bytes, and refuses what is none of them."""
     if path.is_dir():
         raise WeightsError(f"{path} is a folder; name the checkpoint file in it")
+    if path.exists() and not path.is_file():
+        raise WeightsError(f"{path} is a pipe or a device; write the checkpoint to a file first")
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -184,6 +208,14 @@ def _sniff(path: Path) -> str:
         return "pickle"
     if start[8:9] == b"{":
         return "safetensors"
+    for magic, kind in _OTHER_KINDS.items():
+        if start.startswith(magic):
+            raise WeightsError(f"{path} is {kind}, not a checkpoint of torch.save or safetensors")
+    if tarfile.is_tarfile(path):
+        raise WeightsError(
+            f"{path} is a tar archive; unpack it and name the checkpoint in it. One that is a checkpoint itself, from "
+            f"torch before 0.1.10, cannot be read safely. {_ISOLATED}"
+        )
     raise WeightsError(f"{path} is not a checkpoint of torch.save or safetensors; it starts with {start[:16]!r}")
 
 
@@ -191,12 +223,15 @@ def _sniff_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
+            unpacked = sum(entry.file_size for entry in archive.infolist())
     except zipfile.BadZipFile as error:
         raise WeightsError(f"{path} is truncated or damaged; copy or download it again ({error})") from error
     if "constants.pkl" in names:
         raise WeightsError(f"{path} is a TorchScript program, not weights; save the state dict of its module instead")
     if "data.pkl" not in names:
         raise WeightsError(f"{path} is a zip archive without weights in it; unpack it and name the checkpoint file")
+    if unpacked > path.stat().st_size:
+        raise WeightsError(f"{path} is compressed, which torch.save does not do; unpacked it has {unpacked:,} bytes")
     return "zip"
 
 

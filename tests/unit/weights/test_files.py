@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import tarfile
 import zipfile
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,12 @@ def state(seed: int = 0) -> dict[str, torch.Tensor]:
 def same(left: object, right: dict[str, torch.Tensor]) -> bool:
     assert isinstance(left, dict)
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in right)
+
+
+def safetensors_file(shape: Sequence[int], offsets: Sequence[int]) -> bytes:
+    """Eight bytes of data, and a header that may say otherwise."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}})
+    return len(header).to_bytes(8, "little") + header.encode() + bytes(8)
 
 
 class TestReading:
@@ -59,10 +68,17 @@ class TestReading:
             (b"\r\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
             (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
+            (b"\x1f\x8b\x08\x00", "is compressed with gzip, not a checkpoint"),
+            (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, perhaps of Keras"),
+            (b"\x93NUMPY\x01\x00", "is a NumPy array"),
             (b'{"error": "rate limited"}', "not a checkpoint of torch.save or safetensors; it starts with"),
             (b"\x80\x02garbage", "is damaged|was not written by torch.save"),
             (b"PK\x03\x04" + bytes(500), "is truncated or damaged"),
             (b"\x20" + bytes(7) + b'{"a": 1', "is truncated or damaged"),
+            (b"\xff" * 7 + b"\x7f" + b'{"a": 1', "is truncated or damaged.*[Hh]eader"),
+            (safetensors_file([2], [0, 80]), "is truncated or damaged"),
+            (safetensors_file([99], [0, 8]), "is truncated or damaged"),
+            (safetensors_file([2], [8, 0]), "is truncated or damaged"),
         ],
     )
     def test_what_is_no_checkpoint(self, tmp_path: Path, content: bytes, message: str) -> None:
@@ -90,6 +106,39 @@ class TestReading:
             archive.writestr("images/1.jpg", "x")
         with pytest.raises(WeightsError, match="zip archive without weights"):
             read_checkpoint(tmp_path / "w.zip")
+
+    def test_an_archive_that_would_unpack_to_more_than_it_is(self, tmp_path: Path) -> None:
+        torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "w.pth")
+        with (
+            zipfile.ZipFile(tmp_path / "w.pth") as stored,
+            zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+        ):
+            for name in stored.namelist():
+                packed.writestr(name, stored.read(name))
+        with pytest.raises(WeightsError, match=r"is compressed, .* unpacked it has 4,\d{3},\d{3} bytes"):
+            read_checkpoint(tmp_path / "bomb.pth")
+
+    def test_a_tar_archive_as_torch_once_wrote(self, tmp_path: Path) -> None:
+        with tarfile.open(tmp_path / "w.pth", "w") as archive:
+            archive.addfile(tarfile.TarInfo("sys_info"))
+        with pytest.raises(WeightsError, match=r"is a tar archive; .* torch before 0\.1\.10.*isolated environment"):
+            read_checkpoint(tmp_path / "w.pth")
+
+    def test_a_pipe_is_refused_instead_of_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "w.pth")
+        with pytest.raises(WeightsError, match="is a pipe or a device"):
+            read_checkpoint(tmp_path / "w.pth")
+
+    def test_no_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By the system call's answer, because root may read everything."""
+        torch.save(state(), tmp_path / "w.pth")
+
+        def denied(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", denied)
+        with pytest.raises(WeightsError, match=r"cannot read .*w\.pth: Permission denied"):
+            read_checkpoint(tmp_path / "w.pth")
 
     def test_a_program(self, tmp_path: Path) -> None:
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "w.pt")
@@ -159,6 +208,8 @@ class TestUnwrapping:
             ({**state(), "b": np.zeros(3)}, r"1 entries are something else: b \(ndarray\)"),
             ({1: torch.zeros(3)}, r"something else: 1 \(Tensor\)"),
             ({"a": torch.zeros(3).to_sparse()}, r"something else: a \(sparse Tensor\)"),
+            ({"a": torch.zeros(1).expand(10**12)}, r"something else: a \(expanded Tensor\)"),
+            ({"a": torch.zeros(3, device="meta")}, r"something else: a \(empty Tensor\)"),
         ],
     )
     def test_what_is_no_state_dict(self, content: object, message: str) -> None:

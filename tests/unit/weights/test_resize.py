@@ -45,3 +45,13 @@ def test_an_embedding_keeps_its_slope() -> None:
     resized = resize_position_embedding(embedding, torch.Size((24, 24)))
     expected = torch.stack([plane(24, 1, 0), plane(24, 0, -2)])[None]
     assert (resized - expected)[..., 4:-4, 4:-4].abs().max() < 0.02
+
+
+def test_the_official_formulas() -> None:
+    """As published for fine-tuning at another image size: bicubic with PyTorch's defaults, head by head."""
+    table, tokens = torch.randn(13 * 13, 3), torch.randn(1, 14 * 14, 5)
+    official = torch.nn.functional.interpolate(table.permute(1, 0).view(1, 3, 13, 13), size=(23, 23), mode="bicubic")
+    assert torch.equal(resize_bias_table(table, 23 * 23), official.view(3, 23 * 23).permute(1, 0))
+    grid = tokens.reshape(-1, 14, 14, 5).permute(0, 3, 1, 2)
+    official = torch.nn.functional.interpolate(grid, size=(24, 24), mode="bicubic")
+    assert torch.equal(resize_position_embedding(grid, torch.Size((24, 24))), official)
