@@ -137,9 +137,10 @@ class ZipIndex:
 
     def top_folder(self) -> str | None:
         """The one folder that all members lie in, such as `train2017`; None where there is no such folder."""
-        tops = {self.names.text(row).rpartition("/")[0].split("/")[0] for row in (0, -1) if len(self.names)}
+        rows = (0, len(self.names) - 1) if len(self.names) else ()
         # The names are sorted, so that the first and the last one speak for all between.
-        return tops.pop() if len(tops) == 1 else None
+        tops = {self.names.text(row).rpartition("/")[0].partition("/")[0] for row in rows}
+        return tops.pop() or None if len(tops) == 1 else None
 
     def has(self, name: str) -> bool:
         """Whether there is a member or a folder of this name."""

@@ -133,7 +133,7 @@ class PhotoMetricDistortion:
         if _coin():
             image = scale_saturation(image, _uniform(*self.saturation_range))
         if _coin():
-            image = kernels.adjust_hue(image, _uniform(-self.hue_delta, self.hue_delta) / 180)
+            image = turn_hue(image, _uniform(-self.hue_delta, self.hue_delta))
         if not contrast_first and _coin():
             image = scale_contrast(image, _uniform(*self.contrast_range))
         return replace(sample, image=tv_tensors.Image(image))
@@ -183,6 +183,20 @@ def scale_saturation(image: Tensor, factor: float) -> Tensor:
     # Every channel's distance to the greatest one grows with S; S = 1 is reached where the least channel is 0.
     stretch = (greatest / (greatest - least).clamp_(min=1)).clamp_(max=factor)
     return (greatest - (greatest - pixels) * stretch).round_().to(torch.uint8)
+
+
+def turn_hue(image: Tensor, steps: float) -> Tensor:
+    """Turns the hue of HSV, saturation and value unchanged.
+
+    Args:
+        image: (3, H, W) uint8 RGB.
+        steps: Of OpenCV, 180 to the full circle; -90..90.
+
+    Returns:
+        The new image.
+    """
+    turned: Tensor = kernels.adjust_hue(image, steps / 180)
+    return turned
 
 
 def _uniform(low: float, high: float) -> float:
