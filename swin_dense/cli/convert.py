@@ -19,7 +19,7 @@ def convert_weights(
     target: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth for torch.save.", metavar="OUT")],
     to: Annotated[
         str,
-        typer.Option(metavar="FORMAT", help="swin-dense, official, openmmlab, torchvision, timm or huggingface."),
+        typer.Option(metavar="FORMAT", help="swin-dense, official, openmmlab, torchvision, timm, huggingface(-4)."),
     ],
     from_format: Annotated[
         str, typer.Option("--from", metavar="FORMAT", help="Format of IN; told from its names by default.")

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from swin_dense.errors import WeightsError, nearest
 from swin_dense.weights.formats.format import Format
-from swin_dense.weights.formats.huggingface import HUGGINGFACE
+from swin_dense.weights.formats.huggingface import HUGGINGFACE, HUGGINGFACE_4
 from swin_dense.weights.formats.official import INDEX, MASK, OFFICIAL, OWN
 from swin_dense.weights.formats.openmmlab import OPENMMLAB
 from swin_dense.weights.formats.table import Name
 from swin_dense.weights.formats.timm import TIMM
 from swin_dense.weights.formats.torchvision import TORCHVISION
 
-FORMATS = {table.name: table for table in (OWN, OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE)}
+FORMATS = {table.name: table for table in (OWN, OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE, HUGGINGFACE_4)}
 
 _BUFFERS = (Name(INDEX), Name(MASK))
 _BLOCK = Name("layers.{i}.blocks.{j}.norm1")
@@ -60,7 +60,8 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
     """Finds the format and the place of the backbone in a state dict.
 
     The patch embedding's name gives the prefix; then the stages and the patch mergings between them must fit together,
-    which tells timm's names from the official ones. Files of the official code have buffers, and ours have none.
+    which tells timm's names from the official ones. Buffers tell files of the official code from ours, and those of
+    transformers 4 from those of 5.
 
     Args:
         keys: The keys of the state dict.
@@ -80,7 +81,7 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
         for prefix in _prefixes(table, keys)
     ]
     if name == "auto":
-        layouts = [layout for layout in layouts if _stages_fit(layout, keys) and _buffers_fit(layout, keys)]
+        layouts = [layout for layout in layouts if _fits(layout, keys)]
     if len(layouts) > 1:
         found = ", ".join(f"{layout.format.name} under '{layout.prefix}'" for layout in layouts)
         raise WeightsError(
@@ -104,9 +105,9 @@ def _prefixes(table: Format, keys: Collection[str]) -> list[str]:
     ]
 
 
-def _stages_fit(layout: Layout, keys: Collection[str]) -> bool:
-    """Whether the stages are 0..n-1, with a patch merging at the end of each but the last."""
-    stages, mergings = set(), set()
+def _fits(layout: Layout, keys: Collection[str]) -> bool:
+    """Whether the stages are 0..n-1, with a patch merging at the end of each but the last, and the buffers too."""
+    stages, mergings, has_buffers = set(), set(), False
     for key in keys:
         reading = layout.format.read(key.removeprefix(layout.prefix)) if key.startswith(layout.prefix) else None
         if reading is None:
@@ -115,14 +116,12 @@ def _stages_fit(layout: Layout, keys: Collection[str]) -> bool:
             stages.add(block[0]["i"])
         if (merging := _MERGING.match(reading.official)) is not None:
             mergings.add(merging[0]["i"])
-    return bool(stages) and stages == set(range(len(stages))) and mergings == set(range(len(stages) - 1))
-
-
-def _buffers_fit(layout: Layout, keys: Collection[str]) -> bool:
-    """Whether the buffers are there that tell the format from another of the same names."""
-    wanted = layout.format.has_buffers
-    return wanted is None or wanted == any(
-        buffer.match(key.removeprefix(layout.prefix)) is not None for buffer in _BUFFERS for key in keys
+        has_buffers = has_buffers or any(buffer.match(reading.official) is not None for buffer in _BUFFERS)
+    return (
+        bool(stages)
+        and stages == set(range(len(stages)))
+        and mergings == set(range(len(stages) - 1))
+        and layout.format.has_buffers in (None, has_buffers)
     )
 
 

@@ -1,10 +1,14 @@
 """Hugging Face transformers: SwinModel, SwinBackbone, SwinForImageClassification and what is built on them.
 
 Since version 5 the attention's names are new; checkpoints, also those that it writes, keep the old ones. Both are read.
+Version 4 holds the index of relative positions too, and leaves it without values where a file lacks it.
 The classes around SwinModel put `swin.` before its names, in part only where SwinBackbone was saved.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from swin_dense.weights.formats.format import Format
 from swin_dense.weights.formats.official import AS_TOKENS, INDEX, OUTPUT_NORM, POSITIONS
@@ -70,10 +74,17 @@ def _below_swin(*rows: Row) -> list[Row]:
 
 
 _BODY = [*_ROWS, *_SAVED_NAMES]
-_SWIN_MODEL = Table([*_BODY, _LAST_NORM])
-_SWIN_FOR_IMAGE_CLASSIFICATION = Table([*_below_swin(*_BODY, _LAST_NORM), _HEAD])
-_SWIN_FOR_MASKED_IMAGE_MODELING = Table([*_below_swin(*_BODY, _LAST_NORM, _MASK_TOKEN), _DECODER])
-_SWIN_BACKBONE = Table([*_BODY, *_below_swin(_LAST_NORM), _OUTPUT_NORMS])
+
+
+def _forms(body: Sequence[Row], last_norm_of_backbone: Sequence[Row]) -> tuple[Table, ...]:
+    """SwinModel, SwinForImageClassification, SwinBackbone and SwinForMaskedImageModeling."""
+    return (
+        Table([*body, _LAST_NORM]),
+        Table([*_below_swin(*body, _LAST_NORM), _HEAD]),
+        Table([*body, *last_norm_of_backbone, _OUTPUT_NORMS]),
+        Table([*_below_swin(*body, _LAST_NORM, _MASK_TOKEN), _DECODER]),
+    )
+
 
 _CONV_MODULES = (
     "decode_head.psp_modules.{i}.1",
@@ -93,18 +104,24 @@ _UPERNET = Table(
 )
 """UperNetForSemanticSegmentation: mmseg's UPerHead and FCNHead under other names."""
 
+_READING = Table(
+    [
+        *_BODY,
+        _INDEX_BEFORE_5,
+        *_MODULE_NAMES_SINCE_5,
+        *(_LAST_NORM, _HEAD, _OUTPUT_NORMS, _MASK_TOKEN, _DECODER),
+    ]
+)
+
 HUGGINGFACE = Format(
     "huggingface",
-    reading=Table(
-        [
-            *_BODY,
-            _INDEX_BEFORE_5,
-            *_MODULE_NAMES_SINCE_5,
-            *(_LAST_NORM, _HEAD, _OUTPUT_NORMS, _MASK_TOKEN, _DECODER),
-        ]
-    ),
-    forms=(_SWIN_MODEL, _SWIN_FOR_IMAGE_CLASSIFICATION, _SWIN_BACKBONE, _SWIN_FOR_MASKED_IMAGE_MODELING),
+    reading=_READING,
+    forms=_forms(_BODY, _below_swin(_LAST_NORM)),
     optional_prefix="swin.",
     whole=True,
     around=_UPERNET,
+    has_buffers=False,
+)
+HUGGINGFACE_4 = replace(
+    HUGGINGFACE, name="huggingface-4", forms=_forms([*_BODY, _INDEX_BEFORE_5], ()), has_buffers=True
 )

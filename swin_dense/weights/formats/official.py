@@ -66,9 +66,11 @@ def rows(*names: str) -> list[Row]:
     return [Row(name, name) for name in names]
 
 
+_ANY_FILE = rows(*BODY, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING, INDEX, MASK)
+
 OFFICIAL = Format(
     "official",
-    reading=Table([*rows(*BODY, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING, INDEX, MASK), _TOKENS]),
+    reading=Table([*_ANY_FILE, _TOKENS]),
     forms=(
         Table([*rows(*BODY, *CLASSIFIER, *MASKED_PRETRAINING, INDEX, MASK), _TOKENS]),
         Table(rows(*BODY, POSITIONS, OUTPUT_NORM, INDEX)),
@@ -78,5 +80,10 @@ OFFICIAL = Format(
     wrapper="model",
 )
 
-_OWN_TABLE = Table(rows(*BODY, POSITIONS, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING))
-OWN = Format("swin-dense", reading=_OWN_TABLE, forms=(_OWN_TABLE,), whole=True, has_buffers=False)
+OWN = Format(
+    "swin-dense",
+    reading=Table([*_ANY_FILE, *rows(POSITIONS)]),
+    forms=(Table(rows(*BODY, POSITIONS, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING)),),
+    whole=True,
+    has_buffers=False,
+)

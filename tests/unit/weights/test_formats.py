@@ -110,6 +110,10 @@ def test_a_merging_that_is_not_of_four_positions_is_refused() -> None:
         FORMATS["openmmlab"].to_official({"stages.0.downsample.norm.weight": torch.zeros(6)})
 
 
+BUFFER = {
+    "official": ["layers.0.blocks.0.attn.relative_position_index"],
+    "huggingface-4": ["encoder.layers.0.blocks.0.attention.self.relative_position_index"],
+}
 LACKING = {"timm": ("norm", "absolute"), "torchvision": ("norm", "absolute")}
 
 
@@ -161,8 +165,7 @@ class TestDetection:
     def test_every_format_is_told_from_the_others(self, format_name: str, official: dict[str, torch.Tensor]) -> None:
         state = without(official, *LACKING[format_name]) if format_name in LACKING else official
         keys = [*FORMATS[format_name].from_official(state)]
-        if format_name == "official":
-            keys.append("layers.0.blocks.0.attn.relative_position_index")
+        keys += BUFFER.get(format_name, [])
         assert detect_layout(keys) == (FORMATS[format_name], "")
 
     @pytest.mark.parametrize(
@@ -201,7 +204,8 @@ class TestDetection:
             detect_layout([])
 
     @pytest.mark.parametrize(
-        ("name", "hint"), [("mmdet", "valid: huggingface, official, openmmlab, swin-dense"), ("tim", 'mean "timm"')]
+        ("name", "hint"),
+        [("mmdet", "valid: huggingface, huggingface-4, official, openmmlab, swin-dense"), ("tim", 'mean "timm"')],
     )
     def test_an_unknown_format_name_is_answered_with_the_known(self, name: str, hint: str) -> None:
         with pytest.raises(WeightsError, match=f'unknown weight format "{name}"; .*{hint}'):
