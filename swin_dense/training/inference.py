@@ -11,7 +11,7 @@ is done in bands of rows, from top to bottom. What is alive at a time, beside th
 
 | what | float32 numbers |
 |---|---|
-| a band and the temporaries of its making | about 4 x K x `band_pixels` |
+| a band and the temporaries of its making | about 4 x K x `band_pixels`, more where a view is larger than the image |
 | the logits of the crops that the band touches, as the head gives them | K x h x w for each crop of each view |
 
 So a sliding window keeps a strip as high as a crop (two where two rows of crops overlap) instead of the image. The six
@@ -54,7 +54,7 @@ class SegmentationInference:
         probabilities: Returns the probability of every class. It is kept on the CPU: at full size it may be larger than
             the model.
         band_pixels: Pixels of the images on disk that are resized at a time, at least one row. The default keeps a CPU
-            in its caches (2.1 times as quick as 2**15 and more, with 150 classes); a GPU is at ease with 2**17.
+            in its caches (with 150 classes twice as quick as 2**15 and more); more means fewer calls on a GPU.
     """
 
     test_size: Callable[[Size, float], Size]

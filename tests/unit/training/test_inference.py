@@ -225,6 +225,13 @@ def test_autocast_leaves_the_resizing_in_float32() -> None:
     assert torch.equal(found.probabilities, expected.probabilities)
 
 
+@pytest.mark.parametrize("size", [(19, 30), (80, 31)], ids=str)
+def test_resized_images_are_rounded_to_the_nearest_grey_level(size: Size) -> None:
+    image = picture((37, 53))[None]
+    exact = functional.interpolate(image.double(), size=size, mode="bilinear")
+    assert (resize_images(image, size).double() - exact).abs().max() < 0.5 + 1e-3
+
+
 class LargestTensor(TorchDispatchMode):
     """Records the most numbers that any tensor of floats holds in its own storage."""
 
