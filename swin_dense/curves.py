@@ -14,11 +14,11 @@ from swin_dense.files import atomic_write
 
 
 def draw_curves(metrics_csv: Path, output: Path) -> None:
-    """Draws the losses over the steps and the AP over the epochs of a training run.
+    """Draws the losses over the steps and the scores of the validations of a training run.
 
     Args:
-        metrics_csv: Table with the columns "step" and "epoch" and, mostly empty, those of figures: "train/loss..." and
-            "val/..._AP".
+        metrics_csv: Table with the columns "step" and "epoch" and, mostly empty, those of figures: "train/loss...", and
+            "val/..._AP" (0..1) or "val/mIoU" (percent).
         output: Where to write the picture; the suffix names the format, such as .png or .svg.
 
     Raises:
@@ -26,7 +26,7 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
     """
     table = _read_table(metrics_csv)
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
-    losses, precisions = figure.subplots(1, 2)
+    losses, scores = figure.subplots(1, 2)
     for name in sorted(name for name in table if name.startswith("train/") and "loss" in name):
         steps, values = _points(table["step"], table[name])
         is_total = name == "train/loss"
@@ -34,17 +34,18 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
             steps, _smoothed(values), label=name[6:], linewidth=2 if is_total else 1, zorder=2 + is_total
         )
         losses.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
-    for name in sorted(name for name in table if name.startswith("val/") and name.endswith("_AP")):
-        epochs, values = _points(table["epoch"], table[name])
+    for name in sorted(name for name in table if name.startswith("val/") and name.endswith(("_AP", "/mIoU"))):
+        in_percent = name.endswith("/mIoU")
+        when, values = _points(table["step" if in_percent else "epoch"], table[name])
         scored = values >= 0  # -1 says that there was nothing to find
-        precisions.plot(
-            epochs[scored], 100 * values[scored], marker="o", markersize=4, label=name[4:].replace("_", " ")
-        )
+        shown = values[scored] if in_percent else 100 * values[scored]
+        scores.plot(when[scored], shown, marker="o", markersize=4, label=name[4:].replace("_", " "))
+        scores.set(xlabel="step" if in_percent else "epoch", ylabel="mIoU, %" if in_percent else "AP, %")
     losses.set(title="training loss, smoothed", xlabel="step", ylabel="loss")
     losses.set_ylim(bottom=0)
-    precisions.set(title="validation", xlabel="epoch", ylabel="AP, %", ylim=(0, 100))
-    precisions.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (losses, precisions):
+    scores.set(title="validation", ylim=(0, 100))
+    scores.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (losses, scores):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -59,6 +60,54 @@ def per_class_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def miou_table(results: Mapping[str, Any]) -> Table:
+    """Lays out the figures of a segmentation over the whole data set.
+
+    Args:
+        results: As `MeanIoU.compute` returns them.
+
+    Returns:
+        A table of percentages.
+    """
+    table = Table(title="intersection over union (IoU) and accuracy (Acc), %", title_justify="left", **_COMPACT)
+    for name in ("mIoU", "mAcc", "aAcc"):
+        table.add_column(name, justify="right", min_width=6, style="bold" if name == "mIoU" else None)
+    table.add_row(*(_number(results[name]) for name in ("mIoU", "mAcc", "aAcc")))
+    return table
+
+
+def per_class_iou_table(results: Mapping[str, Any]) -> Table:
+    """Lays out IoU and accuracy of every class.
+
+    Args:
+        results: As `MeanIoU.compute` returns them.
+
+    Returns:
+        A table of percentages in the data set's order of classes; "-" where a class is absent.
+    """
+    table = Table(title="by class, %", title_justify="left", **_COMPACT)
+    table.add_column("class", style="bold")
+    for name in ("IoU", "Acc"):
+        table.add_column(name, justify="right", min_width=7)
+    for name, figures in results["per_class"].items():
+        table.add_row(escape(name), _number(figures["IoU"]), _number(figures["Acc"]))
+    return table
+
+
+def score_tables(scores: Mapping[str, Any]) -> tuple[Table, Table]:
+    """Lays out what a metric of any task returns.
+
+    Args:
+        scores: Of `CocoMetric` or `MeanIoU`.
+
+    Returns:
+        The figures over the whole data set, and those of every class.
+    """
+    if "mIoU" in scores:
+        return miou_table(scores), per_class_iou_table(scores)
+    return ap_table(scores), per_class_table(scores)
+
+
 def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
     """Lays out the size of a model, whole and by part.
 
@@ -93,20 +142,20 @@ def check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
     counts.add_column(justify="right", min_width=12)
     for name, count in record["counts"].items():
         counts.add_row(name.replace("_", " "), f"{count:,}")
-    problems = Table(title="problems", title_justify="left", show_lines=False, box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "kind", "where", "what, and what to do"):
-        problems.add_column(name, overflow="fold")
-    shown: Counter[str] = Counter()
-    for problem in sorted(record["problems"], key=lambda one: one["severity"]):
-        shown[problem["kind"]] += 1
-        if shown[problem["kind"]] <= _SHOWN_PER_KIND:
-            row = (problem["severity"], problem["kind"], _place(problem), f"{problem['message']}; {problem['fix']}")
-            problems.add_row(*map(escape, row), style=_COLOUR_OF[problem["severity"]])
-    for kind, count in record["problem_counts"].items():
-        if count > _SHOWN_PER_KIND:
-            problems.add_row("", kind, "", f"... and {count - _SHOWN_PER_KIND:,} more of this kind")
-    verdict = "[bold green]ready for training" if record["ok"] else "[bold red]errors to mend before training"
-    return (counts, problems, verdict) if record["problems"] else (counts, verdict)
+    return (counts, *_problem_tables(record))
+
+
+def segmentation_check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """Lays out the class histogram of a segmentation data set and what is wrong with it.
+
+    Args:
+        record: As `SegmentationReport.to_dict` gives: "classes", "ok", "problem_counts", "problems", and by split
+            "images", "labels", "pairs", "pixels" and the "histogram" of stored labels.
+
+    Returns:
+        A histogram for each split, the first problems of each kind, and the verdict.
+    """
+    return (*(_histogram(name, split) for name, split in record["splits"].items()), *_problem_tables(record))
 
 
 def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
@@ -144,15 +193,15 @@ def print_report(record: Mapping[str, Any], *renderables: RenderableType, as_jso
     """Prints results for a reader, or for a program.
 
     Args:
-        record: The results.
+        record: The results; a number that is none (NaN) becomes null in JSON.
         *renderables: The same for a reader, such as tables.
         as_json: Put `record` on stdout as one JSON object, alone there, and the rest on stderr.
 
     Raises:
-        ValueError: If `record` holds NaN or infinity, which are not JSON.
+        ValueError: If `record` holds infinity, which is not JSON.
     """
     if as_json:
-        sys.stdout.write(json.dumps(record, indent=2, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(_without_nan(record), indent=2, allow_nan=False) + "\n")
     console = Console(stderr=as_json)
     for renderable in renderables:
         console.print(renderable)
@@ -165,3 +214,47 @@ def _place(problem: Mapping[str, Any]) -> str:
 
 def _percent(value: float) -> str:
     return "-" if value < 0 else f"{100 * value:.1f}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _problem_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """The first problems of each kind, if there are any, and the verdict."""
+    problems = Table(title="problems", title_justify="left", show_lines=False, box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "kind", "where", "what, and what to do"):
+        problems.add_column(name, overflow="fold")
+    shown: Counter[str] = Counter()
+    for problem in sorted(record["problems"], key=lambda one: one["severity"]):
+        shown[problem["kind"]] += 1
+        if shown[problem["kind"]] <= _SHOWN_PER_KIND:
+            row = (problem["severity"], problem["kind"], _place(problem), f"{problem['message']}; {problem['fix']}")
+            problems.add_row(*map(escape, row), style=_COLOUR_OF[problem["severity"]])
+    for kind, count in record["problem_counts"].items():
+        if count > _SHOWN_PER_KIND:
+            problems.add_row("", kind, "", f"... and {count - _SHOWN_PER_KIND:,} more of this kind")
+    verdict = "[bold green]ready for training" if record["ok"] else "[bold red]errors to mend before training"
+    return (problems, verdict) if record["problems"] else (verdict,)
+
+
+def _histogram(name: str, split: Mapping[str, Any]) -> Table:
+    title = f"{name}: {split['pairs']:,} images in {split['images']}, label maps in {split['labels']}"
+    table = Table(title=escape(title), title_justify="left", **_COMPACT)
+    table.add_column("label", justify="right", style="bold")
+    table.add_column("class", min_width=12)
+    for column in ("images", "pixels", "%"):
+        table.add_column(column, justify="right", min_width=8)
+    for row in split["histogram"]:
+        class_name = "(ignored)" if row["ignored"] else row["class_name"] or "(no class)"
+        share = f"{100 * row['pixels'] / max(split['pixels'], 1):.2f}"
+        table.add_row(str(row["label"]), escape(class_name), f"{row['images']:,}", f"{row['pixels']:,}", share)
+    return table

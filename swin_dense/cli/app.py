@@ -62,11 +62,12 @@ def device_count(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def height_and_width(text: str) -> tuple[int, int]:
+def height_and_width(text: str, option: str = "--shape") -> tuple[int, int]:
     """Reads a size.
 
     Args:
         text: Such as "800x1280".
+        option: Where it was typed.
 
     Returns:
         Height and width in pixels.
@@ -76,5 +77,5 @@ def height_and_width(text: str) -> tuple[int, int]:
     """
     height, cross, width = text.partition("x")
     if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ConfigError(f'--shape takes HEIGHTxWIDTH, for instance 800x1280, not "{text}"')
+        raise ConfigError(f'{option} takes HEIGHTxWIDTH, for instance 800x1280, not "{text}"')
     return int(height), int(width)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,24 +18,31 @@ def check_data(
     config: Annotated[Path | None, typer.Argument(help="Config file, whose splits are checked.")] = None,
     coco: Annotated[Path | None, typer.Option(help="COCO instances JSON to check.")] = None,
     images: Annotated[Path | None, typer.Option(help="Image folder or zip file of --coco.")] = None,
+    ade: Annotated[Path | None, typer.Option(help="Folder or zip file in ADE20K's layout to check.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class list of --ade, instead of its own.")] = None,
+    label_shift: Annotated[int, typer.Option(help="Added to the labels of --ade; ADE20K's begin at 1.")] = -1,
+    ignore_index: Annotated[int, typer.Option(help="Label of --ade that stands for no class.")] = 255,
     data: DataRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """Reports everything that is wrong with a data set, and exits with status 1 if anything is."""
-    if coco is not None and config is None:
-        pairs: dict[str, tuple[Path, Path | None]] = {"coco": (coco, images)}
-    elif config is not None and coco is None:
-        pairs = _splits(load(config, data, None))
-    else:
-        raise ConfigError("check-data takes either CONFIG or --coco FILE")
-    from swin_dense.data.check import check_coco
-    from swin_dense.report import check_tables, print_report
+    if [config, coco, ade].count(None) != 2:
+        raise ConfigError("check-data takes one of CONFIG, --coco FILE and --ade DIR")
+    from swin_dense.data.check_ade import check_ade
+    from swin_dense.report import print_report, segmentation_check_tables
 
-    reports = {split: check_coco(*files, progress=progress) for split, files in pairs.items()}
-    records = {split: report.to_dict() for split, report in reports.items()}
-    tables = [table for record in records.values() for table in check_tables(record)]
-    print_report(records.get("coco", records), *tables, as_json=as_json)
-    sys.exit(0 if all(report.ok for report in reports.values()) else 1)
+    settings = load(config, data, None) if config is not None else None
+    if ade is not None:
+        report = check_ade(ade, classes=classes, label_shift=label_shift, ignore_index=ignore_index, progress=progress)
+    elif settings is not None and settings.task == "segmentation":
+        report = _check_label_maps(settings.data)
+    else:
+        files = _coco_splits(settings.data) if settings is not None else {"coco": (coco, images)}
+        _check_coco(files, as_json)
+        return
+    record = report.to_dict()
+    print_report(record, *segmentation_check_tables(record), as_json=as_json)
+    sys.exit(0 if report.ok else 1)
 
 
 @app.command()
@@ -50,9 +57,36 @@ def doctor(as_json: AsJson = False) -> None:
     sys.exit(0 if diagnosis.ok else 1)
 
 
-def _splits(settings: Any) -> dict[str, tuple[Path, Path | None]]:
-    root, splits = Path(settings.data.root), {"train": settings.data.train, "val": settings.data.val}
+def _check_coco(files: dict[str, tuple[Any, Path | None]], as_json: bool) -> NoReturn:
+    from swin_dense.data.check import check_coco
+    from swin_dense.report import check_tables, print_report
+
+    reports = {split: check_coco(*pair, progress=progress) for split, pair in files.items()}
+    records = {split: report.to_dict() for split, report in reports.items()}
+    tables = [table for record in records.values() for table in check_tables(record)]
+    print_report(records.get("coco", records), *tables, as_json=as_json)
+    sys.exit(0 if all(report.ok for report in reports.values()) else 1)
+
+
+def _coco_splits(data: Any) -> dict[str, tuple[Any, Path | None]]:
+    root, splits = Path(data.root), {"train": data.train, "val": data.val}
     return {name: (root / split.annotations, root / split.images) for name, split in splits.items()}
+
+
+def _check_label_maps(data: Any) -> Any:
+    from swin_dense.data.check_ade import check_segmentation
+
+    root = Path(data.root)
+    return check_segmentation(
+        {
+            name: (root / split.images, root / split.labels)
+            for name, split in (("train", data.train), ("val", data.val))
+        },
+        root / data.classes,
+        label_shift=data.label_shift,
+        ignore_index=data.ignore_index,
+        progress=progress,
+    )
 
 
 def progress(items: Any, total: int) -> Any:

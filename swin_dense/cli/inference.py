@@ -24,67 +24,85 @@ from swin_dense.errors import ConfigError
 @app.command()
 def evaluate(
     config: Annotated[Path | None, typer.Argument(help="Config file; not needed with --gt.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of the whole detector.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of the whole model.")] = None,
     data: DataRoot = None,
-    gt: Annotated[Path | None, typer.Option(help="Ground truth: COCO instances JSON.")] = None,
+    gt: Annotated[
+        Path | None, typer.Option(help="Ground truth: COCO instances JSON, or a folder of label PNGs.")
+    ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="COCO result JSON: read with --gt, written with CONFIG."),
+        typer.Option(help="COCO result JSON, or folder of label PNGs: read with --gt, written with CONFIG."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="faster-coco-eval or pycocotools.")] = "faster-coco-eval",
+    engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",
+    classes: Annotated[Path | None, typer.Option(help="Class list of --gt DIR, if it is not beside it.")] = None,
+    label_shift: Annotated[int, typer.Option(help="Added to the labels in --gt DIR; ADE20K's begin at 1.")] = -1,
+    prediction_shift: Annotated[
+        int | None, typer.Option(help="Added to the labels in --predictions DIR; like --label-shift by default.")
+    ] = None,
+    ignore_index: Annotated[int, typer.Option(help="Label in --gt DIR that does not count.")] = 255,
     overrides: Override = None,
     devices: Devices = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Scores weights on the validation split of a config, or a result file on its ground truth."""
+    """Scores weights on the validation split of a config, or predictions on their ground truth."""
     scores: Any
     if gt is not None and predictions is not None and config is None:
-        from swin_dense.metrics import evaluate_coco_files
+        from swin_dense import metrics
 
-        scores = evaluate_coco_files(gt, predictions, engine=engine)
+        if gt.is_dir():
+            scores = metrics.evaluate_label_map_files(
+                gt,
+                predictions,
+                label_shift=label_shift,
+                ignore_index=ignore_index,
+                prediction_shift=prediction_shift,
+                classes=classes,
+            )
+        else:
+            scores = metrics.evaluate_coco_files(gt, predictions, engine=engine)
     elif config is not None and weights is not None and gt is None:
         settings = load(config, data, overrides)
-        from swin_dense.workflows import inference
+        from swin_dense.workflows import evaluation
         from swin_dense.workflows.run_folder import is_first_process
 
-        scores = inference.evaluate(
+        scores = evaluation.evaluate(
             settings, weights, engine=engine, predictions=predictions, devices=device_count(devices)
         )
         if not is_first_process():
             return
     else:
         raise ConfigError("evaluate takes either CONFIG --weights FILE, or --gt FILE --predictions FILE")
-    from swin_dense.report import ap_table, per_class_table, print_report
+    from swin_dense.report import print_report, score_tables
 
-    print_report(scores, ap_table(scores), per_class_table(scores), as_json=as_json)
+    print_report(scores, *score_tables(scores), as_json=as_json)
 
 
 @app.command()
 def predict(
     config: ConfigFile,
     images: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE...")],
-    weights: Annotated[Path, typer.Option(help="Weights of the whole detector.")],
-    output: Annotated[Path, typer.Option(help="Folder for pictures and predictions.json.")],
+    weights: Annotated[Path, typer.Option(help="Weights of the whole model.")],
+    output: Annotated[Path, typer.Option(help="Folder for pictures and results.")],
     data: DataRoot = None,
-    score_threshold: Annotated[float, typer.Option(help="Least score of what is drawn.")] = 0.3,
+    score_threshold: Annotated[float, typer.Option(help="Detection: least score of what is drawn.")] = 0.3,
+    probabilities: Annotated[bool, typer.Option(help="Segmentation: write the probability of every class.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     overrides: Override = None,
 ) -> None:
-    """Finds objects in images: annotated pictures, and COCO results as JSON."""
+    """Finds objects in images, or segments them: pictures for people, files for programs."""
     settings = load(config, data, overrides)
-    from swin_dense.workflows import inference
+    options: dict[str, Any] = {"batch_size": batch_size, "device": device}
+    if settings.task == "detection":
+        from swin_dense.workflows.detection import predict_objects
 
-    rows = inference.predict(
-        settings,
-        weights,
-        images,
-        output,
-        score_threshold=score_threshold,
-        batch_size=batch_size,
-        device=device,
-    )
-    print(f"{len(rows)} detections in {output / 'predictions.json'}, pictures beside it")
+        rows = predict_objects(settings, weights, images, output, score_threshold=score_threshold, **options)
+        print(f"{len(rows)} detections in {output / 'predictions.json'}, pictures beside it")
+    else:
+        from swin_dense.workflows.segmentation import predict_label_maps
+
+        rows = predict_label_maps(settings, weights, images, output, probabilities=probabilities, **options)
+        print(f"{len(rows)} label maps in {output / 'labels'}, pictures in {output / 'overlays'}")
 
 
 @app.command()

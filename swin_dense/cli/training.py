@@ -45,19 +45,20 @@ def train(
         resume=resume is not None,
         devices=device_count(devices),
     )
-    _say_what_next(result.run)
+    _say_what_next(result.run, settings.task)
 
 
 @app.command()
 def demo(
+    task: Annotated[str, typer.Option(help="detection or segmentation.")] = "detection",
     run: Annotated[Path, typer.Option(help="Run folder; an earlier demo there is replaced.")] = Path("runs/demo"),
     data: Annotated[Path, typer.Option(help="Where the shapes data set is written.")] = Path("data/shapes"),
 ) -> None:
-    """Trains a small Mask R-CNN on the embedded shapes, from random weights, on any machine."""
+    """Trains a small Mask R-CNN (or UperNet) on the embedded shapes, from random weights, on any machine."""
     from swin_dense.workflows import training
 
-    result = training.demo(run, data)
-    _say_what_next(result.run)
+    result = training.demo(task, run, data)
+    _say_what_next(result.run, task)
 
 
 def _run_config(run: Path) -> Path:
@@ -67,16 +68,20 @@ def _run_config(run: Path) -> Path:
     return path
 
 
-def _say_what_next(run: Path) -> None:
+def _say_what_next(run: Path, task: str) -> None:
     from swin_dense.workflows.run_folder import is_first_process
 
     if not is_first_process():
         return
+    curves, official, data = {
+        "detection": ("losses and AP", "detection/mask-rcnn_swin-t_fpn_1x_coco.py", "YOUR_COCO_FOLDER"),
+        "segmentation": ("losses and mIoU", "segmentation/upernet_swin-t_512_160k_ade20k.py", "ADEChallengeData2016"),
+    }[task]
     print(f"""
 run folder: {run}
-  weights.safetensors   the best weights          curves.png   losses and AP
+  weights.safetensors   the best weights          curves.png   {curves}
   pictures/             validation predictions    metrics.csv  every figure (tensorboard --logdir {run})
 next:
   swin-dense evaluate {run}/config.py --weights {run}/weights.safetensors
   swin-dense predict {run}/config.py IMAGE_OR_FOLDER --weights {run}/weights.safetensors --output outputs
-  swin-dense train configs/detection/mask-rcnn_swin-t_fpn_1x_coco.py --data YOUR_COCO_FOLDER""")
+  swin-dense train configs/{official} --data {data}""")

@@ -78,14 +78,12 @@ class InferenceConfig:
     """How an image is segmented.
 
     Attributes:
-        mode: "whole", or "slide" for a window that slides over the image.
-        crop_size: Height and width of the sliding window.
-        stride: Pixels from one window to the next, vertically and horizontally.
+        crop_size: Height and width of a sliding window; None sees the image whole.
+        stride: Pixels from one window to the next, down and to the right.
         scales: Test-time augmentation: sizes, as parts of the test scale, whose probabilities are averaged.
         flip: Test-time augmentation: whether each size is also seen mirrored.
     """
 
-    mode: str = "whole"
     crop_size: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)

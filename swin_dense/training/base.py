@@ -1,21 +1,26 @@
-"""What a Lightning module of ours asks of the model and the metric that it is handed."""
+"""What every Lightning module of ours does: losses in, one optimizer step out, tied to its place in the training."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from swin_dense.data.samples import Batch, Detections
+from swin_dense.data.samples import Batch
 from swin_dense.errors import TrainingError
+from swin_dense.training.optim import adamw
 
 
-class Detector(Protocol):
-    """A model that learns from batches and finds objects; itself an `nn.Module`.
+class Model(Protocol):
+    """A model that learns from batches; itself an `nn.Module`.
 
     Attributes:
         network: The module whose parameters are saved as weights.
@@ -26,24 +31,70 @@ class Detector(Protocol):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Scalar terms by name; those with "loss" in their name are minimised."""
 
-    def predict(self, batch: Batch) -> list[Detections]:
-        """The objects of each image, in pixels of the image on disk."""
 
+class DenseModule(LightningModule):
+    """Glue between a model, its loss terms and its optimizer; what it is scored on is up to the task.
 
-class Metric(Protocol):
-    """Scores detections against the ground truth of a data set."""
+    Logs every loss term as `train/NAME` and their sum as `train/loss`.
 
-    def update(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
-        """Takes the detections of some images."""
+    Attributes:
+        model: The model.
+        scores: Result of the last validation.
+    """
 
-    def compute(self) -> dict[str, dict[str, Any]]:
-        """Figures by kind, for instance {"bbox": {"AP": 0.41, ...}}; the same on every rank."""
+    def __init__(self, model: Model, optimizer: Mapping[str, Any], seed: int) -> None:
+        """Takes the parts.
 
-    def results(self) -> list[dict[str, Any]]:
-        """Every detection as a row of a result file."""
+        Args:
+            model: An `nn.Module` with `network` and `losses`.
+            optimizer: Keyword arguments of `adamw`.
+            seed: Of the randomness inside a training step.
+        """
+        super().__init__()
+        self.model = cast(nn.Module, model)
+        self.optimizer_options = optimizer
+        self.seed = seed
+        self.scores: dict[str, Any] = {}
 
-    def reset(self) -> None:
-        """Forgets every detection."""
+    @property
+    def network(self) -> nn.Module:
+        """The module whose parameters are the weights, without the glue around it."""
+        return cast(Model, self.model).network
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Ties dropout, drop path and the heads' sampling to the place of the step in the training."""
+        seed_step(self.seed, self.current_epoch, batch_idx, self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            batch: Images with what is to be learnt of them.
+            batch_idx: Position in the epoch.
+
+        Returns:
+            Scalar.
+
+        Raises:
+            TrainingError: It is not finite.
+        """
+        terms = cast(Model, self.model).losses(batch)
+        total = total_loss(terms, batch)
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        self.log_dict(
+            {f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"}, batch_size=len(batch)
+        )
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        return total
+
+    def configure_optimizers(self) -> Any:
+        """AdamW and the schedule, stepped after every optimizer step."""
+        optimizer = adamw(self.model, **self.optimizer_options)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
+
+    @abstractmethod
+    def schedule(self, optimizer: Optimizer) -> LRScheduler:
+        """The learning-rate schedule of the task."""
 
 
 def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from swin_dense.config import DetectionConfig, config_text
+from swin_dense.config import Config, config_text
 from swin_dense.errors import TrainingError
 from swin_dense.files import atomic_write
 from swin_dense.weights import save_weights
 
-NETWORK = "detector.network."
+NETWORK = "model.network."
 """Prefix of the network's parameters in a training checkpoint."""
 
 RECORDED = ("swin-dense", "torch", "torchvision", "lightning", "numpy", "faster-coco-eval", "pycocotools")
@@ -28,7 +29,7 @@ def is_first_process() -> bool:
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
-def open_run(run: Path, config: DetectionConfig) -> None:
+def open_run(run: Path, config: Config) -> None:
     """Writes down what is run, on the first process; the others may come before or after.
 
     Args:
@@ -74,20 +75,18 @@ def checkpoint_step(path: Path) -> int:
         raise TrainingError(f"{path} is no training checkpoint that can be resumed: {error}") from error
 
 
-def write_weights(run: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+def write_weights(run: Path, labels: Mapping[str, Any]) -> None:
     """Writes the best weights without optimizer state, and what is needed to use them.
 
     Args:
         run: The run folder; holds `best.ckpt`.
-        class_names: Kept beside the weights.
-        category_ids: Likewise, for result files.
+        labels: What the predicted numbers mean, kept beside the weights as JSON texts by name.
     """
     tensors = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     network = {name.removeprefix(NETWORK): value for name, value in tensors.items() if name.startswith(NETWORK)}
     metadata = {
         "swin_dense_version": version("swin-dense"),
-        "class_names": json.dumps(list(class_names)),
-        "category_ids": json.dumps(list(category_ids)),
+        **{name: json.dumps(value) for name, value in labels.items()},
     }
     save_weights(network, run / "weights.safetensors", metadata=metadata)
 

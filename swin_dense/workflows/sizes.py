@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from swin_dense.backbones import create_backbone
-from swin_dense.config import DetectionConfig
-from swin_dense.openmmlab.counting import run_detector
-from swin_dense.openmmlab.detection import build_network
+from swin_dense.config import Config, DetectionConfig
+from swin_dense.openmmlab import detection, segmentation
+from swin_dense.openmmlab.counting import run_detector, run_segmenter
 from swin_dense.stats import ModelStats, model_stats
 
-COCO_CLASSES = 80
-"""Class count that published sizes are given for; no data set is read."""
+PUBLISHED_CLASSES = {"detection": 80, "segmentation": 150}
+"""Class counts that published sizes are given for, COCO's and ADE20K's; no data set is read."""
 
 
-def stats(model: DetectionConfig | str, height: int, width: int) -> ModelStats:
+def stats(model: Config | str, height: int, width: int) -> ModelStats:
     """Counts parameters and multiply-adds.
 
     Args:
@@ -31,8 +31,9 @@ def stats(model: DetectionConfig | str, height: int, width: int) -> ModelStats:
     if isinstance(model, str):
         backbone = create_backbone(model)
         return model_stats(backbone, lambda module: module(_blank_image(module, height, width)))
-    network = build_network(model.model, num_classes=COCO_CLASSES)
-    return model_stats(network, lambda module: run_detector(module, height, width))
+    room, run = (detection, run_detector) if isinstance(model, DetectionConfig) else (segmentation, run_segmenter)
+    network = room.build_network(model.model, num_classes=PUBLISHED_CLASSES[model.task])
+    return model_stats(network, lambda module: run(module, height, width))
 
 
 def _blank_image(module: torch.nn.Module, height: int, width: int) -> torch.Tensor:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from swin_dense import build
-from swin_dense.config import DetectionConfig, load_config
+from swin_dense.config import Config, load_config
 from swin_dense.curves import draw_curves
 from swin_dense.data.shapes import write_shapes
-from swin_dense.errors import ConfigError
-from swin_dense.report import ap_table
+from swin_dense.errors import ConfigError, nearest
+from swin_dense.report import score_tables
 from swin_dense.weights import load_weights
 from swin_dense.workflows.run_folder import checkpoint_step, is_first_process, open_run, write_weights
 
-DEMO_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+DEMOS = {
+    "detection": ("demo/mask-rcnn_swin-nano_shapes.py", "."),
+    "segmentation": ("demo/upernet_swin-nano_shapes.py", "ade20k"),
+}
+"""The config of each task, and where in the shapes data set its data lies."""
+
 DEMO_SCENES = {"train": 1200, "val": 200}
 
 console = Console(stderr=True)
@@ -35,11 +41,11 @@ class TrainingResult:
     """
 
     run: Path
-    scores: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, Any]
 
 
 def train(
-    config: DetectionConfig,
+    config: Config,
     run: Path,
     *,
     weights: Path | None = None,
@@ -47,12 +53,12 @@ def train(
     resume: bool = False,
     devices: int | str = "auto",
 ) -> TrainingResult:
-    """Trains a detector, validates it, and fills a run folder.
+    """Trains a model, validates it, and fills a run folder.
 
     Args:
         config: What to train on what and how.
         run: The run folder; must not exist yet, unless it is resumed.
-        weights: Checkpoint to start from, of a whole detector or of a backbone.
+        weights: Checkpoint to start from, of a whole model or of a backbone.
         ignore: Parameters of that checkpoint to leave out, for instance a head of other classes.
         resume: Continue the training in `run` from its `last.ckpt`.
         devices: Number of devices of this node, or "auto".
@@ -66,52 +72,46 @@ def train(
     """
     checkpoint = run / "last.ckpt" if resume else None
     resumed_step = checkpoint_step(checkpoint) if checkpoint else 0
-    data = build.detection_data(config)
+    data = build.data_module(config)
     data.setup("fit")
-    module = build.detector_module(config, data)
+    module = build.training_module(config, data)
     if weights is not None:
         console.print(load_weights(module.network, weights, ignore=ignore).summary(), highlight=False)
     if not resume:
         open_run(run, config)
-    trainer = build.training_trainer(config, data, run, devices, resumed_step)
+    trainer = build.training_trainer(config, run, build.picture_drawer(data), devices, resumed_step)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         if is_first_process() and (run / "best.ckpt").is_file():
-            write_weights(run, data.class_names, data.category_ids)
+            write_weights(run, build.label_metadata(data))
             draw_curves(run / "metrics.csv", run / "curves.png")
     if is_first_process() and module.scores:
-        console.print(ap_table(module.scores))
+        console.print(score_tables(module.scores)[0])
     return TrainingResult(run, module.scores)
 
 
-def demo(run: Path, data_root: Path) -> TrainingResult:
-    """Generates the shapes data set, trains the demo config on it, and draws predictions.
+def demo(task: str, run: Path, data_root: Path) -> TrainingResult:
+    """Generates the shapes data set, trains the demo config of a task on it, and draws predictions.
 
     Args:
+        task: A key of `DEMOS`.
         run: The run folder; an earlier demo there is replaced.
         data_root: Where the data set is written, or is already.
 
     Returns:
         The run folder and the scores.
+
+    Raises:
+        ConfigError: There is no demo of this task, or no config, since this is no clone of the repository.
     """
-    if not DEMO_CONFIG.is_file():
-        raise ConfigError(f"{DEMO_CONFIG} is missing: run the demo from a clone of the repository")
+    if task not in DEMOS:
+        raise ConfigError(f'there is no demo of "{task}"; {nearest(task, DEMOS)}')
+    name, folder = DEMOS[task]
+    if not (CONFIGS / name).is_file():
+        raise ConfigError(f"{CONFIGS / name} is missing: run the demo from a clone of the repository")
     console.print(f"writing the shapes data set to {data_root}")
     write_shapes(data_root, **DEMO_SCENES)
     if run.is_dir() and (run / "run.json").is_file():
         shutil.rmtree(run)
-    return train(replace_root(load_config(DEMO_CONFIG), data_root), run)
-
-
-def replace_root(config: DetectionConfig, root: Path) -> DetectionConfig:
-    """The config with its data somewhere else.
-
-    Args:
-        config: Any.
-        root: Folder of the data set.
-
-    Returns:
-        The new config.
-    """
-    return replace(config, data=replace(config.data, root=str(root)))
+    return train(load_config(CONFIGS / name, [f"data.root={str(data_root / folder)!r}"]), run)

@@ -9,16 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from swin_dense.cli import main
+from helpers.commands import command
 
 DEMO = str(Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py")
-
-
-def command(*words: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
 
 
 @pytest.mark.parametrize(
@@ -35,7 +28,7 @@ def command(*words: str) -> int:
         (("evaluate", "--gt", "absent.json", "--predictions", "absent.json"), "absent.json"),
         (("stats", "swin_tini"), "swin_tiny"),
         (("stats", "swin_tiny", "--shape", "800"), "--shape takes HEIGHTxWIDTH"),
-        (("check-data",), "check-data takes either CONFIG or --coco FILE"),
+        (("check-data",), "check-data takes one of CONFIG, --coco FILE"),
         (("predict", DEMO, "absent.jpg", "--weights", "absent.pth", "--output", "out"), "there is no file absent.pth"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from swin_dense.build import train_transform
+from swin_dense.build.detection import train_transform
 from swin_dense.cli import main
 from swin_dense.config import load_config
 from swin_dense.openmmlab.detection import OpenMMLabDetector

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from swin_dense.cli import main
+from helpers.commands import REPOSITORY, command, figures, losses, tool
 from swin_dense.data.shapes import write_shapes
 from swin_dense.training import DetectorModule
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
 SHORT = [
     "data.batch_size=2",
@@ -49,21 +45,6 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(shapes: Path, run: Path, *overrides: str) -> list[str]:
     sets = [word for override in (*SHORT, *overrides) for word in ("--set", override)]
     return ["train", str(CONFIG), "--data", str(shapes), "--run", str(run), *sets]
-
-
-def command(*words: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
-
-
-def losses(run: Path) -> list[tuple[str, ...]]:
-    """Every training figure of every step, as written."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in rows[0] if name.startswith("train/")]
-    return [(row["step"], *(row[name] for name in names)) for row in rows if row["train/loss"]]
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +75,13 @@ def test_evaluate_gives_the_score_of_the_best_validation(
     config = str(finished / "config.py")
     assert command("evaluate", config, "--weights", weights, "--predictions", str(written), "--json") == 0
     scores = json.loads(capsys.readouterr().out)
-    with (finished / "metrics.csv").open(newline="") as file:
-        best = max(float(row["val/bbox_AP"]) for row in csv.DictReader(file) if row["val/bbox_AP"])
-    assert scores["bbox"]["AP"] == pytest.approx(best, abs=1e-7)
+    assert scores["bbox"]["AP"] == pytest.approx(max(figures(finished, "val/bbox_AP")), abs=1e-7)
     truth = _value(config, "data.root") + "/annotations/instances_val.json"
     for engine in ("faster-coco-eval", "pycocotools"):
         assert command("evaluate", "--gt", truth, "--predictions", str(written), "--engine", engine, "--json") == 0
         again = json.loads(capsys.readouterr().out)
-        assert {kind: figures["AP"] for kind, figures in again.items()} == pytest.approx(
-            {kind: figures["AP"] for kind, figures in scores.items()}, abs=1e-12
+        assert {kind: values["AP"] for kind, values in again.items()} == pytest.approx(
+            {kind: values["AP"] for kind, values in scores.items()}, abs=1e-12
         )
 
 
@@ -146,7 +125,9 @@ def test_predict_writes_pictures_and_coco_results(
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), ("training.accumulate=2", "training.ema_decay=0.9", "data.num_workers=1")], ids=["plain", "ema"]
+    ("last_batch", "overrides"),
+    [(1, ()), (3, ()), (1, ("training.accumulate=2", "training.ema_decay=0.9", "data.num_workers=1"))],
+    ids=["in the middle of an epoch", "where a validation is due", "with an average"],
 )
 def test_an_interrupted_run_resumes_to_the_same_bits(
     finished: Path,
@@ -154,6 +135,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    last_batch: int,
     overrides: tuple[str, ...],
 ) -> None:
     whole = finished
@@ -164,7 +146,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     step = DetectorModule.training_step
 
     def step_with_a_signal(self: DetectorModule, batch: Any, batch_idx: int) -> Any:
-        if (self.current_epoch, batch_idx) == (0, 1):
+        if (self.current_epoch, batch_idx) == (0, last_batch):
             signal.raise_signal(signal.SIGINT)
         return step(self, batch, batch_idx)
 
@@ -175,6 +157,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert not (interrupted / "best.ckpt").exists()
     assert command("train", "--resume", str(interrupted)) == 0
     assert losses(interrupted) == losses(whole)
+    assert figures(interrupted, "val/bbox_AP") == figures(whole, "val/bbox_AP")
     first, second = (load_file(run / "weights.safetensors") for run in (whole, interrupted))
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
@@ -219,22 +202,7 @@ def test_weights_of_other_classes_are_refused_and_ignored_on_request(
 
 
 def test_two_processes_train_together_and_score_as_one(finished: Path, shapes: Path, tmp_path: Path) -> None:
-    def run(*words: str) -> str:
-        environment = {"OMP_NUM_THREADS": "1"}
-        program = [sys.executable, str(REPOSITORY / "tools" / f"{words[0]}.py")]
-        done = subprocess.run(
-            [*program, *words[1:]], capture_output=True, text=True, env={**_environment(), **environment}, timeout=600
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    run(*arguments(shapes, tmp_path / "run", "schedule.epochs=1"), "--devices", "2")
+    tool(*arguments(shapes, tmp_path / "run", "schedule.epochs=1"), "--devices", "2")
     weights = str(tmp_path / "run" / "weights.safetensors")
     score = ["evaluate", str(tmp_path / "run" / "config.py"), "--weights", weights, "--json", "--devices"]
-    assert json.loads(run(*score, "2")) == json.loads(run(*score, "1"))
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
+    assert json.loads(tool(*score, "2")) == json.loads(tool(*score, "1"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from swin_dense import build
+from swin_dense.build import detection, trainers
 from swin_dense.config import AugmentationConfig, load_config
 from swin_dense.data.samples import Sample
 from swin_dense.errors import ConfigError
@@ -32,7 +32,7 @@ def aspect(sample: Sample) -> float:
 
 def test_the_official_policy_resizes_or_crops_with_equal_chance_and_flips_half_the_images() -> None:
     torch.manual_seed(0)
-    transform = build.train_transform(official_augmentation())
+    transform = detection.train_transform(official_augmentation())
     samples = [transform(photo(256, 400)) for _ in range(200)]
     sides = [min(sample.size) for sample in samples]
     # A crop changes the shape of the image, a resize alone does not.
@@ -47,22 +47,22 @@ def test_the_official_policy_resizes_or_crops_with_equal_chance_and_flips_half_t
 def test_without_crops_the_shape_of_every_image_stays() -> None:
     torch.manual_seed(0)
     augmentation = AugmentationConfig((64, 96), 400, test_short_side=96, test_max_long_side=400, flip_probability=1.0)
-    samples = [build.train_transform(augmentation)(photo(32, 60)) for _ in range(20)]
+    samples = [detection.train_transform(augmentation)(photo(32, 60)) for _ in range(20)]
     assert {sample.size for sample in samples} == {(64, 120), (96, 180)}
     assert all(sample.image[0, 0, 0] > sample.image[0, 0, -1] for sample in samples)
 
 
 def test_the_test_transform_is_fixed() -> None:
-    transform = build.test_transform(official_augmentation())
+    transform = detection.test_transform(official_augmentation())
     assert [transform(photo(*size)).size for size in ((480, 640), (480, 1000))] == [(800, 1067), (640, 1333)]
 
 
 def test_half_precision_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"training\.precision is 16, which needs a CUDA device"):
-        build.evaluation_trainer("16")
+        trainers.evaluation_trainer("16")
 
 
 def test_an_unknown_precision_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match='training.precision: unknown "bf61"; did you mean "bf16"'):
-        build.evaluation_trainer("bf61")
+        trainers.evaluation_trainer("bf61")

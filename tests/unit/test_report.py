@@ -5,7 +5,15 @@ import pytest
 from rich.console import Console
 
 from swin_dense.metrics import FIGURES
-from swin_dense.report import ap_table, check_tables, doctor_tables, per_class_table, print_report, stats_table
+from swin_dense.report import (
+    ap_table,
+    check_tables,
+    doctor_tables,
+    per_class_table,
+    print_report,
+    score_tables,
+    stats_table,
+)
 
 
 @pytest.fixture
@@ -49,10 +57,23 @@ def test_a_reader_gets_the_table_on_stdout(results, capsys):
     assert err == ""
 
 
-def test_nan_is_no_json(capsys):
+def test_what_is_no_number_is_null_in_json(capsys):
+    print_report({"per_class": {"wall": {"IoU": float("nan")}}, "values": [float("nan"), 1.5]}, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"per_class": {"wall": {"IoU": None}}, "values": [None, 1.5]}
+
+
+def test_infinity_is_no_json(capsys):
     with pytest.raises(ValueError, match="JSON"):
-        print_report({"AP": float("nan")}, as_json=True)
+        print_report({"AP": float("inf")}, as_json=True)
     assert capsys.readouterr().out == ""
+
+
+def test_an_absent_class_has_no_iou():
+    per_class = {"wall": {"IoU": 61.25, "Acc": 80.0}, "sky[0]": {"IoU": float("nan"), "Acc": float("nan")}}
+    overall, by_class = score_tables({"mIoU": 61.25, "mAcc": 80.0, "aAcc": 90.5, "per_class": per_class})
+    assert ["61.25", "80.00", "90.50"] in lines_of(overall)
+    assert ["wall", "61.25", "80.00"] in lines_of(by_class)
+    assert ["sky[0]", "-", "-"] in lines_of(by_class)
 
 
 def test_a_model_is_laid_out_by_part_with_the_whole_below():

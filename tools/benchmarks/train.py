@@ -56,7 +56,7 @@ def steps(backbone: str, data: Path, batch_size: int, count: int, threads: int) 
 
     torch.set_num_threads(threads)
     config = configured(data, batch_size)
-    module = build.detection_data(config)
+    module = build.data_module(config)
     module.setup("fit")
     torch.manual_seed(0)
     peer = {**config.model, "backbone": MMDET_SWIN_T, "neck": {**config.model["neck"], "in_channels": WIDTHS}}

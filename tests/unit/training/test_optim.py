@@ -7,9 +7,14 @@ import torch
 from torch import nn
 
 from swin_dense.backbones import create_backbone
-from swin_dense.training.optim import adamw, learning_rate_factor, warmup_multistep
-
-NO_DECAY = ("absolute_pos_embed", "relative_position_bias_table", "norm")
+from swin_dense.training.optim import (
+    NO_DECAY,
+    adamw,
+    multistep_factor,
+    polynomial_factor,
+    warmup_multistep,
+    warmup_polynomial,
+)
 
 
 def test_norms_and_position_tables_are_not_decayed_and_biases_are() -> None:
@@ -34,7 +39,7 @@ def test_norms_and_position_tables_are_not_decayed_and_biases_are() -> None:
 
 def test_the_schedule_warms_up_linearly_and_steps_down() -> None:
     def factor(step: int) -> float:
-        return learning_rate_factor(step, milestones=(800, 1100), gamma=0.1, warmup_steps=500, warmup_ratio=0.001)
+        return multistep_factor(step, milestones=(800, 1100), gamma=0.1, warmup_steps=500, warmup_ratio=0.001)
 
     # mmcv's linear warm-up: 1 - (1 - step / steps) * (1 - ratio)
     for step in (0, 1, 250, 499):
@@ -54,3 +59,29 @@ def test_milestones_are_epochs() -> None:
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx([1.0] * 10 + [0.1] * 5 + [0.01] * 5)
+
+
+def test_the_polynomial_schedule_warms_up_on_a_decay_that_has_begun() -> None:
+    """mmcv's PolyLrUpdater by iteration, with its linear warm-up of the decayed rate."""
+
+    def factor(step: int, power: float = 1.0) -> float:
+        return polynomial_factor(step, steps=160_000, power=power, warmup_steps=1500, warmup_ratio=1e-6)
+
+    for step in (0, 1, 700, 1499):
+        warmup = 1 - (1 - step / 1500) * (1 - 1e-6)
+        assert factor(step) == pytest.approx((1 - step / 160_000) * warmup, rel=1e-12)
+    assert factor(1500) == 1 - 1500 / 160_000
+    assert [factor(step) for step in (80_000, 160_000, 200_000)] == [0.5, 0.0, 0.0]
+    assert factor(80_000, power=0.9) == pytest.approx(0.5**0.9)
+
+
+def test_the_polynomial_scheduler_follows_its_formula() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = warmup_polynomial(optimizer, steps=10, power=1.0, warmup_steps=2, warmup_ratio=0.5)
+    rates = []
+    for _ in range(10):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    expected = [2 * (1 - step / 10) for step in range(10)]
+    assert rates == pytest.approx([expected[0] * 0.5, expected[1] * 0.75, *expected[2:]])

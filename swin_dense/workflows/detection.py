@@ -1,8 +1,7 @@
-"""Use trained weights: evaluate on a validation split, predict on any images."""
+"""Find objects in any images."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,58 +10,19 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from swin_dense import build
+from swin_dense.build.detection import test_transform
 from swin_dense.config import DetectionConfig
 from swin_dense.data.folder import ImageFiles
 from swin_dense.data.loaders import evaluation_loader
 from swin_dense.data.samplers import EvaluationSampler
-from swin_dense.errors import WeightsError
-from swin_dense.metrics import CocoResults
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.visualize.detections import draw_detections
 from swin_dense.visualize.pictures import save_picture
-from swin_dense.weights import load_weights
-from swin_dense.weights.metadata import read_metadata
-from swin_dense.workflows.run_folder import is_first_process, write_json
+from swin_dense.workflows.run_folder import write_json
+from swin_dense.workflows.trained import labels_of, load_whole_model
 
 
-def evaluate(
-    config: DetectionConfig,
-    weights: Path,
-    *,
-    engine: str = "faster-coco-eval",
-    predictions: Path | None = None,
-    devices: int | str = "auto",
-) -> CocoResults:
-    """Scores weights on the validation split of a config.
-
-    Args:
-        config: Names model and data.
-        weights: Of the whole detector.
-        engine: "faster-coco-eval" or "pycocotools".
-        predictions: Where to write the detections as a COCO result file; None writes none.
-        devices: Number of devices of this node, or "auto".
-
-    Returns:
-        {"bbox": {"AP": ..., ..., "per_class": {...}}, "segm": {...}}.
-
-    Raises:
-        SwinDenseError: Data or weights are wrong, or do not belong together.
-    """
-    data = build.detection_data(config)
-    data.setup("validate")
-    module = build.detector_module(config, data, engine)
-    _load_whole_detector(module.network, weights, data.class_names)
-    trainer = build.evaluation_trainer(config.training.precision, devices)
-    trainer.validate(module, datamodule=data, verbose=False)
-    if predictions is not None:
-        rows = module.metric.results()
-        if is_first_process():
-            write_json(predictions, rows)
-    return module.scores
-
-
-def predict(
+def predict_objects(
     config: DetectionConfig,
     weights: Path,
     images: Sequence[Path],
@@ -90,15 +50,16 @@ def predict(
     Raises:
         SwinDenseError: An image, the config or the weights are wrong.
     """
-    class_names, category_ids = _classes_of(weights, config)
+    labels = labels_of(weights, config)
+    class_names, category_ids = labels["class_names"], labels["category_ids"]
     detector = OpenMMLabDetector(config.model, len(class_names))
-    _load_whole_detector(detector.network, weights, class_names)
+    load_whole_model(detector.network, weights, class_names)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     detector.to(target).eval()
     files = ImageFiles(images)
     loader = evaluation_loader(
         files,
-        build.test_transform(config.augmentation),
+        test_transform(config.augmentation),
         EvaluationSampler(len(files)),
         batch_size=batch_size,
         num_workers=config.data.num_workers,
@@ -115,32 +76,6 @@ def predict(
                 save_picture(output / f"{files.stem(image_id)}.png", picture)
     write_json(output / "predictions.json", rows)
     return rows
-
-
-def _load_whole_detector(network: torch.nn.Module, weights: Path, class_names: Sequence[str]) -> None:
-    """Loads weights that must cover every parameter: nobody wants the score of a random head."""
-    named = read_metadata(weights).get("class_names")
-    if named is not None and json.loads(named) != list(class_names):
-        raise WeightsError(
-            f"{weights} was trained on {', '.join(json.loads(named))}; the data has {', '.join(class_names)}"
-        )
-    report = load_weights(network, weights)
-    if report.missing:
-        raise WeightsError(
-            f"{weights} does not hold the whole detector: {len(report.missing)} parameters are missing, for instance "
-            f"{next(iter(report.missing))}; train it first"
-        )
-
-
-def _classes_of(weights: Path, config: DetectionConfig) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    if not weights.is_file():
-        raise WeightsError(f"there is no file {weights}")
-    metadata = read_metadata(weights)
-    if "class_names" in metadata:
-        return tuple(json.loads(metadata["class_names"])), tuple(json.loads(metadata["category_ids"]))
-    data = build.detection_data(config)
-    data.setup("validate")
-    return data.class_names, data.category_ids
 
 
 def _result_rows(

@@ -1,0 +1,124 @@
+"""Detection: from a config to data, model and Lightning module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torchvision.transforms.v2 import Compose
+
+from swin_dense.config import AugmentationConfig, DetectionConfig
+from swin_dense.data.datamodules import CocoDataModule
+from swin_dense.data.json_files import read_json
+from swin_dense.data.samples import Detections
+from swin_dense.data.transforms import (
+    RandomHorizontalFlip,
+    RandomShortSide,
+    ResizeShortSide,
+    Transform,
+    short_side_or_crop,
+)
+from swin_dense.metrics import CocoMetric
+from swin_dense.openmmlab.detection import OpenMMLabDetector
+from swin_dense.training import DetectorModule
+from swin_dense.visualize.detections import draw_comparison
+from swin_dense.visualize.pictures import save_picture
+
+
+def train_transform(augmentation: AugmentationConfig) -> Transform:
+    """The random transform of training images.
+
+    Args:
+        augmentation: Its parameters.
+
+    Returns:
+        A callable from sample to sample.
+    """
+    resize: Transform = RandomShortSide(augmentation.short_sides, augmentation.max_long_side)
+    if augmentation.crop_short_sides:
+        resize = short_side_or_crop(
+            augmentation.short_sides, augmentation.max_long_side, augmentation.crop_short_sides, augmentation.crop_range
+        )
+    transform: Transform = Compose([resize, RandomHorizontalFlip(augmentation.flip_probability)])
+    return transform
+
+
+def test_transform(augmentation: AugmentationConfig) -> Transform:
+    """The fixed transform of validation and prediction images.
+
+    Args:
+        augmentation: Its parameters.
+
+    Returns:
+        A callable from sample to sample.
+    """
+    return ResizeShortSide(augmentation.test_short_side, augmentation.test_max_long_side)
+
+
+def data_module(config: DetectionConfig) -> CocoDataModule:
+    """The data of a config.
+
+    Args:
+        config: Its `data`, `augmentation` and seed.
+
+    Returns:
+        The data module, nothing read yet.
+    """
+    data, root = config.data, Path(config.data.root)
+    return CocoDataModule(
+        train_annotations=root / data.train.annotations,
+        train_images=root / data.train.images,
+        val_annotations=root / data.val.annotations,
+        val_images=root / data.val.images,
+        train_transform=train_transform(config.augmentation),
+        test_transform=test_transform(config.augmentation),
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        num_workers=data.num_workers,
+        seed=config.training.seed,
+        keep_empty=data.keep_empty,
+        min_side=data.min_side,
+        size_divisor=data.size_divisor,
+        limit_images=data.limit_images,
+    )
+
+
+def training_module(config: DetectionConfig, data: CocoDataModule, engine: str = "faster-coco-eval") -> DetectorModule:
+    """The detector of a config with freshly initialised weights, its metric, optimizer and schedule.
+
+    Args:
+        config: All of it but the data.
+        data: Set up; gives the classes and the ground truth of the validation.
+        engine: Of the metric.
+
+    Returns:
+        The Lightning module.
+    """
+    torch.manual_seed(config.training.seed)
+    detector = OpenMMLabDetector(config.model, len(data.class_names))
+    metric = CocoMetric(
+        read_json(data.val_annotations),
+        category_ids=data.category_ids,
+        class_names=data.class_names,
+        image_ids=data.val_image_ids,
+        iou_types=("bbox", "segm") if detector.has_masks else ("bbox",),
+        engine=engine,
+    )
+    return DetectorModule(
+        detector, metric, **vars(config.optimizer), **vars(config.schedule), seed=config.training.seed
+    )
+
+
+def draw_validation(data: CocoDataModule, image_id: int, detections: Detections, path: Path) -> None:
+    """Draws ground truth beside prediction, on the image as it is on disk.
+
+    Args:
+        data: Set up.
+        image_id: Of a validation image.
+        detections: What was found in it.
+        path: The picture to write.
+    """
+    assert data.val_dataset is not None
+    sample = data.val_dataset[data.val_image_ids.index(image_id)]
+    assert sample.instances is not None
+    save_picture(path, draw_comparison(sample.image, sample.instances, detections, data.class_names))

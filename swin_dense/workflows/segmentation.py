@@ -1,0 +1,111 @@
+"""Name the class of every pixel of any images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import save_file
+from torchvision.transforms.v2 import Identity
+
+from swin_dense.build.segmentation import inference
+from swin_dense.config import SegmentationConfig
+from swin_dense.data.folder import ImageFiles
+from swin_dense.data.loaders import evaluation_loader
+from swin_dense.data.samplers import EvaluationSampler
+from swin_dense.data.samples import Segmentation
+from swin_dense.files import atomic_write
+from swin_dense.label_maps import label_image
+from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
+from swin_dense.visualize.pictures import save_picture
+from swin_dense.visualize.segmentation import draw_segmentation
+from swin_dense.workflows.run_folder import write_json
+from swin_dense.workflows.trained import labels_of, load_whole_model
+
+
+def predict_label_maps(
+    config: SegmentationConfig,
+    weights: Path,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    probabilities: bool = False,
+    batch_size: int = 1,
+    device: str | None = None,
+) -> list[dict[str, object]]:
+    """Segments images: `labels/NAME.png`, `overlays/NAME.png`, and `predictions.json` with the classes of each image.
+
+    Args:
+        config: Names the model, the test size and the inference.
+        weights: Of the whole model, as `train` writes them; they hold the class names and colours.
+        images: Image files, or folders that are searched for images.
+        output: Folder to write into.
+        probabilities: Whether to write `probabilities/NAME.safetensors` too, (K, H, W) float16 under "probabilities".
+        batch_size: Images read at a time; those of one size run together.
+        device: As in `torch.device`; None takes the best there is.
+
+    Returns:
+        The rows of `predictions.json`: file_name, labels (the PNG), and classes, the part of the pixels that each class
+        present takes, by name.
+
+    Raises:
+        SwinDenseError: An image, the config or the weights are wrong.
+    """
+    labels = labels_of(weights, config)
+    class_names = labels["class_names"]
+    palette = np.array(labels["palette"], dtype=np.uint8) if "palette" in labels else None
+    segmenter = OpenMMLabSegmenter(config.model, len(class_names))
+    load_whole_model(segmenter.network, weights, class_names)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    segmenter.to(target).eval()
+    segment = inference(config.inference, config.augmentation.test_scale, probabilities=probabilities)
+    files = ImageFiles(images)
+    loader = evaluation_loader(
+        files,
+        Identity(),
+        EvaluationSampler(len(files)),
+        batch_size=batch_size,
+        num_workers=config.data.num_workers,
+        size_divisor=1,
+    )
+    rows: list[dict[str, object]] = []
+    for batch in track(loader, "segmenting", console=Console(stderr=True)):
+        found = segment.predict(segmenter, batch.to(target))
+        for image_id, name, one in zip(batch.image_ids, batch.file_names, found, strict=True):
+            stem = files.stem(image_id)
+            write_label_map(output / "labels", config.data.label_shift, f"{stem}.png", one)
+            picture = draw_segmentation(files[image_id].image, one.label_map.cpu(), class_names, palette)
+            save_picture(output / "overlays" / f"{stem}.png", picture)
+            if one.probabilities is not None:
+                _write_probabilities(output / "probabilities" / f"{stem}.safetensors", one.probabilities)
+            rows.append({"file_name": name, "labels": f"labels/{stem}.png", "classes": _shares(one, class_names)})
+    write_json(output / "predictions.json", rows)
+    return rows
+
+
+def write_label_map(folder: Path, label_shift: int, file_name: str, segmentation: Segmentation) -> None:
+    """Writes a label PNG with the numbers that the data set itself uses.
+
+    Args:
+        folder: Where to.
+        label_shift: Of the data set; what turns its numbers into classes is undone.
+        file_name: Of the image, relative to its data set; the suffix becomes .png.
+        segmentation: What was predicted.
+    """
+    stored = segmentation.label_map.cpu().numpy() - label_shift
+    with atomic_write(folder / Path(file_name).with_suffix(".png")) as unfinished:
+        label_image(stored).save(unfinished)
+
+
+def _write_probabilities(path: Path, probabilities: torch.Tensor) -> None:
+    with atomic_write(path) as unfinished:
+        save_file({"probabilities": probabilities.half().contiguous()}, unfinished)
+
+
+def _shares(segmentation: Segmentation, class_names: Sequence[str]) -> dict[str, float]:
+    counts = torch.bincount(segmentation.label_map.flatten(), minlength=len(class_names)).tolist()
+    return {name: count / sum(counts) for name, count in zip(class_names, counts, strict=True) if count}

@@ -1,0 +1,143 @@
+"""Semantic segmentation from the command line: train, resume, evaluate, predict, on one process and on two."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from helpers.commands import REPOSITORY, command, figures, losses, tool
+from swin_dense.data.shapes import CLASS_NAMES, write_shapes
+from swin_dense.training import SegmenterModule
+
+CONFIG = REPOSITORY / "configs" / "demo" / "upernet_swin-nano_shapes.py"
+SHORT = [
+    "data.batch_size=2",
+    "data.eval_batch_size=2",
+    "data.num_workers=0",
+    "augmentation.scale=[96, 96]",
+    "augmentation.crop_size=[64, 64]",
+    "model.data_preprocessor.size=[64, 64]",
+    "schedule.steps=9",
+    "schedule.warmup_steps=2",
+    "training.validate_every=3",
+    "training.log_every=1",
+    "training.pictures=2",
+]
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, val=5, size=96) / "ade20k"
+
+
+def arguments(shapes: Path, run: Path, *overrides: str) -> list[str]:
+    sets = [word for override in (*SHORT, *overrides) for word in ("--set", override)]
+    return ["train", str(CONFIG), "--data", str(shapes), "--run", str(run), *sets]
+
+
+@pytest.fixture(scope="module")
+def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert command(*arguments(shapes, run)) == 0
+    return run
+
+
+def test_steps_are_counted_through_all_epochs(finished: Path) -> None:
+    """Eight images in batches of two are four steps an epoch; nine steps are asked for, a validation every three."""
+    assert [int(step) for step, *_ in losses(finished)] == list(range(9))
+    assert len(figures(finished, "val/mIoU")) == 3
+    assert len(list((finished / "pictures").glob("*.png"))) == 2
+    rates = figures(finished, "train/learning_rate")
+    assert rates == pytest.approx(
+        [1e-3 * (1 - step / 9) * (1 if step > 1 else 0.01 + 0.495 * step) for step in range(9)]
+    )
+
+
+def test_evaluate_gives_the_score_of_the_best_validation_and_files_that_score_the_same(
+    finished: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = [str(finished / "config.py"), "--weights", str(finished / "weights.safetensors")]
+    assert command("evaluate", *model, "--predictions", str(tmp_path / "labels"), "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["mIoU"] == pytest.approx(max(figures(finished, "val/mIoU")), rel=1e-6)
+    assert list(scores["per_class"]) == list(CLASS_NAMES)
+    truth = shapes / "annotations" / "validation"
+    # The shapes' labels are 1..K; a prediction is always a class, so none is 0.
+    assert command("evaluate", "--gt", str(truth), "--predictions", str(tmp_path / "labels"), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == scores
+
+
+def test_predict_writes_label_maps_overlays_and_probabilities(finished: Path, shapes: Path, tmp_path: Path) -> None:
+    model = [str(finished / "config.py"), str(shapes / "images" / "validation")]
+    model += ["--weights", str(finished / "weights.safetensors"), "--probabilities"]
+    for batch_size in ("1", "3"):
+        assert command("predict", *model, "--output", str(tmp_path / batch_size), "--batch-size", batch_size) == 0
+    rows = json.loads((tmp_path / "1" / "predictions.json").read_text())
+    assert len(rows) == 5
+    for row in rows:
+        labels = np.asarray(Image.open(tmp_path / "1" / row["labels"]))
+        batched = np.asarray(Image.open(tmp_path / "3" / row["labels"]))
+        assert labels.shape == Image.open(row["file_name"]).size[::-1]
+        assert (labels == batched).mean() > 0.999  # ties may fall either way
+        assert {CLASS_NAMES[label - 1] for label in np.unique(labels)} == set(row["classes"])
+        assert sum(row["classes"].values()) == pytest.approx(1)
+        name = Path(row["labels"]).stem
+        probabilities = load_file(tmp_path / "1" / "probabilities" / f"{name}.safetensors")["probabilities"].float()
+        assert torch.allclose(probabilities.sum(0), torch.ones(labels.shape), atol=5e-3)
+        assert (probabilities.argmax(0).numpy() + 1 == labels).mean() > 0.98  # half precision makes ties
+        assert (tmp_path / "1" / "overlays" / f"{name}.png").is_file()
+
+
+def test_test_time_augmentation_and_windows_are_options(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = [str(finished / "config.py"), "--weights", str(finished / "weights.safetensors"), "--json"]
+    augmented = ("--set", "inference.scales=[0.5, 1.0]", "--set", "inference.flip=True")
+    windows = ("--set", "inference.crop_size=[64, 64]", "--set", "inference.stride=[48, 48]")
+    found = []
+    for options in ((), augmented, windows):
+        assert command("evaluate", *model, *options) == 0
+        found.append(json.loads(capsys.readouterr().out)["aAcc"])
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("last_step", [4, 5], ids=["between validations", "where a validation is due"])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    finished: Path,
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    last_step: int,
+) -> None:
+    interrupted = tmp_path / "interrupted"
+    step = SegmenterModule.training_step
+
+    def step_with_a_signal(self: SegmenterModule, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == last_step:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmenterModule, "training_step", step_with_a_signal)
+        assert command(*arguments(shapes, interrupted)) == 130
+    assert f"--resume {interrupted}" in capsys.readouterr().err
+    assert command("train", "--resume", str(interrupted)) == 0
+    assert losses(interrupted) == losses(finished)
+    assert figures(interrupted, "val/mIoU") == figures(finished, "val/mIoU")
+    first, second = (load_file(run / "weights.safetensors") for run in (finished, interrupted))
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_two_processes_train_together_and_score_as_one(shapes: Path, tmp_path: Path) -> None:
+    tool(*arguments(shapes, tmp_path / "run", "schedule.steps=2", "training.validate_every=2"), "--devices", "2")
+    weights = str(tmp_path / "run" / "weights.safetensors")
+    score = ["evaluate", str(tmp_path / "run" / "config.py"), "--weights", weights, "--json", "--devices"]
+    assert json.loads(tool(*score, "2")) == json.loads(tool(*score, "1"))
