@@ -1,0 +1,136 @@
+"""The Lightning trainers of every task."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from swin_dense.config import Config, DetectionConfig
+from swin_dense.errors import ConfigError, nearest
+from swin_dense.training.callbacks import ProgressLines, ResumePoint, ValidationPictures
+from swin_dense.training.loggers import MetricsTable
+
+QUIET: dict[str, Any] = {"enable_model_summary": False, "enable_progress_bar": sys.stderr.isatty()}
+"""Lightning's own summary of thousands of modules helps nobody."""
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+"""Our names of precisions and Lightning's."""
+
+
+def evaluation_trainer(precision: str, devices: int | str = "auto", callbacks: Sequence[Callback] = ()) -> Trainer:
+    """A trainer that writes nothing, for validation alone.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        devices: As in `training_trainer`.
+        callbacks: What is to happen around the batches.
+
+    Returns:
+        The trainer.
+    """
+    return Trainer(
+        **_placement(precision, devices),
+        logger=False,
+        enable_checkpointing=False,
+        callbacks=[*callbacks, *_progress_bar()],
+        **QUIET,
+    )
+
+
+def training_trainer(
+    config: Config,
+    run: Path,
+    draw: Callable[[int, Any, Path], None],
+    devices: int | str = "auto",
+    resumed_step: int = 0,
+) -> Trainer:
+    """The trainer of a config with everything that fills its run folder.
+
+    Args:
+        config: Its `training`, `schedule` and `score_metric`.
+        run: The run folder.
+        draw: Draws one validation image: gets its id, what was predicted, and the file to write.
+        devices: Number of devices of this node, or "auto" for all.
+        resumed_step: Step of the checkpoint that the run continues from.
+
+    Returns:
+        The trainer.
+    """
+    training = config.training
+    # The average comes first: a checkpoint that is written after a step must hold that step's average.
+    average = [] if training.ema_decay is None else [EMAWeightAveraging(decay=training.ema_decay)]
+    callbacks: list[Callback] = [
+        *average,
+        ModelCheckpoint(
+            dirpath=run,
+            filename="best",
+            monitor=f"val/{config.score_metric}",
+            mode="max",
+            enable_version_counter=False,
+        ),
+        ResumePoint(run / "last.ckpt", training.checkpoint_every),
+        ValidationPictures(run / "pictures", training.pictures, draw),
+        *(_progress_bar() or [ProgressLines(training.log_every)]),
+    ]
+    return Trainer(
+        **_placement(training.precision, devices),
+        **_length(config),
+        accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.clip_gradient_norm,
+        log_every_n_steps=training.log_every,
+        callbacks=callbacks,
+        logger=[MetricsTable(run / "metrics.csv", resumed_step), TensorBoardLogger(run, name="", version="")],
+        num_sanity_val_steps=0,
+        default_root_dir=run,
+        **QUIET,
+    )
+
+
+def _length(config: Config) -> dict[str, Any]:
+    """How long the trainer trains, and when it validates: in epochs, or in optimizer steps."""
+    training = config.training
+    if isinstance(config, DetectionConfig):
+        return {"max_epochs": config.schedule.epochs, "check_val_every_n_epoch": training.validate_every or 1}
+    steps = config.schedule.steps
+    return {
+        "max_steps": steps,
+        "check_val_every_n_epoch": None,  # batches are counted on, through all epochs
+        "val_check_interval": (training.validate_every or max(steps // 10, 1)) * training.accumulate,
+    }
+
+
+def _quiet_lightning() -> None:
+    """Leaves out what Lightning says about its other products, and about what we do on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in ("Checkpoint directory .* exists and is not empty", ".*LeafSpec.* is deprecated", ".*num_workers"):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _placement(precision: str, devices: int | str) -> dict[str, Any]:
+    _quiet_lightning()
+    if precision not in PRECISIONS:
+        raise ConfigError(f'training.precision: unknown "{precision}"; {nearest(precision, PRECISIONS)}')
+    if precision == "16" and not torch.cuda.is_available():
+        raise ConfigError("training.precision is 16, which needs a CUDA device: pass --set training.precision=32")
+    return {
+        "precision": PRECISIONS[precision],
+        "devices": devices,
+        # torchrun and Slurm say how many nodes take part; a single machine says nothing.
+        "num_nodes": int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1),
+        "use_distributed_sampler": False,
+    }
+
+
+def _progress_bar() -> list[Callback]:
+    """A bar where somebody watches; it goes to stderr, so that stdout stays clean."""
+    return [RichProgressBar(leave=True, console_kwargs={"stderr": True})] if sys.stderr.isatty() else []
