@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +98,27 @@ def test_colours_change_and_labels_do_not(sample, seed):
     result = PhotoMetricDistortion()(sample)
     assert result.label_map is sample.label_map
     assert isinstance(result.image, tv_tensors.Image) and result.image.shape == sample.image.shape
+
+
+def test_each_step_is_taken_half_of_the_time_and_contrast_comes_second_or_last(monkeypatch):
+    calls: list[str] = []
+    steps = ("shift_brightness", "scale_contrast", "scale_saturation", "turn_hue")
+    for name in steps:
+        record = lambda image, by, name=name: calls.append(name) or image  # noqa: E731  # one line for four steps
+        monkeypatch.setattr(f"swin_dense.data.segmentation_transforms.{name}", record)
+    sample = Sample(tv_tensors.Image(torch.zeros(3, 2, 2, dtype=torch.uint8)), 0, "a", (2, 2))
+    torch.manual_seed(0)
+    orders = Counter()
+    for _ in range(1600):
+        calls.clear()
+        PhotoMetricDistortion()(sample)
+        orders[tuple(calls)] += 1
+    assert all(730 < sum(count for order, count in orders.items() if name in order) < 870 for name in steps)
+    brightness, contrast, saturation, hue = steps
+    early = orders[brightness, contrast, saturation, hue] + orders[contrast, saturation, hue]
+    late = orders[brightness, saturation, hue, contrast] + orders[saturation, hue, contrast]
+    assert min(early, late) > 60
+    assert len(orders) == 8 + 2 * 6 + 2  # without contrast; with it before or after others; with it beside none
 
 
 def test_in_evaluation_only_the_image_is_resized():
