@@ -1,0 +1,183 @@
+"""From images to the tensors that are stored.
+
+Only images of exactly one size are computed together. To pad a smaller image would change its features: the zeros of
+the padding become tokens that take part in attention.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from swin_dense.data.samples import Size
+from swin_dense.errors import ConfigError, DataError
+from swin_dense.export.boxes import CELLS, pool_map, pool_pyramid
+from swin_dense.export.images import LoadedImage
+from swin_dense.export.models import FeatureModel, MapSpec
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""What features may be stored as; they are computed in float32."""
+
+
+class Feature(NamedTuple):
+    """One tensor to be stored.
+
+    Attributes:
+        name: "stage1", "stage1.pool", "stage1.roi", "roi" (of the pyramid) or "boxes".
+        values: The tensor, on the CPU.
+        stride: Pixels of the resized image per cell, for each axis of the grid; empty where there is no grid.
+    """
+
+    name: str
+    values: Tensor
+    stride: tuple[int, ...]
+
+
+class Extractor:
+    """A model with the choice of what is kept of its maps.
+
+    Attributes:
+        specs: Of the maps.
+        size_divisor: Of the model's padding.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: str, *, maps: bool, pool: bool) -> None:
+        """Moves the model and sets it to evaluation mode.
+
+        Args:
+            model: A `FeatureModel`.
+            device: Where to compute.
+            dtype: A key of `DTYPES`.
+            maps: Keep the maps.
+            pool: Keep the mean of each map over its image.
+
+        Raises:
+            ConfigError: The type is unknown.
+        """
+        if dtype not in DTYPES:
+            raise ConfigError(f'dtype: unknown "{dtype}"; valid: {", ".join(DTYPES)}')
+        self.model: FeatureModel = model.to(device).eval()  # type: ignore[assignment]  # checked by as_feature_model
+        self.specs, self.size_divisor = tuple(self.model.feature_specs), self.model.size_divisor
+        self.device, self.dtype = device, DTYPES[dtype]
+        self.maps, self.pool = maps, pool
+
+    def padding(self, size: Size) -> Size:
+        """Rows below and columns right of an image that the model adds.
+
+        Args:
+            size: Height and width of the image.
+
+        Returns:
+            Both numbers.
+        """
+        height, width = size
+        return -height % self.size_divisor, -width % self.size_divisor
+
+    def bytes_of(self, image: LoadedImage) -> int:
+        """Bytes that the features of an image will take, known before they are computed.
+
+        Args:
+            image: The image, or the error in its place.
+
+        Returns:
+            The number; 0 for an error.
+        """
+        if image.pixels is None:
+            return 0
+        boxes = 0 if image.boxes is None else len(image.boxes)
+        values, pyramid = 0, 0
+        for spec in self.specs:
+            values += self.maps * spec.channels * math.prod(self._grid(spec, image.pixels)) + self.pool * spec.channels
+            if spec.name in self.model.pyramid:
+                pyramid = spec.channels
+            else:
+                values += boxes * spec.channels * CELLS**2
+        return (values + boxes * pyramid * CELLS**2) * self.dtype.itemsize + boxes * 16
+
+    def __call__(self, images: Sequence[LoadedImage]) -> list[list[Feature]]:
+        """Computes the features of images of one size.
+
+        Args:
+            images: Without errors.
+
+        Returns:
+            What is kept of each image.
+
+        Raises:
+            ConfigError: The maps are not what `feature_specs` promises.
+            DataError: A value is not finite, or too large for the type.
+        """
+        batch = torch.stack([image.pixels for image in images if image.pixels is not None])
+        with torch.inference_mode():
+            outputs = self.model(batch.to(self.device))
+            for spec, output in zip(self.specs, outputs, strict=True):
+                promised = (len(images), spec.channels, *self._grid(spec, batch[0]))
+                if tuple(output.shape) != promised:
+                    raise ConfigError(f"{spec.name} has shape {tuple(output.shape)}; feature_specs promises {promised}")
+            return [
+                [self._rounded(feature, image) for feature in self._features(image, [output[i] for output in outputs])]
+                for i, image in enumerate(images)
+            ]
+
+    def _grid(self, spec: MapSpec, pixels: Tensor) -> Size:
+        """Cells of a map, those of the padding too."""
+        (height, width), (below, right) = pixels.shape[-2:], self.padding((pixels.shape[-2], pixels.shape[-1]))
+        return -(-(height + below) // spec.stride), -(-(width + right) // spec.stride)
+
+    def _features(self, image: LoadedImage, maps: Sequence[Tensor]) -> Iterator[Feature]:
+        assert image.pixels is not None and image.original_size is not None
+        height, width = image.pixels.shape[-2:]
+        for spec, values in zip(self.specs, maps, strict=True):
+            if self.maps:
+                yield Feature(spec.name, values, (spec.stride, spec.stride))
+            if self.pool:
+                inside = values[:, : -(-height // spec.stride), : -(-width // spec.stride)]
+                yield Feature(f"{spec.name}.pool", inside.mean(dim=(1, 2), dtype=torch.float32), ())
+        if image.boxes is None:
+            return
+        scale = [width / image.original_size[1], height / image.original_size[0]] * 2
+        boxes = (image.boxes * image.boxes.new_tensor(scale)).to(self.device)
+        levels = []
+        for spec, values in zip(self.specs, maps, strict=True):
+            if spec.name in self.model.pyramid:
+                levels.append((values, spec.stride))
+            else:
+                yield Feature(f"{spec.name}.roi", pool_map(values, boxes, spec.stride), ())
+        if levels:
+            yield Feature("roi", pool_pyramid(levels, boxes), ())
+        yield Feature("boxes", image.boxes, ())
+
+    def _rounded(self, feature: Feature, image: LoadedImage) -> Feature:
+        if feature.name == "boxes":
+            return feature
+        rounded = feature.values.to(self.dtype)
+        if not bool(rounded.isfinite().all()):
+            if not bool(feature.values.isfinite().all()):
+                raise DataError(
+                    f"{image.path}: {feature.name} holds NaN or infinity; the weights or the model are broken"
+                )
+            raise DataError(f"{image.path}: {feature.name} is too large for float16; store bfloat16 or float32")
+        # A copy of its own: safetensors refuses tensors that share the memory of a batch.
+        return feature._replace(values=rounded.cpu().clone(memory_format=torch.contiguous_format))
+
+
+def by_size(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
+    """Cuts images into batches of one size, in the order in which each size first comes.
+
+    Args:
+        images: Without errors.
+        batch_size: Most images of a batch.
+
+    Yields:
+        The batches.
+    """
+    groups: dict[torch.Size, list[LoadedImage]] = {}
+    for image in images:
+        assert image.pixels is not None
+        groups.setdefault(image.pixels.shape, []).append(image)
+    for group in groups.values():
+        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))

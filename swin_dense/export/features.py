@@ -1,0 +1,264 @@
+"""Exports features: which process does which images, in which order, and when they are stored.
+
+The images are cut into blocks of a fixed number, and the blocks are dealt out to the processes in turn. Within a block
+a shard takes images until the next one would exceed its size. So the shards depend on the images and the settings
+alone: several processes write the same store as one, and a process that was killed goes on after its last shard.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from swin_dense.data.samples import Size
+from swin_dense.errors import ConfigError, DataError, nearest
+from swin_dense.export.boxes import read_boxes
+from swin_dense.export.compute import Extractor, Feature, by_size
+from swin_dense.export.images import ImageReader, LoadedImage, TargetSize, find_images
+from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
+from swin_dense.export.models import as_feature_model, weights_hash
+from swin_dense.export.store import FeatureStore
+
+MEBIBYTE = 2**20
+SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 8, 256, 64
+"""Least and most images of a block, and how many blocks there should be, so that processes get even shares."""
+LOOK_AHEAD = 4
+"""Batches' worth of images among which those of one size are gathered."""
+
+Progress = Callable[[Iterable[LoadedImage], int], Iterable[LoadedImage]]
+"""Given what is gone through and how many there are, returns the same items."""
+
+
+def export_features(
+    model: nn.Module,
+    images: Sequence[Path | str] | Path | str,
+    output: Path | str,
+    *,
+    size: Size | None = None,
+    short_side: int | None = None,
+    max_long_side: int | None = None,
+    maps: bool = True,
+    pool: bool = False,
+    boxes: Path | str | None = None,
+    dtype: str = "float32",
+    batch_size: int = 4,
+    shard_size: float = 256,
+    device: str | None = None,
+    num_workers: int = 0,
+    on_error: str = "stop",
+    rank: int | None = None,
+    world_size: int | None = None,
+    progress: Progress | None = None,
+) -> FeatureStore:
+    """Computes the features of images and stores them; continues where an earlier call was interrupted.
+
+    Images are resized by one of `size` or `short_side`, or keep their size. Several processes share the work when each
+    is called with the same arguments, under torchrun or with its own `rank`.
+
+    Args:
+        model: A `FeatureModel`, such as `swin_dense.workflows.features.feature_model` makes of a config or a variant
+            with its weights; or a backbone, which is given images normalised as ImageNet's.
+        images: Image files, folders, zip files, and text files that name an image per line.
+        output: Folder of the store.
+        size: Height and width to resize to.
+        short_side: Pixels of the shorter side to resize to, at unchanged aspect ratio.
+        max_long_side: With `short_side`: most pixels of the longer side.
+        maps: Store the maps.
+        pool: Store the mean of each map over its image, as NAME.pool.
+        boxes: JSON file of boxes whose 7x7 features are stored: from each map as NAME.roi, from a pyramid as roi.
+        dtype: "float32", "float16" or "bfloat16".
+        batch_size: Most images that are computed together; only images of one size are.
+        shard_size: Most MiB of features in one shard file; a single image may exceed it.
+        device: As in `torch.device`; None takes this process's CUDA device where there is one.
+        num_workers: Processes that read images; 0 reads in this process.
+        on_error: "stop" at an image that cannot be used, or "skip" it and list it in the manifest.
+        rank: This process, from 0; None asks the environment (torchrun), or is the only one.
+        world_size: Number of processes; likewise.
+        progress: Wraps the images, to show how far it is.
+
+    Returns:
+        The store. While other processes are still at work it is not yet complete.
+
+    Raises:
+        ConfigError: An option is wrong, or `output` holds something else.
+        DataError: There is no image, or one that cannot be used while `on_error` is "stop".
+    """
+    if on_error not in ("stop", "skip"):
+        raise ConfigError(f'on_error: unknown "{on_error}"; {nearest(on_error, ("stop", "skip"))}')
+    if batch_size < 1 or num_workers < 0 or not shard_size > 0:
+        raise ConfigError("an export needs batch_size >= 1, num_workers >= 0 and shard_size > 0")
+    target = TargetSize(size, short_side, max_long_side)
+    rank, world_size = _share(rank, world_size)
+    checked = as_feature_model(model)
+    extractor = Extractor(checked, _device(device), dtype, maps=maps, pool=pool)
+    sources = find_images([Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images])
+    paths = [source.path for source in sources]
+    wanted_boxes = None if boxes is None else read_boxes(Path(boxes), paths)
+    if not (maps or pool or boxes):
+        raise ConfigError("nothing to export: ask for maps, pooled vectors or features of boxes")
+    origin = {"weights": weights_hash(checked), "version": version("swin-dense")}
+    folder = Path(output)
+    settings = {
+        "format": FORMAT,
+        "images": len(paths),
+        "paths_sha256": digest(paths),
+        "features": [[spec.name, spec.channels, spec.stride] for spec in extractor.specs],
+        **asdict(target),
+        "size_divisor": extractor.size_divisor,
+        "maps": maps,
+        "pool": pool,
+        "boxes_sha256": None if boxes is None else digest([Path(boxes).read_text()]),
+        "dtype": dtype,
+        "shard_size": shard_size,
+        **origin,
+    }
+    begin(folder, settings)
+    block = min(max(-(-len(paths) // BLOCKS), SMALLEST_BLOCK), LARGEST_BLOCK)
+    left = [] if is_complete(folder) else _what_is_left(len(paths), block, done_ranges(folder), rank, world_size)
+    loader: Iterable[LoadedImage] = DataLoader(
+        ImageReader(sources, target, wanted_boxes),
+        sampler=left,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        # Its own generator, so that an export does not disturb the caller's random numbers.
+        generator=torch.Generator(),
+    )
+    new_shard = partial(_Shard, folder, extractor, origin, batch_size, shard_size * MEBIBYTE)
+    _store_all(progress(loader, len(left)) if progress else loader, new_shard, block, skip=on_error == "skip")
+    finish(folder, len(paths))
+    return FeatureStore(folder)
+
+
+def _store_all(images: Iterable[LoadedImage], new_shard: Callable[[int], _Shard], block: int, *, skip: bool) -> None:
+    """Puts images into shards and stores each shard that is full, or that ends with its block."""
+    shard: _Shard | None = None
+    for image in images:
+        if image.error is not None and not skip:
+            raise DataError(
+                f"{image.error}\nWhat is exported so far is kept. Mend the image and start again to continue, or skip "
+                "such images (--on-error skip)"
+            )
+        if shard is not None and (shard.first // block != image.number // block or not shard.has_room(image)):
+            shard.store()
+            shard = None
+        shard = shard or new_shard(image.number)
+        shard.add(image)
+    if shard is not None:
+        shard.store()
+
+
+class _Shard:
+    """Gathers consecutive images until they are stored together."""
+
+    def __init__(
+        self,
+        folder: Path,
+        extractor: Extractor,
+        origin: dict[str, str],
+        batch_size: int,
+        max_bytes: float,
+        first: int,
+    ) -> None:
+        self.first, self.stop = first, first
+        self._folder, self._extractor, self._origin = folder, extractor, origin
+        self._batch_size, self._max_bytes, self._bytes = batch_size, max_bytes, 0
+        self._waiting: list[LoadedImage] = []
+        self._rows: list[dict[str, Any]] = []
+        self._tensors: dict[str, Tensor] = {}
+
+    def has_room(self, image: LoadedImage) -> bool:
+        return self._bytes == 0 or self._bytes + self._extractor.bytes_of(image) <= self._max_bytes
+
+    def add(self, image: LoadedImage) -> None:
+        assert image.number == self.stop
+        self.stop += 1
+        self._bytes += self._extractor.bytes_of(image)
+        if image.error is not None:
+            self._rows.append({**self._describe(image), "error": image.error})
+            return
+        self._waiting.append(image)
+        if len(self._waiting) == LOOK_AHEAD * self._batch_size:
+            self._compute()
+
+    def store(self) -> None:
+        self._compute()
+        name = range_name(self.first, self.stop)
+        shard = f"shards/{name}.safetensors"
+        rows = sorted(self._rows, key=lambda row: int(row["image"]))  # stable: an image's features keep their order
+        write_shard(
+            self._folder, name, self._tensors, [{**row, "shard": shard if "key" in row else None} for row in rows]
+        )
+
+    def _compute(self) -> None:
+        for batch in by_size(self._waiting, self._batch_size):
+            for image, features in zip(batch, self._extractor(batch), strict=True):
+                for feature in features:
+                    key = f"{image.number:08d}.{feature.name}"
+                    self._tensors[key] = feature.values
+                    self._rows.append({**self._describe(image), **_describe_feature(feature), "key": key})
+        self._waiting = []
+
+    def _describe(self, image: LoadedImage) -> dict[str, Any]:
+        row: dict[str, Any] = {"image": image.number, "path": image.path, "sha256": image.sha256, **self._origin}
+        if image.pixels is not None and image.original_size is not None:
+            resized = (image.pixels.shape[-2], image.pixels.shape[-1])
+            row["original_size"], row["resized_size"] = image.original_size, resized
+            row["scale"] = [new / old for new, old in zip(resized, image.original_size, strict=True)]
+            row["padding"] = self._extractor.padding(resized)
+        return row
+
+
+def _describe_feature(feature: Feature) -> dict[str, Any]:
+    return {
+        "stage": feature.name,
+        "shape": tuple(feature.values.shape),
+        "stride": feature.stride,
+        "dtype": str(feature.values.dtype).removeprefix("torch."),
+    }
+
+
+def _what_is_left(images: int, block: int, done: dict[int, int], rank: int, world_size: int) -> list[int]:
+    """The images of this process's blocks that no part holds yet, in order."""
+    left: list[int] = []
+    for start in range(rank * block, images, world_size * block):
+        first, stop = start, min(start + block, images)
+        while first < stop and first in done:
+            first = done[first]
+        left += range(first, stop)
+    return left
+
+
+def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """This process and the number of all."""
+    if (rank is None) != (world_size is None):
+        raise ConfigError("rank and world_size belong together")
+    if rank is None or world_size is None:
+        rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank {rank} of {world_size} processes: ranks go from 0 to {world_size - 1}")
+    return rank, world_size
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    try:
+        device = torch.device(name or "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f'device "{name}" cannot be used: {str(error).splitlines()[0]}') from error
+    return device
+
+
+def _as_it_is(image: Any) -> Any:
+    return image

@@ -1,0 +1,293 @@
+"""Reads what an export has stored.
+
+Shapes: C channels; a grid of cells has one axis per axis of the image, rows first: (H, W), or (T, H, W) for video.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from swin_dense.errors import DataError, nearest
+from swin_dense.export.manifest import is_complete, read_manifest, read_settings
+
+OPEN_SHARDS = 32
+"""Most shards that a store keeps mapped into memory; a mapping costs memory for what is read alone."""
+
+
+@dataclass(frozen=True)
+class FeatureRecord:
+    """One stored feature, and how its cells lie in the image.
+
+    Points are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its centre is (i + 0.5, j + 0.5), and cell
+    (i, j) of a map with stride s covers [i s, (i + 1) s) x [j s, (j + 1) s) of the resized image. Coordinates come in
+    the order of the axes: (y, x).
+
+    Attributes:
+        image: Place in the list of images that were exported.
+        path: Of the image.
+        sha256: Of the image file.
+        original_size: Height and width of the image on disk.
+        resized_size: Height and width that the model has seen.
+        scale: Resized by original size, for each axis.
+        padding: Rows below and columns right of the resized image that the model added; maps cover them too.
+        stage: Name of the feature.
+        shape: Of the tensor: (C, H, W) for a map, (C,) for a pooled vector, (N, C, 7, 7) for N boxes.
+        stride: Pixels of the resized image per cell, for each axis of the grid; empty where there is no grid.
+        shard: File that holds the tensor, relative to the store.
+        key: Of the tensor in the shard.
+        dtype: "float32", "float16" or "bfloat16".
+        weights: SHA-256 of the model's parameters.
+        version: Of swin-dense.
+    """
+
+    image: int
+    path: str
+    sha256: str
+    original_size: tuple[int, ...]
+    resized_size: tuple[int, ...]
+    scale: tuple[float, ...]
+    padding: tuple[int, ...]
+    stage: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    shard: str
+    key: str
+    dtype: str
+    weights: str
+    version: str
+
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """The part of the map that sees the image and not the padding alone: `features[record.inside]`."""
+        cells = (-(-side // stride) for side, stride in zip(self.resized_size, self._grid(), strict=True))
+        return (slice(None), *(slice(0, count) for count in cells))
+
+    def to_feature(self, points: Any) -> Tensor:
+        """Where points of the image on disk lie on the map.
+
+        Args:
+            points: (..., axes) in pixels, as a tensor, an array or nested lists.
+
+        Returns:
+            (..., axes) float64 in cells: a point p lies in the cell floor(p).
+        """
+        return _as_points(points, len(self.scale)) * self._cells_per_pixel()
+
+    def to_image(self, points: Any) -> Tensor:
+        """Where points of the map lie on the image on disk; the inverse of `to_feature`.
+
+        Args:
+            points: (..., axes) in cells; the centre of cell (i, j) is (i + 0.5, j + 0.5).
+
+        Returns:
+            (..., axes) float64 in pixels.
+        """
+        return _as_points(points, len(self.scale)) / self._cells_per_pixel()
+
+    def centers(self) -> Tensor:
+        """The centre of every cell on the image on disk.
+
+        Returns:
+            (H, W, 2) float64 in pixels, or one axis more for video. Those of the last row and column may lie beyond the
+            image, where it is no multiple of the stride.
+        """
+        axes = (torch.arange(count, dtype=torch.float64) + 0.5 for count in self.shape[-len(self._grid()) :])
+        return self.to_image(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
+
+    def _grid(self) -> tuple[int, ...]:
+        if not self.stride:
+            raise DataError(f"{self.stage} has no grid of cells: it is no map")
+        return self.stride
+
+    def _cells_per_pixel(self) -> Tensor:
+        return torch.tensor(self.scale, dtype=torch.float64) / torch.tensor(self._grid(), dtype=torch.float64)
+
+
+class FeatureStore(Dataset[dict[str, Any]]):
+    """The features of many images, as a map-style data set.
+
+    Item i is {"path": ..., name of a feature: tensor, ...} of the i-th image that has features. Tensors are mapped from
+    the shards: to get one reads neither the shard nor the tensor, until its values are looked at. A store may be used
+    in forked and in spawned worker processes.
+
+    Attributes:
+        folder: Where it lies.
+        names: The features that its items have.
+        paths: Of the images, in the order of the items.
+        failures: Why an image has no features, by path.
+        is_complete: Whether every image of the export is done. Until then the store is what was done when it was
+            opened.
+    """
+
+    def __init__(self, folder: Path | str, names: Sequence[str] | None = None) -> None:
+        """Reads the manifest.
+
+        Args:
+            folder: The output of an export.
+            names: The features wanted, such as ("stage4.pool",); None takes all.
+
+        Raises:
+            DataError: There is no store, its manifest is damaged, or it has no such feature.
+        """
+        self.folder = Path(folder)
+        read_settings(self.folder)
+        self.is_complete = is_complete(self.folder)
+        rows = read_manifest(self.folder)
+        failed = rows.filter(pc.is_valid(rows["error"]))
+        self.failures = dict(zip(failed["path"].to_pylist(), failed["error"].to_pylist(), strict=True))
+        rows = rows.filter(pc.is_valid(rows["stage"]))
+        stored = tuple(dict.fromkeys(pc.unique(rows["stage"]).to_pylist()))
+        if isinstance(names, str):
+            names = (names,)
+        for name in names or ():
+            if name not in stored:
+                raise DataError(f'{self.folder}: holds no "{name}"; {nearest(name, stored)}')
+        self.names = stored if names is None else tuple(names)
+        self._rows: pa.Table = rows.filter(pc.is_in(rows["stage"], pa.array(self.names, pa.string()))).combine_chunks()
+        numbers = self._rows["image"].to_numpy()
+        self._starts = np.flatnonzero(np.diff(numbers, prepend=-1, append=-2))
+        self.paths: list[str] = self._rows["path"].take(pa.array(self._starts[:-1])).to_pylist()
+        self._opened: OrderedDict[str, Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Number of images with features."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The features of one image by name, and its path."""
+        return {"path": self.paths[index], **{name: self._tensor(one) for name, one in self.records(index).items()}}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Goes through the images."""
+        return (self[index] for index in range(len(self)))
+
+    def records(self, index: int) -> dict[str, FeatureRecord]:
+        """What the manifest says about the features of one image.
+
+        Args:
+            index: Of the image, from 0 to `len(store) - 1`; negative ones count from the end.
+
+        Returns:
+            By the name of the feature.
+
+        Raises:
+            IndexError: There is no such image.
+        """
+        place = range(len(self))[index]
+        start, stop = int(self._starts[place]), int(self._starts[place + 1])
+        rows = self._rows.slice(start, stop - start).drop_columns("error").to_pylist()
+        found = {row["stage"]: FeatureRecord(**{key: _frozen(value) for key, value in row.items()}) for row in rows}
+        return {name: found[name] for name in self.names if name in found}
+
+    def record(self, index: int, name: str) -> FeatureRecord:
+        """What the manifest says about one feature.
+
+        Args:
+            index: Of the image.
+            name: Of the feature.
+
+        Returns:
+            The record.
+
+        Raises:
+            DataError: The image has no such feature.
+        """
+        records = self.records(index)
+        if name not in records:
+            raise DataError(f'{self.folder}: {self.paths[index]} has no "{name}"; {nearest(name, records)}')
+        return records[name]
+
+    def read(self, index: int, name: str, region: Any = None) -> Tensor:
+        """Reads one feature, or a part of it.
+
+        Args:
+            index: Of the image.
+            name: Of the feature.
+            region: What would stand in square brackets after the tensor, such as `np.s_[:, 10:20, 10:20]`; only this is
+                read. None takes the whole.
+
+        Returns:
+            The tensor.
+
+        Raises:
+            DataError: There is no such feature, or its shard is missing or damaged.
+        """
+        record = self.record(index, name)
+        return self._tensor(record) if region is None else self._shard(record).get_slice(record.key)[region]
+
+    def to_npy(self, folder: Path | str) -> None:
+        """Copies the features to NumPy files, one per image and feature, and lists the images in a CSV file.
+
+        Args:
+            folder: Must be absent or empty; afterwards holds NAME/00000000.npy, ..., and images.csv. NumPy has no
+                bfloat16; such features become float32, which holds the same values.
+
+        Raises:
+            DataError: The folder is not empty.
+        """
+        from swin_dense.export.copies import to_npy
+
+        to_npy(self, Path(folder))
+
+    def to_zarr(self, folder: Path | str) -> None:
+        """Copies the features to a zarr group, one array NAME/00000000 per image and feature.
+
+        Args:
+            folder: Must be absent or empty. What the manifest says about a feature is in the attributes of its array.
+                bfloat16 becomes float32.
+
+        Raises:
+            DataError: The folder is not empty, or zarr is not installed.
+        """
+        from swin_dense.export.copies import to_zarr
+
+        to_zarr(self, Path(folder))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the open shards behind: a worker process opens its own."""
+        return {**self.__dict__, "_opened": OrderedDict()}
+
+    def _tensor(self, record: FeatureRecord) -> Tensor:
+        try:
+            tensor: Tensor = self._shard(record).get_tensor(record.key)
+        except SafetensorError as error:
+            raise DataError(f"{self.folder / record.shard}: has no {record.key} ({error}); export it again") from error
+        return tensor
+
+    def _shard(self, record: FeatureRecord) -> Any:
+        """The shard of a feature, opened; the one that was not used for the longest time is closed."""
+        if record.shard not in self._opened:
+            path = self.folder / record.shard
+            try:
+                self._opened[record.shard] = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise DataError(
+                    f"{path}: the shard is missing or damaged ({error}); restore it or export again"
+                ) from error
+            if len(self._opened) > OPEN_SHARDS:
+                self._opened.popitem(last=False)
+        self._opened.move_to_end(record.shard)
+        return self._opened[record.shard]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_points(points: Any, axes: int) -> Tensor:
+    values = torch.as_tensor(points, dtype=torch.float64)
+    if values.ndim == 0 or values.shape[-1] != axes:
+        raise DataError(f"points must have {axes} coordinates each, not shape {tuple(values.shape)}")
+    return values
