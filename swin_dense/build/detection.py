@@ -20,6 +20,7 @@ from swin_dense.data.transforms import (
 )
 from swin_dense.metrics import CocoMetric
 from swin_dense.openmmlab.detection import OpenMMLabDetector
+from swin_dense.openmmlab.model_dicts import has_masks
 from swin_dense.training import DetectorModule
 from swin_dense.visualize.detections import draw_comparison
 from swin_dense.visualize.pictures import save_picture
@@ -75,6 +76,7 @@ def data_module(config: DetectionConfig) -> CocoDataModule:
         batch_size=data.batch_size,
         eval_batch_size=data.eval_batch_size,
         num_workers=data.num_workers,
+        masks=has_masks(config.model),
         seed=config.training.seed,
         keep_empty=data.keep_empty,
         min_side=data.min_side,

@@ -44,7 +44,7 @@ class CocoAnnotations:
         polygons: Coordinates x0, y0, x1, y1, ... of all polygons, at least three points each.
         first_polygon: (m + 1,) int64; annotation a has polygons first_polygon[a] to first_polygon[a + 1].
         rles: Compressed counts of all run-length masks.
-        rle_rows: (m,) int64, row of the annotation's mask in `rles`; -1 where it has polygons.
+        rle_rows: (m,) int64, row of the annotation's mask in `rles`; -1 where it has polygons, or a box alone.
         rle_sizes: (R, 2) int64, height and width that each mask states.
     """
 
@@ -67,11 +67,16 @@ class CocoAnnotations:
     rle_rows: Tensor
     rle_sizes: Tensor
 
+    @property
+    def has_outline(self) -> Tensor:
+        """(m,) bool, whether the annotation has a mask, and not a box alone."""
+        return (self.rle_rows >= 0) | (self.first_polygon.diff() > 0)
+
     def mask(self, annotation: int) -> Rle:
         """The mask of one annotation as compressed RLE, of its image's size.
 
         Args:
-            annotation: Position of the annotation.
+            annotation: Position of an annotation that has an outline.
 
         Returns:
             {"size": [H, W], "counts": bytes}.

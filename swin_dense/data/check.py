@@ -104,7 +104,12 @@ def check_coco(annotations: Path, images: Path | None, *, progress: Progress | N
             "annotation-file", str(annotations), _without_path(error, annotations), "give a COCO instances JSON file"
         )
         return CheckReport(str(annotations), shown, problems=(problem,))
-    problems += find_problems(data)
+    masks = bool(data.has_outline.any())
+    problems += find_problems(data, masks=masks)
+    if len(data.ids) and not masks:
+        message = "no masks: no annotation has a 'segmentation', so that it is fit for box detectors only"
+        fix = "train a detector of boxes, or draw the outlines"
+        problems.append(Problem("no-masks", str(annotations), message, fix, severity="warning"))
     if images is None:
         message = "no image folder was given, and none found beside the file: images are not checked"
         problems.append(Problem("images-not-checked", str(annotations), message, "name the folder", severity="warning"))

@@ -1,4 +1,4 @@
-"""COCO instance segmentation as a map-style data set."""
+"""COCO instances, with their masks or with boxes alone, as a map-style data set."""
 
 from __future__ import annotations
 
@@ -39,13 +39,17 @@ class CocoDataset(Dataset[Sample]):
         dropped: What was left out, and how many: "empty images", "small images", "slivers" (instances without area).
     """
 
-    def __init__(self, annotations: Path, images: Path, *, keep_empty: bool = True, min_side: int = 0) -> None:
+    def __init__(
+        self, annotations: Path, images: Path, *, masks: bool = True, keep_empty: bool = True, min_side: int = 0
+    ) -> None:
         """Reads the annotation file and applies every rule that needs no image.
 
         Args:
             annotations: Instances JSON, or one inside a zip file as if that were a folder:
                 `annotations_trainval2017.zip/annotations/instances_val2017.json`.
             images: Image folder or zip file.
+            masks: Whether the samples have masks, so that every annotation needs a `segmentation`; without them those
+                that the file has are checked like everything else, and not decoded.
             keep_empty: Whether to keep images that have nothing to learn from: no instances other than crowd regions.
             min_side: Leaves out images with a side shorter than this many pixels.
 
@@ -55,8 +59,9 @@ class CocoDataset(Dataset[Sample]):
         """
         self.annotations_path = Path(annotations)
         self._store = ImageStore(images)
+        self._masks = masks
         self.annotations, problems = read_annotations(self.annotations_path)
-        _report(self.annotations_path, [*problems, *find_problems(self.annotations)])
+        _report(self.annotations_path, [*problems, *find_problems(self.annotations, masks=masks)])
         self.class_names = self.annotations.class_names
         self.category_ids = self.annotations.category_ids
         self._is_used = (self.annotations.boxes[:, 2:] > 0).all(dim=1)
@@ -95,7 +100,7 @@ class CocoDataset(Dataset[Sample]):
             index: 0..len - 1.
 
         Returns:
-            The sample; its masks are decoded at the image's size.
+            The sample; its masks, if any, are decoded at the image's size.
 
         Raises:
             DataError: The image cannot be read, or has another size than the annotation file says.
@@ -127,7 +132,7 @@ class CocoDataset(Dataset[Sample]):
         boxes = torch.cat([corners, corners + sides], dim=1).float()
         return Instances(
             boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-            masks=tv_tensors.Mask(_decode_masks(data, places.tolist(), height, width)),
+            masks=tv_tensors.Mask(_decode_masks(data, places.tolist(), height, width)) if self._masks else None,
             labels=data.labels[places],
             crowd=data.crowd[places],
         )

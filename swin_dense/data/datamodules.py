@@ -16,7 +16,7 @@ from swin_dense.errors import DataError
 
 
 class CocoDataModule(ImageDataModule):
-    """COCO-format instance segmentation data, for training and validation.
+    """COCO-format instances, with masks or with boxes alone, for training and validation.
 
     Attributes:
         train_dataset: The training images; None until `setup("fit")`.
@@ -35,6 +35,7 @@ class CocoDataModule(ImageDataModule):
         batch_size: int,
         eval_batch_size: int = 1,
         num_workers: int = 2,
+        masks: bool = True,
         seed: int = 0,
         keep_empty: bool = False,
         min_side: int = 32,
@@ -53,6 +54,7 @@ class CocoDataModule(ImageDataModule):
             batch_size: Training images per device.
             eval_batch_size: Validation images per device.
             num_workers: Reading processes per device; 0 reads in the training process.
+            masks: Whether instances have masks; detectors of boxes alone need none, and the annotations may lack them.
             seed: Order and randomness of the training samples derive from it.
             keep_empty: Whether to train on images without annotations; validation always has them.
             min_side: Training leaves out images with a side shorter than this many pixels; validation has all.
@@ -76,6 +78,7 @@ class CocoDataModule(ImageDataModule):
         self.train_images = train_images
         self.val_annotations = val_annotations
         self.val_images = val_images
+        self.masks = masks
         self.keep_empty = keep_empty
         self.min_side = min_side
         self.size_divisor = size_divisor
@@ -92,11 +95,15 @@ class CocoDataModule(ImageDataModule):
             DataError: An annotation file is unreadable or inconsistent, or the two have different categories.
         """
         if self.val_dataset is None:
-            self.val_dataset = CocoDataset(self.val_annotations, self.val_images)
+            self.val_dataset = CocoDataset(self.val_annotations, self.val_images, masks=self.masks)
             self._log_limit("validation", len(self.val_dataset))
         if stage == "fit" and self.train_dataset is None:
             train_dataset = CocoDataset(
-                self.train_annotations, self.train_images, keep_empty=self.keep_empty, min_side=self.min_side
+                self.train_annotations,
+                self.train_images,
+                masks=self.masks,
+                keep_empty=self.keep_empty,
+                min_side=self.min_side,
             )
             self._check_categories(train_dataset, self.val_dataset)
             self._log_limit("training", len(train_dataset))

@@ -40,7 +40,8 @@ class CocoRecords:
     Attributes:
         images: With int `id`, `width`, `height` and str `file_name`.
         annotations: With int `id`, `image_id`, `category_id`, a `bbox` of four numbers, a number `area`, and a
-            `segmentation` that is a list of `array("d")` or an RLE; their image and category exist.
+            `segmentation` that is a list of `array("d")`, empty where there is a box alone, or an RLE; their image and
+            category exist.
         categories: With int `id` and str `name`.
         problems: One for each record that was left out.
     """
@@ -65,6 +66,9 @@ def read_records(path: Path) -> CocoRecords:
     """
     document = read_json(path, _pack_polygons)
     sections = _sections(path, document)
+    for record in sections["annotations"]:
+        if isinstance(record, dict) and record.get("segmentation") in (None, []):
+            _mark_box_alone(record)
     problems: list[Problem] = []
     images, categories, annotations = (
         _well_formed(str(path), name, sections[name], checks, problems) for name, checks in CHECKS.items()
@@ -83,6 +87,14 @@ def _pack_polygons(record: Record) -> Record:
         except (TypeError, OverflowError):
             pass  # not lists of numbers: left for `_check_outline` to name
     return record
+
+
+def _mark_box_alone(record: Record) -> None:
+    """An outline that is absent, null or empty means the same; without one, the box is the area if none is stated."""
+    record["segmentation"] = []
+    box: Any = record.get("bbox")
+    if record.get("area") is None and _check_box(box) is None:
+        record["area"] = float(box[2]) * float(box[3])
 
 
 def _sections(path: Path, document: Any) -> dict[str, list[Any]]:
@@ -185,14 +197,12 @@ def _check_flag(value: Any) -> Fault | None:
 
 
 def _check_outline(value: Any) -> Fault | None:
-    """Polygons of at least three points each, or an RLE."""
+    """Polygons of at least three points each, none at all, or an RLE."""
     if isinstance(value, dict):
         return _check_rle(value)
     if not isinstance(value, list) or not all(isinstance(polygon, array) for polygon in value):
         fix = "write a list of polygons [[x1, y1, x2, y2, ...], ...] or an RLE"
         return Fault("wrong-type", f"is {_shorten(value)}", fix)
-    if not value:
-        return Fault("no-outline", "is empty", "instances need an outline: draw it, or remove the annotation")
     for polygon in value:
         if len(polygon) % 2:
             return Fault("odd-length", f"has a polygon of {len(polygon)} coordinates", "write x and y for every point")
@@ -228,4 +238,4 @@ CHECKS: dict[str, dict[str, FieldCheck]] = {
         "segmentation": _check_outline,
     },
 }
-"""What each record must have; `iscrowd` alone may be absent, and is then 0."""
+"""What each record must have. `iscrowd` may be absent, and is then 0; for `segmentation` and `area` see above."""

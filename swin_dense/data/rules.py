@@ -36,11 +36,12 @@ MAX_PIXELS = 2**28
 """Largest image; Pillow takes anything larger for an attack on memory."""
 
 
-def find_problems(annotations: CocoAnnotations) -> list[Problem]:
+def find_problems(annotations: CocoAnnotations, *, masks: bool = True) -> list[Problem]:
     """Applies all rules.
 
     Args:
         annotations: Well-formed annotations.
+        masks: Whether every annotation needs an outline; those that are there keep the rules in any case.
 
     Returns:
         All that is wrong, errors and warnings, rule by rule.
@@ -52,13 +53,14 @@ def find_problems(annotations: CocoAnnotations) -> list[Problem]:
             *_duplicates(annotations),
             *_images(annotations),
             *_boxes(annotations, outlines),
+            *(_missing_outlines(annotations) if masks else ()),
             *_outlines(annotations, outlines),
             *_rles(annotations),
         ]
 
 
 def _outline_extents(annotations: CocoAnnotations) -> Floats:
-    """(m, 4) left, top, right, bottom of all polygons of each annotation; NaN where the mask is an RLE."""
+    """(m, 4) left, top, right, bottom of all polygons of each annotation; NaN where it has none."""
     extents = np.full((len(annotations.ids), 4), np.nan)
     first_polygon = annotations.first_polygon.numpy()
     has_polygons = np.diff(first_polygon) > 0
@@ -188,9 +190,16 @@ def _outside(annotations: CocoAnnotations, corners: Floats) -> tuple[Bools, Bool
     return far, _any(reach > ROUNDING) & ~far
 
 
+def _missing_outlines(annotations: CocoAnnotations) -> Iterator[Problem]:
+    """Instances have a mask."""
+    fix = "draw it, remove the annotation, or train a detector of boxes alone"
+    missing = ~annotations.has_outline.numpy()
+    yield from _in_annotations(annotations, missing, "no-outline", lambda place: "there is no 'segmentation'", fix)
+
+
 def _outlines(annotations: CocoAnnotations, outlines: Floats) -> Iterator[Problem]:
     """Areas and coordinates are numbers, outlines lie in the image, crowd regions are RLE."""
-    areas, has_polygons = annotations.areas.numpy(), annotations.rle_rows.numpy() < 0
+    areas, has_polygons = annotations.areas.numpy(), np.diff(annotations.first_polygon.numpy()) > 0
     finite = ~_any(~np.isfinite(outlines))
     far, near = _outside(annotations, outlines)
 

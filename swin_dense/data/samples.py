@@ -34,13 +34,13 @@ class Instances:
 
     Attributes:
         boxes: (N, 4) float32 `BoundingBoxes`, XYXY in pixels of the image they belong to.
-        masks: (N, H, W) bool `Mask`.
+        masks: (N, H, W) bool `Mask`; None where boxes alone are learnt from.
         labels: (N,) int64, contiguous 0..K-1.
         crowd: (N,) bool, COCO's `iscrowd`: regions to be ignored in training.
     """
 
     boxes: tv_tensors.BoundingBoxes
-    masks: tv_tensors.Mask
+    masks: tv_tensors.Mask | None
     labels: Tensor
     crowd: Tensor
 

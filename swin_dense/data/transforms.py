@@ -68,7 +68,7 @@ def resize(sample: Sample, size: Size) -> Sample:
     if (instances := sample.instances) is None:
         return sample
     boxes = kernels.resize(instances.boxes, target)
-    masks = _resize_masks(instances.masks, size)
+    masks = None if instances.masks is None else _resize_masks(instances.masks, size)
     return replace(sample, instances=replace(instances, boxes=boxes, masks=masks))
 
 
@@ -76,7 +76,7 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     """Cuts a window out of image and label map; boxes are clipped to it, not shrunk to what is left of the mask.
 
     An instance is dropped as a whole (box, mask, label, crowd flag) when its box has no area inside the window, or when
-    none of its mask's pixels is inside: a box around nothing visible is no training target.
+    none of its mask's pixels is inside: a box around nothing visible is no training target. Without masks, boxes tell.
 
     Args:
         sample: What to crop.
@@ -94,12 +94,15 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
     if (instances := sample.instances) is None:
         return sample
     boxes = kernels.crop(instances.boxes, *window)
-    masks = kernels.crop(instances.masks, *window)
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    keep = has_area & masks.flatten(start_dim=1).any(dim=1)
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    masks = None
+    if instances.masks is not None:
+        cropped = kernels.crop(instances.masks, *window)
+        keep &= cropped.flatten(start_dim=1).any(dim=1)
+        masks = tv_tensors.Mask(cropped[keep])
     kept = Instances(
         boxes=tv_tensors.wrap(boxes[keep], like=boxes),
-        masks=tv_tensors.Mask(masks[keep]),
+        masks=masks,
         labels=instances.labels[keep],
         crowd=instances.crowd[keep],
     )
@@ -120,7 +123,7 @@ def horizontal_flip(sample: Sample) -> Sample:
     if (instances := sample.instances) is None:
         return sample
     boxes = kernels.horizontal_flip(instances.boxes)
-    masks = kernels.horizontal_flip(instances.masks)
+    masks = None if instances.masks is None else kernels.horizontal_flip(instances.masks)
     return replace(sample, instances=replace(instances, boxes=boxes, masks=masks))
 
 

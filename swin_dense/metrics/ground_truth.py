@@ -25,7 +25,8 @@ class Annotation:
         image_id: Id of its image.
         category_id: Id of its category.
         box: x, y, width, height in pixels.
-        area: The area that puts it into small, medium or large, as the file gives it.
+        area: The area that puts it into small, medium or large, as the file gives it; that of the box where there is a
+            box alone and none is given.
         crowd: COCO's `iscrowd`: detections on it count neither for nor against.
         rle: Its mask as compressed RLE; None where only boxes are scored.
     """
@@ -153,12 +154,21 @@ def _problem_of(annotation: Mapping[str, Any], sizes: Mapping[int, Any], names: 
         return f"no such category {category_id!r}"
     if not is_box(annotation.get("bbox")):
         return f"bbox {annotation.get('bbox')!r} is not four finite numbers x, y, width, height"
-    area = annotation.get("area")
+    area = _area(annotation)
     if not is_number(area) or area < 0:
         return f"area {area!r} is not a number of pixels"
     if annotation.get("iscrowd", 0) not in (0, 1):
         return f"iscrowd {annotation['iscrowd']!r} is neither 0 nor 1"
     return None
+
+
+def _area(annotation: Mapping[str, Any]) -> Any:
+    """As the file gives it; files of boxes alone may leave it out."""
+    area = annotation.get("area")
+    if area is None and not annotation.get("segmentation"):
+        _, _, width, height = annotation["bbox"]
+        return width * height
+    return area
 
 
 def _rles(
@@ -210,7 +220,7 @@ def _annotation(record: Mapping[str, Any], rle: Mapping[str, Any] | None) -> Ann
         image_id=record["image_id"],
         category_id=record["category_id"],
         box=(x, y, width, height),
-        area=record["area"],
+        area=_area(record),
         crowd=bool(record.get("iscrowd", 0)),
         rle=rle,
     )

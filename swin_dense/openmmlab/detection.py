@@ -15,7 +15,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from swin_dense.data.samples import Batch, Detections, Instances, Rle
-from swin_dense.openmmlab.model_dicts import build_model
+from swin_dense.errors import DataError
+from swin_dense.openmmlab.model_dicts import build_model, has_masks
 from swin_dense.openmmlab.registry import mmdet_models
 
 
@@ -41,7 +42,7 @@ class OpenMMLabDetector(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.network = build_network(model, num_classes)
-        self.has_masks = bool(self.network.with_mask)
+        self.has_masks = has_masks(model)
         if self.network.with_neck:
             self.network.neck.register_forward_hook(_in_float32)
 
@@ -54,8 +55,14 @@ class OpenMMLabDetector(nn.Module):
         Returns:
             Scalars by mmdet's names; lists over levels and stages are summed. Those with "loss" in their name are to be
             minimised; others, such as an accuracy, are there to be looked at.
+
+        Raises:
+            DataError: The model learns masks, and an image comes without.
         """
         assert batch.instances is not None
+        for name, instances in zip(batch.file_names, batch.instances, strict=True):
+            if self.has_masks and instances.masks is None:
+                raise DataError(f"{name} comes with boxes alone, but the model learns masks; read the data with them")
         inputs, data_samples = self._preprocess(batch, training=True)
         terms = self.network.loss(inputs, data_samples)
         return {
@@ -131,11 +138,12 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
     from mmengine.structures import InstanceData
 
     boxes = instances.boxes.as_subclass(Tensor)
-    masks = instances.masks.as_subclass(Tensor).numpy().astype(np.uint8, copy=False)
     crowd = instances.crowd
     objects, regions = InstanceData(), InstanceData()
     objects.bboxes, objects.labels = boxes[~crowd], instances.labels[~crowd]
-    objects.masks = BitmapMasks(masks[~crowd.cpu().numpy()], *masks.shape[-2:])
+    if instances.masks is not None:
+        masks = instances.masks.as_subclass(Tensor).numpy().astype(np.uint8, copy=False)
+        objects.masks = BitmapMasks(masks[~crowd.cpu().numpy()], *masks.shape[-2:])
     regions.bboxes = boxes[crowd]
     return objects, regions
 

@@ -19,6 +19,12 @@ from swin_dense.openmmlab.registry import BACKBONE
 FIXED_CLASS_COUNT = ("rpn_head", "rpn")
 """Heads that tell objects from background whatever the data set; their `num_classes` is not the data set's."""
 
+CLASS_COUNTS = ("num_classes", "num_things_classes")
+"""Keys that hold the number of classes; panoptic heads call those that can be counted "things"."""
+
+MASK_PARTS = ("mask_head", "panoptic_head", "loss_mask")
+"""Keys that a model dict has exactly where the model finds masks."""
+
 PARTS = (
     "backbone",
     "neck",
@@ -26,6 +32,8 @@ PARTS = (
     "roi_head",
     "bbox_head",
     "mask_head",
+    "panoptic_head",
+    "panoptic_fusion_head",
     "decode_head",
     "auxiliary_head",
     "data_preprocessor",
@@ -69,6 +77,7 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
     parts = copy.deepcopy(dict(model))
     if not _set_class_count(parts, num_classes):
         raise ConfigError('model: no head has "num_classes"; set it to any value, the data set\'s is filled in')
+    _check_panoptic(parts)
     _refuse_downloads(parts, "model")
     _match_channel_order(parts)
     _check_types(parts, registry, "model")
@@ -93,12 +102,57 @@ def _set_class_count(model: Any, num_classes: int) -> int:
         return 0
     places = 0
     for key, value in model.items():
-        if key == "num_classes":
+        if key in CLASS_COUNTS:
             model[key] = num_classes
             places += 1
         elif key not in FIXED_CLASS_COUNT:
             places += _set_class_count(value, num_classes)
+    if places and isinstance(model.get("loss_cls"), dict):
+        _set_class_weights(model["loss_cls"], num_classes)
     return places
+
+
+def _set_class_weights(loss: dict[str, Any], num_classes: int) -> None:
+    """A list of weights, one per class and one for "no object", gets the length that the data set asks for."""
+    weights = loss.get("class_weight")
+    if not isinstance(weights, list | tuple) or len(weights) == num_classes + 1:
+        return
+    *classes, no_object = weights
+    if len(set(classes)) != 1:
+        raise ConfigError(
+            f"model: loss_cls.class_weight has {len(weights)} different weights, but there are {num_classes} classes "
+            'and "no object"; give one for each'
+        )
+    loss["class_weight"] = [*classes[:1] * num_classes, no_object]
+
+
+def _check_panoptic(model: dict[str, Any]) -> None:
+    """Our data has no stuff, and instances are what we score."""
+    for name in ("panoptic_head", "panoptic_fusion_head"):
+        part = model.get(name)
+        if isinstance(part, dict) and part.get("num_stuff_classes"):
+            raise ConfigError(
+                f"model.{name}.num_stuff_classes is {part['num_stuff_classes']}, but COCO instances have no stuff; "
+                "set it to 0"
+            )
+    if model.get("panoptic_fusion_head") is not None and not (model.get("test_cfg") or {}).get("instance_on"):
+        raise ConfigError("model.test_cfg.instance_on must be True: nothing but instances is scored")
+
+
+def has_masks(model: Any) -> bool:
+    """Whether a model dict describes a model that finds masks, and needs them to learn from.
+
+    Args:
+        model: mmdet model dict, or a part of it.
+
+    Returns:
+        True where a mask head, a panoptic head or a loss on masks is in it.
+    """
+    if isinstance(model, list | tuple):
+        return any(map(has_masks, model))
+    return isinstance(model, Mapping) and any(
+        (key in MASK_PARTS and value is not None) or has_masks(value) for key, value in model.items()
+    )
 
 
 def _refuse_downloads(model: Any, key: str) -> None:
@@ -160,6 +214,8 @@ def _fill_in_channels(model: dict[str, Any], registry: Any) -> None:
     for name in SEGMENTATION_HEADS:
         for key, head in _dicts(model, name, "model"):
             _fill_in_head(head, key, widths)
+    for key, head in _dicts(model, "panoptic_head", "model"):
+        _fill_in(head, key, "the backbone's maps", widths)
 
 
 def _fill_in_head(head: dict[str, Any], key: str, widths: Sequence[int]) -> None:

@@ -29,8 +29,8 @@ class DrawnTruth(Protocol):
         """(N, 4) XYXY in pixels."""
 
     @property
-    def masks(self) -> Tensor:
-        """(N, H, W) bool."""
+    def masks(self) -> Tensor | None:
+        """(N, H, W) bool; None where there are boxes alone."""
 
     @property
     def labels(self) -> Tensor:
@@ -156,7 +156,9 @@ def _overlay_of_truth(
         f"{class_names[label]} (crowd)" if many else class_names[label]
         for label, many in zip(labels, crowd, strict=True)
     ]
-    masks = _resized(list(truth.masks.cpu().numpy().astype(np.uint8)), canvas)
+    masks = None
+    if truth.masks is not None:
+        masks = _resized(list(truth.masks.cpu().numpy().astype(np.uint8)), canvas)
     return _Overlay(_scaled(truth.boxes, scale), masks, labels, texts)
 
 
