@@ -1,0 +1,4 @@
+_base_ = ["../_base_/coco.py", "../_base_/cascade_mask_rcnn_fpn.py", "../_base_/schedule_1x.py"]
+# Not published for 1x; the drop path rate is that of its 3x recipe.
+
+model = dict(backbone=dict(type="SwinDense", variant="swin_small", drop_path_rate=0.2))

@@ -1,0 +1,3 @@
+_base_ = ["../_base_/coco.py", "../_base_/cascade_mask_rcnn_fpn.py", "../_base_/schedule_1x.py"]
+
+model = dict(backbone=dict(type="SwinDense", variant="swin_tiny", drop_path_rate=0.0))

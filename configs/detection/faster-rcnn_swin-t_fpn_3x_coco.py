@@ -1,0 +1,4 @@
+_base_ = ["../_base_/coco.py", "../_base_/faster_rcnn_fpn.py", "../_base_/schedule_3x.py"]
+# Not published; the recipe is that of Mask R-CNN.
+
+model = dict(backbone=dict(type="SwinDense", variant="swin_tiny", drop_path_rate=0.2))
