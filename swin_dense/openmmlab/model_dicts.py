@@ -47,6 +47,7 @@ CHATTER = (
     "``build_.*`` would be deprecated soon",
     "Default ``avg_non_ignore`` is False",
     "For binary segmentation, we suggest using",
+    "DeprecationWarning: `num_anchors` is deprecated",
 )
 """Warnings of the libraries about themselves, about the defaults of every recipe, and for what we do not support."""
 
