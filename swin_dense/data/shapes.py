@@ -5,7 +5,7 @@ It is read by the same readers as real data:
     root/annotations/instances_{train,val}.json      COCO instances: polygons, and RLE where a polygon cannot say it
     root/images/{train,val}/000000000001.jpg
     root/ade20k/images/{training,validation}/ADE_{train,val}_00000001.jpg          the same scenes as label maps
-    root/ade20k/annotations/{training,validation}/ADE_{train,val}_00000001.png     0 = ground, 1..K = classes
+    root/ade20k/annotations/{training,validation}/ADE_{train,val}_00000001.png     0 = border, 1 = ground, 2.. = classes
     root/ade20k/objectInfo150.txt                                                  class names, as in the official data
     root/shapes.json                                 the parameters; its presence says that the folder is complete
 
@@ -29,9 +29,12 @@ from swin_dense.data.scenes import OUTLINES, Pixels, SceneObject, draw_scene
 from swin_dense.errors import DataError
 
 CLASS_NAMES = tuple(OUTLINES)
-"""Names of the classes; category id and ADE label of a class are its position here plus one."""
+"""Names of the classes of objects; the category id of a class is its position here plus one."""
 
-FORMAT = 4
+SEGMENTATION_CLASS_NAMES = ("ground", *CLASS_NAMES)
+"""Names of the classes of pixels; the ADE label of a class is its position here plus one."""
+
+FORMAT = 5
 """Raised whenever the same parameters begin to give other files."""
 
 MARKER = "shapes.json"
@@ -142,10 +145,14 @@ def _encode_jpeg(picture: Pixels) -> bytes:
 
 
 def _label_map(objects: list[SceneObject], size: int) -> Pixels:
-    """ADE20K labels, (size, size) uint8: 0 = ground, else the category id."""
-    labels = np.zeros((size, size), dtype=np.uint8)
+    """ADE20K labels, (size, size) uint8: 0 on borders, whose pixels show two things at once, else the class plus one."""
+    labels = np.ones((size, size), dtype=np.uint8)
     for one in objects:
-        labels[one.visible] = 1 + CLASS_NAMES.index(one.name)
+        labels[one.visible] = 1 + SEGMENTATION_CLASS_NAMES.index(one.name)
+    border = np.zeros(labels.shape, dtype=bool)
+    border[1:] |= labels[1:] != labels[:-1]
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    labels[border] = 0
     return labels
 
 
@@ -174,5 +181,5 @@ def _annotation(thing: SceneObject, image_id: int, annotation_id: int) -> dict[s
 
 def _write_class_names(path: Path) -> None:
     """Writes the class list in the columns of ADE20K's objectInfo150.txt, whose statistics are left at 0."""
-    rows = [f"{number}\t0\t0\t0\t{name}" for number, name in enumerate(CLASS_NAMES, start=1)]
+    rows = [f"{number}\t0\t0\t0\t{name}" for number, name in enumerate(SEGMENTATION_CLASS_NAMES, start=1)]
     path.write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]) + "\n")

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from helpers.commands import REPOSITORY, command, figures, losses, tool
-from swin_dense.data.shapes import CLASS_NAMES, write_shapes
+from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.training import SegmenterModule
 
 CONFIG = REPOSITORY / "configs" / "demo" / "upernet_swin-nano_shapes.py"
@@ -68,7 +68,7 @@ def test_evaluate_gives_the_score_of_the_best_validation_and_files_that_score_th
     assert command("evaluate", *model, "--predictions", str(tmp_path / "labels"), "--json") == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["mIoU"] == pytest.approx(max(figures(finished, "val/mIoU")), rel=1e-6)
-    assert list(scores["per_class"]) == list(CLASS_NAMES)
+    assert list(scores["per_class"]) == list(SEGMENTATION_CLASS_NAMES)
     truth = shapes / "annotations" / "validation"
     # The shapes' labels are 1..K; a prediction is always a class, so none is 0.
     assert command("evaluate", "--gt", str(truth), "--predictions", str(tmp_path / "labels"), "--json") == 0
@@ -87,7 +87,7 @@ def test_predict_writes_label_maps_overlays_and_probabilities(finished: Path, sh
         batched = np.asarray(Image.open(tmp_path / "3" / row["labels"]))
         assert labels.shape == Image.open(row["file_name"]).size[::-1]
         assert (labels == batched).mean() > 0.999  # ties may fall either way
-        assert {CLASS_NAMES[label - 1] for label in np.unique(labels)} == set(row["classes"])
+        assert {SEGMENTATION_CLASS_NAMES[label - 1] for label in np.unique(labels)} == set(row["classes"])
         assert sum(row["classes"].values()) == pytest.approx(1)
         name = Path(row["labels"]).stem
         probabilities = load_file(tmp_path / "1" / "probabilities" / f"{name}.safetensors")["probabilities"].float()

@@ -18,7 +18,7 @@ from swin_dense.data import ADE20KDataModule
 from swin_dense.data.ade20k_files import official_layout
 from swin_dense.data.samples import IGNORE_INDEX, Batch
 from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
-from swin_dense.data.shapes import CLASS_NAMES, write_shapes
+from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide
 from swin_dense.errors import ConfigError, DataError, TrainingError
 
@@ -53,7 +53,7 @@ def assert_equal(ours: list[Batch], theirs: list[Batch]) -> None:
 def test_training_batches_are_crops_with_label_maps_of_the_same_size(root):
     data = data_module(root)
     data.setup("fit")
-    assert data.class_names == CLASS_NAMES and data.palette is None
+    assert data.class_names == SEGMENTATION_CLASS_NAMES and data.palette is None
     batches = list(data.train_dataloader())
     assert {image_id for batch in batches for image_id in batch.image_ids} == set(range(7))
     for batch in batches:
@@ -61,7 +61,11 @@ def test_training_batches_are_crops_with_label_maps_of_the_same_size(root):
         assert batch.sizes == ((32, 32),) * 2 == tuple(tuple(one.shape) for one in batch.label_maps)
         assert batch.instances is None and set(batch.original_sizes) == {(48, 48)}
     labels = torch.cat([one.flatten() for batch in batches for one in batch.label_maps]).unique().tolist()
-    assert labels[0] == IGNORE_INDEX and labels[1:] == sorted(labels[1:]) and 2 < len(labels) <= 1 + len(CLASS_NAMES)
+    assert (
+        labels[0] == IGNORE_INDEX
+        and labels[1:] == sorted(labels[1:])
+        and 2 < len(labels) <= 1 + len(SEGMENTATION_CLASS_NAMES)
+    )
 
 
 def test_validation_batches_have_the_label_maps_of_the_disk_beside_resized_images(root):
@@ -73,7 +77,7 @@ def test_validation_batches_have_the_label_maps_of_the_disk_beside_resized_image
         assert batch.images.shape[2:] == (24, 24)
         for name, label_map in zip(batch.file_names, batch.label_maps, strict=True):
             raw = np.asarray(Image.open(root / f"annotations/validation/{Path(name).stem}.png")).astype(np.int32)
-            np.testing.assert_array_equal(label_map.numpy(), raw - 1)  # 0, the ground, becomes -1 = IGNORE_INDEX
+            np.testing.assert_array_equal(label_map.numpy(), raw - 1)  # 0, a border, becomes -1 = IGNORE_INDEX
 
 
 def test_an_epoch_goes_on_in_the_middle_exactly_with_any_number_of_workers_and_ranks(root):
@@ -121,7 +125,7 @@ def test_what_workers_need_can_be_sent_to_a_spawned_process(root):
 def test_the_class_list_is_found_beside_the_annotations_or_named(root, tmp_path):
     data = data_module(root, classes=None)
     data.setup("validate")
-    assert data.class_names == CLASS_NAMES
+    assert data.class_names == SEGMENTATION_CLASS_NAMES
     named = tmp_path / "names.txt"
     named.write_text("\n".join(f"thing {number}" for number in range(9)))
     data = data_module(root, classes=named)

@@ -11,7 +11,7 @@ import pytest
 
 from swin_dense.data.ade20k_files import official_layout, read_classes
 from swin_dense.data.palettes import read_palette
-from swin_dense.data.shapes import CLASS_NAMES, write_shapes
+from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.errors import DataError
 
 
@@ -32,7 +32,7 @@ def test_the_layout_is_found_in_its_folder_above_it_and_in_the_zip_file(shapes, 
     for root, base in bases.items():
         layout = official_layout(root)
         assert layout.train_images == base / "images/training" and layout.val_labels == base / "annotations/validation"
-        assert read_classes(layout.classes) == (CLASS_NAMES, None)
+        assert read_classes(layout.classes) == (SEGMENTATION_CLASS_NAMES, None)
 
 
 def test_what_is_missing_from_the_layout_is_named(shapes, tmp_path):

@@ -12,7 +12,7 @@ from swin_dense.data import shapes
 from swin_dense.data.check import check_coco
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.scenes import MIN_AREA, MIN_VISIBLE, draw_scene
-from swin_dense.data.shapes import CLASS_NAMES, write_shapes
+from swin_dense.data.shapes import CLASS_NAMES, SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.errors import DataError
 
 
@@ -64,17 +64,20 @@ def test_every_class_size_and_kind_of_mask_occurs(tmp_path):
     assert 0.2 < polygons / len(document["annotations"]) < 0.6
 
 
-def test_ade_labels_are_the_coco_masks(root):
+def test_ade_labels_are_the_coco_masks_on_the_ground_with_borders_between_them(root):
     dataset = CocoDataset(root / "annotations/instances_train.json", root / "images/train")
     for index in range(len(dataset)):
         sample = dataset[index]
-        expected = torch.zeros(sample.size, dtype=torch.uint8)
+        expected = torch.ones(sample.size, dtype=torch.uint8)
         assert sample.instances.masks.sum(dim=0).max() <= 1, "visible masks may not overlap"
         for mask, label in zip(sample.instances.masks, sample.instances.labels, strict=True):
-            expected[mask] = 1 + label.to(torch.uint8)
+            expected[mask] = 2 + label.to(torch.uint8)
         name = f"ADE_train_{sample.image_id:08d}"
         labels = np.array(Image.open(root / f"ade20k/annotations/training/{name}.png"))
-        np.testing.assert_array_equal(labels, expected.numpy())
+        border = labels == 0
+        np.testing.assert_array_equal(labels[~border], expected.numpy()[~border])
+        down, right = (expected.diff(dim=dim).ne(0).numpy() for dim in (0, 1))
+        assert not border[0, 0] and (border[1:, 1:] == (down[:, 1:] | right[1:])).all()
         assert (root / f"ade20k/images/training/{name}.jpg").read_bytes() == (
             root / "images/train" / sample.file_name
         ).read_bytes()
@@ -86,7 +89,9 @@ def test_class_list_has_the_official_columns(root, shared_data):
         for folder in (root / "ade20k", shared_data / "ade20k_tiny")
     )
     assert ours[0] == official[0]
-    assert [(row[0], row[4]) for row in ours[1:]] == [(str(place), name) for place, name in enumerate(CLASS_NAMES, 1)]
+    assert [(row[0], row[4]) for row in ours[1:]] == [
+        (str(place), name) for place, name in enumerate(SEGMENTATION_CLASS_NAMES, 1)
+    ]
 
 
 def test_picture_shows_an_edge_where_the_mask_ends(root):
