@@ -14,8 +14,8 @@ is done in bands of rows, from top to bottom. What is alive at a time, beside th
 | a band and the temporaries of its making | about 4 x K x `band_pixels`, more where a view is larger than the image |
 | the logits of the crops that the band touches, as the head gives them | K x h x w for each crop of each view |
 
-So a sliding window keeps a strip as high as a crop (two where two rows of crops overlap) instead of the image. The six
-official ratios, each also mirrored, keep 17.4 times what one view keeps: on large images, only with a sliding window.
+So a sliding window keeps a strip as high as a crop (two where two rows of crops overlap) instead of the image. Views
+add up: the six official ratios, each also mirrored, keep 17.4 times what one whole view keeps.
 """
 
 from __future__ import annotations
@@ -113,8 +113,7 @@ class SegmentationInference:
         """Segments (B, 3, H, W) images band by band."""
         count, _, height, width = images.shape
         rows = max(1, self.band_pixels // (count * width))
-        mirrorings = (False, True) if self.flip else (False,)
-        views = [self._bands(model, images, ratio, mirrored, rows) for ratio in self.scales for mirrored in mirrorings]
+        views = [view for ratio in self.scales for view in self._views(model, images, ratio, rows)]
         label_maps = torch.empty((count, height, width), dtype=torch.int32, device=images.device)
         probabilities: list[Tensor] = []
         for top in range(0, height, rows):
@@ -128,12 +127,15 @@ class SegmentationInference:
                     whole[:, top : top + rows] = share
         return [Segmentation(*found) for found in zip_longest(label_maps, probabilities)]
 
-    def _bands(self, model: Segmenter, images: Tensor, ratio: float, mirrored: bool, rows: int) -> Iterator[Tensor]:
-        """The logits of one view at the size of the images on disk, from top to bottom."""
+    def _views(self, model: Segmenter, images: Tensor, ratio: float, rows: int) -> list[Iterator[Tensor]]:
+        """The logits of the views at one ratio, in bands of the images on disk from top to bottom."""
         height, width = images.shape[-2:]
         view = resize_images(images, self.test_size((height, width), ratio))
         windows = Windows.over((view.shape[-2], view.shape[-1]), self.crop_size, self.stride)
-        return logits_in_bands(model, view, windows, mirrored, (height, width), rows)
+        return [
+            logits_in_bands(model, view, windows, mirrored, (height, width), rows)
+            for mirrored in ((False, True) if self.flip else (False,))
+        ]
 
 
 def _combined(views: list[Iterator[Tensor]]) -> Tensor:
