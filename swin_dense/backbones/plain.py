@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.attention import WindowAttention
 from swin_dense.backbones.block import SwinBlock
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
-from swin_dense.backbones.position import relative_position_bias, resized_position_embedding
+from swin_dense.backbones.position import (
+    relative_position_bias,
+    relative_position_count,
+    resized_position_embedding,
+)
 from swin_dense.backbones.swin import SwinStage, SwinTransformer
 from swin_dense.backbones.windows import MASKED
 
@@ -68,6 +71,10 @@ class PlainSwin(nn.Module):
                 maps.append(_contiguous(self.norms[len(maps)](features).permute(0, 3, 1, 2)))
         return tuple(maps)
 
+    def blocks(self, index: int) -> list[PlainBlock]:
+        """The blocks of a stage, counted from 0."""
+        return list(cast(Iterable[PlainBlock], self.layers[index].get_submodule("blocks").children()))
+
 
 class PlainStage(nn.Module):
     """Blocks at one resolution, and the patch merging that leads to the next."""
@@ -92,7 +99,10 @@ class PlainBlock(nn.Module):
     Attributes:
         window: Side M of the windows, in tokens.
         shift: By how many tokens the windows are shifted down and to the right; 0 for regular ones.
+        bias_index: (N, N), the row of the bias table for each query and key.
     """
+
+    bias_index: Tensor
 
     def __init__(self, block: SwinBlock, *, shifted: bool) -> None:
         """Takes the parameters of a block.
@@ -105,11 +115,15 @@ class PlainBlock(nn.Module):
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
         self.window = block.attn.window[0]
         self.shift = self.window // 2 if shifted else 0
+        rows = torch.arange(relative_position_count(block.attn.window), device=block.attn.qkv.weight.device)
+        self.register_buffer(
+            "bias_index", relative_position_bias(rows[:, None], block.attn.window)[0], persistent=False
+        )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Maps tokens (B, H, W, C) to tokens of the same shape."""
         height, width = tokens.shape[1:3]
-        weights, value = attention_weights(self.attn, *self.windows(tokens))
+        weights, value = self.attention_weights(*self.windows(tokens))
         attended = self.attn.proj(_contiguous((weights @ value).transpose(3, 4)).flatten(4))
         grid = attended.unflatten(3, (self.window, self.window))
         grid = _contiguous(grid.transpose(2, 3)).flatten(3, 4).flatten(1, 2)
@@ -134,6 +148,24 @@ class PlainBlock(nn.Module):
         windows = _contiguous(cut.transpose(2, 3)).flatten(3, 4)
         return windows, self._mask(rows, columns, tokens.device) if self.shift else None
 
+    def attention_weights(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What `WindowAttention` computes up to its softmax (Swin paper, equation 4).
+
+        Args:
+            windows: Normalised tokens, (..., N, C).
+            mask: (..., N, N), added to the scores; None adds nothing.
+
+        Returns:
+            The weights (..., heads, N, N), of which each row sums to 1, and the values (..., heads, N, D).
+        """
+        qkv = self.attn.qkv(windows).unflatten(-1, (3, self.attn.heads, -1))
+        query, key, value = qkv.movedim(-3, 0).transpose(-3, -2)
+        bias = self.attn.relative_position_bias_table[self.bias_index].permute(2, 0, 1)
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + bias
+        if mask is not None:
+            scores = scores + mask.unsqueeze(-3)
+        return scores.softmax(-1), value
+
     def _mask(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """`MASKED` between tokens of a window, (R, K, N, N), that only the roll made neighbours."""
         beyond_bottom, beyond_right = (
@@ -143,25 +175,6 @@ class PlainBlock(nn.Module):
         regions = 2 * beyond_bottom[:, None, :, None].long() + beyond_right[None, :, None, :].long()
         regions = regions.flatten(2)
         return MASKED * (regions[..., :, None] != regions[..., None, :]).float()
-
-
-def attention_weights(attention: WindowAttention, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What `WindowAttention` computes up to its softmax (Swin paper, equation 4).
-
-    Args:
-        attention: Gives the parameters.
-        windows: Normalised tokens, (..., N, C).
-        mask: (..., N, N), added to the scores; None adds nothing.
-
-    Returns:
-        The weights (..., heads, N, N), of which each row sums to 1, and the values (..., heads, N, D).
-    """
-    query, key, value = attention.qkv(windows).unflatten(-1, (3, attention.heads, -1)).movedim(-3, 0).transpose(-3, -2)
-    bias = relative_position_bias(attention.relative_position_bias_table, attention.window)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + bias
-    if mask is not None:
-        scores = scores + mask.unsqueeze(-3)
-    return scores.softmax(-1), value
 
 
 def _embedded(embed: PatchEmbed, images: Tensor) -> Tensor:

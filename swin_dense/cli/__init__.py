@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from swin_dense.cli import checks, convert, features, inference, training, weights  # noqa: F401  (importing them registers their commands)
+from swin_dense.cli import checks, convert, deploy, features, inference, training, weights  # noqa: F401  (importing them registers their commands)
 from swin_dense.cli.app import app
 from swin_dense.errors import SwinDenseError, TrainingInterruptedError
 

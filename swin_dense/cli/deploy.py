@@ -60,6 +60,55 @@ def export_onnx(
     sys.exit(0 if record["ok"] else 1)
 
 
+@app.command("visualize-features")
+def visualize_features(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    weights: Weights = None,
+    stage: Annotated[
+        list[int] | None, typer.Option(help="Stage to draw, from 1; may be repeated; all by default.")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="ROW,COLUMN", help="Window whose attention is drawn, from 0; else a middle one."),
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Class that Grad-CAM explains; else the one the model is surest of.")
+    ] = None,
+    short_side: Annotated[int, typer.Option(min=32, help="Shorter side of the image, in pixels.")] = 480,
+    overrides: Override = None,
+    random_weights: RandomWeights = False,
+    as_json: AsJson = False,
+) -> None:
+    """Draws principal components, attention, position biases and Grad-CAM of one image."""
+    place = _row_and_column(window)
+    settings = _settings(model, overrides, weights, random_weights)
+    from swin_dense.report import print_report
+    from swin_dense.workflows.feature_pictures import visualize_features as draw
+
+    record = draw(
+        settings,
+        image,
+        output,
+        weights=weights,
+        stages=stage or (),
+        window=place,
+        class_name=class_name,
+        short_side=short_side,
+    )
+    print_report(record, *record["files"], f"Grad-CAM explains: {record['gradcam']}", as_json=as_json)
+
+
+def _row_and_column(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    row, comma, column = text.partition(",")
+    if not (comma and row.isdigit() and column.isdigit()):
+        raise ConfigError(f'--window takes ROW,COLUMN, for instance 2,3, not "{text}"')
+    return int(row), int(column)
+
+
 def _settings(model: str, overrides: list[str] | None, weights: Path | None, random_weights: bool) -> Any:
     """The config, or the name of the variant."""
     if (weights is None) != random_weights:

@@ -29,6 +29,9 @@ TRACED_SIZE = (864, 992)
 """Height and width while open axes are traced: larger than one window in every stage, so that no size is taken for 1.
 Nothing of this size is computed."""
 
+OTHER_SHAPE = (1, 3, 67, 93)
+"""A shape to try open axes with."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -154,12 +157,16 @@ def _traced(model: RawImages, shape: tuple[int, ...], axes: tuple[int, ...]) -> 
     # A size that is 1 today, such as a batch of one image, must not be taken for one that is always 1. A failing trace
     # would print its whole graph.
     with torch.no_grad(), patch(backed_size_oblivious=True), redirect_stderr(io.StringIO()):
-        return torch.export.export(model, (images,), dynamic_shapes=({axis: Dim.DYNAMIC for axis in axes},))
+        program = torch.export.export(model, (images,), dynamic_shapes=({axis: Dim.DYNAMIC for axis in axes},))
+        # Open axes may yet be bound to each other or to a range; the program then refuses other sizes.
+        other = [OTHER_SHAPE[axis] if axis in axes else size for axis, size in enumerate(shape)]
+        program.module()(torch.zeros(other, device=model.mean.device))
+    return program
 
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in lines if "specialized" in line or "Not all values" in line), (lines or [""])[0])
+    said = next((line for line in lines if "specialized" in line or "Guard failed" in line), (lines or [""])[0])
     return f"{type(error).__name__}: {said}"
 
 

@@ -179,7 +179,7 @@ def _feature_part(network: Any, config: Config, part: str | None, weights: Path 
         if any(name.startswith("neck.") for name in missing):
             raise WeightsError(f"{weights} holds a backbone alone; use --part backbone, or train the neck first")
     chain = _Chain(network.backbone, neck if part == "neck" else None).eval()
-    preprocessing = _preprocessing(network, padded=part == "neck")
+    preprocessing = preprocessing_of(network, padded=part == "neck")
     outputs = _outputs(chain, "p" if part == "neck" else "stage")
     return ModelPart(part, _describe(config), chain, outputs, preprocessing, missing=missing)
 
@@ -187,21 +187,27 @@ def _feature_part(network: Any, config: Config, part: str | None, weights: Path 
 def _segmenter(config: SegmentationConfig, weights: Path | None) -> ModelPart:
     names: tuple[str, ...] = ()
     if weights is None:
-        network = segmentation.build_network(config.model, _declared_classes(config.model))
+        network = segmentation.build_network(config.model, declared_classes(config.model))
     else:
         names = tuple(labels_of(weights, config)["class_names"])
         network = segmentation.build_network(config.model, len(names))
         load_whole_model(network, weights, names)
     whole = _WholeSegmenter(network.eval()).eval()
     (output,) = _outputs(whole, "p")
-    preprocessing = _preprocessing(network, padded=False)
+    preprocessing = preprocessing_of(network, padded=False)
     outputs = (Output("logits", output.channels, output.stride),)
     return ModelPart("whole", _describe(config), whole, outputs, preprocessing, names)
 
 
-def _declared_classes(model: dict[str, Any]) -> int:
-    heads = model["decode_head"]
-    return int((heads[-1] if isinstance(heads, list) else heads)["num_classes"])
+def declared_classes(model: dict[str, Any]) -> int:
+    """The class count that a config's model dict gives, where no weights and no data tell another.
+
+    Args:
+        model: mmdet or mmseg model dict.
+    """
+    heads = model.get("decode_head") or model.get("bbox_head") or model.get("roi_head", {}).get("bbox_head")
+    head = heads[-1] if isinstance(heads, list) else heads
+    return int(head["num_classes"]) if isinstance(head, dict) and "num_classes" in head else ANY_CLASSES
 
 
 def _outputs(module: nn.Module, letter: str) -> tuple[Output, ...]:
@@ -218,8 +224,19 @@ def _outputs(module: nn.Module, letter: str) -> tuple[Output, ...]:
     )
 
 
-def _preprocessing(network: Any, *, padded: bool) -> Preprocessing:
-    """What mm*'s own preprocessor does, for images that are RGB."""
+def preprocessing_of(network: Any, *, padded: bool) -> Preprocessing:
+    """What mm*'s own preprocessor does, for images that are RGB.
+
+    Args:
+        network: Detector or segmentor of mm*.
+        padded: Whether its padding counts.
+
+    Returns:
+        The same for an export.
+
+    Raises:
+        ConfigError: It pads with something else than zeros.
+    """
     theirs = network.data_preprocessor
     swaps = bool(getattr(theirs, "_channel_conversion", False) or getattr(theirs, "channel_conversion", False))
     mean: tuple[float, ...] = (0.0,) * 3

@@ -56,7 +56,15 @@ ALLOWED = {
         "swin_dense.ops",
     },
     # Models are handed to training; it knows what they do, not what they are.
-    "training": {"torch", "numpy", "lightning", "swin_dense.data.samples"},
+    "training": {
+        "torch",
+        "torchvision",
+        "numpy",
+        "pycocotools",
+        "lightning",
+        "swin_dense.data.samples",
+        "swin_dense.ops",
+    },
     "visualize": {"torch", "numpy", "PIL", "cv2", "matplotlib", "pycocotools", "supervision"},
     "curves": {"numpy", "matplotlib"},
     # Models are handed to export too; images it reads itself, as data reads them.
