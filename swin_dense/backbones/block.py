@@ -61,7 +61,7 @@ class SwinBlock(nn.Module):
 
     def forward(self, rows: Tensor, partition: Partition) -> Tensor:
         """Runs the block on rows (R, C) that lie in the windows of `partition`; returns the same shape."""
-        if self._needs_gradient(rows) or not _on_cpu_with_values(rows):
+        if needs_gradient(self, rows) or not _on_cpu_with_values(rows):
             return self._run(rows, partition)
         output = torch.empty_like(rows)
         for group, group_partition in partition.groups():
@@ -83,10 +83,17 @@ class SwinBlock(nn.Module):
         scales = branch.new_empty(batch).bernoulli_(keep).div_(keep)
         return branch * partition.take(scales[:, None, None].expand(windows, batch, length, 1))
 
-    def _needs_gradient(self, rows: Tensor) -> bool:
-        return torch.is_grad_enabled() and (
-            rows.requires_grad or any(parameter.requires_grad for parameter in self.parameters())
-        )
+
+def needs_gradient(block: nn.Module, rows: Tensor) -> bool:
+    """Whether a backward pass will come through: frozen blocks on what frozen blocks hand out keep nothing for one.
+
+    Args:
+        block: A `SwinBlock`.
+        rows: (R, C), what it is called with.
+    """
+    return torch.is_grad_enabled() and (
+        rows.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
+    )
 
 
 def _on_cpu_with_values(rows: Tensor) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from swin_dense.backbones.block import SwinBlock
+from swin_dense.backbones.block import SwinBlock, needs_gradient
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
 from swin_dense.backbones.windows import window_plan
@@ -77,7 +77,7 @@ class SwinStage(nn.Module):
             if index > 0:
                 rows = (plan.shift if index % 2 else plan.shift.inverse)(rows)
             partition = plan.partitions[index % 2]
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            if self.activation_checkpointing and needs_gradient(block, rows):
                 rows = checkpoint(block, rows, partition, use_reentrant=False)
             else:
                 rows = block(rows, partition)
@@ -126,6 +126,7 @@ class SwinTransformer(nn.Module):
         """
         super().__init__()
         _check_options(embed_dim, depths, num_heads, window_size, drop_path_rate, out_indices, frozen_stages)
+        self.depths = tuple(depths)
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.feature_specs = tuple(
@@ -157,6 +158,7 @@ class SwinTransformer(nn.Module):
         self._initialise()
         for frozen in self._frozen():
             frozen.requires_grad_(False)
+        self.train()  # a new module is in training mode, its frozen parts too
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Computes the feature maps of a batch of normalised images.
@@ -187,6 +189,30 @@ class SwinTransformer(nn.Module):
             if isinstance(frozen, nn.Module):
                 frozen.eval()
         return self
+
+    def parameter_depths(self) -> dict[str, int]:
+        """How deep each parameter lies, for learning rates that decay from layer to layer.
+
+        The rule of BEiT (arXiv 2106.08254) as the official SimMIM code applies it to Swin (`get_swin_layer`): patch and
+        position embedding have depth 0, the L blocks 1 to L through all stages, patch merging that of the block before
+        it, and the norms that follow have L + 1, as any head has.
+
+        Returns:
+            Depths by parameter name; stages that no requested map depends on are left out.
+        """
+        by_prefix = {"patch_embed.": 0, "absolute_pos_embed": 0}
+        blocks = 0
+        for index, depth in enumerate(self.depths[: self.out_indices[-1] + 1]):
+            by_prefix |= {f"layers.{index}.blocks.{j}.": blocks + j + 1 for j in range(depth)}
+            blocks += depth
+            by_prefix[f"layers.{index}.downsample."] = blocks
+        by_prefix["norm"] = blocks + 1
+        return {
+            name: depth
+            for name, _ in self.named_parameters()
+            for prefix, depth in by_prefix.items()
+            if name.startswith(prefix)
+        }
 
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         """What is never trained: the frozen stages, and what no requested map depends on."""
