@@ -14,12 +14,15 @@ class OptimizerConfig:
         weight_decay: Of every parameter whose name contains none of `no_decay`.
         betas: Momentum coefficients.
         no_decay: Parts of parameter names that are not decayed.
+        layer_decay: Factor on the learning rate from one layer of the backbone to the layer before it, above 0 and at
+            most 1; heads, neck and output norms keep the full learning rate. None gives every layer the same.
     """
 
     learning_rate: float
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     no_decay: tuple[str, ...] = ("absolute_pos_embed", "relative_position_bias_table", "norm")
+    layer_decay: float | None = None
 
 
 @dataclass(frozen=True)

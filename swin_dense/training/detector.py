@@ -48,6 +48,7 @@ class DetectorModule(DenseModule):
         weight_decay: float = 0.05,
         betas: tuple[float, float] = (0.9, 0.999),
         no_decay: Sequence[str] = NO_DECAY,
+        layer_decay: float | None = None,
         epochs: int = 12,
         milestones: Sequence[int] = (8, 11),
         gamma: float = 0.1,
@@ -64,6 +65,7 @@ class DetectorModule(DenseModule):
             weight_decay: Of parameters whose name holds none of `no_decay`.
             betas: AdamW's.
             no_decay: Parts of parameter names.
+            layer_decay: Factor on the learning rate from one layer of the backbone to the layer before it.
             epochs: Length of the training, which the trainer must share.
             milestones: Epochs after which the learning rate goes down.
             gamma: By this factor.
@@ -76,6 +78,7 @@ class DetectorModule(DenseModule):
             "weight_decay": weight_decay,
             "betas": betas,
             "no_decay": no_decay,
+            "layer_decay": layer_decay,
         }
         super().__init__(detector, optimizer, seed)
         self.metric = metric

@@ -45,6 +45,7 @@ class SegmenterModule(DenseModule):
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         no_decay: Sequence[str] = NO_DECAY,
+        layer_decay: float | None = None,
         steps: int = 160_000,
         power: float = 1.0,
         warmup_steps: int = 1500,
@@ -61,6 +62,7 @@ class SegmenterModule(DenseModule):
             weight_decay: Of parameters whose name holds none of `no_decay`.
             betas: AdamW's.
             no_decay: Parts of parameter names.
+            layer_decay: Factor on the learning rate from one layer of the backbone to the layer before it.
             steps: Length of the training, which the trainer must share.
             power: Of the decay to zero; 1 is a straight line.
             warmup_steps: Optimizer steps of the linear warm-up.
@@ -72,6 +74,7 @@ class SegmenterModule(DenseModule):
             "weight_decay": weight_decay,
             "betas": betas,
             "no_decay": no_decay,
+            "layer_decay": layer_decay,
         }
         super().__init__(segmenter, optimizer, seed)
         self.metric = metric
