@@ -4,6 +4,8 @@ Detectors: backbone, neck and dense head see the whole image. Every box head the
 head 100, whatever the weights would have proposed, which makes the count a property of the architecture. RoI pooling
 counts nothing, so pooled features of the right shape stand in for it and the whole pass needs shapes alone.
 
+Masks that one-stage detectors draw for each object that they found are left out, with the map that they are drawn on.
+
 Segmenters: backbone, neck and decode head see the whole image, once, at scale 1. Auxiliary heads, which only training
 needs, do not run; their parameters count nevertheless.
 """
@@ -34,6 +36,7 @@ def run_detector(network: Any, height: int, width: int) -> None:
         width: Of the image, in pixels.
     """
     from mmdet.models.detectors import SingleStageDetector
+    from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
 
     images = _blank_image(network, height, width)
     roi_head: Any = getattr(network, "roi_head", None)
@@ -46,7 +49,7 @@ def run_detector(network: Any, height: int, width: int) -> None:
             _run_mask_heads(roi_head, features)
     elif kind == "SparseRoIHead" and not roi_head.with_mask:
         _run_query_heads(roi_head, network.extract_feat(images), network.rpn_head.num_proposals)
-    elif isinstance(network, SingleStageDetector) and network.with_bbox and not network.with_mask:
+    elif isinstance(network, SingleStageDetector | SingleStageInstanceSegmentor) and network.with_bbox:
         network.bbox_head(network.extract_feat(images))
     else:
         network(images, [_data_sample(height, width)], mode="tensor")

@@ -14,10 +14,13 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
-from swin_dense.data.samples import Batch, Detections, Instances, Rle
+from swin_dense.data.samples import IGNORE_INDEX, Batch, Detections, Instances, Rle
 from swin_dense.errors import DataError
 from swin_dense.openmmlab.model_dicts import build_model, has_masks
 from swin_dense.openmmlab.registry import mmdet_models
+
+NO_CLASS = 255
+"""In mmdet's label maps, the pixel has no class; its preprocessors fill the padding with it."""
 
 
 class OpenMMLabDetector(nn.Module):
@@ -27,6 +30,7 @@ class OpenMMLabDetector(nn.Module):
         network: The mmdet detector; its parameter names are those of mmdet checkpoints.
         num_classes: K.
         has_masks: Whether its detections have masks.
+        has_semantic_branch: Whether it also learns the class of every pixel, from label maps, as HTC does.
     """
 
     def __init__(self, model: Mapping[str, Any], num_classes: int) -> None:
@@ -43,6 +47,7 @@ class OpenMMLabDetector(nn.Module):
         self.num_classes = num_classes
         self.network = build_network(model, num_classes)
         self.has_masks = has_masks(model)
+        self.has_semantic_branch = bool(getattr(getattr(self.network, "roi_head", None), "with_semantic", False))
         if self.network.with_neck:
             self.network.neck.register_forward_hook(_in_float32)
 
@@ -57,12 +62,17 @@ class OpenMMLabDetector(nn.Module):
             minimised; others, such as an accuracy, are there to be looked at.
 
         Raises:
-            DataError: The model learns masks, and an image comes without.
+            DataError: The model learns masks or label maps, and an image comes without.
         """
         assert batch.instances is not None
         for name, instances in zip(batch.file_names, batch.instances, strict=True):
             if self.has_masks and instances.masks is None:
                 raise DataError(f"{name} comes with boxes alone, but the model learns masks; read the data with them")
+        if self.has_semantic_branch and batch.label_maps is None:
+            raise DataError(
+                f"{batch.file_names[0]} comes without a label map, but model.roi_head.semantic_head learns from it: "
+                "name their folder in data.train_stuff, or set semantic_head and semantic_roi_extractor to None"
+            )
         inputs, data_samples = self._preprocess(batch, training=True)
         terms = self.network.loss(inputs, data_samples)
         return {
@@ -114,6 +124,7 @@ def _in_float32(neck: nn.Module, inputs: Any, maps: Sequence[Tensor]) -> tuple[T
 
 def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:
     from mmdet.structures import DetDataSample
+    from mmengine.structures import PixelData
 
     for i, (height, width) in enumerate(batch.sizes):
         original_height, original_width = batch.original_sizes[i]
@@ -129,6 +140,9 @@ def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:
         if training:
             assert batch.instances is not None
             sample.gt_instances, sample.ignored_instances = _ground_truth(batch.instances[i])
+            if batch.label_maps is not None:
+                label_map = batch.label_maps[i].as_subclass(Tensor).long()
+                sample.gt_sem_seg = PixelData(sem_seg=label_map.masked_fill(label_map == IGNORE_INDEX, NO_CLASS)[None])
         yield sample
 
 

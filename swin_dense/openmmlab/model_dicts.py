@@ -16,8 +16,8 @@ import torch
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.openmmlab.registry import BACKBONE
 
-FIXED_CLASS_COUNT = ("rpn_head", "rpn")
-"""Heads that tell objects from background whatever the data set; their `num_classes` is not the data set's."""
+FIXED_CLASS_COUNT = ("rpn_head", "rpn", "semantic_head")
+"""Heads whose `num_classes` is not the data set's: two tell objects from background, HTC's third one knows stuff."""
 
 CLASS_COUNTS = ("num_classes", "num_things_classes")
 """Keys that hold the number of classes; panoptic heads call those that can be counted "things"."""

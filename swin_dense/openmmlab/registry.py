@@ -14,7 +14,7 @@ BACKBONE = "SwinDense"
 
 @lru_cache(maxsize=1)
 def mmdet_models() -> Any:
-    """Mmdet's model registry with our backbone in it.
+    """Mmdet's model registry with our backbone, necks and heads in it.
 
     Returns:
         `mmdet.registry.MODELS`; every part that mmdet ships is registered.
@@ -22,6 +22,8 @@ def mmdet_models() -> Any:
     install()
     import mmdet.models  # noqa: F401  (importing it fills the registry)
     from mmdet.registry import MODELS
+
+    import swin_dense.openmmlab.heads  # noqa: F401  (importing it adds ours)
 
     return _with_our_backbone(MODELS)
 

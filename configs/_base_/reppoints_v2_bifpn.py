@@ -1,0 +1,37 @@
+# RepPoints V2 on BiFPN as in the official Swin detection code; the backbone is the config's own.
+score_metric = "bbox_AP"
+model = dict(
+    type="SingleStageDetector",
+    data_preprocessor=dict(
+        type="DetDataPreprocessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+    ),
+    neck=dict(type="BiFPN", out_channels=256, num_outs=5, num_repeat=2, norm_cfg=dict(type="GN", num_groups=32)),
+    bbox_head=dict(
+        type="RepPointsV2Head",
+        num_classes=80,
+        in_channels=256,
+        feat_channels=256,
+        point_feat_channels=256,
+        corner_dim=64,
+        stacked_convs=3,
+        shared_stacked_convs=1,
+        num_points=9,
+        gradient_mul=0.1,
+        point_strides=[8, 16, 32, 64, 128],
+        norm_cfg=dict(type="GN", num_groups=32),
+        loss_cls=dict(type="QualityFocalLoss", beta=2.0, loss_weight=1.0),
+        loss_bbox_init=dict(type="InclusiveGIoULoss", loss_weight=1.0),
+        loss_bbox_refine=dict(type="InclusiveGIoULoss", loss_weight=2.0),
+        loss_heatmap=dict(type="GaussianFocalLoss", alpha=2.0, gamma=4.0, loss_weight=0.25),
+        loss_offset=dict(type="SmoothL1Loss", beta=1.0 / 9.0, loss_weight=1.0),
+        loss_sem=dict(type="ForegroundFocalLoss", gamma=2.0, alpha=0.25, loss_weight=0.1),
+    ),
+    train_cfg=dict(scale=4, topk=9, corner_overlap=0.7),
+    test_cfg=dict(
+        nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type="nms", iou_threshold=0.6), max_per_img=100
+    ),
+)

@@ -1,0 +1,74 @@
+# A small Mask RepPoints V2: learns the embedded shapes on two CPU cores within minutes.
+data = dict(
+    root="data/shapes",
+    train=dict(annotations="annotations/instances_train.json", images="images/train"),
+    val=dict(annotations="annotations/instances_val.json", images="images/val"),
+    batch_size=4,
+    eval_batch_size=8,
+    num_workers=1,
+)
+augmentation = dict(short_sides=(128,), max_long_side=128, test_short_side=128, test_max_long_side=128)
+optimizer = dict(learning_rate=1e-3, weight_decay=0.05)
+schedule = dict(epochs=3, milestones=(2,), warmup_steps=50)
+training = dict(clip_gradient_norm=5.0, validate_every=1, log_every=50)
+score_metric = "bbox_AP"
+model = dict(
+    type="SingleStageInstanceSegmentor",
+    data_preprocessor=dict(
+        type="DetDataPreprocessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_mask=True,
+        pad_size_divisor=32,
+    ),
+    backbone=dict(type="SwinDense", variant="swin_nano", out_indices=(1, 2, 3), drop_path_rate=0.0),
+    neck=dict(type="BiFPN", out_channels=64, num_outs=5, num_repeat=1, norm_cfg=dict(type="GN", num_groups=16)),
+    bbox_head=dict(
+        type="RepPointsV2Head",
+        num_classes=80,
+        in_channels=64,
+        feat_channels=64,
+        point_feat_channels=64,
+        corner_dim=32,
+        stacked_convs=2,
+        shared_stacked_convs=1,
+        num_points=9,
+        num_mask_params=189,
+        gradient_mul=0.1,
+        point_strides=[8, 16, 32, 64, 128],
+        norm_cfg=dict(type="GN", num_groups=16),
+        loss_cls=dict(type="QualityFocalLoss", beta=2.0, loss_weight=1.0),
+        loss_bbox_init=dict(type="InclusiveGIoULoss", loss_weight=1.0),
+        loss_bbox_refine=dict(type="InclusiveGIoULoss", loss_weight=2.0),
+        loss_heatmap=dict(type="GaussianFocalLoss", alpha=2.0, gamma=4.0, loss_weight=0.25),
+        loss_offset=dict(type="SmoothL1Loss", beta=1.0 / 9.0, loss_weight=1.0),
+        loss_sem=dict(type="ForegroundFocalLoss", gamma=2.0, alpha=0.25, loss_weight=0.1),
+    ),
+    mask_head=dict(
+        type="CondConvMaskHead",
+        mask_feature_head=dict(
+            in_channels=64,
+            feat_channels=32,
+            start_level=0,
+            end_level=2,
+            out_channels=8,
+            mask_stride=8,
+            num_stacked_convs=2,
+            norm_cfg=dict(type="BN"),
+        ),
+        feat_channels=8,
+        mask_out_stride=4,
+        layer_weights=[0.0, 0.6, 1.0],
+        max_masks_to_train=500,
+    ),
+    train_cfg=dict(scale=4, topk=9, corner_overlap=0.7),
+    test_cfg=dict(
+        nms_pre=300,
+        min_bbox_size=0,
+        score_thr=0.05,
+        nms=dict(type="nms", iou_threshold=0.6),
+        max_per_img=100,
+        mask_thr=0.5,
+    ),
+)

@@ -1,0 +1,4 @@
+_base_ = ["../_base_/coco.py", "../_base_/reppoints_v2_bifpn.py", "../_base_/schedule_3x.py"]
+
+model = dict(backbone=dict(type="SwinDense", variant="swin_tiny", out_indices=(1, 2, 3), drop_path_rate=0.2))
+augmentation = dict(short_sides=tuple(range(480, 961, 32)), crop_short_sides=None)

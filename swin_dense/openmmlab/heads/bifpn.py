@@ -1,0 +1,135 @@
+"""BiFPN, the weighted bidirectional feature pyramid of EfficientDet (arXiv 1911.09070, section 3).
+
+Parameter names are those of the published RepPoints V2 checkpoints on Swin, so that they load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swin_dense.errors import ConfigError
+
+EPSILON = 1e-4
+"""Keeps the weights of a sum finite when all of them are zero (EfficientDet, section 3.3)."""
+
+
+class FusedSum(nn.Module):
+    """Fast normalised fusion: swish(sum of w_i x_i / (epsilon + sum of w_i)), with learnt w_i >= 0."""
+
+    def __init__(self, inputs: int) -> None:
+        """Creates one weight per input.
+
+        Args:
+            inputs: Number of maps that are added.
+        """
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(1, 1, 1, 1, inputs))
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        """Adds maps of one shape."""
+        weights = self.weights.relu().flatten()
+        total = sum(weight * one for weight, one in zip(weights, maps, strict=True)) / (weights.sum() + EPSILON)
+        return functional.silu(total)
+
+
+class BiFPNLayer(nn.Module):
+    """One pass from the coarsest level to the finest and back."""
+
+    def __init__(self, in_channels: Sequence[int], channels: int, norm: dict[str, Any] | None) -> None:
+        """Creates the sums and convolutions.
+
+        Args:
+            in_channels: Width of each level, finest first; those that differ from `channels` are projected.
+            channels: Width of the levels that come out.
+            norm: mmcv's description of the norm after each convolution.
+        """
+        super().__init__()
+        steps = len(in_channels) - 1
+        self.lateral_convs = nn.ModuleList(
+            nn.Identity() if width == channels else ConvModule(width, channels, 1, norm_cfg=norm, act_cfg=None)
+            for width in in_channels
+        )
+        self.lateral_combine = nn.ModuleList(FusedSum(2) for _ in range(steps))
+        self.lateral_combine_conv = nn.ModuleList(_smoothing(channels, norm) for _ in range(steps))
+        # Beside what comes from below, each level takes its input and its way down; for the coarsest they are the same.
+        self.out_combine = nn.ModuleList(FusedSum(2 if step == steps - 1 else 3) for step in range(steps))
+        self.out_combine_conv = nn.ModuleList(_smoothing(channels, norm) for _ in range(steps))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Levels (B, C_i, H_i, W_i), each half as high and wide as the one before, to levels of one width."""
+        inputs = [project(one) for project, one in zip(self.lateral_convs, maps, strict=True)]
+        down = list(inputs)
+        for level in reversed(range(len(inputs) - 1)):
+            above = functional.interpolate(down[level + 1], size=inputs[level].shape[-2:], mode="nearest")
+            fused = self.lateral_combine[level](inputs[level], above)
+            down[level] = self.lateral_combine_conv[level](fused)
+        up = [down[0]]
+        for level in range(1, len(inputs)):
+            own = (down[level],) if level == len(inputs) - 1 else (down[level], inputs[level])
+            fused = self.out_combine[level - 1](halve(up[-1]), *own)
+            up.append(self.out_combine_conv[level - 1](fused))
+        return up
+
+
+class BiFPN(nn.Module):
+    """Several BiFPN layers, each with weights of its own, over the backbone's levels and coarser levels."""
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        num_outs: int,
+        num_repeat: int,
+        norm_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        """Creates the layers.
+
+        Args:
+            in_channels: Widths of the backbone's maps, finest first.
+            out_channels: Width of all levels that come out.
+            num_outs: Number of levels that come out; those beyond the backbone's are pooled from its last map.
+            num_repeat: Number of layers.
+            norm_cfg: mmcv's description of the norm after each convolution; None for none.
+
+        Raises:
+            ConfigError: Fewer levels are wanted than the backbone has.
+        """
+        super().__init__()
+        if num_outs < len(in_channels):
+            raise ConfigError(f"BiFPN.num_outs is {num_outs}, but the backbone hands out {len(in_channels)} maps")
+        self.num_pooled = num_outs - len(in_channels)
+        widths = [[*in_channels, *[in_channels[-1]] * self.num_pooled]] + [[out_channels] * num_outs] * (num_repeat - 1)
+        self.bi_fpn = nn.ModuleList(BiFPNLayer(one, out_channels, norm_cfg) for one in widths)
+
+    def init_weights(self) -> None:
+        """Xavier's uniform initialisation of every convolution."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The backbone's maps (B, C_i, H_i, W_i), finest first, to `num_outs` levels (B, out_channels, H_i, W_i)."""
+        levels = list(maps)
+        for _ in range(self.num_pooled):
+            levels.append(halve(levels[-1]))
+        for layer in self.bi_fpn:
+            levels = layer(levels)
+        return tuple(levels)
+
+
+def halve(feature_map: Tensor) -> Tensor:
+    """Max pooling to half the height and width, rounded up."""
+    return functional.max_pool2d(feature_map, kernel_size=3, stride=2, padding=1)
+
+
+def _smoothing(channels: int, norm: dict[str, Any] | None) -> nn.Module:
+    module: nn.Module = ConvModule(channels, channels, 3, padding=1, norm_cfg=norm, act_cfg=None)
+    return module

@@ -1,0 +1,97 @@
+"""The cells of a feature pyramid in one list, and points beside them.
+
+Shapes: B images, L levels of (H, W) cells, P cells of all levels together, n points of a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells, finest level first, row by row.
+
+    Attributes:
+        xy: (P, 2) float32 positions in pixels: stride times column, stride times row.
+        strides: (P,) float32 pixels per cell.
+        counts: Cells of each level; they add up to P.
+    """
+
+    xy: Tensor
+    strides: Tensor
+    counts: list[int]
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor], strides: Sequence[int]) -> Grid:
+        """The cells of a pyramid.
+
+        Args:
+            maps: One (..., H, W) tensor per level.
+            strides: Pixels per cell of each level.
+        """
+        levels = []
+        for one, stride in zip(maps, strides, strict=True):
+            rows, columns = (torch.arange(size, device=one.device, dtype=torch.float32) for size in one.shape[-2:])
+            y, x = torch.meshgrid(rows * stride, columns * stride, indexing="ij")
+            levels.append(torch.stack([x.flatten(), y.flatten(), torch.full_like(x.flatten(), stride)], dim=1))
+        table = torch.cat(levels)
+        return cls(table[:, :2], table[:, 2], [len(level) for level in levels])
+
+    def is_inside(self, height: int, width: int) -> Tensor:
+        """(P,) bool: whether a cell lies in an image of this size, not in the padding that the batch added."""
+        return (self.xy < self.xy.new_tensor([width, height])).all(dim=1)
+
+    def select(self, mask: Tensor) -> Grid:
+        """The cells of a (P,) bool mask."""
+        counts = [int(level.sum()) for level in torch.split(mask, self.counts)]
+        return Grid(self.xy[mask], self.strides[mask], counts)
+
+
+def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, H, W), one per level, as one table (B, P, C) in the order of the grid, in float32."""
+    return torch.cat([one.flatten(2).transpose(1, 2) for one in maps], dim=1).float()
+
+
+def to_points(offsets: Tensor, grid: Grid) -> Tensor:
+    """Where the points of each cell lie.
+
+    Args:
+        offsets: (..., P, 2n) from the cell, in units of its stride: y and x of each point in turn, as deformable
+            convolutions have it.
+        grid: The cells.
+
+    Returns:
+        (..., P, n, 2) x and y in pixels.
+    """
+    xy = offsets.reshape(*offsets.shape[:-1], offsets.shape[-1] // 2, 2).flip(-1)
+    return xy * grid.strides[:, None, None] + grid.xy[:, None]
+
+
+def to_boxes(points: Tensor) -> Tensor:
+    """The first point of a cell is the top left corner of its box, the second one the bottom right.
+
+    Args:
+        points: (..., n, 2), x and y.
+
+    Returns:
+        (..., 4) XYXY; the other points only say where the features come from.
+    """
+    return points[..., :2, :].flatten(-2)
+
+
+def mask_points(points: Tensor, strides: Tensor) -> Tensor:
+    """Where the masks of Mask RepPoints V2 have their origin: in the middle of the points, seen from the cell's middle.
+
+    Args:
+        points: (P, n, 2) in pixels, as `to_points` gives them, from the cell's corner.
+        strides: (P,) of the cells.
+
+    Returns:
+        (P, 2) x and y in pixels.
+    """
+    return points.mean(dim=1) + (strides / 2)[:, None]

@@ -1,0 +1,118 @@
+"""From what RepPoints V2 says to detections: scores, boxes that corners correct, and non-maximum suppression.
+
+Shapes: P cells of all levels, n points of a cell, M numbers that describe a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmcv.ops import batched_nms
+from mmdet.models.utils import filter_scores_and_topk
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from swin_dense.openmmlab.heads.corners import refine_corners
+from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, mask_points, to_boxes, to_points
+from swin_dense.openmmlab.heads.outputs import LevelOutputs
+
+
+def detect(
+    outputs: Sequence[LevelOutputs],
+    strides: Sequence[int],
+    metas: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    rescale: bool,
+) -> list[Any]:
+    """The objects of each image.
+
+    Args:
+        outputs: What the head says about each level.
+        strides: Pixels per cell of each level.
+        metas: mmdet's `img_shape` and `scale_factor` of each image.
+        settings: The head's `test_cfg`.
+        rescale: Whether boxes are in pixels of the original image.
+
+    Returns:
+        mmengine `InstanceData` of each image, best score first: `bboxes` (N, 4), `scores` (N,), `labels` (N,), and for
+        a mask head `points` (N, 2), `strides` (N,) and `param_preds` (N, M).
+    """
+    found = []
+    for image, meta in enumerate(metas):
+        candidates = [
+            _candidates(outputs, level, image, strides, meta["img_shape"], settings) for level in range(len(outputs))
+        ]
+        found.append(_suppress(InstanceData.cat(candidates), meta, settings, rescale))
+    return found
+
+
+def _candidates(
+    outputs: Sequence[LevelOutputs],
+    level: int,
+    image: int,
+    strides: Sequence[int],
+    image_size: Sequence[int],
+    settings: Mapping[str, Any],
+) -> Any:
+    """The best cells of one level, each with its corrected box."""
+    said = outputs[level]
+    grid = Grid.of([said.class_logits], strides[level : level + 1])
+    scores = flatten_levels([said.class_logits[image : image + 1]])[0].sigmoid()
+    scores, labels, cells, _ = filter_scores_and_topk(scores, settings["score_thr"], settings["nms_pre"])
+    chosen = Grid(grid.xy[cells], grid.strides[cells], [len(cells)])
+    first, refined = (
+        to_points(flatten_levels([offsets[image : image + 1]])[0][cells], chosen)
+        for offsets in (said.first_offsets, said.refined_offsets)
+    )
+    found = InstanceData(
+        bboxes=_corrected(_clip(to_boxes(refined), image_size), outputs, level, image, strides, image_size),
+        scores=scores,
+        labels=labels,
+        points=mask_points(first, chosen.strides),
+        strides=chosen.strides,
+    )
+    if said.mask_params is not None:
+        found.param_preds = flatten_levels([said.mask_params[image : image + 1]])[0][cells]
+    return found
+
+
+def _corrected(
+    boxes: Tensor,
+    outputs: Sequence[LevelOutputs],
+    level: int,
+    image: int,
+    strides: Sequence[int],
+    image_size: Sequence[int],
+) -> Tensor:
+    """Corners of the finest level correct the boxes of the next two, those of the second the boxes of the rest."""
+    if level == 0:
+        return boxes
+    source = 0 if level <= 2 else 1
+    logits, offsets = outputs[source].corner_logits[image], outputs[source].corner_offsets[image]
+    corners = [
+        refine_corners(one, logits[kind], offsets[2 * kind : 2 * kind + 2], strides[source])
+        for kind, one in enumerate(torch.split(boxes, 2, dim=1))
+    ]
+    return _clip(torch.cat(corners, dim=1), image_size)
+
+
+def _clip(boxes: Tensor, image_size: Sequence[int]) -> Tensor:
+    height, width = image_size[:2]
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def _suppress(found: Any, meta: Mapping[str, Any], settings: Mapping[str, Any], rescale: bool) -> Any:
+    """Drops boxes without area, then those that a better one of the same class covers."""
+    if rescale:
+        found.bboxes = found.bboxes / found.bboxes.new_tensor(meta["scale_factor"]).repeat(2)
+    sides = found.bboxes[:, 2:] - found.bboxes[:, :2]
+    found = found[(sides > settings["min_bbox_size"]).all(dim=1)]
+    if not len(found):
+        return found
+    rated, kept = batched_nms(found.bboxes, found.scores, found.labels, settings["nms"])
+    found = found[kept]
+    found.scores = rated[:, -1]
+    return found[: settings["max_per_img"]]
