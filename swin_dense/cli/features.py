@@ -60,10 +60,10 @@ def export(
     numbers = None if stages is None else _numbers(stages)
     settings = load(Path(model), None, overrides) if model.endswith(".py") else None
     from swin_dense.export import export_features
-    from swin_dense.workflows.features import feature_model, test_size
+    from swin_dense.workflows.features import evaluation_size, feature_model
 
     if settings is not None and not (resize or native):
-        resize = test_size(settings)
+        resize = evaluation_size(settings)
     store = export_features(
         feature_model(settings or model, weights=weights, random_weights=random_weights, stages=numbers, neck=neck),
         images,
@@ -109,4 +109,4 @@ def _numbers(text: str) -> list[int]:
 def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
     from rich.progress import track
 
-    return track(items, "exporting", total=total, console=Console(stderr=True))
+    return track(items, "exporting", total=total, console=Console(stderr=True)) if total else items

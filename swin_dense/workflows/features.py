@@ -66,8 +66,9 @@ class NetworkFeatures(nn.Module):
         self.neck: nn.Module | None = network.neck if neck else None
         with torch.inference_mode():
             blank = torch.zeros(1, 3, PROBE, PROBE)
-            all_stages = [_spec("stage", 1, one) for one in self.backbone.eval()(blank)]
-            levels = [] if self.neck is None else [_spec("p", 0, one) for one in self.neck.eval()(self.backbone(blank))]
+            maps = self.backbone.eval()(blank)
+            all_stages = _specs("stage", 1, maps)
+            levels = [] if self.neck is None else _specs("p", 0, self.neck.eval()(maps))
         if stages is None:
             stages = [] if neck else [int(spec.name.removeprefix("stage")) for spec in all_stages]
         self.places = [_place(stage, all_stages) for stage in stages]
@@ -137,7 +138,7 @@ def feature_model(
     return NetworkFeatures(network, stages, neck)
 
 
-def test_size(config: Config) -> dict[str, int]:
+def evaluation_size(config: Config) -> dict[str, int]:
     """The size at which a config tests, as arguments of `export_features`.
 
     Args:
@@ -171,10 +172,16 @@ def _tell(report: LoadReport) -> None:
     Console(stderr=True).print(report.summary(), highlight=False)
 
 
-def _spec(prefix: str, offset: int, features: Tensor) -> FeatureSpec:
-    """What a map of the blank image tells: the stage or level with stride 2^n is number n - offset."""
-    stride = PROBE // features.shape[-1]
-    return FeatureSpec(f"{prefix}{stride.bit_length() - 1 - offset}", features.shape[1], stride)
+def _specs(prefix: str, offset: int, maps: Sequence[Tensor]) -> list[FeatureSpec]:
+    """What the maps of the blank image tell: one with stride 2^n is number n - offset, if each has its own stride."""
+    strides = [PROBE // one.shape[-1] for one in maps]
+    numbers = [stride.bit_length() - 1 - offset for stride in strides]
+    if len(set(numbers)) < len(numbers):
+        numbers = list(range(1, len(maps) + 1))
+    return [
+        FeatureSpec(f"{prefix}{number}", one.shape[1], stride)
+        for number, one, stride in zip(numbers, maps, strides, strict=True)
+    ]
 
 
 def _place(stage: int, specs: Sequence[FeatureSpec]) -> int:

@@ -1,0 +1,62 @@
+"""Models to export from, made of the names of variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from swin_dense.backbones import create_backbone
+from swin_dense.errors import ConfigError
+from swin_dense.weights import save_weights
+from swin_dense.workflows.features import feature_model
+
+
+def test_a_variant_gets_its_weights_and_images_normalised_as_imagenets(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    backbone = create_backbone("swin_nano").eval()
+    save_weights(backbone, tmp_path / "w.safetensors")
+    model: Any = feature_model("swin_nano", weights=tmp_path / "w.safetensors", stages=(2, 4)).eval()
+    assert [(spec.name, spec.stride) for spec in model.feature_specs] == [("stage2", 8), ("stage4", 32)]
+    images = torch.randint(0, 256, (2, 3, 41, 50), dtype=torch.uint8)
+    red = (images[:, 0] - 123.675) / 58.395
+    green = (images[:, 1] - 116.28) / 57.12
+    blue = (images[:, 2] - 103.53) / 57.375
+    with torch.inference_mode():
+        expected = backbone(torch.stack([red, green, blue], dim=1))
+        maps = model(images)
+    assert len(maps) == 2
+    torch.testing.assert_close(maps[0], expected[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(maps[1], expected[3], rtol=1e-5, atol=1e-5)
+
+
+def test_random_weights_are_always_the_same_and_leave_the_callers_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = (feature_model("swin_nano", random_weights=True).state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(value.equal(second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "features need weights"),
+        ({"random_weights": True, "weights": "w.pth"}, "and not both"),
+        ({"random_weights": True, "stages": (1, 5)}, "stage1, stage2, stage3, stage4; there is no stage5"),
+        ({"random_weights": True, "stages": (2, 1)}, "ascending numbers from 1"),
+        ({"random_weights": True, "stages": (0,)}, "ascending numbers from 1"),
+        ({"random_weights": True, "neck": True}, "a backbone without a neck"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        feature_model("swin_nano", **options)
+
+
+def test_a_mistyped_variant_is_named() -> None:
+    with pytest.raises(ConfigError, match='did you mean "swin_nano"'):
+        feature_model("swin_nan", random_weights=True)
