@@ -14,9 +14,13 @@ from swin_dense.build import detection, segmentation
 from swin_dense.build.trainers import evaluation_trainer, training_trainer
 from swin_dense.config import Config, DetectionConfig
 from swin_dense.data import ADE20KDataModule, CocoDataModule
+from swin_dense.openmmlab.class_layers import class_dependent_tensors
+from swin_dense.openmmlab.detection import build_network as build_detector
+from swin_dense.openmmlab.segmentation import build_network as build_segmenter
 from swin_dense.training import DetectorModule, SegmenterModule
 
 __all__ = [
+    "class_layers",
     "data_module",
     "evaluation_trainer",
     "label_metadata",
@@ -59,6 +63,20 @@ def training_module(config: Config, data: DataModule, engine: str = "faster-coco
         return detection.training_module(config, data, engine)
     assert isinstance(data, ADE20KDataModule)
     return segmentation.training_module(config, data)
+
+
+def class_layers(config: Config) -> list[str]:
+    """The tensors that weights of other classes cannot fill.
+
+    Args:
+        config: Its `model`.
+
+    Returns:
+        Names in the state dict of the network, in its order.
+    """
+    return class_dependent_tensors(
+        config.model, build_detector if isinstance(config, DetectionConfig) else build_segmenter
+    )
 
 
 def picture_drawer(data: DataModule) -> Callable[[int, Any, Path], None]:

@@ -16,6 +16,13 @@ def train(
     config: Annotated[Path | None, typer.Argument(help="Config file; not needed with --resume.")] = None,
     data: DataRoot = None,
     weights: Annotated[Path | None, typer.Option(help="Start from these weights.")] = None,
+    new_classes: Annotated[
+        bool | None,
+        typer.Option(
+            "--new-classes/--same-classes",
+            help="Start the layers that tell classes apart anew, or take them although the names of classes differ.",
+        ),
+    ] = None,
     ignore: Annotated[
         list[str] | None,
         typer.Option(help="Parameters of --weights to leave out, by name or module."),
@@ -25,9 +32,11 @@ def train(
     overrides: Override = None,
     devices: Devices = "auto",
 ) -> None:
-    """Trains a detector and fills a run folder."""
+    """Trains a model and fills a run folder."""
     if resume is not None and (config is not None or weights is not None or run is not None):
         raise ConfigError("--resume RUN continues with the config and weights in RUN; change keys with --set")
+    if weights is None and (ignore or new_classes is not None):
+        raise ConfigError("--ignore, --new-classes and --same-classes say what to take of --weights FILE; name it")
     if config is not None:
         source = config
     elif resume is not None:
@@ -41,6 +50,7 @@ def train(
         settings,
         resume or run or Path("runs") / source.stem,
         weights=weights,
+        new_classes=new_classes,
         ignore=tuple(ignore or ()),
         resume=resume is not None,
         devices=device_count(devices),

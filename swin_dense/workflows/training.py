@@ -16,7 +16,7 @@ from swin_dense.curves import draw_curves
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.report import score_tables
-from swin_dense.weights import load_weights
+from swin_dense.workflows.initial_weights import load_initial_weights
 from swin_dense.workflows.run_folder import checkpoint_step, is_first_process, open_run, write_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -49,6 +49,7 @@ def train(
     run: Path,
     *,
     weights: Path | None = None,
+    new_classes: bool | None = None,
     ignore: Sequence[str] = (),
     resume: bool = False,
     devices: int | str = "auto",
@@ -59,7 +60,8 @@ def train(
         config: What to train on what and how.
         run: The run folder; must not exist yet, unless it is resumed.
         weights: Checkpoint to start from, of a whole model or of a backbone.
-        ignore: Parameters of that checkpoint to leave out, for instance a head of other classes.
+        new_classes: What becomes of the layers of that checkpoint that tell its classes; see `load_initial_weights`.
+        ignore: Parameters of that checkpoint to leave out.
         resume: Continue the training in `run` from its `last.ckpt`.
         devices: Number of devices of this node, or "auto".
 
@@ -75,8 +77,11 @@ def train(
     data = build.data_module(config)
     data.setup("fit")
     module = build.training_module(config, data)
+    frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
+    if frozen_stages >= 0 and weights is None and not resume:
+        raise ConfigError(f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE")
     if weights is not None:
-        console.print(load_weights(module.network, weights, ignore=ignore).summary(), highlight=False)
+        load_initial_weights(module.network, weights, config, data.class_names, new_classes=new_classes, ignore=ignore)
     if not resume:
         open_run(run, config)
     trainer = build.training_trainer(config, run, build.picture_drawer(data), devices, resumed_step)
