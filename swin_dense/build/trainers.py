@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from swin_dense.config import Config, DetectionConfig
 from swin_dense.errors import ConfigError, nearest
@@ -67,10 +68,9 @@ def training_trainer(
         The trainer.
     """
     training = config.training
-    # The average comes first: a checkpoint that is written after a step must hold that step's average.
-    average = [] if training.ema_decay is None else [EMAWeightAveraging(decay=training.ema_decay)]
     callbacks: list[Callback] = [
-        *average,
+        # The average comes first: a checkpoint that is written after a step must hold that step's average.
+        *_moving_average(training.ema_decay),
         ModelCheckpoint(
             dirpath=run,
             filename="best",
@@ -96,6 +96,18 @@ def training_trainer(
     )
 
 
+def _moving_average(decay: float | None) -> list[Callback]:
+    if decay is None:
+        return []
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+        # Lightning's own form, decay * averaged + (1 - decay) * current, rounds even where both are equal: frozen
+        # weights would drift, and integers fall below their value.
+        return torch.lerp(averaged, current, 1 - decay) if averaged.is_floating_point() else current
+
+    return [WeightAveraging(avg_fn=average)]
+
+
 def _length(config: Config) -> dict[str, Any]:
     """How long the trainer trains, and when it validates: in epochs, or in optimizer steps."""
     training = config.training
@@ -112,7 +124,12 @@ def _length(config: Config) -> dict[str, Any]:
 def _quiet_lightning() -> None:
     """Leaves out what Lightning says about its other products, and about what we do on purpose."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("Checkpoint directory .* exists and is not empty", ".*LeafSpec.* is deprecated", ".*num_workers"):
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        ".*LeafSpec.* is deprecated",
+        ".*num_workers",
+        "Found .* in eval mode at the start of training",
+    ):
         warnings.filterwarnings("ignore", message=message)
 
 
