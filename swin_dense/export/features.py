@@ -66,7 +66,8 @@ def export_features(
 
     Args:
         model: A `FeatureModel`, such as `swin_dense.workflows.features.feature_model` makes of a config or a variant
-            with its weights; or a backbone, which is given images normalised as ImageNet's.
+            with its weights; or a backbone, which is given images normalised as ImageNet's. It is moved to the device
+            and set to evaluation mode.
         images: Image files, folders, zip files, and text files that name an image per line.
         output: Folder of the store.
         size: Height and width to resize to.

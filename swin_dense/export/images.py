@@ -47,8 +47,9 @@ def find_images(inputs: Sequence[Path]) -> list[ImageSource]:
 
     Args:
         inputs: Image files; folders and zip files, which are searched to the bottom, in the order of names, hidden
-            files left out; text files (.txt, .lst) with the path of one image file per line, relative to the folder of
-            the text file. What lies in a zip file may be named as if the zip file were a folder.
+            files left out and links to folders not followed; text files (.txt, .lst) with the path of one image file
+            per line, relative to the folder of the text file. What lies in a zip file may be named as if the zip file
+            were a folder.
 
     Returns:
         The images in the order given. A path that is named twice counts once, at its first place; a link and what it
@@ -58,6 +59,8 @@ def find_images(inputs: Sequence[Path]) -> list[ImageSource]:
         DataError: A path does not exist, or holds no image.
     """
     found: dict[str, ImageSource] = {}
+    if not inputs:
+        raise DataError("no image is named")
     for path in map(Path, inputs):
         sources = list(_sources(path))
         if not sources:

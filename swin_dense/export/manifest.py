@@ -209,14 +209,11 @@ def _durable(path: Path) -> Iterator[Path]:
     """`atomic_write`, and what was written survives a power failure too."""
     with atomic_write(path) as unfinished:
         yield unfinished
-        _sync(unfinished)
-    if os.name == "posix":
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+    if os.name == "posix":  # the new name lies in the folder, which other systems cannot bring to disk by itself
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

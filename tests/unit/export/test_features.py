@@ -48,6 +48,14 @@ def test_features_are_those_of_each_image_alone_in_batches_of_mixed_sizes(
             assert relative_error(item[f"{name}.pool"], values.mean(dim=(1, 2))) < 1e-5
 
 
+def test_worker_processes_that_read_change_nothing(model: nn.Module, images: Path, tmp_path: Path) -> None:
+    alone = export_features(model, images, tmp_path / "alone", shard_size=0.03)
+    helped = export_features(model, images, tmp_path / "helped", shard_size=0.03, num_workers=2)
+    assert alone.paths == helped.paths
+    for one, other in zip(alone, helped, strict=True):
+        assert all(one[name].equal(other[name]) for name in alone.names)
+
+
 def test_a_plain_backbone_gets_normalised_images_of_the_size_asked_for(images: Path, tmp_path: Path) -> None:
     backbone = randomised(SwinTransformer(8, (1, 1), (1, 2), window_size=3, out_indices=(1,)))
     store = export_features(backbone, images / "3.png", tmp_path / "f", size=(30, 44))

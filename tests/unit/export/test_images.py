@@ -84,6 +84,11 @@ def test_what_holds_no_image_is_named(tmp_path: Path, name: str) -> None:
         find_images([tmp_path / name])
 
 
+def test_no_image_at_all_is_an_error() -> None:
+    with pytest.raises(DataError, match="no image is named"):
+        find_images([])
+
+
 def test_what_is_wrong_with_an_image_is_told_in_its_place(tmp_path: Path, draw: Draw) -> None:
     good = draw(tmp_path / "good.png", (8, 8), 0)
     (tmp_path / "page.png").write_text("<html>")
