@@ -5,23 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torchvision.transforms.v2 import Compose
+from torchvision.transforms.v2 import Compose, Identity
 
-from swin_dense.config import AugmentationConfig, DetectionConfig
+from swin_dense.config import AugmentationConfig, DetectionConfig, DetectionInferenceConfig
 from swin_dense.data.datamodules import CocoDataModule
 from swin_dense.data.json_files import read_json
-from swin_dense.data.samples import Detections
+from swin_dense.data.samples import Detections, Size
 from swin_dense.data.transforms import (
     RandomHorizontalFlip,
     RandomShortSide,
-    ResizeShortSide,
     Transform,
+    rescaled_size,
     short_side_or_crop,
 )
+from swin_dense.errors import ConfigError
 from swin_dense.metrics import CocoMetric
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.model_dicts import has_masks
 from swin_dense.training import DetectorModule
+from swin_dense.training.detection_inference import DetectionInference
+from swin_dense.training.detection_merging import Merging
 from swin_dense.visualize.detections import draw_comparison
 from swin_dense.visualize.pictures import save_picture
 
@@ -44,16 +47,44 @@ def train_transform(augmentation: AugmentationConfig) -> Transform:
     return transform
 
 
-def test_transform(augmentation: AugmentationConfig) -> Transform:
-    """The fixed transform of validation and prediction images.
+def inference(
+    config: DetectionInferenceConfig, augmentation: AugmentationConfig, batch_size: int
+) -> DetectionInference:
+    """How objects are found in images.
 
     Args:
-        augmentation: Its parameters.
+        config: Test-time augmentation, slices, and what is kept.
+        augmentation: Its test size.
+        batch_size: Views that the detector sees at a time.
 
     Returns:
-        A callable from sample to sample.
+        The inference; it resizes images itself.
+
+    Raises:
+        ConfigError: An option is out of range, or no image can meet the test size.
     """
-    return ResizeShortSide(augmentation.test_short_side, augmentation.test_max_long_side)
+    short_side, max_long_side = augmentation.test_short_side, augmentation.test_max_long_side
+    if not 1 <= short_side <= max_long_side:
+        raise ConfigError(
+            f"augmentation.test_short_side {short_side} must be positive, and not beyond "
+            f"augmentation.test_max_long_side {max_long_side}"
+        )
+
+    def evaluation_size(size: Size, ratio: float) -> Size:
+        return rescaled_size(size, round(short_side * ratio), round(max_long_side * ratio))
+
+    return DetectionInference(
+        evaluation_size,
+        scales=config.scales,
+        flip=config.flip,
+        slice_size=config.slice_size,
+        slice_overlap=config.slice_overlap,
+        whole_image=config.whole_image,
+        merging=Merging(config.merge, config.merge_overlap, config.merge_threshold, config.soft_nms_sigma),
+        min_score=config.min_score,
+        max_detections=config.max_detections,
+        batch_size=batch_size,
+    )
 
 
 def data_module(config: DetectionConfig) -> CocoDataModule:
@@ -72,7 +103,7 @@ def data_module(config: DetectionConfig) -> CocoDataModule:
         val_annotations=root / data.val.annotations,
         val_images=root / data.val.images,
         train_transform=train_transform(config.augmentation),
-        test_transform=test_transform(config.augmentation),
+        test_transform=Identity(),
         batch_size=data.batch_size,
         eval_batch_size=data.eval_batch_size,
         num_workers=data.num_workers,
@@ -107,7 +138,12 @@ def training_module(config: DetectionConfig, data: CocoDataModule, engine: str =
         engine=engine,
     )
     return DetectorModule(
-        detector, metric, **vars(config.optimizer), **vars(config.schedule), seed=config.training.seed
+        detector,
+        metric,
+        inference(config.inference, config.augmentation, config.data.eval_batch_size),
+        **vars(config.optimizer),
+        **vars(config.schedule),
+        seed=config.training.seed,
     )
 
 

@@ -85,13 +85,23 @@ def predict(
     output: Annotated[Path, typer.Option(help="Folder for pictures and results.")],
     data: DataRoot = None,
     score_threshold: Annotated[float, typer.Option(help="Detection: least score of what is drawn.")] = 0.3,
+    min_score: Annotated[float | None, typer.Option(help="Detection: least score of what is written.")] = None,
+    max_detections: Annotated[int | None, typer.Option(help="Detection: most objects of an image.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Segmentation: write the probability of every class.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes no result.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     overrides: Override = None,
 ) -> None:
-    """Finds objects in images, or segments them: pictures for people, files for programs."""
-    settings = load(config, data, overrides)
+    """Finds objects in images, or segments them: pictures for people, files for programs.
+
+    Test-time augmentation: --set "inference.scales=[0.75, 1.0, 1.25]" --set inference.flip=True.
+    Slices of large images, detection: --set "inference.slice_size=[640, 640]", with --set inference.merge=nmm and --set
+    inference.merge_overlap=ios to unite the parts of an object. Soft-NMS in a two-stage detector: --set
+    model.test_cfg.rcnn.nms.type=soft_nms.
+    """
+    chosen = {"min_score": min_score, "max_detections": max_detections}
+    shortcuts = [f"inference.{name}={value}" for name, value in chosen.items() if value is not None]
+    settings = load(config, data, [*(overrides or ()), *shortcuts])
     options: dict[str, Any] = {"batch_size": batch_size, "device": device}
     if settings.task == "detection":
         from swin_dense.workflows.detection import predict_objects

@@ -1,7 +1,14 @@
 """Config files as frozen dataclasses."""
 
 from swin_dense.config.common import OptimizerConfig, TrainingConfig
-from swin_dense.config.detection import AugmentationConfig, DataConfig, DetectionConfig, ScheduleConfig, SplitConfig
+from swin_dense.config.detection import (
+    AugmentationConfig,
+    DataConfig,
+    DetectionConfig,
+    DetectionInferenceConfig,
+    ScheduleConfig,
+    SplitConfig,
+)
 from swin_dense.config.parsing import Config, config_text, load_config
 from swin_dense.config.segmentation import (
     InferenceConfig,
@@ -17,6 +24,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "DetectionConfig",
+    "DetectionInferenceConfig",
     "InferenceConfig",
     "LabelledSplitConfig",
     "OptimizerConfig",

@@ -74,6 +74,39 @@ class AugmentationConfig:
 
 
 @dataclass(frozen=True)
+class DetectionInferenceConfig:
+    """How objects are found in an image; by default it is seen once, and the detector has the last word.
+
+    Attributes:
+        scales: Test-time augmentation: sizes, as parts of the test size, whose detections are merged.
+        flip: Test-time augmentation: whether each size is also seen mirrored.
+        slice_size: Height and width of overlapping slices of a large image, each of which is seen at the test size like
+            an image of its own; in pixels of the image on disk. None shows no slices.
+        slice_overlap: Part of a slice, in 0..1, that its neighbours see too.
+        whole_image: Whether a sliced image is seen as a whole, too.
+        merge: What becomes of detections of one class that overlap, where an image is seen more than once: "nms",
+            "linear_soft_nms", "gaussian_soft_nms", or "nmm", which unites the parts of an object that slices cut.
+        merge_overlap: "iou", or "ios", intersection over the smaller box, which suits slices.
+        merge_threshold: Overlap above which two detections are one object.
+        soft_nms_sigma: Width of "gaussian_soft_nms".
+        min_score: Detections with a lower score are left out.
+        max_detections: Most detections of an image, the best ones; None keeps all.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    slice_size: tuple[int, int] | None = None
+    slice_overlap: float = 0.2
+    whole_image: bool = True
+    merge: str = "nms"
+    merge_overlap: str = "iou"
+    merge_threshold: float = 0.5
+    soft_nms_sigma: float = 0.5
+    min_score: float = 0.0
+    max_detections: int | None = None
+
+
+@dataclass(frozen=True)
 class ScheduleConfig:
     """Linear warm-up, then steps down.
 
@@ -102,6 +135,7 @@ class DetectionConfig:
         augmentation: What is done to images.
         optimizer: AdamW.
         schedule: Of the learning rate.
+        inference: How objects are found in an image.
         training: How the training runs.
         task: "detection".
         score_metric: What `best.ckpt` is chosen by, for instance "segm_AP".
@@ -113,5 +147,6 @@ class DetectionConfig:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     score_metric: str
+    inference: DetectionInferenceConfig = DetectionInferenceConfig()
     training: TrainingConfig = TrainingConfig()
     task: str = "detection"

@@ -10,14 +10,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from swin_dense.data.samples import Batch, Detections
 from swin_dense.training.base import DenseModule, Model
+from swin_dense.training.detection_inference import DetectionInference, DetectionModel
 from swin_dense.training.optim import NO_DECAY, warmup_multistep
 
 
-class Detector(Model, Protocol):
-    """A model that finds objects."""
-
-    def predict(self, batch: Batch) -> list[Detections]:
-        """The objects of each image, in pixels of the image on disk."""
+class Detector(Model, DetectionModel, Protocol):
+    """A model that learns to find objects."""
 
 
 class DetectionMetric(Protocol):
@@ -43,6 +41,7 @@ class DetectorModule(DenseModule):
         self,
         detector: Detector,
         metric: DetectionMetric,
+        inference: DetectionInference,
         *,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.05,
@@ -61,6 +60,7 @@ class DetectorModule(DenseModule):
         Args:
             detector: The model, an `nn.Module` with `losses` and `predict`.
             metric: Scores its detections.
+            inference: How the detector is run on images.
             learning_rate: AdamW's.
             weight_decay: Of parameters whose name holds none of `no_decay`.
             betas: AdamW's.
@@ -82,6 +82,7 @@ class DetectorModule(DenseModule):
         }
         super().__init__(detector, optimizer, seed)
         self.metric = metric
+        self.inference = inference
         self.schedule_options: dict[str, Any] = {
             "milestones": milestones,
             "gamma": gamma,
@@ -98,13 +99,13 @@ class DetectorModule(DenseModule):
         """Predicts a batch and hands it to the metric.
 
         Args:
-            batch: Images.
+            batch: Images at the size that they have on disk.
             batch_idx: Position in the validation set.
 
         Returns:
             {"predictions": one per image}, for callbacks that draw them.
         """
-        detections = cast(Detector, self.model).predict(batch)
+        detections = self.inference.predict(cast(Detector, self.model), batch)
         self.metric.update(batch.image_ids, detections)
         return {"predictions": detections}
 

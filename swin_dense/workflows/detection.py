@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch.utils.data import Subset
+from torchvision.transforms.v2 import Identity
 
-from swin_dense.build.detection import test_transform
-from swin_dense.config import DetectionConfig
+from swin_dense.build.detection import inference
+from swin_dense.config import DetectionConfig, config_text
 from swin_dense.data.folder import ImageFiles
 from swin_dense.data.loaders import evaluation_loader
 from swin_dense.data.samplers import EvaluationSampler
+from swin_dense.data.samples import Batch, Detections, Sample
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.visualize.detections import draw_detections
 from swin_dense.visualize.pictures import save_picture
+from swin_dense.workflows.prediction_journal import PredictionJournal, file_identity
 from swin_dense.workflows.run_folder import write_json
 from swin_dense.workflows.trained import labels_of, load_whole_model
 
@@ -34,13 +39,15 @@ def predict_objects(
 ) -> list[dict[str, Any]]:
     """Finds objects in images, draws them, and writes them as COCO results.
 
+    An interrupted prediction of the same images with the same weights and options goes on where it stopped.
+
     Args:
-        config: Names the model and the test size.
+        config: Names the model, the test size and the inference.
         weights: Of the whole detector, as `train` writes them; they hold the class names.
         images: Image files, or folders that are searched for images.
         output: Folder for one picture per image and `predictions.json`.
         score_threshold: Objects below it are in the JSON but not in the pictures.
-        batch_size: Images at a time.
+        batch_size: Images read at a time, and views that the detector sees at a time; changes no result.
         device: As in `torch.device`; None takes the best there is.
 
     Returns:
@@ -56,30 +63,47 @@ def predict_objects(
     load_whole_model(detector.network, weights, class_names)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     detector.to(target).eval()
+    find = inference(config.inference, config.augmentation, batch_size)
     files = ImageFiles(images)
-    loader = evaluation_loader(
-        files,
-        test_transform(config.augmentation),
-        EvaluationSampler(len(files)),
-        batch_size=batch_size,
-        num_workers=config.data.num_workers,
-        size_divisor=config.data.size_divisor,
-    )
-    rows: list[dict[str, Any]] = []
-    with torch.inference_mode():
-        for batch in track(loader, "predicting", console=Console(stderr=True)):
-            for image_id, name, found in zip(
-                batch.image_ids, batch.file_names, detector.predict(batch.to(target)), strict=True
-            ):
-                rows += _result_rows(image_id, name, found, class_names, category_ids)
-                picture = draw_detections(files[image_id].image, found, class_names, score_threshold=score_threshold)
-                save_picture(output / f"{files.stem(image_id)}.png", picture)
+    identity = {
+        "config": config_text(config),
+        "weights": file_identity(weights),
+        "images": [file_identity(path) for path in files.paths],
+        "score_threshold": score_threshold,
+    }
+    journal = PredictionJournal(output / "unfinished.jsonl", identity)
+    for batch in _batches_to_do(files, set(journal.done), batch_size, config.data.num_workers):
+        for i, found in enumerate(find.predict(detector, batch.to(target))):
+            image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
+            image = batch.images[i, :, :height, :width]
+            picture = draw_detections(image, found, class_names, score_threshold=score_threshold)
+            save_picture(output / f"{files.stem(image_id)}.png", picture)
+            journal.add(image_id, _result_rows(image_id, batch.file_names[i], found, class_names, category_ids))
+    rows = journal.rows()
     write_json(output / "predictions.json", rows)
+    journal.close()
     return rows
 
 
+def _batches_to_do(files: ImageFiles, done: Set[int], batch_size: int, num_workers: int) -> Iterator[Batch]:
+    """Reads the images that are not done yet, and shows the progress."""
+    left = [i for i in range(len(files)) if i not in done]
+    if done:
+        print(f"{len(done)} of {len(files)} images were done before; going on with the others", file=sys.stderr)
+    if left:
+        loader = evaluation_loader(
+            Subset[Sample](files, left),
+            Identity(),
+            EvaluationSampler(len(left)),
+            batch_size=batch_size,
+            num_workers=num_workers,
+            size_divisor=1,
+        )
+        yield from track(cast(Iterable[Batch], loader), "predicting", len(loader), console=Console(stderr=True))
+
+
 def _result_rows(
-    image_id: int, file_name: str, found: Any, class_names: Sequence[str], category_ids: Sequence[int]
+    image_id: int, file_name: str, found: Detections, class_names: Sequence[str], category_ids: Sequence[int]
 ) -> list[dict[str, Any]]:
     rows = []
     for i, (x1, y1, x2, y2) in enumerate(found.boxes.tolist()):

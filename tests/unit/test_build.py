@@ -9,7 +9,7 @@ import torch
 from torchvision import tv_tensors
 
 from swin_dense.build import detection, trainers
-from swin_dense.config import AugmentationConfig, load_config
+from swin_dense.config import AugmentationConfig, DetectionInferenceConfig, load_config
 from swin_dense.data.samples import Sample
 from swin_dense.errors import ConfigError
 
@@ -52,9 +52,16 @@ def test_without_crops_the_shape_of_every_image_stays() -> None:
     assert all(sample.image[0, 0, 0] > sample.image[0, 0, -1] for sample in samples)
 
 
-def test_the_test_transform_is_fixed() -> None:
-    transform = detection.test_transform(official_augmentation())
-    assert [transform(photo(*size)).size for size in ((480, 640), (480, 1000))] == [(800, 1067), (640, 1333)]
+def test_images_are_tested_at_the_official_size_and_at_parts_of_it() -> None:
+    inference = detection.inference(DetectionInferenceConfig(), official_augmentation(), batch_size=1)
+    assert [inference.evaluation_size(size, 1.0) for size in ((480, 640), (480, 1000))] == [(800, 1067), (640, 1333)]
+    assert [inference.evaluation_size(size, 0.5) for size in ((480, 640), (480, 1000))] == [(400, 533), (320, 666)]
+
+
+def test_a_test_size_that_no_image_can_meet_is_refused() -> None:
+    augmentation = AugmentationConfig((800,), 1333, test_short_side=800, test_max_long_side=640)
+    with pytest.raises(ConfigError, match=r"test_short_side 800 .* augmentation.test_max_long_side 640"):
+        detection.inference(DetectionInferenceConfig(), augmentation, batch_size=1)
 
 
 def test_half_precision_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
