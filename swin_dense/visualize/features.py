@@ -1,30 +1,20 @@
-"""Pictures of what a backbone makes of one image: features, attention, position biases, heat maps.
+"""Pictures of features: their principal components, and heat maps of what counts.
 
-Shapes: (H, W) pixels of the image; maps of C channels and (h, w) cells, each of `stride` pixels; M x M = N tokens in a
-window.
+Shapes: the image has (H, W) pixels; a map has C channels and (h, w) cells of `stride` pixels each.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swin_dense.files import atomic_write
-
-_PANEL = 2.6  # inches
-_HEADS_PER_ROW = 8
-_MARK = "#39ff14"
-_DPI = 120
+from swin_dense.visualize.panels import crop, extent_of, panels, save_figure, show_image
 
 
 @dataclass(frozen=True)
@@ -40,65 +30,6 @@ class StageFeatures:
     title: str
     stride: int
     values: Tensor
-
-
-@dataclass(frozen=True)
-class WindowAttention:
-    """Attention inside one window.
-
-    Attributes:
-        title: Which block.
-        stride: Pixels per token.
-        grid: Height and width of the image in tokens.
-        rows: (M,) for each row of the window, which row of tokens of the image it holds; rows beyond the grid are
-            padding.
-        columns: (M,) likewise.
-        weights: (heads, N, N), from query (second axis) to key (last axis); each row sums to 1.
-    """
-
-    title: str
-    stride: int
-    grid: tuple[int, int]
-    rows: Tensor
-    columns: Tensor
-    weights: Tensor
-
-    def query(self) -> tuple[int, int]:
-        """Row and column in the window of its middle token, or of the real token that is nearest to it."""
-        distances = [
-            (torch.arange(len(one)) - len(one) // 2).abs() + len(one) * (one >= side) for one, side in self._sides()
-        ]
-        row, column = (int(distance.argmin()) for distance in distances)
-        return row, column
-
-    def over_grid(self, weights: Tensor) -> Tensor:
-        """Puts values of the tokens of the window, (N,), in their places in the image: (h, w), NaN elsewhere."""
-        values = weights.new_full(self.grid, float("nan"))
-        rows, columns = (one < side for one, side in self._sides())
-        inside = weights.view(len(rows), len(columns))[rows][:, columns]
-        values[self.rows[rows][:, None], self.columns[columns][None, :]] = inside
-        return values
-
-    def pieces(self) -> list[tuple[int, int, int, int]]:
-        """Left, top, width and height, in tokens, of the window in the image; a wrapped one is in several pieces."""
-        downs, acrosses = (_runs([i for i in one.tolist() if i < side]) for one, side in self._sides())
-        return [(left, top, width, height) for top, height in downs for left, width in acrosses]
-
-    def _sides(self) -> tuple[tuple[Tensor, int], tuple[Tensor, int]]:
-        return (self.rows, self.grid[0]), (self.columns, self.grid[1])
-
-
-@dataclass(frozen=True)
-class PositionBias:
-    """The relative position bias of one block.
-
-    Attributes:
-        title: Which block.
-        table: ((2M - 1)^2, heads), as the model holds it.
-    """
-
-    title: str
-    table: Tensor
 
 
 @dataclass(frozen=True)
@@ -139,19 +70,6 @@ def principal_components(values: Tensor, count: int = 3) -> tuple[Tensor, Tensor
     return components.view(count, *values.shape[1:]), shares
 
 
-def bias_maps(table: Tensor) -> Tensor:
-    """Lays out a table of relative position biases by where the key lies, as seen from the query.
-
-    Args:
-        table: ((2M - 1)^2, heads), by the offset from key to query, as the Swin paper orders it.
-
-    Returns:
-        (heads, 2M - 1, 2M - 1); the middle is the query itself, below it are keys that lie below it.
-    """
-    side = math.isqrt(len(table))
-    return table.detach().t().reshape(-1, side, side).flip(1, 2)
-
-
 def draw_components(image: Tensor, stages: Sequence[StageFeatures], path: Path) -> None:
     """Draws the first three principal components of each map as red, green and blue: alone, and over the image.
 
@@ -160,8 +78,8 @@ def draw_components(image: Tensor, stages: Sequence[StageFeatures], path: Path) 
         stages: The maps.
         path: Where to write.
     """
-    figure, axes = _panels(image, 2, len(stages) + 1, "First three principal components of each stage as RGB")
-    _show_image(axes[0][0], image, "image")
+    figure, axes = panels(image, 2, len(stages) + 1, "First three principal components of each stage as RGB")
+    show_image(axes[0][0], image, "image")
     axes[1][0].set_axis_off()
     axes[1][0].text(0.5, 0.5, "over the image", ha="center", va="center", transform=axes[1][0].transAxes)
     for column, stage in enumerate(stages, start=1):
@@ -171,78 +89,14 @@ def draw_components(image: Tensor, stages: Sequence[StageFeatures], path: Path) 
         title = (
             f"{stage.title} · stride {stage.stride}\n{channels} channels, {100 * float(shares.sum()):.0f} % of variance"
         )
-        extent = _extent(stage.values.shape[1:], stage.stride)
-        _show_image(axes[0][column], image, title)
+        extent = extent_of(stage.values.shape[1:], stage.stride)
+        show_image(axes[0][column], image, title)
         axes[0][column].imshow(colours, extent=extent, interpolation="nearest")
-        _show_image(axes[1][column], image, "")
+        show_image(axes[1][column], image, "")
         axes[1][column].imshow(colours, extent=extent, interpolation="bilinear", alpha=0.6)
         for row in axes:
-            _crop(row[column], 0, 0, image.shape[2], image.shape[1])
-    _save(figure, path)
-
-
-def draw_attention(image: Tensor, windows: Sequence[WindowAttention], path: Path) -> None:
-    """Draws how the middle token of a window attends to the others, for every head.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        windows: One section each.
-        path: Where to write.
-    """
-    heads = windows[0].weights.shape[0]
-    rows = math.ceil(heads / _HEADS_PER_ROW)
-    columns = math.ceil(heads / rows)
-    aspect = image.shape[1] / image.shape[2]
-    height = len(windows) * max(rows * _PANEL * 0.8, 1.5 * _PANEL * aspect) + 0.8 * len(windows)
-    figure = Figure(figsize=(1.5 * _PANEL + columns * _PANEL * 0.7, height), dpi=_DPI, layout="constrained")
-    sections = figure.subfigures(len(windows), 1, squeeze=False, hspace=0.04)
-    for section, window in zip(sections.flat, windows, strict=True):
-        section.suptitle(window.title, fontweight="bold")
-        left, right = section.subfigures(1, 2, width_ratios=(1.5, 0.7 * columns))
-        overview = left.subplots()
-        _show_image(overview, image, "window and query")
-        _crop(overview, 0, 0, image.shape[2], image.shape[1])
-        _outline(overview, window)
-        panels = right.subplots(rows, columns, squeeze=False).flatten()
-        for head, axes in enumerate(panels):
-            if head >= heads:
-                axes.set_axis_off()
-                continue
-            _draw_head(axes, image, window, head)
-    _save(figure, path)
-
-
-def draw_biases(blocks: Sequence[PositionBias], path: Path) -> None:
-    """Draws the relative position bias of every head, by where the key lies as seen from the query.
-
-    Args:
-        blocks: One section each.
-        path: Where to write.
-    """
-    heads = blocks[0].table.shape[1]
-    rows = math.ceil(heads / _HEADS_PER_ROW)
-    columns = math.ceil(heads / rows)
-    size = (max(2, columns) * 0.75 * _PANEL + 1.5, len(blocks) * (0.9 + rows * 0.85 * _PANEL))
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    sections = figure.subfigures(len(blocks), 1, squeeze=False, hspace=0.04)
-    for section, block in zip(sections.flat, blocks, strict=True):
-        section.suptitle(f"{block.title}: relative position bias", fontweight="bold")
-        maps = bias_maps(block.table).float().numpy()
-        limit, reach = float(np.abs(maps).max()) or 1.0, maps.shape[1] // 2 + 0.5
-        panels = section.subplots(rows, columns, squeeze=False)
-        for head, axes in enumerate(panels.flatten()):
-            if head >= heads:
-                axes.set_axis_off()
-                continue
-            extent = (-reach, reach, reach, -reach)
-            drawn = axes.imshow(maps[head], cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
-            axes.set_title(f"head {head + 1}", fontsize="medium")
-            axes.tick_params(labelsize="x-small")
-            axes.plot(0, 0, "+", color="black", markersize=6)
-        panels[-1, 0].set_xlabel("key right of query, tokens", fontsize="small")
-        panels[-1, 0].set_ylabel("key below query", fontsize="small")
-        section.colorbar(drawn, ax=panels, shrink=0.8, label="bias")
-    _save(figure, path)
+            crop(row[column], 0, 0, image.shape[2], image.shape[1])
+    save_figure(figure, path)
 
 
 def draw_heat_maps(image: Tensor, maps: Sequence[HeatMap], title: str, path: Path) -> None:
@@ -254,78 +108,15 @@ def draw_heat_maps(image: Tensor, maps: Sequence[HeatMap], title: str, path: Pat
         title: What they have in common.
         path: Where to write.
     """
-    figure, axes = _panels(image, 1, len(maps) + 1, title)
-    _show_image(axes[0][0], image, "image")
+    figure, axes = panels(image, 1, len(maps) + 1, title)
+    show_image(axes[0][0], image, "image")
     for one, panel in zip(maps, axes[0][1:], strict=True):
-        _show_image(panel, image, one.title)
-        drawn = panel.imshow(one.values, cmap="turbo", alpha=0.55, vmin=0, vmax=1, extent=_extent(one.values.shape, 1))
+        show_image(panel, image, one.title)
+        drawn = panel.imshow(
+            one.values, cmap="turbo", alpha=0.55, vmin=0, vmax=1, extent=extent_of(one.values.shape, 1)
+        )
     figure.colorbar(drawn, ax=axes[0], shrink=0.7, label="of the map's largest value")
-    _save(figure, path)
-
-
-def _draw_head(axes: Any, image: Tensor, window: WindowAttention, head: int) -> None:
-    """Heat over the part of the image around the window, scaled to the head's largest weight."""
-    row, column = window.query()
-    weights = window.weights[head, row * len(window.columns) + column].detach().float().cpu()
-    heat = window.over_grid(weights).numpy()
-    _show_image(axes, image, "")
-    largest = float(np.nanmax(heat))
-    axes.imshow(
-        heat, cmap="inferno", alpha=0.75, vmin=0, vmax=largest, extent=_extent(heat.shape, window.stride),
-        interpolation="nearest",
-    )  # fmt: skip
-    pieces = np.array(window.pieces()) * window.stride
-    left, top = pieces[:, :2].min(0)
-    right, bottom = (pieces[:, :2] + pieces[:, 2:]).max(0)
-    margin = len(window.rows) * window.stride // 4
-    _outline(axes, window)
-    _crop(
-        axes, max(left - margin, 0), max(top - margin, 0),
-        min(right + margin, image.shape[2]), min(bottom + margin, image.shape[1]),
-    )  # fmt: skip
-    axes.set_title(f"head {head + 1} · max {largest:.2f}", fontsize="medium")
-
-
-def _outline(axes: Any, window: WindowAttention) -> None:
-    """Marks the window and the query."""
-    for left, top, width, height in window.pieces():
-        corner = (left * window.stride, top * window.stride)
-        size = (width * window.stride, height * window.stride)
-        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=_MARK, linewidth=1.8))
-    row, column = window.query()
-    x, y = ((int(one[index]) + 0.5) * window.stride for one, index in ((window.columns, column), (window.rows, row)))
-    axes.plot(x, y, "+", color=_MARK, markersize=7, markeredgewidth=1.6)
-
-
-def _runs(values: Sequence[int]) -> list[tuple[int, int]]:
-    """First value and length of each run of consecutive ones."""
-    starts = [index for index, value in enumerate(values) if index == 0 or value != values[index - 1] + 1]
-    return [(values[a], b - a) for a, b in zip(starts, [*starts[1:], len(values)], strict=True)]
-
-
-def _panels(image: Tensor, rows: int, columns: int, title: str) -> tuple[Figure, Any]:
-    aspect = image.shape[1] / image.shape[2]
-    size = (columns * _PANEL * 1.25, rows * _PANEL * 1.25 * aspect + 1.1)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
-    figure.suptitle(title, fontweight="bold")
-    return figure, figure.subplots(rows, columns, squeeze=False)
-
-
-def _show_image(axes: Any, image: Tensor, title: str) -> None:
-    """The image in pixel coordinates, without ticks."""
-    axes.imshow(image.permute(1, 2, 0).cpu().numpy(), extent=_extent(image.shape[1:], 1))
-    axes.set_title(title, fontsize="medium")
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
-def _extent(size: Sequence[int], stride: int) -> tuple[int, int, int, int]:
-    """Left, right, bottom and top in pixels, y pointing down."""
-    return 0, size[1] * stride, size[0] * stride, 0
-
-
-def _crop(axes: Any, left: float, top: float, right: float, bottom: float) -> None:
-    axes.set(xlim=(left, right), ylim=(bottom, top))
+    save_figure(figure, path)
 
 
 def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -333,8 +124,3 @@ def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = np.percentile(values, (1, 99))
     stretched: NDArray[np.float64] = np.clip((values - low) / (high - low or 1.0), 0, 1)
     return stretched
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished)

@@ -13,19 +13,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as transforms
 
 from swin_dense.backbones.plain import PlainBlock, PlainSwin
+from swin_dense.backbones.swin import PATCH_SIZE
 from swin_dense.config import Config
 from swin_dense.data.folder import ImageFiles
 from swin_dense.errors import ConfigError
-from swin_dense.visualize.features import (
-    HeatMap,
-    PositionBias,
-    StageFeatures,
-    WindowAttention,
-    draw_attention,
-    draw_biases,
-    draw_components,
-    draw_heat_maps,
-)
+from swin_dense.visualize.attention import PositionBias, WindowAttention, draw_attention, draw_biases
+from swin_dense.visualize.features import HeatMap, StageFeatures, draw_components, draw_heat_maps
 from swin_dense.workflows.saliency import saliency_of
 
 Grid = tuple[int, int]
@@ -66,23 +59,23 @@ def visualize_features(
     plain = saliency.backbone
     numbers = _checked(stages, plain)
     maps, inputs = _run(plain, saliency.preprocess(picture[None]), numbers)
-    files = [output / "pca.png"]
-    draw_components(picture, [_features(plain, maps, number) for number in numbers], files[0])
-    for number in numbers:
-        blocks = inputs[number]
-        stride = 4 * 2 ** (number - 1)
-        views = [_attention(block, tokens, title, stride, window) for title, block, tokens in blocks]
-        biases = [
-            PositionBias(title.rpartition(",")[0], block.attn.relative_position_bias_table)
-            for title, block, _ in blocks
+    views = {
+        number: [
+            _attention(block, tokens, title, PATCH_SIZE * 2 ** (number - 1), window) for title, block, tokens in blocks
         ]
-        files += [output / f"attention_stage{number}.png", output / f"bias_stage{number}.png"]
-        draw_attention(picture, views, files[-2])
-        draw_biases(biases, files[-1])
+        for number, blocks in inputs.items()
+    }
     explained = saliency.explain(picture, [plain.blocks(number - 1)[-1] for number in numbers])
+
+    files = [output / "pca.png", output / "gradcam.png"]
+    draw_components(picture, [_features(plain, maps, number) for number in numbers], files[0])
     heat = [HeatMap(f"stage {number}", values) for number, values in zip(numbers, explained.maps, strict=True)]
-    files.append(output / "gradcam.png")
-    draw_heat_maps(picture, heat, f"Element-wise Grad-CAM: {explained.target}", files[-1])
+    draw_heat_maps(picture, heat, f"Element-wise Grad-CAM: {explained.target}", files[1])
+    for number in numbers:
+        files += [output / f"attention_stage{number}.png", output / f"bias_stage{number}.png"]
+        draw_attention(picture, views[number], files[-2])
+        tables = [(title, block.attn.relative_position_bias_table) for title, block, _ in inputs[number]]
+        draw_biases([PositionBias(title.rpartition(",")[0], table) for title, table in tables], files[-1])
     return {"files": [str(path) for path in files], "gradcam": explained.target}
 
 
