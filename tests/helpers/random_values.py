@@ -12,7 +12,7 @@ def randomised(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
+            if parameter.ndim < 2:
                 parameter.copy_(0.3 * values + (1.0 if name.endswith("weight") else 0.0))
             elif "bias_table" in name:
                 parameter.copy_(values)

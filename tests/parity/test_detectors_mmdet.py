@@ -1,0 +1,168 @@
+"""The same weights, images and seed give the losses and detections of mmdet's own detectors on its Swin Transformer.
+
+Mmdet's side is driven as mmdet drives it: its data set and pipeline (BGR), its preprocessor, `DetDataSample`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from helpers.random_values import randomised
+from swin_dense.config import load_config
+from swin_dense.data.coco import CocoDataset
+from swin_dense.data.collate import collate
+from swin_dense.data.samples import Batch, Rle
+from swin_dense.data.transforms import ResizeShortSide
+from swin_dense.openmmlab.detection import OpenMMLabDetector, encode_masks
+from swin_dense.openmmlab.model_dicts import has_masks
+from swin_dense.openmmlab.registry import mmdet_models
+from swin_dense.weights import load_weights
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CLASSES = 80
+SWIN_NANO = {"embed_dims": 32, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16), "window_size": 4}
+IMAGES = (87038, 329323)
+"""Of val2017: landscape with 17 annotations and portrait with 14, a crowd region in each."""
+SHORT_SIDE, LONG_SIDE = 128, 213
+SYSTEMS = ["mask-rcnn", "cascade-mask-rcnn", "atss", "sparse-rcnn"]
+
+
+def pair(reference: dict[str, Any], ours: dict[str, Any]) -> tuple[Any, OpenMMLabDetector]:
+    """Mmdet's detector with random weights, and ours with the same ones."""
+    from mmengine.config import ConfigDict
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        theirs = randomised(mmdet_models().build(ConfigDict(copy.deepcopy(reference))))
+    detector = OpenMMLabDetector(ours, CLASSES)
+    report = load_weights(detector.network, {"state_dict": theirs.state_dict()})
+    assert report.format == "openmmlab" and not report.missing
+    return theirs, detector
+
+
+@cache
+def small(system: str) -> tuple[Any, OpenMMLabDetector]:
+    """The demo model of a system, which keeps its best detections, whatever their scores."""
+    ours = copy.deepcopy(load_config(CONFIGS / "demo" / f"{system}_swin-nano_shapes.py").model)
+    test = ours["test_cfg"].get("rcnn") or ours["test_cfg"]
+    test.update({"score_thr": 0.0} if "score_thr" in test else {}, max_per_img=25)
+    reference = copy.deepcopy(ours)
+    reference["backbone"] = {"type": "SwinTransformer", "drop_path_rate": 0.0, **SWIN_NANO}
+    reference["neck"]["in_channels"] = [32, 64, 128, 256]
+    return pair(reference, ours)
+
+
+@cache
+def mmdet_data(root: Path, masks: bool) -> dict[str, list[Any]]:
+    """What mmdet's own pipeline makes of the images, before its preprocessor."""
+    from mmdet.datasets import CocoDataset as MMDetCocoDataset
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        dataset = MMDetCocoDataset(
+            ann_file=str(root / "annotations" / "instances_val2017.json"),
+            data_prefix={"img": str(root / "val2017")},
+            pipeline=[
+                {"type": "LoadImageFromFile", "imdecode_backend": "pillow"},
+                {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks},
+                {"type": "Resize", "scale": (LONG_SIDE, SHORT_SIDE), "keep_ratio": True},
+                {"type": "PackDetInputs"},
+            ],
+        )
+        places = {dataset.get_data_info(i)["img_id"]: i for i in range(len(dataset))}
+        packed = [dataset[places[image_id]] for image_id in IMAGES]
+    return {key: [one[key] for one in packed] for key in ("inputs", "data_samples")}
+
+
+@cache
+def our_batch(root: Path, masks: bool) -> Batch:
+    """Our own reading and resizing of annotations; pixels are theirs, as interpolation may differ by a grey level."""
+    dataset = CocoDataset(root / "annotations" / "instances_val2017.json", root / "val2017", masks=masks)
+    samples = [dataset[dataset.image_ids.tolist().index(image_id)] for image_id in IMAGES]
+    resized = [ResizeShortSide(SHORT_SIDE, LONG_SIDE)(sample) for sample in samples]
+    images = [image.flip(0) for image in mmdet_data(root, masks)["inputs"]]  # from BGR to RGB
+    for sample, image in zip(resized, images, strict=True):
+        assert (sample.image.int() - image.int()).abs().max() <= 1
+    return collate([replace(one, image=tv_tensors.Image(image)) for one, image in zip(resized, images, strict=True)])
+
+
+def assert_equal_losses(theirs: Any, ours: OpenMMLabDetector, root: Path) -> None:
+    theirs.train(), ours.train()
+    data = theirs.data_preprocessor(copy.deepcopy(mmdet_data(root, ours.has_masks)), training=True)
+    torch.manual_seed(3)
+    terms = theirs.loss(data["inputs"], data["data_samples"])
+    expected = {name: sum(value) if isinstance(value, list) else value for name, value in terms.items()}
+    torch.manual_seed(3)
+    losses = ours.losses(our_batch(root, ours.has_masks))
+    assert losses.keys() == expected.keys()
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(float(expected[name]), rel=1e-5), name
+
+
+def assert_equal_detections(theirs: Any, ours: OpenMMLabDetector, root: Path) -> None:
+    theirs.eval(), ours.eval()
+    data = theirs.data_preprocessor(copy.deepcopy(mmdet_data(root, ours.has_masks)), training=False)
+    expected = [one.pred_instances for one in theirs.predict(data["inputs"], data["data_samples"], rescale=True)]
+    for found, wanted in zip(ours.predict(our_batch(root, ours.has_masks)), expected, strict=True):
+        order = wanted.scores.argsort(descending=True, stable=True)
+        assert len(found) == len(order) == 25
+        assert_close(found.scores, wanted.scores[order])
+        assert torch.equal(found.labels, wanted.labels[order])
+        assert_close(found.boxes, wanted.bboxes[order])
+        assert (found.masks is not None) == ours.has_masks
+        if found.masks is not None:
+            assert_equal_masks(found.masks, encode_masks(wanted.masks[order]))
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape and theirs.norm() > 0
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def assert_equal_masks(ours: list[Rle], theirs: list[Rle]) -> None:
+    """But for the pixels, one in ten thousand, whose probability is a half to the last digit."""
+    from pycocotools import mask as coco_mask
+
+    ours_and_theirs = coco_mask.area([coco_mask.merge(both, True) for both in zip(ours, theirs, strict=True)])
+    either = coco_mask.area([coco_mask.merge(both) for both in zip(ours, theirs, strict=True)])
+    assert ours_and_theirs.sum() >= (1 - 1e-4) * either.sum() > 0
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@torch.no_grad()
+def test_losses(system: str, shared_data: Path) -> None:
+    assert_equal_losses(*small(system), shared_data / "coco2017_tiny")
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@torch.no_grad()
+def test_detections(system: str, shared_data: Path) -> None:
+    assert_equal_detections(*small(system), shared_data / "coco2017_tiny")
+
+
+@torch.no_grad()
+def test_the_shipped_swin_t_mask_rcnn_is_the_model_that_mmdet_packages(shared_data: Path) -> None:
+    import mmdet
+    from mmengine.config import Config
+
+    mmdet_models()
+    path = Path(mmdet.__file__).parent / ".mim" / "configs" / "swin" / "mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"
+    reference = Config.fromfile(path).model
+    reference.backbone.init_cfg = None
+    ours = load_config(CONFIGS / "detection" / "mask-rcnn_swin-t_fpn_1x_coco.py").model
+    for model in (reference, ours):
+        model["test_cfg"]["rpn"]["max_per_img"] = 100
+        model["test_cfg"]["rcnn"].update(score_thr=0.0, max_per_img=25)
+    assert has_masks(ours)
+    theirs, detector = pair(reference, ours)
+    assert sum(one.numel() for one in detector.parameters()) == sum(one.numel() for one in theirs.parameters())
+    assert_equal_detections(theirs, detector, shared_data / "coco2017_tiny")
