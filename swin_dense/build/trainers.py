@@ -70,7 +70,7 @@ def training_trainer(
     training = config.training
     callbacks: list[Callback] = [
         # The average comes first: a checkpoint that is written after a step must hold that step's average.
-        *_moving_average(training.ema_decay),
+        *moving_average(training.ema_decay),
         ModelCheckpoint(
             dirpath=run,
             filename="best",
@@ -96,7 +96,15 @@ def training_trainer(
     )
 
 
-def _moving_average(decay: float | None) -> list[Callback]:
+def moving_average(decay: float | None) -> list[Callback]:
+    """Keeps an exponential moving average of the weights; it is what is validated and saved as the best.
+
+    Args:
+        decay: Of the average, from one optimizer step to the next; None keeps none.
+
+    Returns:
+        The callback, or nothing.
+    """
     if decay is None:
         return []
 

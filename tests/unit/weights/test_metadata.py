@@ -1,0 +1,53 @@
+"""Which classes weights were trained on, as far as their file tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from swin_dense.errors import WeightsError
+from swin_dense.weights import save_weights
+from swin_dense.weights.metadata import read_class_names
+
+TENSORS = {"fc.weight": torch.zeros(2)}
+
+
+def test_ours_hold_the_names_as_metadata(tmp_path: Path) -> None:
+    save_weights(TENSORS, tmp_path / "w.safetensors", metadata={"class_names": '["cat", "dog"]'})
+    assert read_class_names(tmp_path / "w.safetensors") == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"dataset_meta": {"classes": ("cat", "dog"), "palette": [(1, 2, 3)]}},
+        {"dataset_meta": {"CLASSES": ["cat", "dog"]}, "epoch": 3},
+        {"CLASSES": ("cat", "dog"), "mmdet_version": "2.1"},
+    ],
+    ids=["mmdet 3", "mmdet 3.0", "mmdet 2"],
+)
+def test_those_of_mmdet_and_mmseg_hold_them_beside_the_weights(tmp_path: Path, meta: dict[str, object]) -> None:
+    torch.save({"meta": meta, "state_dict": TENSORS}, tmp_path / "w.pth")
+    assert read_class_names(tmp_path / "w.pth") == ("cat", "dog")
+
+
+def test_others_do_not_tell(tmp_path: Path) -> None:
+    save_weights(TENSORS, tmp_path / "w.safetensors")
+    torch.save({"state_dict": TENSORS}, tmp_path / "plain.pth")
+    torch.save({"state_dict": TENSORS, "meta": {"dataset_meta": None}}, tmp_path / "empty.pth")
+    torch.save(TENSORS, tmp_path / "bare.pth")
+    assert [read_class_names(path) for path in sorted(tmp_path.iterdir())] == [None] * 4
+
+
+@pytest.mark.parametrize("names", ['"cat"', "cat, dog", "[1, 2]", "{}"])
+def test_what_is_no_list_of_names_is_refused(tmp_path: Path, names: str) -> None:
+    save_weights(TENSORS, tmp_path / "w.safetensors", metadata={"class_names": names})
+    with pytest.raises(WeightsError, match=r"w\.safetensors.*no list of names"):
+        read_class_names(tmp_path / "w.safetensors")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there is no file"):
+        read_class_names(tmp_path / "absent.pth")
