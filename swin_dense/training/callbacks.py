@@ -51,6 +51,7 @@ def validation_follows(trainer: Trainer, done: int) -> bool:
     """
     every = trainer.check_val_every_n_epoch
     if every is None:
+        assert trainer.val_check_batch is not None
         return (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % int(trainer.val_check_batch) == 0
     return done == trainer.num_training_batches and (trainer.current_epoch + 1) % every == 0
 
