@@ -1,5 +1,6 @@
 # A small Mask R-CNN that trains from random weights on two CPU cores: narrow, with few proposals, anchors for small
-# images, and batch norms in neck and mask head, without which the first few hundred steps learn little.
+# images, and batch norms in neck and mask head, without which the first few hundred steps learn little. The backbone is
+# the config's own.
 model = dict(
     type="MaskRCNN",
     data_preprocessor=dict(
@@ -10,7 +11,6 @@ model = dict(
         pad_mask=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(type="SwinDense", variant="swin_nano", drop_path_rate=0.0),
     neck=dict(type="FPN", out_channels=64, num_outs=5, norm_cfg=dict(type="BN")),
     rpn_head=dict(
         type="RPNHead",

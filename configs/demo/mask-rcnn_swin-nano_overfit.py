@@ -2,6 +2,7 @@ _base_ = ["../_base_/mask_rcnn_nano.py"]
 
 # Learns eight images of a COCO data set by heart: the quickest proof that data, labels and model fit together.
 # It validates on the images that it trains on, so its scores say nothing about other images.
+model = dict(backbone=dict(type="SwinDense", variant="swin_nano", drop_path_rate=0.0))
 data = dict(
     root="data/coco",
     train=dict(annotations="annotations/instances_train2017.json", images="train2017"),
