@@ -59,13 +59,14 @@ class PredictionJournal:
     def _read(self) -> dict[int, Rows]:
         if not self.path.is_file():
             return {}
-        header, *lines = self.path.read_text().splitlines(keepends=True) or [""]
+        header, *lines = self.path.read_text(errors="replace").splitlines(keepends=True) or [""]
         done: dict[int, Rows] = {}
         if header.rstrip() == self._header:
             for line in lines:
-                if not line.endswith("\n"):  # a process that was killed while it wrote
+                try:
+                    image, rows = json.loads(line)
+                except ValueError:  # a process was killed while it wrote
                     break
-                image, rows = json.loads(line)
                 done[image] = rows
         return done
 
