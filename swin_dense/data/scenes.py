@@ -1,8 +1,8 @@
 """Draws the scenes of the embedded data set `shapes`: textured shapes that overlap on a textured ground.
 
 Outlines are polygons in pixels, drawn with soft edges into the picture and rasterised by COCO's own rules into the
-masks, so that picture, COCO annotation and label map agree. Colour and texture come from the same distributions for
-every class: only the outline tells the class.
+masks, so that picture, COCO annotation and label map agree. The outline tells the class. As in photographs, colour is a
+cue too, though not a sure one: the hues of a class scatter around its own. Textures are the same for every class.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MIN_AREA = 0.003
 GROUND_SATURATION = (0.0, 0.2)
 """The ground is drab and things are colourful, so that telling them apart is the easy part of the task."""
 OBJECT_SATURATION = (0.5, 1.0)
+HUE_SPREAD = 0.05
+"""Standard deviation of the hues of a class, as a part of the colour circle, on which six classes lie 1/6 apart."""
 SUPERSAMPLING = 4
 
 
@@ -101,7 +103,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneO
     Returns:
         The (size, size, 3) uint8 RGB picture and its objects, back to front.
     """
-    ground = _contrasting_colours(rng, [], GROUND_SATURATION)
+    ground = _contrasting_colours(rng, [], rng.random(5), GROUND_SATURATION)
     used = [ground.mean(axis=0)]
     picture = _texture(rng, ground, size, size, period=size / 4)
     objects: list[SceneObject] = []
@@ -113,7 +115,8 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneO
         behind = _cover(objects, candidate)
         if behind is None:
             continue
-        colours = _contrasting_colours(rng, used, OBJECT_SATURATION)
+        own_hue = list(OUTLINES).index(candidate.name) / len(OUTLINES)
+        colours = _contrasting_colours(rng, used, rng.normal(own_hue, HUE_SPREAD, size=5), OBJECT_SATURATION)
         used.append(colours.mean(axis=0))
         _paint(rng, picture, candidate, colours, period=float(radius))
         objects = [*behind, candidate]
@@ -155,9 +158,11 @@ def _cover(objects: list[SceneObject], front: SceneObject) -> list[SceneObject] 
     return behind
 
 
-def _contrasting_colours(rng: np.random.Generator, used: list[Floats], saturation: tuple[float, float]) -> Floats:
-    """Two shades of one hue, (2, 3): of five pairs the one whose mean is furthest from all means in `used`."""
-    full = np.clip(np.abs((rng.random((5, 1, 1)) * 6 + (0, 4, 2)) % 6 - 3) - 1, 0, 1)
+def _contrasting_colours(
+    rng: np.random.Generator, used: list[Floats], hues: Floats, saturation: tuple[float, float]
+) -> Floats:
+    """Two shades of one of five hues, (2, 3): the pair whose mean is furthest from all means in `used`."""
+    full = np.clip(np.abs((hues[:, None, None] * 6 + (0, 4, 2)) % 6 - 3) - 1, 0, 1)
     white = 1 - rng.uniform(*saturation, size=(5, 1, 1))
     brightness = rng.uniform(0.45, 1, size=(5, 1, 1)) * [[1.0], [0.7]]
     pairs = 245 * brightness * (white + (1 - white) * full)

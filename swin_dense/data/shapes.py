@@ -34,7 +34,7 @@ CLASS_NAMES = tuple(OUTLINES)
 SEGMENTATION_CLASS_NAMES = ("ground", *CLASS_NAMES)
 """Names of the classes of pixels; the ADE label of a class is its position here plus one."""
 
-FORMAT = 5
+FORMAT = 6
 """Raised whenever the same parameters begin to give other files."""
 
 MARKER = "shapes.json"

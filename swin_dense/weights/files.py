@@ -196,6 +196,8 @@ def _sniff(path: Path) -> str:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
     if not start:
         raise WeightsError(f"{path} is empty; copy or download it again")
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= path.stat().st_size:
+        return "safetensors"  # first of all: the length of its header may look like the beginning of anything
     if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise WeightsError(
             f"{path} is a web page, perhaps an error or log-in page, instead of weights; download it again"
@@ -206,7 +208,7 @@ def _sniff(path: Path) -> str:
         return _sniff_zip(path)
     if start.startswith(b"\x80"):
         return "pickle"
-    if start[8:9] == b"{":
+    if start[8:9] == b"{":  # truncated, or damaged in its first bytes
         return "safetensors"
     for magic, kind in _OTHER_KINDS.items():
         if start.startswith(magic):

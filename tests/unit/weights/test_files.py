@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights import save_weights
@@ -39,6 +39,13 @@ def safetensors_file(shape: Sequence[int], offsets: Sequence[int]) -> bytes:
 
 
 class TestReading:
+    def test_a_header_of_any_length_is_recognised(self, tmp_path):
+        """The first byte of a file is that of its header's length: 0x80, for instance, as of a pickle."""
+        path = tmp_path / "w.safetensors"
+        for length in range(0, 260, 8):
+            save_file({"w": torch.ones(2)}, path, metadata={"note": "n" * length})
+            assert torch.equal(read_checkpoint(path)["w"], torch.ones(2))
+
     @pytest.mark.parametrize("kind", ["zip", "pickle", "safetensors"])
     def test_the_content_decides_not_the_suffix(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / "w.pth"
