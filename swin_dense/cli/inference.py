@@ -94,7 +94,8 @@ def predict(
 ) -> None:
     """Finds objects in images, or segments them: pictures for people, files for programs.
 
-    Test-time augmentation: --set "inference.scales=[0.75, 1.0, 1.25]" --set inference.flip=True.
+    Test-time augmentation: --set "inference.scales=[0.75, 1.0, 1.25]" --set inference.flip=True, for detection with
+    --set inference.merge=vote.
     Slices of large images, detection: --set "inference.slice_size=[640, 640]", with --set inference.merge=nmm and --set
     inference.merge_overlap=ios to unite the parts of an object. Soft-NMS in a two-stage detector: --set
     model.test_cfg.rcnn.nms.type=soft_nms.

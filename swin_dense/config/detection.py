@@ -85,7 +85,8 @@ class DetectionInferenceConfig:
         slice_overlap: Part of a slice, in 0..1, that its neighbours see too.
         whole_image: Whether a sliced image is seen as a whole, too.
         merge: What becomes of detections of one class that overlap, where an image is seen more than once: "nms",
-            "linear_soft_nms", "gaussian_soft_nms", or "nmm", which unites the parts of an object that slices cut.
+            "vote", which averages them and suits test-time augmentation, "linear_soft_nms", "gaussian_soft_nms", or
+            "nmm", which unites the parts of an object that slices cut.
         merge_overlap: "iou", or "ios", intersection over the smaller box, which suits slices.
         merge_threshold: Overlap above which two detections are one object.
         soft_nms_sigma: Width of "gaussian_soft_nms".

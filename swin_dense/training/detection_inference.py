@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from pycocotools import mask as rle_codec
 
@@ -138,7 +139,8 @@ class DetectionInference:
         masks = None
         if all(one.masks is not None for _, one in found):
             candidates = [(view, mask) for view, one in found for mask in one.masks or ()]
-            masks = [_united([candidates[i] for i in group], size) for group in kept.members]
+            combine = _voted if self.merging.method == "vote" else _united
+            masks = [combine([candidates[i] for i in group], size) for group in kept.members]
         return Detections(kept.boxes, kept.scores, labels[[group[0] for group in kept.members]], masks)
 
 
@@ -146,6 +148,19 @@ def _united(masks: Sequence[tuple[View, Rle]], size: Size) -> Rle:
     """The mask that some views' masks are part of, in pixels of an image of this size."""
     placed = [view.mask_in_image(mask, size) for view, mask in masks]
     return placed[0] if len(placed) == 1 else cast(Rle, rle_codec.merge(placed))
+
+
+def _voted(masks: Sequence[tuple[View, Rle]], size: Size) -> Rle:
+    """The pixels that most of the views that show them hold to be the object's; the first view decides a draw."""
+    placed = [view.mask_in_image(mask, size) for view, mask in masks]
+    if len(placed) == 1:
+        return placed[0]
+    votes = rle_codec.decode(placed[0]).astype(np.int16)  # the draw
+    for (view, _), mask in zip(masks, placed, strict=True):
+        (top, left), (height, width) = (view.top, view.left), view.region
+        region = slice(top, top + height), slice(left, left + width)
+        votes[region] += 4 * rle_codec.decode(mask)[region].astype(np.int16) - 2
+    return cast(Rle, rle_codec.encode(np.asfortranarray(votes > 0)))
 
 
 def _shown(batch: Batch, views: Sequence[tuple[int, View]]) -> Batch:

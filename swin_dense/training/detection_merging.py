@@ -13,7 +13,8 @@ from torch import Tensor
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.ops.nms import GAUSSIAN, LINEAR, softnms
 
-METHODS = ("nms", "linear_soft_nms", "gaussian_soft_nms", "nmm")
+METHODS = ("nms", "vote", "linear_soft_nms", "gaussian_soft_nms", "nmm")
+IOU_ALONE = ("vote", "linear_soft_nms", "gaussian_soft_nms")
 OVERLAPS = ("iou", "ios")
 
 LOWEST_SOFT_SCORE = 0.001
@@ -57,9 +58,11 @@ class Merging:
     """How candidates of one class that overlap become one detection.
 
     Attributes:
-        method: "nms" drops what overlaps a better candidate; "linear_soft_nms" and "gaussian_soft_nms" lower its score
-            (Bodla et al. 2017); "nmm", greedy non-maximum merging, unites it with the better one, for objects that
-            slices cut in parts (Akyon et al. 2022).
+        method: "nms" drops what overlaps a better candidate; "vote" lets it have a say, as another view of the object:
+            the box is the mean, weighted by the scores (Gidaris and Komodakis 2015), the mask what most
+            of them hold; "linear_soft_nms" and "gaussian_soft_nms" lower its score (Bodla et al. 2017); "nmm", greedy
+            non-maximum merging, unites it with the better one, for objects that slices cut in parts (Akyon et al.
+            2022).
         overlap: "iou", intersection over union, or "ios", intersection over the smaller box, which sees a part in its
             whole.
         threshold: Overlap above which two candidates are one object; "gaussian_soft_nms" needs none.
@@ -83,7 +86,7 @@ class Merging:
             raise ConfigError(
                 f'inference.merge_overlap: no measure "{self.overlap}"; {nearest(self.overlap, OVERLAPS)}'
             )
-        if "soft" in self.method and self.overlap != "iou":
+        if self.method in IOU_ALONE and self.overlap != "iou":
             raise ConfigError(f'inference.merge: {self.method} is made for "iou"; set inference.merge_overlap to it')
         if not 0 <= self.threshold <= 1:
             raise ConfigError(f"inference.merge_threshold must lie in 0..1, got {self.threshold}")
@@ -122,6 +125,8 @@ class Merging:
         best = [group[0] for group in groups]
         if self.method == "nms":
             return Merged(boxes[best], scores[best], [[i] for i in best])
+        if self.method == "vote":
+            return Merged(torch.stack([_mean(boxes[group], scores[group]) for group in groups]), scores[best], groups)
         united = [torch.cat([boxes[group, :2].amin(dim=0), boxes[group, 2:].amax(dim=0)]) for group in groups]
         return Merged(torch.stack(united), scores[best], groups)
 
@@ -156,6 +161,12 @@ def greedy_groups(boxes: Floats, scores: Floats, overlap: str, threshold: float)
         groups.append(order[rest[same]].tolist())
         rest = rest[~same]
     return groups
+
+
+def _mean(boxes: Tensor, scores: Tensor) -> Tensor:
+    """The mean of (N, 4) boxes, weighted by their scores; in float64, so that a single box stays what it is."""
+    weights = scores.double().clamp(min=1e-12)
+    return ((weights @ boxes.double()) / weights.sum()).to(boxes.dtype)
 
 
 def _best_first(parts: Sequence[Merged], boxes: Tensor, scores: Tensor) -> Merged:

@@ -31,6 +31,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "flip": {"flip": True},
     "scales": {"scales": (0.5, 1.0, 2.0)},
     "scales and flip": {"scales": (0.5, 1.0, 2.0), "flip": True},
+    "scales and flip, voting": {"scales": (0.5, 1.0, 2.0), "flip": True, "merging": Merging("vote")},
     "slices": {"slice_size": (40, 48), "slice_overlap": 0.5, "merging": PARTS_IN_WHOLE},
     "slices, scales and flip": {
         "slice_size": (40, 48),
@@ -169,6 +170,44 @@ def test_merging_unites_the_parts_of_objects_that_slices_cut() -> None:
     assert len(cut) > 3
     united = DetectionInference(unchanged, **options, merging=Merging("nmm", "ios", threshold=0.3))
     assert_all_found(united.predict(RectangleFinder(), collate([picture((64, 96))]))[0], (64, 96))
+
+
+class Scripted:
+    """Says of each view what it is told to: one object with a box and the rows of its mask."""
+
+    def __init__(self, *answers: tuple[float, list[str]]) -> None:
+        self.answers = list(answers)
+
+    def predict(self, batch: Batch) -> list[Detections]:
+        score, rows = self.answers.pop(0)
+        mask = rle_codec.encode(np.asfortranarray([[int(pixel) for pixel in row] for row in rows], dtype=np.uint8))
+        height, width = batch.original_sizes[0]
+        box = torch.tensor([[0, 0, width, height]]).float()
+        return [Detections(box, torch.tensor([score]), torch.tensor([0]), [mask])]
+
+
+def voted(model: Scripted, **options: Any) -> list[str]:
+    sample = Sample(tv_tensors.Image(torch.zeros(3, 2, 4, dtype=torch.uint8)), 0, "0.png", (2, 4))
+    inference = DetectionInference(unchanged, **options, merging=Merging("vote", threshold=0.4))
+    (found,) = inference.predict(model, collate([sample]))
+    assert len(found) == 1 and found.masks is not None
+    return ["".join(map(str, row)) for row in rle_codec.decode(found.masks[0]).tolist()]
+
+
+def test_a_pixel_is_the_objects_where_most_views_say_so() -> None:
+    model = Scripted((0.5, ["1100", "0001"]), (0.6, ["1010", "0001"]), (0.7, ["1100", "0000"]))
+    assert voted(model, scales=(1.0, 2.0, 3.0)) == ["1100", "0001"]
+
+
+@pytest.mark.parametrize(("scores", "expected"), [((0.5, 0.4), ["1100", "0000"]), ((0.4, 0.5), ["0110", "0000"])])
+def test_the_best_view_decides_a_draw(scores: tuple[float, float], expected: list[str]) -> None:
+    model = Scripted((scores[0], ["1100", "0000"]), (scores[1], ["0110", "0000"]))
+    assert voted(model, scales=(1.0, 2.0)) == expected
+
+
+def test_a_slice_has_no_say_on_what_it_does_not_show() -> None:
+    model = Scripted((0.6, ["1101", "0001"]), (0.5, ["101", "110"]), (0.4, ["011", "100"]))
+    assert voted(model, slice_size=(2, 3), slice_overlap=0.5) == ["1011", "0101"]
 
 
 @pytest.mark.parametrize("options", [{}, {"flip": True}], ids=["one view", "flip"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from swin_dense.errors import ConfigError
-from swin_dense.training.detection_merging import LOWEST_SOFT_SCORE, Merging
+from swin_dense.training.detection_merging import LOWEST_SOFT_SCORE, METHODS, Merging
 
 
 def crowded(count: int = 300, classes: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,6 +31,20 @@ def test_nms_is_that_of_torchvision_class_by_class(threshold: float) -> None:
     expected = batched_nms(boxes, scores, labels, threshold)
     assert [group[0] for group in merged.members] == expected.tolist()
     assert torch.equal(merged.boxes, boxes[expected]) and torch.equal(merged.scores, scores[expected])
+
+
+def test_voting_gives_the_mean_of_what_nms_would_drop_weighted_by_the_scores() -> None:
+    boxes, scores, labels = crowded()
+    merged, kept = (Merging(method)(boxes, scores, labels) for method in ("vote", "nms"))
+    assert torch.equal(merged.scores, kept.scores)
+    assert sorted(i for group in merged.members for i in group) == list(range(len(boxes)))
+    for box, group, (best,) in zip(merged.boxes, merged.members, kept.members, strict=True):
+        assert group[0] == best and len(set(labels[group].tolist())) == 1
+        assert len(group) == 1 or box_iou(boxes[best][None], boxes[group]).min() > 0.5
+        expected = (boxes[group] * scores[group, None]).sum(dim=0) / scores[group].sum()
+        torch.testing.assert_close(box, expected, rtol=1e-5, atol=1e-5)
+        assert len(group) > 1 or torch.equal(box, boxes[best])
+    assert max(map(len, merged.members)) > 3
 
 
 def plain_soft_nms(boxes: Tensor, scores: Tensor, weight: Callable[[float], float]) -> list[tuple[float, int]]:
@@ -87,14 +101,14 @@ def test_a_part_overlaps_its_whole_in_the_measure_of_the_smaller_box_alone() -> 
     assert len(Merging(overlap="ios")(boxes, scores, labels).scores) == 1
 
 
-@pytest.mark.parametrize("method", ["nms", "linear_soft_nms", "gaussian_soft_nms", "nmm"])
+@pytest.mark.parametrize("method", METHODS)
 def test_of_equal_scores_the_earlier_is_the_better(method: str) -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]]).float()
     merged = Merging(method)(boxes, torch.full((3,), 0.5), torch.zeros(3, dtype=torch.int64))
     assert [group[0] for group in merged.members][:2] == [0, 2]
 
 
-@pytest.mark.parametrize("method", ["nms", "linear_soft_nms", "gaussian_soft_nms", "nmm"])
+@pytest.mark.parametrize("method", METHODS)
 def test_boxes_without_area_overlap_nothing(method: str) -> None:
     boxes = torch.tensor([[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 10, 10]]).float()
     merged = Merging(method)(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.int64))
@@ -108,6 +122,7 @@ def test_boxes_without_area_overlap_nothing(method: str) -> None:
         ({"method": "nsm"}, 'did you mean "nm'),
         ({"overlap": "giou"}, 'did you mean "iou"'),
         ({"method": "gaussian_soft_nms", "overlap": "ios"}, "merge_overlap"),
+        ({"method": "vote", "overlap": "ios"}, "merge_overlap"),
         ({"threshold": 1.5}, "merge_threshold"),
         ({"sigma": 0.0}, "soft_nms_sigma"),
     ],
