@@ -41,7 +41,7 @@ def shortened(words: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("page", "count", "left"),
     [
-        ("README.md", 9, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
+        ("README.md", 15, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
         ("segmentation.md", 8, ["outputs/predicted/predictions.json", "runs/shapes/weights.safetensors"]),
     ],
 )
