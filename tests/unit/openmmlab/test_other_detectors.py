@@ -1,0 +1,163 @@
+"""Detectors that we ship no config of train and predict too: mmdet's packaged model dicts with our backbone in them."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+
+from swin_dense.config import load_config
+from swin_dense.data.collate import collate
+from swin_dense.data.samples import Batch, Instances, Sample
+from swin_dense.errors import ConfigError, DataError
+from swin_dense.openmmlab.detection import OpenMMLabDetector
+from swin_dense.openmmlab.model_dicts import has_masks
+from swin_dense.openmmlab.registry import BACKBONE, mmdet_models
+from swin_dense.training import DetectorModule
+
+CLASSES = 6
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
+PACKAGED = {
+    "RetinaNet": "retinanet/retinanet_r50_fpn_1x_coco.py",
+    "FCOS": "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+    "DINO": "dino/dino-4scale_r50_8xb2-12e_coco.py",
+    "Mask2Former": "mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
+}
+MASK2FORMER_PANOPTIC = "mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py"
+SMALLER: dict[str, dict[str, Any]] = {
+    "DINO": {
+        "num_queries": 60,
+        "encoder.num_layers": 1,
+        "decoder.num_layers": 2,
+        "dn_cfg.group_cfg.num_dn_queries": 10,
+        "test_cfg.max_per_img": 100,
+    },
+    "Mask2Former": {
+        "panoptic_head.num_queries": 20,
+        "panoptic_head.pixel_decoder.encoder.num_layers": 1,
+        "panoptic_head.transformer_decoder.num_layers": 3,
+        "train_cfg.num_points": 256,
+        "data_preprocessor.batch_augments": None,
+    },
+}
+"""Fewer layers and queries, so that a step takes no time."""
+
+
+@cache
+def packaged(path: str) -> Any:
+    import mmdet
+    from mmengine.config import Config
+
+    mmdet_models()
+    return Config.fromfile(Path(mmdet.__file__).parent / ".mim" / "configs" / path).model
+
+
+def on_swin_nano(name: str) -> dict[str, Any]:
+    """A packaged model dict with our backbone in the place of its own; widths are left to be filled in."""
+    model = copy.deepcopy(packaged(PACKAGED[name]))
+    outputs = model.backbone.out_indices
+    if name in ("RetinaNet", "FCOS"):  # their necks leave the first of four maps alone
+        outputs, model.neck.start_level = (1, 2, 3), 0
+    model.backbone = {"type": BACKBONE, "variant": "swin_nano", "out_indices": outputs}
+    del (model.panoptic_head if name == "Mask2Former" else model.neck)["in_channels"]
+    for key, value in SMALLER.get(name, {}).items():
+        *parents, last = key.split(".")
+        part = model
+        for parent in parents:
+            part = part[parent]
+        part[last] = value
+    return dict(model)
+
+
+def batch(masks: bool) -> Batch:
+    """Two images of noise with a box full of mask in each, and a crowd region in the second."""
+    samples = []
+    for i, (height, width) in enumerate([(64, 96), (96, 70)]):
+        image = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        boxes = torch.tensor([[4.0, 6.0, 40.0, 50.0], [30.0, 20.0, 70.0, 60.0]])
+        pixels = torch.zeros(2, height, width, dtype=torch.bool)
+        for mask, (x1, y1, x2, y2) in zip(pixels, boxes.int().tolist(), strict=True):
+            mask[y1:y2, x1:x2] = True
+        instances = Instances(
+            tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            tv_tensors.Mask(pixels) if masks else None,
+            torch.tensor([i, CLASSES - 1]),
+            torch.tensor([False, i == 1]),
+        )
+        samples.append(Sample(tv_tensors.Image(image), i, f"{i}.jpg", (2 * height, 2 * width), instances))
+    return collate(samples)
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_two_steps_and_a_prediction(name: str) -> None:
+    torch.manual_seed(0)
+    detector = OpenMMLabDetector(on_swin_nano(name), CLASSES)
+    assert detector.has_masks == (name == "Mask2Former")
+    learnt = batch(detector.has_masks)
+    before = {key: value.clone() for key, value in detector.network.named_parameters()}
+    module = DetectorModule(detector, metric=cast(Any, None), inference=cast(Any, None))  # nothing is validated
+    trainer = Trainer(max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, **QUIET)
+    trainer.fit(module, DataLoader([learnt, learnt], batch_size=None))
+    assert trainer.global_step == 2
+    moved = {key for key, value in detector.network.named_parameters() if not torch.equal(value, before[key])}
+    assert {key for key in before if key.startswith("backbone.")} <= moved
+    assert len(moved) > 0.9 * len(before)  # queries without a partner teach some layers nothing
+    with torch.no_grad():
+        predicted = detector.eval().predict(learnt)
+    for found, (height, width) in zip(predicted, learnt.original_sizes, strict=True):
+        assert len(found) == len(found.boxes) and set(found.labels.tolist()) <= set(range(CLASSES))
+        assert torch.equal(found.scores, found.scores.sort(descending=True).values)
+        assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([width, height, width, height])).all()
+        assert (found.masks is not None) == detector.has_masks
+        assert all(mask["size"] == [height, width] for mask in found.masks or ())
+
+
+def test_class_weights_follow_the_class_count() -> None:
+    model = on_swin_nano("Mask2Former")
+    head = OpenMMLabDetector(model, CLASSES).network.panoptic_head
+    assert head.num_classes == CLASSES and head.class_weight == [1.0] * CLASSES + [0.1]
+    model["panoptic_head"]["loss_cls"]["class_weight"] = [1.0, 2.0, 0.1]
+    with pytest.raises(ConfigError, match=r"loss_cls.class_weight has 3 different weights"):
+        OpenMMLabDetector(model, CLASSES)
+
+
+def test_stuff_is_refused_and_instances_are_asked_for() -> None:
+    model = copy.deepcopy(packaged(MASK2FORMER_PANOPTIC))
+    with pytest.raises(ConfigError, match=r"model.panoptic_head.num_stuff_classes is 53"):
+        OpenMMLabDetector(model, CLASSES)
+    model = on_swin_nano("Mask2Former")
+    model["test_cfg"]["instance_on"] = False
+    with pytest.raises(ConfigError, match=r"model.test_cfg.instance_on must be True"):
+        OpenMMLabDetector(model, CLASSES)
+
+
+def test_a_detector_of_boxes_needs_no_masks_and_one_of_masks_says_so() -> None:
+    demos = Path(__file__).resolve().parents[3] / "configs" / "demo"
+    boxes = OpenMMLabDetector(load_config(demos / "faster-rcnn_swin-nano_shapes.py").model, CLASSES)
+    assert all(torch.isfinite(value) for value in boxes.losses(batch(masks=False)).values())
+    masks = OpenMMLabDetector(load_config(demos / "mask-rcnn_swin-nano_shapes.py").model, CLASSES)
+    with pytest.raises(DataError, match=r"0.jpg comes with boxes alone, but the model learns masks"):
+        masks.losses(batch(masks=False))
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("htc/htc_r50_fpn_1x_coco.py", True),
+        ("solov2/solov2_r50_fpn_1x_coco.py", True),
+        ("rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", True),
+        ("condinst/condinst_r50_fpn_ms-poly-90k_coco_instance.py", True),
+        ("sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py", False),
+        ("dino/dino-4scale_r50_8xb2-12e_coco.py", False),
+        ("yolox/yolox_s_8xb8-300e_coco.py", False),
+    ],
+)
+def test_a_model_dict_says_whether_it_has_masks(path: str, expected: bool) -> None:
+    assert has_masks(packaged(path)) == expected
