@@ -109,6 +109,7 @@ def data_module(config: DetectionConfig) -> CocoDataModule:
         num_workers=data.num_workers,
         masks=has_masks(config.model),
         seed=config.training.seed,
+        train_stuff=None if data.train_stuff is None else root / data.train_stuff,
         keep_empty=data.keep_empty,
         min_side=data.min_side,
         size_divisor=data.size_divisor,

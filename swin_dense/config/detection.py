@@ -32,6 +32,8 @@ class DataConfig:
         batch_size: Training images per device.
         eval_batch_size: Validation images per device.
         num_workers: Loading processes per device; 0 loads in the main process.
+        train_stuff: Folder or zip file of COCO's stuffthingmaps of the training images, relative to `root`, for models
+            with a semantic branch; None for none.
         keep_empty: Whether images without annotations are trained on.
         min_side: Images whose shorter side is below this many pixels are left out of training.
         size_divisor: Padded sides are multiples of this many pixels.
@@ -44,6 +46,7 @@ class DataConfig:
     batch_size: int
     eval_batch_size: int = 1
     num_workers: int = 2
+    train_stuff: str | None = None
     keep_empty: bool = False
     min_side: int = 32
     size_divisor: int = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -16,12 +16,16 @@ from torchvision import tv_tensors
 
 from swin_dense.data.annotations import CocoAnnotations, read_annotations
 from swin_dense.data.images import ImageStore
+from swin_dense.data.labels import LabelConversion, read_label_file
 from swin_dense.data.problems import Problem
 from swin_dense.data.rules import find_problems
-from swin_dense.data.samples import Instances, Sample
+from swin_dense.data.samples import Instances, Sample, Size
 from swin_dense.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+STUFF = LabelConversion(class_count=183, label_shift=0, ignore_index=255)
+"""COCO's stuffthingmaps: category id - 1 of things and stuff, 255 where there is neither."""
 
 
 class CocoDataset(Dataset[Sample]):
@@ -40,7 +44,14 @@ class CocoDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, annotations: Path, images: Path, *, masks: bool = True, keep_empty: bool = True, min_side: int = 0
+        self,
+        annotations: Path,
+        images: Path,
+        *,
+        masks: bool = True,
+        stuff: Path | None = None,
+        keep_empty: bool = True,
+        min_side: int = 0,
     ) -> None:
         """Reads the annotation file and applies every rule that needs no image.
 
@@ -50,6 +61,8 @@ class CocoDataset(Dataset[Sample]):
             images: Image folder or zip file.
             masks: Whether the samples have masks, so that every annotation needs a `segmentation`; without them those
                 that the file has are checked like everything else, and not decoded.
+            stuff: Folder or zip file of COCO's stuffthingmaps, PNGs with the names of the images; the samples then have
+                label maps of things and stuff, as semantic branches learn them.
             keep_empty: Whether to keep images that have nothing to learn from: no instances other than crowd regions.
             min_side: Leaves out images with a side shorter than this many pixels.
 
@@ -60,6 +73,7 @@ class CocoDataset(Dataset[Sample]):
         self.annotations_path = Path(annotations)
         self._store = ImageStore(images)
         self._masks = masks
+        self._stuff = None if stuff is None else ImageStore(stuff)
         self.annotations, problems = read_annotations(self.annotations_path)
         _report(self.annotations_path, [*problems, *find_problems(self.annotations, masks=masks)])
         self.class_names = self.annotations.class_names
@@ -103,7 +117,7 @@ class CocoDataset(Dataset[Sample]):
             The sample; its masks, if any, are decoded at the image's size.
 
         Raises:
-            DataError: The image cannot be read, or has another size than the annotation file says.
+            DataError: The image or its label map cannot be read, or has another size than the annotation file says.
         """
         row = int(self._rows[index])
         height, width = self.annotations.image_sizes[row].tolist()
@@ -113,7 +127,8 @@ class CocoDataset(Dataset[Sample]):
             image = self._store.read(file_name, (height, width))
         except DataError as error:
             raise DataError(f"image {image_id}: {error}") from error
-        return Sample(image, image_id, file_name, (height, width), self.instances(index))
+        label_map = None if self._stuff is None else _read_stuff(self._stuff, file_name, (height, width))
+        return Sample(image, image_id, file_name, (height, width), self.instances(index), label_map)
 
     def instances(self, index: int) -> Instances:
         """The instances of one image, without reading the image.
@@ -136,6 +151,15 @@ class CocoDataset(Dataset[Sample]):
             labels=data.labels[places],
             crowd=data.crowd[places],
         )
+
+
+def _read_stuff(store: ImageStore, image_name: str, size: Size) -> tv_tensors.Mask:
+    """The label map of an image of this size."""
+    name = str(PurePosixPath(image_name).with_suffix(".png"))
+    labels, path = read_label_file(store, name).labels, store.root / name
+    if labels.shape != size:
+        raise DataError(f"{path} is {labels.shape[0]}x{labels.shape[1]}, but its image {size[0]}x{size[1]}; replace it")
+    return tv_tensors.Mask(torch.from_numpy(STUFF.classes(labels, path)))
 
 
 def _decode_masks(annotations: CocoAnnotations, places: Sequence[int], height: int, width: int) -> Tensor:

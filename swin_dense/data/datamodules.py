@@ -36,6 +36,7 @@ class CocoDataModule(ImageDataModule):
         eval_batch_size: int = 1,
         num_workers: int = 2,
         masks: bool = True,
+        train_stuff: Path | None = None,
         seed: int = 0,
         keep_empty: bool = False,
         min_side: int = 32,
@@ -55,6 +56,7 @@ class CocoDataModule(ImageDataModule):
             eval_batch_size: Validation images per device.
             num_workers: Reading processes per device; 0 reads in the training process.
             masks: Whether instances have masks; detectors of boxes alone need none, and the annotations may lack them.
+            train_stuff: Folder or zip file of label maps of the training images, as `CocoDataset` takes it.
             seed: Order and randomness of the training samples derive from it.
             keep_empty: Whether to train on images without annotations; validation always has them.
             min_side: Training leaves out images with a side shorter than this many pixels; validation has all.
@@ -79,6 +81,7 @@ class CocoDataModule(ImageDataModule):
         self.val_annotations = val_annotations
         self.val_images = val_images
         self.masks = masks
+        self.train_stuff = train_stuff
         self.keep_empty = keep_empty
         self.min_side = min_side
         self.size_divisor = size_divisor
@@ -102,6 +105,7 @@ class CocoDataModule(ImageDataModule):
                 self.train_annotations,
                 self.train_images,
                 masks=self.masks,
+                stuff=self.train_stuff,
                 keep_empty=self.keep_empty,
                 min_side=self.min_side,
             )
@@ -125,7 +129,7 @@ class CocoDataModule(ImageDataModule):
         return tuple(self._val().image_ids[: self.limit_images].tolist())
 
     def train_dataloader(self) -> ResumableLoader:
-        """The loader of this rank's training batches, each a `Batch` with instances."""
+        """The loader of this rank's training batches, each a `Batch` with instances, and label maps if any."""
         assert self.train_dataset is not None, 'call setup("fit") first'
         image_sizes = self.train_dataset.image_sizes[: self.limit_images]
         sampler = TrainBatchSampler(image_sizes, self.batch_size, self.seed, *self._rank_and_world_size())
