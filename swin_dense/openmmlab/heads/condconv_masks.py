@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.errors import ConfigError
+from swin_dense.openmmlab.heads.precision import full_precision
 
 SIZE_OF_INTEREST = 8
 """Relative coordinates are in units of this many strides of the object's level."""
@@ -96,12 +97,16 @@ class CondConvMaskHead(nn.Module):
         Raises:
             ConfigError: The dense head hands out another M.
         """
-        params = objects.param_preds.float()
+        params = objects.param_preds
         if params.shape[1] != self.num_params:
             raise ConfigError(
                 f"model.bbox_head.num_mask_params is {params.shape[1]}, but the mask head needs {self.num_params}"
             )
-        channels, height, width = features.shape
+        with full_precision(features.device):
+            return self._draw(features.float(), params.float(), objects)
+
+    def _draw(self, features: Tensor, params: Tensor, objects: Any) -> list[Tensor]:
+        _, height, width = features.shape
         x = features[None].expand(len(params), -1, -1, -1)
         coordinates = relative_coordinate_maps(
             self._places(features), objects.points, objects.strides, SIZE_OF_INTEREST, (height, width)

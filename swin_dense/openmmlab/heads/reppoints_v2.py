@@ -23,6 +23,7 @@ from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.heads.corners import CornerPooling
 from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, mask_points, to_points
 from swin_dense.openmmlab.heads.outputs import LevelOutputs
+from swin_dense.openmmlab.heads.precision import in_full_precision
 from swin_dense.openmmlab.heads.reppoints_v2_inference import detect
 from swin_dense.openmmlab.heads.reppoints_v2_loss import (
     ImageTargets,
@@ -270,16 +271,6 @@ class RepPointsV2Head(nn.Module):
         assert self.test_cfg is not None, "the model dict has no test_cfg"
         metas = [sample.metainfo for sample in batch_data_samples]
         return detect(self(maps), self.point_strides, metas, self.test_cfg, rescale)
-
-
-def in_full_precision(layer: nn.Module, features: Tensor) -> Tensor:
-    """Runs a layer in float32 whatever autocast says: bfloat16 places a point 40 strides away to a quarter stride."""
-    if not torch.amp.is_autocast_available(features.device.type):
-        exact: Tensor = layer(features)
-        return exact
-    with torch.autocast(features.device.type, enabled=False):
-        exact = layer(features.float())
-        return exact
 
 
 def _positives(first_points: Tensor, params: Tensor, targets: Sequence[ImageTargets], grid: Grid) -> list[Any]:
