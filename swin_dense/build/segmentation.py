@@ -54,13 +54,13 @@ def inference(
         The inference; it resizes images itself.
     """
 
-    def test_size(size: Size, ratio: float) -> Size:
+    def evaluation_size(size: Size, ratio: float) -> Size:
         if test_scale is None:
             return rescaled_size(size, round(min(size) * ratio), round(max(size) * ratio))
         return rescaled_size(size, round(min(test_scale) * ratio), round(max(test_scale) * ratio))
 
     return SegmentationInference(
-        test_size, config.crop_size, config.stride, config.scales, config.flip, probabilities=probabilities
+        evaluation_size, config.crop_size, config.stride, config.scales, config.flip, probabilities=probabilities
     )
 
 

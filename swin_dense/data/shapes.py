@@ -145,7 +145,7 @@ def _encode_jpeg(picture: Pixels) -> bytes:
 
 
 def _label_map(objects: list[SceneObject], size: int) -> Pixels:
-    """ADE20K labels, (size, size) uint8: 0 on borders, whose pixels show two things at once, else the class plus one."""
+    """ADE20K labels, (size, size) uint8: 0 on borders, whose pixels show two things, else the class plus one."""
     labels = np.ones((size, size), dtype=np.uint8)
     for one in objects:
         labels[one.visible] = 1 + SEGMENTATION_CLASS_NAMES.index(one.name)

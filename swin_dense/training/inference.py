@@ -44,8 +44,8 @@ class SegmentationInference:
     of the original, and one scale is then no special case.
 
     Attributes:
-        test_size: Height and width at which the model sees an image of a height and width on disk, at a ratio of the
-            test scale; called as `test_size(size, ratio)`.
+        evaluation_size: Height and width at which the model sees an image of a height and width on disk, at a ratio of
+            the test scale; called as `evaluation_size(size, ratio)`.
         crop_size: Height and width of a sliding window, in pixels of the resized image; a smaller image is one smaller
             crop. None shows the image as a whole.
         stride: Pixels between windows, down and to the right. The last windows are moved back into the image.
@@ -57,7 +57,7 @@ class SegmentationInference:
             in its caches (with 150 classes twice as quick as 2**15 and more); more means fewer calls on a GPU.
     """
 
-    test_size: Callable[[Size, float], Size]
+    evaluation_size: Callable[[Size, float], Size]
     crop_size: Size | None = None
     stride: Size | None = None
     scales: tuple[float, ...] = (1.0,)
@@ -130,7 +130,7 @@ class SegmentationInference:
     def _views(self, model: Segmenter, images: Tensor, ratio: float, rows: int) -> list[Iterator[Tensor]]:
         """The logits of the views at one ratio, in bands of the images on disk from top to bottom."""
         height, width = images.shape[-2:]
-        view = resize_images(images, self.test_size((height, width), ratio))
+        view = resize_images(images, self.evaluation_size((height, width), ratio))
         windows = Windows.over((view.shape[-2], view.shape[-1]), self.crop_size, self.stride)
         return [
             logits_in_bands(model, view, windows, mirrored, (height, width), rows)
