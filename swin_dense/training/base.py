@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -32,26 +32,39 @@ class Model(Protocol):
         """Scalar terms by name; those with "loss" in their name are minimised."""
 
 
-class DenseModule(LightningModule):
-    """Glue between a model, its loss terms and its optimizer; what it is scored on is up to the task.
+class Metric(Protocol):
+    """Scores predictions against the ground truth of a data set; how it takes them is up to the task."""
 
-    Logs every loss term as `train/NAME` and their sum as `train/loss`.
+    def compute(self) -> dict[str, Any]:
+        """Figures by name, or by kind and name; "per_class" ones apart. The same on every rank."""
+
+    def reset(self) -> None:
+        """Forgets every prediction."""
+
+
+class DenseModule(LightningModule):
+    """Glue between a model, its loss terms, its optimizer and its score.
+
+    Logs every loss term as `train/NAME`, their sum as `train/loss`, and every figure of the metric as `val/NAME` or
+    `val/KIND_NAME`.
 
     Attributes:
         model: The model.
         scores: Result of the last validation.
     """
 
-    def __init__(self, model: Model, optimizer: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, model: Model, metric: Metric, optimizer: Mapping[str, Any], seed: int) -> None:
         """Takes the parts.
 
         Args:
             model: An `nn.Module` with `network` and `losses`.
+            metric: Scores its predictions.
             optimizer: Keyword arguments of `adamw`.
             seed: Of the randomness inside a training step.
         """
         super().__init__()
         self.model = cast(nn.Module, model)
+        self.metric = metric
         self.optimizer_options = optimizer
         self.seed = seed
         self.scores: dict[str, Any] = {}
@@ -87,6 +100,18 @@ class DenseModule(LightningModule):
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return total
 
+    def on_validation_epoch_start(self) -> None:
+        """Forgets what an interrupted validation may have left."""
+        self.metric.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores what every rank has predicted and logs the figures, which are the same on every rank."""
+        if self.trainer.sanity_checking:
+            return
+        self.scores = self.metric.compute()
+        for name, value in figures(self.scores):
+            self.log(f"val/{name}", value, prog_bar=name.endswith(("_AP", "mIoU")), rank_zero_only=False)
+
     def configure_optimizers(self) -> Any:
         """AdamW and the schedule, stepped after every optimizer step."""
         optimizer = adamw(self.model, **self.optimizer_options)
@@ -95,6 +120,24 @@ class DenseModule(LightningModule):
     @abstractmethod
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
         """The learning-rate schedule of the task."""
+
+
+def figures(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures over the whole data set, without those of single classes.
+
+    Args:
+        scores: Of a metric.
+
+    Yields:
+        Such as ("mIoU", 44.5) or ("bbox_AP", 0.41).
+    """
+    for name, value in scores.items():
+        if name == "per_class":
+            continue
+        if isinstance(value, Mapping):
+            yield from ((f"{name}_{figure}", one) for figure, one in value.items() if figure != "per_class")
+        else:
+            yield name, value
 
 
 def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from swin_dense.data.samples import Batch, Detections
-from swin_dense.training.base import DenseModule, Model
+from swin_dense.training.base import DenseModule, Metric, Model
 from swin_dense.training.detection_inference import DetectionInference, DetectionModel
 from swin_dense.training.optim import NO_DECAY, warmup_multistep
 
@@ -18,20 +18,11 @@ class Detector(Model, DetectionModel, Protocol):
     """A model that learns to find objects."""
 
 
-class DetectionMetric(Protocol):
+class DetectionMetric(Metric, Protocol):
     """Scores detections against the ground truth of a data set."""
 
     def update(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
         """Takes the detections of some images."""
-
-    def compute(self) -> dict[str, dict[str, Any]]:
-        """Figures by kind, for instance {"bbox": {"AP": 0.41, ...}}; the same on every rank."""
-
-    def results(self) -> list[dict[str, Any]]:
-        """Every detection as a row of a result file."""
-
-    def reset(self) -> None:
-        """Forgets every detection."""
 
 
 class DetectorModule(DenseModule):
@@ -80,8 +71,7 @@ class DetectorModule(DenseModule):
             "no_decay": no_decay,
             "layer_decay": layer_decay,
         }
-        super().__init__(detector, optimizer, seed)
-        self.metric = metric
+        super().__init__(detector, metric, optimizer, seed)
         self.inference = inference
         self.schedule_options: dict[str, Any] = {
             "milestones": milestones,
@@ -90,10 +80,6 @@ class DetectorModule(DenseModule):
             "warmup_ratio": warmup_ratio,
         }
         self.epochs = epochs
-
-    def on_validation_epoch_start(self) -> None:
-        """Forgets what an interrupted validation may have left."""
-        self.metric.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Detections]]:
         """Predicts a batch and hands it to the metric.
@@ -106,18 +92,8 @@ class DetectorModule(DenseModule):
             {"predictions": one per image}, for callbacks that draw them.
         """
         detections = self.inference.predict(cast(Detector, self.model), batch)
-        self.metric.update(batch.image_ids, detections)
+        cast(DetectionMetric, self.metric).update(batch.image_ids, detections)
         return {"predictions": detections}
-
-    def on_validation_epoch_end(self) -> None:
-        """Scores what every rank has predicted and logs the figures, which are the same on every rank."""
-        if self.trainer.sanity_checking:
-            return
-        self.scores = self.metric.compute()
-        for kind, figures in self.scores.items():
-            for name, value in figures.items():
-                if not isinstance(value, Mapping):
-                    self.log(f"val/{kind}_{name}", value, prog_bar=name == "AP", rank_zero_only=False)
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
         """Warm-up, then steps down after some of the epochs."""

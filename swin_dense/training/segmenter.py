@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from swin_dense.data.samples import Batch, Segmentation
-from swin_dense.training.base import DenseModule, Model
+from swin_dense.training.base import DenseModule, Metric, Model
 from swin_dense.training.inference import SegmentationInference, Segmenter
 from swin_dense.training.optim import NO_DECAY, warmup_polynomial
 
@@ -19,17 +19,11 @@ class TrainableSegmenter(Model, Segmenter, Protocol):
     """A model that learns and emits logits."""
 
 
-class SegmentationMetric(Protocol):
+class SegmentationMetric(Metric, Protocol):
     """Scores label maps against annotated ones."""
 
     def update(self, image_ids: Sequence[int], predicted: Sequence[Tensor], truth: Sequence[Tensor]) -> None:
         """Takes the label maps of some images."""
-
-    def compute(self) -> dict[str, Any]:
-        """Figures by name, for instance {"mIoU": 44.5, ...}; the same on every rank."""
-
-    def reset(self) -> None:
-        """Forgets every image."""
 
 
 class SegmenterModule(DenseModule):
@@ -76,8 +70,7 @@ class SegmenterModule(DenseModule):
             "no_decay": no_decay,
             "layer_decay": layer_decay,
         }
-        super().__init__(segmenter, optimizer, seed)
-        self.metric = metric
+        super().__init__(segmenter, metric, optimizer, seed)
         self.inference = inference
         self.schedule_options: dict[str, Any] = {
             "steps": steps,
@@ -85,10 +78,6 @@ class SegmenterModule(DenseModule):
             "warmup_steps": warmup_steps,
             "warmup_ratio": warmup_ratio,
         }
-
-    def on_validation_epoch_start(self) -> None:
-        """Forgets what an interrupted validation may have left."""
-        self.metric.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Segmentation]]:
         """Segments a batch and hands it to the metric.
@@ -102,17 +91,10 @@ class SegmenterModule(DenseModule):
         """
         assert batch.label_maps is not None
         segmentations = self.inference.predict(cast(Segmenter, self.model), batch)
-        self.metric.update(batch.image_ids, [one.label_map for one in segmentations], batch.label_maps)
+        cast(SegmentationMetric, self.metric).update(
+            batch.image_ids, [one.label_map for one in segmentations], batch.label_maps
+        )
         return {"predictions": segmentations}
-
-    def on_validation_epoch_end(self) -> None:
-        """Scores what every rank has segmented and logs the figures, which are the same on every rank."""
-        if self.trainer.sanity_checking:
-            return
-        self.scores = self.metric.compute()
-        for name, value in self.scores.items():
-            if not isinstance(value, Mapping):
-                self.log(f"val/{name}", value, prog_bar=name == "mIoU", rank_zero_only=False)
 
     def schedule(self, optimizer: Optimizer) -> LRScheduler:
         """Warm-up, then a polynomial decay to zero."""

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 
 from swin_dense import build
 from swin_dense.config import Config, SegmentationConfig
-from swin_dense.training import DetectorModule
+from swin_dense.metrics import CocoMetric
 from swin_dense.training.callbacks import PredictionFiles
 from swin_dense.workflows.run_folder import is_first_process, write_json
 from swin_dense.workflows.segmentation import write_label_map
@@ -50,7 +50,7 @@ def evaluate(
         callbacks = [PredictionFiles(partial(write_label_map, predictions, config.data.label_shift))]
     trainer = build.evaluation_trainer(config.training.precision, devices, callbacks)
     trainer.validate(module, datamodule=data, verbose=False)
-    if predictions is not None and isinstance(module, DetectorModule):
+    if predictions is not None and isinstance(module.metric, CocoMetric):
         rows = module.metric.results()
         if is_first_process():
             write_json(predictions, rows)
