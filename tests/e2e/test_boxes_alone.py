@@ -1,4 +1,4 @@
-"""Boxes without outlines are checked, trained on, scored and drawn by a detector of boxes, and refused by one of masks."""
+"""Boxes without outlines are checked, trained on, scored and drawn by a detector of boxes; one of masks refuses them."""
 
 from __future__ import annotations
 
