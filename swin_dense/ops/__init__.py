@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from swin_dense.ops.deform_attention import ms_deform_attn_backward, ms_deform_attn_forward
 from swin_dense.ops.deform_conv import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -33,6 +34,8 @@ OPS: dict[str, Callable[..., Any]] = {
         deform_conv_backward_parameters,
         modulated_deform_conv_forward,
         modulated_deform_conv_backward,
+        ms_deform_attn_forward,
+        ms_deform_attn_backward,
     )
 }
 

@@ -1,4 +1,4 @@
-"""Boxes without outlines are checked, trained on, scored and drawn by a detector of boxes; one of masks refuses them."""
+"""Boxes without outlines: a detector of boxes trains on them, scores and draws them; one of masks refuses them."""
 
 from __future__ import annotations
 
