@@ -89,7 +89,7 @@ def _attend(value: Tensor, shapes: Tensor, locations: Tensor, weights: Tensor) -
     maps = torch.split(value.permute(0, 2, 3, 1).flatten(0, 1), positions, dim=-1)  # each (B * M, D, H * W)
     grids = 2 * locations.transpose(1, 2).flatten(0, 1) - 1  # (B * M, Q, L, P, 2) in -1..1
     sampled = [
-        functional.grid_sample(one.unflatten(-1, size), grids[:, :, level], align_corners=False)
+        functional.grid_sample(one.reshape(*one.shape[:2], *size), grids[:, :, level], align_corners=False)
         for level, (one, size) in enumerate(zip(maps, sizes, strict=True))
     ]
     kept = torch.stack(sampled, dim=-2).reshape(batch, heads, channels, queries, levels * points)
