@@ -79,3 +79,4 @@ model = dict(
     ),
     test_cfg=dict(rpn=None, rcnn=dict(max_per_img=50)),
 )
+optimizer = dict(learning_rate=3e-4)  # its stages undo each other's work at the 1e-3 of the others
