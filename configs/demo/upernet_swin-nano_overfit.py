@@ -13,15 +13,15 @@ data = dict(
     limit_images=3,
 )
 augmentation = dict(
-    scale=(768, 192),
+    scale=(1024, 256),
     ratio_range=(1.0, 1.0),
-    crop_size=(192, 288),
+    crop_size=(256, 384),
     cat_max_ratio=1.0,
     flip_probability=0.0,
     photometric_distortion=False,
-    test_scale=(768, 192),
+    test_scale=(1024, 256),
 )
-model = dict(data_preprocessor=dict(size=(192, 288)))
-optimizer = dict(learning_rate=1e-3, weight_decay=0.0)
-schedule = dict(steps=300, power=1.0, warmup_steps=20, warmup_ratio=0.01)
-training = dict(clip_gradient_norm=5.0, validate_every=100, log_every=10)
+model = dict(data_preprocessor=dict(size=(256, 384)), decode_head=dict(dropout_ratio=0.0))
+optimizer = dict(learning_rate=2e-3, weight_decay=0.0)
+schedule = dict(steps=400, power=1.0, warmup_steps=20, warmup_ratio=0.01)
+training = dict(clip_gradient_norm=5.0, validate_every=200, log_every=10)

@@ -5,6 +5,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -228,5 +229,6 @@ def read_all(store: ImageStore) -> bool:
 def test_zip_store_works_in_forked_processes_at_once_and_pickles(tmp_path):
     store = ImageStore(make_zip(tmp_path / "a.zip", "folder/"))
     assert read_all(pickle.loads(pickle.dumps(store)))
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        assert all(pool.map(read_all, [store] * 30))
+    # An executor ends its workers in good order; a pool kills them, for which they may wait with a lock for ever.
+    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as executor:
+        assert all(executor.map(read_all, [store] * 30))
