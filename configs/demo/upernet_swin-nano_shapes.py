@@ -22,5 +22,5 @@ augmentation = dict(
 )
 model = dict(data_preprocessor=dict(size=(128, 128)))
 optimizer = dict(learning_rate=1e-3, weight_decay=0.01)
-schedule = dict(steps=600, power=1.0, warmup_steps=50, warmup_ratio=0.01)
-training = dict(clip_gradient_norm=5.0, validate_every=300, log_every=50)
+schedule = dict(steps=450, power=1.0, warmup_steps=50, warmup_ratio=0.01)
+training = dict(clip_gradient_norm=5.0, validate_every=150, log_every=50)

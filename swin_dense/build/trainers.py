@@ -137,6 +137,7 @@ def _quiet_lightning() -> None:
         ".*LeafSpec.* is deprecated",
         ".*num_workers",
         "Found .* in eval mode at the start of training",
+        "The number of training batches",
     ):
         warnings.filterwarnings("ignore", message=message)
 
