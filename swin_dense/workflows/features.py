@@ -15,16 +15,10 @@ from torch import Tensor, nn
 
 from swin_dense.backbones import FeatureSpec, create_backbone
 from swin_dense.config import Config, DetectionConfig, load_config
-from swin_dense.errors import ConfigError, WeightsError
+from swin_dense.errors import ConfigError
 from swin_dense.export.models import NormalizedBackbone
-from swin_dense.openmmlab import detection, segmentation
 from swin_dense.weights import LoadReport, load_weights
-
-CLASSES = 80
-"""Class count that a network is built with; its heads are not used."""
-
-PROBE = 128
-"""Side in pixels of the blank image that tells widths and strides of a network's maps."""
+from swin_dense.workflows.headless import PROBE, build_headless, load_headless, specs_of
 
 SEED = 0
 """Of random weights, so that an interrupted export with them can be continued."""
@@ -67,8 +61,8 @@ class NetworkFeatures(nn.Module):
         with torch.inference_mode():
             blank = torch.zeros(1, 3, PROBE, PROBE)
             maps = self.backbone.eval()(blank)
-            all_stages = _specs("stage", 1, maps)
-            levels = [] if self.neck is None else _specs("p", 0, self.neck.eval()(maps))
+            all_stages = specs_of("stage", maps)
+            levels = () if self.neck is None else specs_of("p", self.neck.eval()(maps))
         if stages is None:
             stages = [] if neck else [int(spec.name.removeprefix("stage")) for spec in all_stages]
         self.places = [_place(stage, all_stages) for stage in stages]
@@ -125,16 +119,9 @@ def feature_model(
         torch.manual_seed(SEED)
         if isinstance(model, (str, Path)):
             return _variant(str(model), weights, stages, neck)
-        build_network = (detection if isinstance(model, DetectionConfig) else segmentation).build_network
-        network = build_network(model.model, CLASSES)
+        network = build_headless(model)
     if weights is not None:
-        others = {name.split(".")[0] for name in network.state_dict()} - {"backbone", *(["neck"] if neck else [])}
-        report = load_weights(network, weights, ignore=sorted(others))
-        _tell(report)
-        if any(note.name.startswith("neck.") for note in report.missing if neck):
-            raise WeightsError(
-                f"{weights} holds a backbone alone: leave --neck out, or take weights of the whole model"
-            )
+        _tell(load_headless(network, weights, neck))
     return NetworkFeatures(network, stages, neck)
 
 
@@ -170,18 +157,6 @@ def _variant(name: str, weights: Path | str | None, stages: Sequence[int] | None
 
 def _tell(report: LoadReport) -> None:
     Console(stderr=True).print(report.summary(), highlight=False)
-
-
-def _specs(prefix: str, offset: int, maps: Sequence[Tensor]) -> list[FeatureSpec]:
-    """What the maps of the blank image tell: one with stride 2^n is number n - offset, if each has its own stride."""
-    strides = [PROBE // one.shape[-1] for one in maps]
-    numbers = [stride.bit_length() - 1 - offset for stride in strides]
-    if len(set(numbers)) < len(numbers):
-        numbers = list(range(1, len(maps) + 1))
-    return [
-        FeatureSpec(f"{prefix}{number}", one.shape[1], stride)
-        for number, one, stride in zip(numbers, maps, strides, strict=True)
-    ]
 
 
 def _place(stage: int, specs: Sequence[FeatureSpec]) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,39 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.backbones import SwinTransformer, create_backbone
+from swin_dense.backbones import FeatureSpec, SwinTransformer, create_backbone
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config, SegmentationConfig
 from swin_dense.errors import ConfigError, WeightsError, nearest
 from swin_dense.export.graph import PlainAdaptivePool, Preprocessing
 from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
-from swin_dense.openmmlab import detection, segmentation
+from swin_dense.openmmlab import segmentation
 from swin_dense.weights import load_weights
+from swin_dense.workflows.headless import ANY_CLASSES, PROBE, build_headless, load_headless, specs_of
 from swin_dense.workflows.trained import labels_of, load_whole_model
 
 PARTS = ("backbone", "neck", "whole")
 """What of a model can be had; "neck" is backbone and neck."""
-
-ANY_CLASSES = 80
-"""Where no head is kept, their class count does not matter."""
-
-PROBE = 256
-"""Side in pixels of the image that strides are measured on."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """One map that comes out.
-
-    Attributes:
-        name: "stage1", "p2" or "logits".
-        channels: Channels of the map.
-        stride: Pixels per cell.
-    """
-
-    name: str
-    channels: int
-    stride: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ class ModelPart:
     name: str
     description: str
     module: nn.Module
-    outputs: tuple[Output, ...]
+    outputs: tuple[FeatureSpec, ...]
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -148,10 +126,7 @@ def load_part(model: Config | str, part: str | None, weights: Path | None) -> Mo
         return _segmenter(model, weights)
     if part == "whole":
         raise ConfigError("--part whole: a detector's proposals and boxes vary in number; use --part neck")
-    build: Callable[..., Any] = (
-        segmentation.build_network if isinstance(model, SegmentationConfig) else detection.build_network
-    )
-    return _feature_part(build(model.model, ANY_CLASSES), model, part, weights)
+    return _feature_part(build_headless(model), model, part, weights)
 
 
 def _variant(name: str, part: str, weights: Path | None) -> ModelPart:
@@ -159,25 +134,21 @@ def _variant(name: str, part: str, weights: Path | None) -> ModelPart:
     if part != "backbone":
         raise ConfigError(f"--part {part}: {name} is a backbone alone; name a config")
     report = load_weights(backbone, weights) if weights else None
-    outputs = tuple(Output(spec.name, spec.channels, spec.stride) for spec in backbone.feature_specs)
     missing = tuple(note.name for note in report.missing) if report else ()
-    return ModelPart(part, name, backbone, outputs, Preprocessing(IMAGENET_MEAN, IMAGENET_STD), missing=missing)
+    return ModelPart(
+        part, name, backbone, backbone.feature_specs, Preprocessing(IMAGENET_MEAN, IMAGENET_STD), missing=missing
+    )
 
 
 def _feature_part(network: Any, config: Config, part: str | None, weights: Path | None) -> ModelPart:
-    network.eval()
     neck = network.neck if network.with_neck else None
     part = part or ("backbone" if neck is None else "neck")
     if part == "neck" and neck is None:
         raise ConfigError("--part neck: the config's model has no neck; use --part backbone")
     missing: tuple[str, ...] = ()
     if weights:
-        kept = PARTS[: PARTS.index(part) + 1]
-        others = {name.split(".")[0] for name in network.state_dict()} - set(kept)
-        notes = load_weights(network, weights, ignore=sorted(others)).missing
-        missing = tuple(note.name for note in notes if note.name.split(".")[0] in kept)
-        if any(name.startswith("neck.") for name in missing):
-            raise WeightsError(f"{weights} holds a backbone alone; use --part backbone, or train the neck first")
+        notes = load_headless(network, weights, part == "neck").missing
+        missing = tuple(note.name for note in notes if note.name.split(".")[0] in PARTS[: PARTS.index(part) + 1])
     chain = _Chain(network.backbone, neck if part == "neck" else None).eval()
     preprocessing = preprocessing_of(network, padded=part == "neck")
     outputs = _outputs(chain, "p" if part == "neck" else "stage")
@@ -195,7 +166,7 @@ def _segmenter(config: SegmentationConfig, weights: Path | None) -> ModelPart:
     whole = _WholeSegmenter(network.eval()).eval()
     (output,) = _outputs(whole, "p")
     preprocessing = preprocessing_of(network, padded=False)
-    outputs = (Output("logits", output.channels, output.stride),)
+    outputs = (FeatureSpec("logits", output.channels, output.stride),)
     return ModelPart("whole", _describe(config), whole, outputs, preprocessing, names)
 
 
@@ -210,18 +181,9 @@ def declared_classes(model: dict[str, Any]) -> int:
     return int(head["num_classes"]) if isinstance(head, dict) and "num_classes" in head else ANY_CLASSES
 
 
-def _outputs(module: nn.Module, letter: str) -> tuple[Output, ...]:
-    """Names maps by their strides: p2 and stage1 have stride 4."""
+def _outputs(module: nn.Module, letter: str) -> tuple[FeatureSpec, ...]:
     with torch.no_grad():
-        maps = module(torch.zeros(1, 3, PROBE, PROBE))
-    strides = [round(PROBE / one.shape[2]) for one in maps]
-    levels = [round(math.log2(stride)) - (letter == "stage") for stride in strides]
-    if len(set(levels)) < len(levels):
-        levels = list(range(1, len(levels) + 1))
-    return tuple(
-        Output(f"{letter}{level}", one.shape[1], stride)
-        for level, one, stride in zip(levels, maps, strides, strict=True)
-    )
+        return specs_of(letter, module(torch.zeros(1, 3, PROBE, PROBE)))
 
 
 def preprocessing_of(network: Any, *, padded: bool) -> Preprocessing:

@@ -12,7 +12,7 @@ from swin_dense.training import callbacks
 from swin_dense.training.callbacks import ProgressLines
 
 
-def trainer_of(batches: int, epochs: int, first: bool = True) -> Any:
+def trainer_of(batches: int, epochs: int, first: bool = True, steps: int = -1) -> Any:
     """What the callback reads of a trainer that is about to do its first batch."""
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=-1))
     figures = {"train/loss": torch.tensor(2.5), "train/learning_rate": torch.tensor(1e-4), "val/bbox_AP": 0.25}
@@ -20,6 +20,9 @@ def trainer_of(batches: int, epochs: int, first: bool = True) -> Any:
         is_global_zero=first,
         num_training_batches=batches,
         max_epochs=epochs,
+        max_steps=steps,
+        global_step=0,
+        accumulate_grad_batches=2,
         current_epoch=0,
         fit_loop=loop,
         callback_metrics=figures,
@@ -36,6 +39,7 @@ def run(trainer: Any, lines: ProgressLines, monkeypatch: pytest.MonkeyPatch) -> 
         now[0] += 2
         trainer.fit_loop.epoch_loop.total_batch_idx = step
         trainer.current_epoch, batch = divmod(step, trainer.num_training_batches)
+        trainer.global_step = (step + 1) // trainer.accumulate_grad_batches
         lines.on_train_batch_end(trainer, None, None, None, batch)
 
 
@@ -55,6 +59,18 @@ def test_every_few_batches_and_the_last_of_an_epoch_have_a_line(
             (2, 4, "0:00:02"),
             (2, 5, "0:00:00"),
         )
+    ]
+
+
+def test_a_schedule_of_steps_is_told_in_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two batches are a step; an epoch's end is nothing special."""
+    run(trainer_of(batches=3, epochs=2, steps=3), ProgressLines(every=2), monkeypatch)
+    assert capsys.readouterr().err.splitlines() == [
+        "step 1/3 loss 2.500 | 2.00 s/batch, 0:00:08 left",
+        "step 2/3 loss 2.500 | 2.00 s/batch, 0:00:04 left",
+        "step 3/3 loss 2.500 | 2.00 s/batch, 0:00:00 left",
     ]
 
 

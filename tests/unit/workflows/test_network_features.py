@@ -53,7 +53,7 @@ def test_without_a_neck_the_stages_of_backbone_weights_will_do(tmp_path: Path) -
     save_weights(create_backbone("swin_nano"), tmp_path / "w.safetensors")
     model: Any = feature_model(DETECTOR, weights=tmp_path / "w.safetensors")
     assert [spec.name for spec in model.feature_specs] == ["stage1", "stage2", "stage3", "stage4"]
-    with pytest.raises(WeightsError, match="holds a backbone alone: leave --neck out"):
+    with pytest.raises(WeightsError, match="holds a backbone alone: do without the neck"):
         feature_model(DETECTOR, weights=tmp_path / "w.safetensors", neck=True)
 
 

@@ -121,6 +121,6 @@ def test_weights_of_a_backbone_are_not_enough_for_a_neck(
     detection: Any, detector: tuple[OpenMMLabDetector, Path], tmp_path: Path
 ) -> None:
     save_weights(detector[0].network.backbone, tmp_path / "backbone.safetensors")
-    with pytest.raises(WeightsError, match="holds a backbone alone; use --part backbone"):
+    with pytest.raises(WeightsError, match="holds a backbone alone: do without the neck"):
         load_part(detection, "neck", tmp_path / "backbone.safetensors")
     load_part(detection, "backbone", tmp_path / "backbone.safetensors")
