@@ -181,8 +181,8 @@ def _paint(rng: np.random.Generator, picture: Floats, thing: SceneObject, colour
     right, bottom = np.minimum(np.ceil(thing.contours[0].max(axis=0)).astype(int) + 1, size)
     canvas = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
     pen = ImageDraw.Draw(canvas)
-    # Not strict: only shapes with a hole have a second contour, which is painted out again.
-    for contour, shade in zip(thing.contours, (255, 0), strict=False):
+    shades = (255, *(0 for _ in thing.contours[1:]))  # holes are painted out again
+    for contour, shade in zip(thing.contours, shades, strict=True):
         pen.polygon(((contour - (left, top)) * SUPERSAMPLING).ravel().tolist(), fill=shade)
     opacity = np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float64)[..., None] / 255
     window = picture[top:bottom, left:right]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Extractor:
         """
         if dtype not in DTYPES:
             raise ConfigError(f'dtype: unknown "{dtype}"; valid: {", ".join(DTYPES)}')
-        self.model: FeatureModel = model.to(device).eval()  # type: ignore[assignment]  # checked by as_feature_model
+        self.model = cast(FeatureModel, model.to(device).eval())
         self.specs, self.size_divisor = tuple(self.model.feature_specs), self.model.size_divisor
         self.device, self.dtype = device, DTYPES[dtype]
         self.maps, self.pool = maps, pool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -89,10 +90,9 @@ def onnx_session(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
 def _require_onnx() -> ModuleType:
     try:
-        import onnx  # noqa: F401  (the exporter imports it later, with a less helpful message)
-        import onnxruntime  # type: ignore[import-untyped]  # it ships no types
-        import onnxscript  # noqa: F401  (likewise)
+        for name in ("onnx", "onnxscript"):  # the exporter would import them later, with a less helpful message
+            import_module(name)
+        runtime = import_module("onnxruntime")
     except ImportError as error:
         raise ConfigError(f'{error.name} is not installed: pip install "swin-dense[export]"') from error
-    module: ModuleType = onnxruntime
-    return module
+    return runtime

@@ -104,7 +104,7 @@ class Saliency:
             DataError: The class to explain is not found in the image.
         """
         try:
-            from pytorch_grad_cam import GradCAMElementWise  # type: ignore[import-untyped]  # it ships no types
+            from pytorch_grad_cam import GradCAMElementWise
         except ImportError as error:
             raise ConfigError('grad-cam is not installed: pip install "swin-dense[export]"') from error
         height, width = image.shape[1:]
