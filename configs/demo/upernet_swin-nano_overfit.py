@@ -21,7 +21,10 @@ augmentation = dict(
     photometric_distortion=False,
     test_scale=(1024, 256),
 )
-model = dict(data_preprocessor=dict(size=(256, 384)), decode_head=dict(dropout_ratio=0.0, sampler=dict(type="OHEMPixelSampler", thresh=0.9, min_kept=5000)))
+model = dict(
+    data_preprocessor=dict(size=(256, 384)),
+    decode_head=dict(dropout_ratio=0.0, sampler=dict(type="OHEMPixelSampler", thresh=0.9, min_kept=5000)),
+)
 optimizer = dict(learning_rate=2e-3, weight_decay=0.0)
 schedule = dict(steps=600, power=1.0, warmup_steps=20, warmup_ratio=0.01)
 training = dict(clip_gradient_norm=5.0, validate_every=200, log_every=10)

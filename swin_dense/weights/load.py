@@ -19,6 +19,7 @@ from swin_dense.weights.formats import Converted, root_of
 from swin_dense.weights.match import Incoming, match
 from swin_dense.weights.parts import take_apart
 from swin_dense.weights.report import LoadReport
+from swin_dense.weights.roles import BESIDE
 from swin_dense.weights.selection import selection
 
 
@@ -39,7 +40,7 @@ def load_weights(
 
     Args:
         model: A `SwinTransformer`, or a module that contains one, such as a detector. Any other module takes weights
-            under its own names.
+            under its own names; if it has a `backbone`, also those of a backbone alone, such as torchvision's ResNets.
         path_or_state_dict: A checkpoint file, or a state dict, also inside the usual wrappers. Where an average of the
             weights stands beside them, the average is taken.
         format: A name in `swin_dense.weights.FORMATS`, or "auto" to tell it from the key names.
@@ -60,12 +61,13 @@ def load_weights(
         content, source = read_checkpoint(Path(path_or_state_dict)), os.fspath(path_or_state_dict)
     try:
         tensors, source = unwrap(content, source)
-        incoming = _read_as(tensors, _backbone_prefix(model), format)
-        matched = match(incoming, model.state_dict(), may_lack, unwanted)
+        prefix, names = _swin_prefix(model), model.state_dict()
+        incoming = _under_own_names(tensors, model, format) if prefix is None else _read_as(tensors, prefix, format)
+        matched = match(incoming, names, may_lack, unwanted)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
     # Every key is there: those that keep their initial values are handed back as they are.
-    model.load_state_dict({**model.state_dict(), **matched.values}, strict=True)
+    model.load_state_dict({**names, **matched.values}, strict=True)
     return LoadReport(
         source=source,
         format=incoming.format,
@@ -77,7 +79,7 @@ def load_weights(
     )
 
 
-def _backbone_prefix(model: nn.Module) -> str | None:
+def _swin_prefix(model: nn.Module) -> str | None:
     """What stands before the names of the one Swin backbone in a model; None if it has none."""
     names = [name for name, module in model.named_modules() if isinstance(module, SwinTransformer)]
     if len(names) > 1:
@@ -85,12 +87,8 @@ def _backbone_prefix(model: nn.Module) -> str | None:
     return None if not names else f"{names[0]}." if names[0] else ""
 
 
-def _read_as(tensors: Mapping[str, Tensor], prefix: str | None, format_name: str) -> Incoming:
-    """Gives the tensors of a checkpoint the names that they have in the model."""
-    if prefix is None:
-        if format_name != "auto":
-            raise WeightsError(f"format '{format_name}' is for a Swin backbone, and the model has none")
-        return Incoming("same names", None, {}, {key: Converted(tensor, (key,)) for key, tensor in tensors.items()}, ())
+def _read_as(tensors: Mapping[str, Tensor], prefix: str, format_name: str) -> Incoming:
+    """Gives the tensors of a checkpoint the names that they have in a model with a Swin backbone."""
     parts = take_apart(tensors, format_name)
     return Incoming(
         format=parts.layout.format.name,
@@ -99,3 +97,17 @@ def _read_as(tensors: Mapping[str, Tensor], prefix: str | None, format_name: str
         around={root_of(prefix) + name: item for name, item in parts.around.items()},
         unmatched=parts.unmatched,
     )
+
+
+def _under_own_names(tensors: Mapping[str, Tensor], model: nn.Module, format_name: str) -> Incoming:
+    """Leaves the names of a checkpoint as they are, but for the prefix that those of a backbone alone lack."""
+    if format_name != "auto":
+        raise WeightsError(f"format '{format_name}' is for a Swin backbone, and the model has none")
+    own = {key: Converted(tensor, (key,)) for key, tensor in tensors.items()}
+    prefix = next((f"{name}." for name, _ in model.named_modules() if name.split(".")[-1] == "backbone"), None)
+    if prefix is None:
+        return Incoming("same names", None, {}, own, ())
+    if not any(name.startswith(prefix) for name in own):
+        own = {name if name.split(".")[0] in BESIDE else prefix + name: item for name, item in own.items()}
+    backbone = {name: item for name, item in own.items() if name.startswith(prefix)}
+    return Incoming("same names", prefix, backbone, {name: own[name] for name in own.keys() - backbone.keys()}, ())

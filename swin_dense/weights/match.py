@@ -22,7 +22,7 @@ class Incoming(NamedTuple):
 
     Attributes:
         format: Name of the format that it came in.
-        prefix: What stands before the backbone's names in the model; None if the model has no Swin backbone.
+        prefix: What stands before the backbone's names in the model; None if the model has no backbone.
         backbone: Tensors of the backbone.
         around: Tensors of what surrounds the backbone.
         unmatched: The checkpoint's keys in the place of the backbone that the format's table does not have.

@@ -10,11 +10,12 @@ OUTPUT_NORM = re.compile(r"(norm\d+)\.(weight|bias)")
 OTHER_TASKS = {
     "head": "head of a classifier",
     "classifier": "head of a classifier",
+    "fc": "head of a classifier",
     "norm": "last norm of a classifier",
     "decoder": "decoder of masked pre-training",
     "mask_token": "mask token of masked pre-training",
 }
 """What other tasks put on a backbone, by the first word of its name."""
 
-BESIDE = ("head", "classifier", "decoder")
+BESIDE = ("head", "classifier", "fc", "decoder")
 """Those that may also stand beside the backbone."""

@@ -203,6 +203,20 @@ class TestOpenMMLab:
         assert {name.split(".")[0] for name in around} == {"neck", "rpn_head", "roi_head"}
         assert all(torch.equal(model.state_dict()[key], value) for key, value in around.items())
 
+    @torch.no_grad()
+    def test_a_resnet_of_torchvision_in_a_detector(self) -> None:
+        """Its names are those of mmdet's ResNets."""
+        from mmdet.models.backbones import ResNet
+        from torchvision.models import resnet18
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        reference = randomised(resnet18(), seed=11)
+        model = self.detector(ResNet(18, norm_eval=True))
+        report = load_weights(model, reference.state_dict())
+        assert {note.name for note in report.skipped} == {"fc.weight", "fc.bias"}
+        maps = create_feature_extractor(reference, [f"layer{i}" for i in range(1, 5)])(images(97, 130))
+        assert_close(model.backbone(images(97, 130)), tuple(maps.values()))
+
     def detector(self, backbone: nn.Module) -> nn.Module:
         import mmdet
         from mmdet.registry import MODELS

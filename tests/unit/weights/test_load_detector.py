@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.small_swin import WIDTH, Detector, backbone, clone, equal, official_classifier, reasons
+from helpers.small_swin import WIDTH, Detector, backbone, clone, equal, official_classifier, randomised, reasons
 from swin_dense.errors import WeightsError
 from swin_dense.weights import load_weights
 from swin_dense.weights.formats import FORMATS
@@ -100,3 +100,44 @@ class TestDetector:
         pair = nn.ModuleDict({"teacher": backbone(), "student": backbone()})
         with pytest.raises(WeightsError, match=r"several Swin backbones \(teacher, student\)"):
             load_weights(pair, backbone().state_dict())
+
+
+class OtherDetector(nn.Module):
+    """One whose backbone is no Swin, with parameters named as in torchvision's ResNets."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"conv1": nn.Conv2d(3, 4, 1), "bn1": nn.BatchNorm2d(4)})
+        self.roi_head = nn.ModuleDict({"fc_cls": nn.Linear(4, 4)})
+        torch.manual_seed(seed)
+        randomised(self)
+
+
+class TestDetectorOnAnotherBackbone:
+    @pytest.mark.parametrize(("prefix", "head"), [("", "fc"), ("backbone.", "head.fc")])
+    def test_a_classifier_fills_the_backbone_and_the_rest_keeps_its_values(self, prefix: str, head: str) -> None:
+        source, target = OtherDetector(1), OtherDetector(2)
+        before = clone(target)
+        state = {f"{prefix}{key}": value for key, value in source.backbone.state_dict().items()}
+        report = load_weights(target, state | {f"{head}.weight": torch.zeros(5, 4), f"{head}.bias": torch.zeros(5)})
+        assert equal(target.backbone.state_dict(), source.backbone.state_dict())
+        assert torch.equal(target.roi_head.fc_cls.weight, before["roi_head.fc_cls.weight"])
+        kept = "around the backbone, and the checkpoint is a backbone alone"
+        assert reasons(report.missing) == {f"roi_head.fc_cls.{leaf}": kept for leaf in ("weight", "bias")}
+        assert reasons(report.skipped) == {f"{head}.{leaf}": "head of a classifier" for leaf in ("weight", "bias")}
+
+    def test_a_whole_detector_is_taken_by_name(self) -> None:
+        source, target = OtherDetector(1), OtherDetector(2)
+        report = load_weights(target, source.state_dict())
+        assert equal(target.state_dict(), source.state_dict())
+        assert not report.missing and not report.skipped
+
+    def test_anything_else_is_an_error_on_both_sides(self) -> None:
+        state = OtherDetector(1).state_dict()
+        state["bbox_head.weight"] = state.pop("roi_head.fc_cls.weight")
+        with pytest.raises(WeightsError, match=r"(?s)place in the model: bbox_head.weight.*: roi_head.fc_cls.weight"):
+            load_weights(OtherDetector(2), state)
+        alone = OtherDetector(1).backbone.state_dict()
+        alone["layer1.weight"] = alone.pop("conv1.weight")
+        with pytest.raises(WeightsError, match=r"(?s)place in the model: layer1.weight.*: backbone.conv1.weight"):
+            load_weights(OtherDetector(2), alone)
