@@ -42,6 +42,7 @@ def shortened(words: list[str]) -> list[str]:
     ("page", "count", "left"),
     [
         ("README.md", 15, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
+        ("detection.md", 9, ["outputs/found/predictions.json", "outputs/slices/predictions.json"]),
         ("segmentation.md", 8, ["outputs/predicted/predictions.json", "runs/shapes/weights.safetensors"]),
     ],
 )
@@ -66,10 +67,10 @@ def test_every_config_file_named_exists() -> None:
         f"configs/{folder}/{name}"
         for text in PAGES.values()
         for folder in ("detection", "segmentation")
-        for name in re.findall(rf"`(?:{folder}/)?((?:mask-rcnn|upernet)_swin-[tsbl]_[\w.-]+\.py)`", text)
+        for name in re.findall(rf"`(?:{folder}/)?([\w-]+_(?:swin-[tsbl]|r50|x101)[\w.-]+\.py)`", text)
         if (folder == "segmentation") == name.startswith("upernet")
     ]
-    assert len(named) > 10
+    assert len(named) > 40
     assert [name for name in named if not (REPOSITORY / name).is_file()] == []
 
 

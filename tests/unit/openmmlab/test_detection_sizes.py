@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -107,6 +108,15 @@ def test_boxes_alone_cost_what_boxes_and_masks_cost_without_the_mask_head() -> N
         parts = dict(stats(f"{both}_swin-t_fpn_3x_coco").parts)
         del parts["roi_head.mask_head"]
         assert stats(f"{alone}_swin-t_fpn_3x_coco").parts == parts
+
+
+def test_the_page_names_every_config_with_its_size() -> None:
+    page = (CONFIGS.parents[1] / "docs" / "detection.md").read_text()
+    stated = re.findall(r"^\| `([\w-]+_coco)\.py` \| ([\d.]+) M \| ([\d.]+) G \|", page, re.MULTILINE)
+    counted = {path.stem: stats(path.stem) for path in CONFIGS.glob("*.py")}
+    assert {name: (f"{one.params / 1e6:.1f}", f"{one.macs / 1e9:.1f}") for name, one in counted.items()} == {
+        name: (params, macs) for name, params, macs in stated
+    }
 
 
 def products_of_layers(network: nn.Module) -> int:
