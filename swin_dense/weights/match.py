@@ -12,7 +12,7 @@ from swin_dense.errors import WeightsError
 from swin_dense.weights.formats import Converted, root_of
 from swin_dense.weights.report import Note
 from swin_dense.weights.resize import resize_bias_table, resize_position_embedding
-from swin_dense.weights.roles import BESIDE, BUFFER, OTHER_TASKS, OUTPUT_NORM
+from swin_dense.weights.roles import BESIDE, BUFFER, OTHER_TASKS, OUTPUT_NORM, SETTING
 from swin_dense.weights.selection import IGNORED, check_selection, is_named
 from swin_dense.weights.tensors import dtype_name, is_finite, listed
 
@@ -178,6 +178,8 @@ def _why_skipped(name: str, inside: bool, incoming: Incoming, model: Mapping[str
     if not inside:
         if incoming.first_word(name) in BESIDE:
             return OTHER_TASKS[incoming.first_word(name)]
+        if name.endswith(SETTING):
+            return "a setting, which the config states"
         model_is_backbone = all(incoming.is_inside(key) for key in model)
         return "around the backbone, and the model is a backbone alone" if model_is_backbone else None
     official = name.removeprefix(incoming.prefix)

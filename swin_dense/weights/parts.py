@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from swin_dense.weights.formats import Converted, Layout, Table, detect_layout, root_of
+from swin_dense.weights.formats import Converted, Layout, detect_layout, root_of
 
 
 class Parts(NamedTuple):
@@ -46,15 +46,14 @@ def take_apart(tensors: Mapping[str, Tensor], format_name: str) -> Parts:
     root = root_of(layout.prefix)
     beside = {key.removeprefix(root): key for key in tensors if not key.startswith(layout.prefix)}
     backbone, unmatched = layout.format.to_official({name: tensors[key] for name, key in inside.items()})
-    table = layout.format.around or Table([])
-    translated, others = table.to_official({name: tensors[key] for name, key in beside.items()})
+    translated, others = layout.format.around.to_official({name: tensors[key] for name, key in beside.items()})
     own_names = {name: Converted(tensors[beside[name]], (name,)) for name in others}
     return Parts(
         layout=layout,
         backbone=_with_keys(backbone, inside),
         around=_with_keys({**translated, **own_names}, beside),
         unmatched=tuple(inside[name] for name in unmatched),
-        foreign=() if layout.format.whole and layout.format.around is None else others,
+        foreign=others,
     )
 
 

@@ -7,6 +7,9 @@ import re
 BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.(attn\.relative_position_index|attn_mask)")
 OUTPUT_NORM = re.compile(r"(norm\d+)\.(weight|bias)")
 
+SETTING = "bbox_head.mask_head.head.sizes_of_interest"
+"""A buffer of Mask RepPoints V2 that holds what its config says."""
+
 OTHER_TASKS = {
     "head": "head of a classifier",
     "classifier": "head of a classifier",

@@ -20,8 +20,8 @@ class Format:
         reading: Every name of a backbone, or of a classifier around it, that files of this format hold.
         forms: What is written: one table per class of the library, which names things in its own way or lacks some.
         optional_prefix: A prefix that some classes of that library put before some of the names.
-        whole: Whether whole detectors and segmenters come in this format.
-        around: Their names around the backbone, where those are not the names of mmdet and mmseg.
+        around: The names around the backbone in whole detectors and segmenters, against those of mmdet and mmseg; empty
+            if only backbones come in this format.
         has_buffers: Whether files hold computed tensors, which tells formats of the same names apart; None if nothing
             has to be told apart.
         wrapper: The entry of a `torch.save` file under which the library looks for the weights; empty if at the top.
@@ -31,8 +31,7 @@ class Format:
     reading: Table
     forms: tuple[Table, ...]
     optional_prefix: str = ""
-    whole: bool = False
-    around: Table | None = None
+    around: Table = Table()
     has_buffers: bool | None = None
     wrapper: str = ""
 
@@ -73,12 +72,10 @@ class Format:
 
     def has_around(self, name: str) -> bool:
         """Whether files of this format may hold a tensor beside the backbone, by its name in mmdet or mmseg."""
-        return self.whole and (self.around is None or self.around.write(name) is not None)
+        return self.around.write(name) is not None
 
     def write_around(self, tensors: Mapping[str, Tensor]) -> dict[str, Converted]:
         """Renames what surrounds a backbone, from the names of mmdet and mmseg."""
-        if self.around is None:
-            return {name: Converted(tensor, (name,)) for name, tensor in tensors.items()}
         return self.around.from_official(tensors)
 
     def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -118,7 +118,6 @@ HUGGINGFACE = Format(
     reading=_READING,
     forms=_forms(_BODY, _below_swin(_LAST_NORM)),
     optional_prefix="swin.",
-    whole=True,
     around=_UPERNET,
     has_buffers=False,
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights.formats.format import Format
-from swin_dense.weights.formats.table import Rearrangement, Row, Table
+from swin_dense.weights.formats.table import SAME_NAMES, Rearrangement, Row, Table
 
 
 def _tokens_to_map(embedding: Tensor) -> Tensor:
@@ -68,6 +68,25 @@ def rows(*names: str) -> list[Row]:
 
 _ANY_FILE = rows(*BODY, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING, INDEX, MASK)
 
+_BRANCH, _FEATURES = "bbox_head.mask_head.branch", "mask_head.mask_feature_head"
+_AROUND = Table(
+    [
+        *(
+            Row(f"{_BRANCH}.{theirs}.{layer}", f"{_FEATURES}.{ours}.{layer}")
+            for theirs, ours in (
+                ("refine.0", "convs_all_levels.0.conv0"),
+                ("refine.1", "convs_all_levels.1.conv1"),
+                ("refine.2", "convs_all_levels.2.conv2"),
+                *((f"tower.{i}", f"conv_branch.{i}") for i in range(4)),
+            )
+            for layer in ("conv", "bn")
+        ),
+        Row(f"{_BRANCH}.tower.4", f"{_FEATURES}.conv_pred"),
+    ],
+    others_keep_names=True,
+)
+"""The mask head of Mask RepPoints V2 is mmdet's CondInst under other names."""
+
 OFFICIAL = Format(
     "official",
     reading=Table([*_ANY_FILE, _TOKENS]),
@@ -75,7 +94,7 @@ OFFICIAL = Format(
         Table([*rows(*BODY, *CLASSIFIER, *MASKED_PRETRAINING, INDEX, MASK), _TOKENS]),
         Table(rows(*BODY, POSITIONS, OUTPUT_NORM, INDEX)),
     ),
-    whole=True,
+    around=_AROUND,
     has_buffers=True,
     wrapper="model",
 )
@@ -84,6 +103,6 @@ OWN = Format(
     "swin-dense",
     reading=Table([*_ANY_FILE, *rows(POSITIONS)]),
     forms=(Table(rows(*BODY, POSITIONS, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING)),),
-    whole=True,
+    around=SAME_NAMES,
     has_buffers=False,
 )

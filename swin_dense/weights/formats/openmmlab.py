@@ -9,7 +9,7 @@ from torch import Tensor
 
 from swin_dense.weights.formats.format import Format
 from swin_dense.weights.formats.official import AS_TOKENS, INDEX, OUTPUT_NORM, POSITIONS
-from swin_dense.weights.formats.table import Rearrangement, Row, Table
+from swin_dense.weights.formats.table import SAME_NAMES, Rearrangement, Row, Table
 
 
 def _unfold_to_official(values: Tensor) -> Tensor:
@@ -47,4 +47,4 @@ _TABLE = Table(
     ]
 )
 
-OPENMMLAB = Format("openmmlab", reading=_TABLE, forms=(_TABLE,), whole=True)
+OPENMMLAB = Format("openmmlab", reading=_TABLE, forms=(_TABLE,), around=SAME_NAMES)

@@ -118,11 +118,13 @@ class Table:
 
     Attributes:
         rows: One row per module. Where several rows give one official name, `from_official` writes the first.
+        others_keep_names: Whether the table has every other name too, as it is.
     """
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[Row] = (), *, others_keep_names: bool = False) -> None:
         """Compiles the names of every row."""
         self.rows = tuple(rows)
+        self.others_keep_names = others_keep_names
         self._theirs = [
             (Name(theirs), Name(row.official), row, part) for row in self.rows for part, theirs in enumerate(row.parts)
         ]
@@ -133,14 +135,14 @@ class Table:
         for theirs, official, row, part in self._theirs:
             if (match := theirs.match(key)) is not None:
                 return Reading(official.fill(*match), row, part)
-        return None
+        return Reading(key, Row(key, key), 0) if self.others_keep_names else None
 
     def write(self, official: str) -> tuple[tuple[str, ...], Row] | None:
         """Looks up an official key; gives the other library's keys and the row, or None if the table has no place."""
         for name, theirs, row in self._official:
             if (match := name.match(official)) is not None:
                 return tuple(part.fill(*match) for part in theirs), row
-        return None
+        return ((official,), Row(official, official)) if self.others_keep_names else None
 
     def to_official(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Converted], tuple[str, ...]]:
         """Renames and rearranges tensors of the other library.
@@ -219,6 +221,9 @@ class Table:
             for name, part in zip(names, parts, strict=True):
                 result[name] = Converted(part, (key,), ", ".join(changes))
         return result
+
+
+SAME_NAMES = Table(others_keep_names=True)
 
 
 def _shapes(keys: Sequence[str], values: Sequence[Tensor]) -> str:

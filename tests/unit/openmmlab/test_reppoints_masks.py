@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from mmcv.cnn import ConvModule
+from mmdet.models.utils import aligned_bilinear
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from swin_dense.config import load_config
 from swin_dense.errors import ConfigError
+from swin_dense.openmmlab.detection import build_network
 from swin_dense.openmmlab.heads.condconv_masks import CondConvMaskHead, dice_losses
 from swin_dense.openmmlab.registry import mmdet_models
+from swin_dense.weights import load_weights
 
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 CHANNELS = 4
 
 
@@ -177,3 +184,38 @@ def test_heads_that_do_not_fit_each_other_say_so() -> None:
         mask_head(channels=8).draw(torch.zeros(8, 2, 2), found(torch.zeros(1, 7)))
     with pytest.raises(ConfigError, match="mask_out_stride is 3; it must divide the stride of the mask features, 8"):
         mask_head(mask_out_stride=3)
+
+
+class PublishedBranch(nn.Module):
+    """The mask branch of the published code, with its names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = {"type": "BN"}
+        self.refine = nn.ModuleList(ConvModule(64, 64, 3, padding=1, norm_cfg=norm) for _ in range(3))
+        tower = [ConvModule(64, 64, 3, padding=1, norm_cfg=norm) for _ in range(4)]
+        self.tower = nn.Sequential(*tower, nn.Conv2d(64, 8, 1))
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        levels = [refine(one) for refine, one in zip(self.refine, maps, strict=True)]
+        return self.tower(sum(aligned_bilinear(level, 2**i) if i else level for i, level in enumerate(levels)))
+
+
+def test_published_weights_draw_the_published_features() -> None:
+    torch.manual_seed(0)
+    model = load_config(CONFIGS / "demo/mask-reppoints-v2_swin-nano_shapes.py").model
+    model["mask_head"]["mask_feature_head"] |= {"feat_channels": 64, "num_stacked_convs": 4, "out_channels": 8}
+    network, branch = build_network(model, 3).eval(), PublishedBranch().eval()
+    for name, values in branch.state_dict().items():
+        if values.is_floating_point():
+            values.uniform_(0.5, 1.5) if "bn" in name else values.normal_(std=0.1)
+    buffers = {f"backbone.layers.{i}.blocks.0.attn.relative_position_index": torch.zeros(49, 49) for i in range(4)}
+    published = {f"bbox_head.mask_head.branch.{name}": values for name, values in branch.state_dict().items()}
+    published["bbox_head.mask_head.head.sizes_of_interest"] = torch.tensor([64, 128, 256, 512, 1024])
+    others = {name: values for name, values in network.state_dict().items() if not name.startswith("mask_head.")}
+    report = load_weights(network, {**others, **buffers, **published})
+    assert report.format == "official" and not report.missing
+    assert {note.reason for note in report.skipped} == {"computed anew", "a setting, which the config states"}
+    maps = [torch.randn(1, 64, 16 // 2**i, 24 // 2**i) for i in range(3)]
+    with torch.no_grad():
+        torch.testing.assert_close(network.mask_head(maps), branch(maps))
