@@ -6,7 +6,7 @@ images, N objects of an image, K classes, (H, W) pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,7 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
 
 def _to_detections(predicted: Any) -> Detections:
     order = predicted.scores.argsort(descending=True, stable=True)
-    masks = predicted.masks[order] if "masks" in predicted else None
+    masks = (predicted.masks[i] for i in order.tolist()) if "masks" in predicted else None
     return Detections(
         boxes=predicted.bboxes[order].float().cpu(),
         scores=predicted.scores[order].float().cpu(),
@@ -173,14 +173,13 @@ def _to_detections(predicted: Any) -> Detections:
     )
 
 
-def encode_masks(masks: Tensor) -> list[Rle]:
-    """Compresses masks.
+def encode_masks(masks: Iterable[Tensor]) -> list[Rle]:
+    """Compresses masks, one at a time, since all of them in another form would fill the memory.
 
     Args:
-        masks: (N, H, W) bool.
+        masks: (N, H, W) bool, or one (H, W) after the other.
 
     Returns:
         N compressed COCO run-length masks.
     """
-    pixels = masks.to(torch.uint8).cpu().numpy()
-    return [coco_mask.encode(np.asfortranarray(one)) for one in pixels]
+    return [coco_mask.encode(np.asfortranarray(one.cpu().numpy().view(np.uint8))) for one in masks]
