@@ -3,22 +3,97 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.data.collate import collate
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.samples import Batch, Sample
-from swin_dense.data.seeding import IndexedItems, SeededDataset
+from swin_dense.data.seeding import IndexedItems, SampleKey, SeededDataset
 from swin_dense.data.transforms import ImageOnly, Transform
-from swin_dense.errors import TrainingError
+from swin_dense.errors import DataError, SwinDenseError, TrainingError
 
 
-class ResumableLoader(DataLoader[Sample]):
+@dataclass(frozen=True)
+class Failure:
+    """What is wrong with a sample, in its place.
+
+    Attributes:
+        message: For the user.
+    """
+
+    message: str
+
+
+class ReportingDataset(Dataset[Any]):
+    """Samples, and failures in the place of those that cannot be had.
+
+    Torch makes a new exception of one that a worker raises, with the whole traceback as its message; a record comes
+    through as it is.
+    """
+
+    def __init__(self, dataset: SeededDataset[Sample]) -> None:
+        """Wraps a data set.
+
+        Args:
+            dataset: Transformed samples by (epoch, index).
+        """
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """Number of samples of one epoch."""
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> Sample | Failure:
+        """One sample, or what the user has to know of it."""
+        try:
+            return self.dataset[key]
+        except SwinDenseError as error:
+            return Failure(str(error))
+
+
+class BatchLoader(DataLoader[Sample]):
+    """Reads batches, and says what is wrong with the data in the same words with any number of workers."""
+
+    def __init__(self, dataset: SeededDataset[Sample], *, size_divisor: int, num_workers: int, **options: Any) -> None:
+        """Sets what training and evaluation ask of a `DataLoader` alike.
+
+        Args:
+            dataset: Transformed samples by (epoch, index).
+            size_divisor: Batches are padded to a multiple of this.
+            num_workers: Processes that read and transform; 0 reads in this process.
+            **options: Of `DataLoader`; which samples make a batch.
+        """
+        super().__init__(
+            ReportingDataset(dataset),
+            collate_fn=partial(_collate, size_divisor=size_divisor),
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
+            generator=torch.Generator(),
+            worker_init_fn=_set_signals,
+            **options,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base promises its private iterator class
+        """Yields the batches.
+
+        Raises:
+            DataError: A sample cannot be had; says what its data set or its transform said.
+        """
+        for batch in super().__iter__():
+            if isinstance(batch, Failure):
+                raise DataError(batch.message)
+            yield batch
+
+
+class ResumableLoader(BatchLoader):
     """Iterates over what is left of the trainer's current epoch, from the batch at which the trainer stands.
 
     Lightning restores its counters from a checkpoint but starts the loader again from its first batch; it also creates
@@ -42,13 +117,13 @@ class ResumableLoader(DataLoader[Sample]):
             dataset: Transformed samples by (epoch, index).
             order: Draws the batches of every epoch.
             position: Current epoch, and the index of the next batch in it.
-            **options: Of `DataLoader`.
+            **options: Of `BatchLoader`.
         """
         super().__init__(dataset, batch_sampler=order, **options)
         self.order = order
         self.position = position
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base promises its private iterator class
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # as above
         """Yields the rest of the current epoch."""
         self.order.set_epoch(*self.position())
         yield from super().__iter__()
@@ -103,7 +178,7 @@ def train_loader(
         A loader that goes on where training stands.
     """
     seeded = SeededDataset(dataset, transform, sampler.seed)
-    return ResumableLoader(seeded, sampler, position, **_common_options(num_workers, size_divisor))
+    return ResumableLoader(seeded, sampler, position, num_workers=num_workers, size_divisor=size_divisor)
 
 
 def evaluation_loader(
@@ -114,7 +189,7 @@ def evaluation_loader(
     batch_size: int,
     num_workers: int,
     size_divisor: int,
-) -> DataLoader[Sample]:
+) -> BatchLoader:
     """Builds the loader of batches to predict on.
 
     They carry no instances, since the metric reads its own ground truth; label maps are as they are on disk.
@@ -131,20 +206,17 @@ def evaluation_loader(
         A loader of batches in the order of the data set.
     """
     seeded = SeededDataset(dataset, ImageOnly(transform), seed=0)
-    return DataLoader(seeded, sampler=sampler, batch_size=batch_size, **_common_options(num_workers, size_divisor))
+    return BatchLoader(
+        seeded, sampler=sampler, batch_size=batch_size, num_workers=num_workers, size_divisor=size_divisor
+    )
 
 
-def _common_options(num_workers: int, size_divisor: int) -> dict[str, Any]:
-    """What training and evaluation ask of a `DataLoader` alike."""
-    return {
-        "collate_fn": partial(collate, size_divisor=size_divisor),
-        "num_workers": num_workers,
-        "persistent_workers": num_workers > 0,
-        "pin_memory": torch.cuda.is_available(),
-        # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
-        "generator": torch.Generator(),
-        "worker_init_fn": _set_signals,
-    }
+def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | Failure:
+    """A batch, or the first failure among its samples."""
+    sound = [sample for sample in samples if isinstance(sample, Sample)]
+    if len(sound) == len(samples):
+        return collate(sound, size_divisor)
+    return next(sample for sample in samples if isinstance(sample, Failure))
 
 
 def _set_signals(worker: int) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose
 
+from swin_dense.data.images import ImageError
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.samples import Batch, Instances, Sample
 from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide, short_side_or_crop
-from swin_dense.errors import TrainingError
+from swin_dense.errors import DataError, TrainingError
 
 SIZES = np.array([(40, 60), (60, 40)] * 5)
 TRAINING = Compose([short_side_or_crop((32, 48), 90, (40, 50), (20, 40)), RandomHorizontalFlip()])
@@ -101,3 +104,45 @@ def test_evaluation_is_in_order_without_instances_and_never_repeats() -> None:
     assert [batch.image_ids for batch in batches] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
     assert all(batch.instances is None for batch in batches)
     assert batches[0].sizes[:2] == ((20, 30), (30, 20)) and batches[0].original_sizes[0] == (40, 60)
+
+
+class Damaged(Noise):
+    """One of the images is damaged, and one has a wrong annotation."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 5:
+            raise ImageError(Path("images/5.jpg"), "unreadable-image", "cannot be decoded", "restore the file")
+        if index == 7:
+            raise DataError("instances.json: 1 problem", ["annotation 7: no such category 12"])
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([4, 5, 6], "images/5.jpg: cannot be decoded; restore the file"),
+        ([6, 7], "instances.json: 1 problem\n  - annotation 7: no such category 12"),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_said_alike_with_any_number_of_workers(
+    num_workers: int, images: list[int], message: str
+) -> None:
+    options = {"num_workers": num_workers, "size_divisor": 32}
+    some = Subset(Damaged(), images)
+    order = EvaluationSampler(len(images))
+    evaluation = evaluation_loader(some, ResizeShortSide(20, 40), order, batch_size=2, **options)
+    sampler = TrainBatchSampler(SIZES[images], 1, seed=5)
+    for loader in (evaluation, train_loader(some, TRAINING, sampler, lambda: (0, 0), **options)):
+        for _ in range(2):  # its workers persist
+            with pytest.raises(DataError) as caught:
+                list(loader)
+            assert str(caught.value) == message
+
+
+def test_a_mistake_of_ours_in_a_worker_stays_a_traceback() -> None:
+    loader = train_loader(
+        Noise(), lambda sample: 1 / 0, TrainBatchSampler(SIZES, 2, 5), lambda: (0, 0), num_workers=1, size_divisor=32
+    )
+    with pytest.raises(ZeroDivisionError, match="Original Traceback"):
+        list(loader)
