@@ -22,18 +22,20 @@ class ImageFiles(Dataset[Sample]):
         paths: The image files, those of a folder sorted by name.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], output: Path | None = None) -> None:
         """Lists the files; nothing is decoded yet.
 
         Args:
-            paths: Image files, and folders that are searched, subfolders too.
+            paths: Image files, and folders that are searched, subfolders too; hidden files in them are left out.
+            output: Where results go. A folder around it is searched without it, so that what an earlier run has drawn
+                is not taken for images; a folder inside it was named on purpose and is searched as any other.
 
         Raises:
             DataError: A path does not exist, or a folder holds no image.
         """
         self.paths: list[Path] = []
         for path in paths:
-            found = _images_below(path) if path.is_dir() else [path]
+            found = _images_below(path, output) if path.is_dir() else [path]
             if not found:
                 raise DataError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
             self.paths += found
@@ -69,5 +71,9 @@ class ImageFiles(Dataset[Sample]):
         return stem if self._stems_differ else f"{index:06d}_{stem}"
 
 
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _images_below(folder: Path, output: Path | None) -> list[Path]:
+    paths = sorted(folder / name for name in ImageStore(folder).names() if Path(name).suffix.lower() in SUFFIXES)
+    if output is None or folder.resolve().is_relative_to(output.resolve()):
+        return paths
+    below, results = folder.resolve(), output.resolve()
+    return [path for path in paths if not (below / path.relative_to(folder)).is_relative_to(results)]

@@ -23,6 +23,7 @@ from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.visualize.detections import draw_detections
 from swin_dense.visualize.pictures import save_picture
 from swin_dense.workflows.prediction_journal import PredictionJournal, file_identity
+from swin_dense.workflows.prediction_run import images_to_predict
 from swin_dense.workflows.run_folder import write_json
 from swin_dense.workflows.trained import labels_of, load_whole_model
 
@@ -57,6 +58,7 @@ def predict_objects(
     Raises:
         SwinDenseError: An image, the config or the weights are wrong.
     """
+    files = images_to_predict(images, output)
     labels = labels_of(weights, config)
     class_names, category_ids = labels["class_names"], labels["category_ids"]
     detector = OpenMMLabDetector(config.model, len(class_names))
@@ -64,7 +66,6 @@ def predict_objects(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     detector.to(target).eval()
     find = inference(config.inference, config.augmentation, batch_size)
-    files = ImageFiles(images)
     identity = {
         "config": config_text(config),
         "weights": file_identity(weights),

@@ -14,7 +14,6 @@ from torchvision.transforms.v2 import Identity
 
 from swin_dense.build.segmentation import inference
 from swin_dense.config import SegmentationConfig
-from swin_dense.data.folder import ImageFiles
 from swin_dense.data.loaders import evaluation_loader
 from swin_dense.data.samplers import EvaluationSampler
 from swin_dense.data.samples import Segmentation
@@ -23,6 +22,7 @@ from swin_dense.label_maps import label_image
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.visualize.pictures import save_picture
 from swin_dense.visualize.segmentation import draw_segmentation
+from swin_dense.workflows.prediction_run import images_to_predict
 from swin_dense.workflows.run_folder import write_json
 from swin_dense.workflows.trained import labels_of, load_whole_model
 
@@ -55,6 +55,7 @@ def predict_label_maps(
     Raises:
         SwinDenseError: An image, the config or the weights are wrong.
     """
+    files = images_to_predict(images, output, "labels", "overlays")
     labels = labels_of(weights, config)
     class_names = labels["class_names"]
     palette = np.array(labels["palette"], dtype=np.uint8) if "palette" in labels else None
@@ -63,7 +64,6 @@ def predict_label_maps(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     segmenter.to(target).eval()
     segment = inference(config.inference, config.augmentation.test_scale, probabilities=probabilities)
-    files = ImageFiles(images)
     loader = evaluation_loader(
         files,
         Identity(),

@@ -61,3 +61,23 @@ def test_names_of_results_differ_where_names_of_images_do_not(tmp_path: Path) ->
     assert len({files.stem(index) for index in range(len(files))}) == len(names)
     assert files.stem(1) == "000001_cat"
     assert [ImageFiles(files.paths[:1]).stem(0), ImageFiles(files.paths[-1:]).stem(0)] == ["cat", "000000_cat"]
+
+
+def test_hidden_files_of_a_folder_are_left_and_one_that_is_named_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "photos"
+    seen, hidden = picture(folder / "c.jpg"), picture(folder / "._c.jpg")
+    picture(folder / ".thumbnails" / "c.jpg")
+    assert ImageFiles([folder]).paths == [seen]
+    assert ImageFiles([folder, hidden], folder / "out").paths == [seen, hidden]
+
+
+def test_results_in_a_folder_are_not_taken_for_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, drawn = picture(tmp_path / "photos" / "a.png"), picture(tmp_path / "photos" / "out" / "labels" / "a.png")
+    namesake = picture(tmp_path / "photos" / "outside" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert ImageFiles([tmp_path / "photos"], Path("photos/out")).paths == [photo, namesake]
+    assert ImageFiles([tmp_path / "photos"]).paths == [photo, drawn, namesake]
+    # Named on purpose.
+    assert ImageFiles([drawn], tmp_path / "photos" / "out").paths == [drawn]
+    assert ImageFiles([drawn.parent], tmp_path / "photos" / "out").paths == [drawn]
+    assert ImageFiles([tmp_path / "photos"], tmp_path / "photos").paths == [photo, drawn, namesake]
