@@ -1,4 +1,4 @@
-# Faster R-CNN on FPN: the official Mask R-CNN without its masks. The backbone is the config's own.
+# Faster R-CNN on FPN as in mmdet, with the recipe of the official Mask R-CNN. The backbone is the config's own.
 score_metric = "bbox_AP"
 model = dict(
     type="FasterRCNN",

@@ -48,8 +48,8 @@ class OpenMMLabDetector(nn.Module):
         self.network = build_network(model, num_classes)
         self.has_masks = has_masks(model)
         self.has_semantic_branch = bool(getattr(getattr(self.network, "roi_head", None), "with_semantic", False))
-        if self.network.with_neck:
-            self.network.neck.register_forward_hook(_in_float32)
+        for part in _precise_parts(self.network):
+            part.register_forward_hook(_in_float32)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term of a batch.
@@ -117,9 +117,26 @@ def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     return build_model(model, num_classes, mmdet_models())
 
 
-def _in_float32(neck: nn.Module, inputs: Any, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Mmdet's RoI extractor rounds boxes to the type of the maps; in bfloat16 that would be to 8 pixels beyond 1024."""
-    return tuple(one.float() for one in maps)
+def _precise_parts(network: Any) -> Iterator[nn.Module]:
+    """Parts whose outputs half precision would spoil."""
+    from mmdet.models.task_modules.assigners import HungarianAssigner
+
+    roi_head: Any = getattr(network, "roi_head", None)
+    # Mmdet's RoI extractors round boxes to the type of the maps; in bfloat16 that would be to 8 pixels beyond 1024.
+    if network.with_neck:
+        yield network.neck
+    if getattr(roi_head, "with_semantic", False):
+        yield roi_head.semantic_head
+    # The costs of matching take the logarithm of 1 - p + 1e-12, which float16 makes that of 0 where p is nearly 1.
+    if isinstance(assigners := getattr(roi_head, "bbox_assigner", None), list):
+        stages = zip(assigners, roi_head.bbox_head, strict=False)  # without train_cfg there are no assigners
+        yield from (head for assigner, head in stages if isinstance(assigner, HungarianAssigner))
+    if isinstance(getattr(getattr(network, "bbox_head", None), "assigner", None), HungarianAssigner):
+        yield network.bbox_head
+
+
+def _in_float32(part: nn.Module, inputs: Any, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(one.float() for one in outputs)
 
 
 def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:

@@ -14,6 +14,7 @@ space) and `im2col_step` (images per step) concern the compiled ops alone and ha
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -52,9 +53,9 @@ def deform_conv_forward(
     """
     settings = [geometry[name] for name in GEOMETRY]
     input, weight, offset = full_precision(input, weight, offset)
-    output.copy_(
-        torchvision_kernels.deform_conv2d(input, weight, offset, *_no_mask_or_bias(input, weight), *settings, False)
-    )
+    mask, bias = _no_mask_or_bias(input, weight)
+    output.copy_(torchvision_kernels.deform_conv2d(input, weight, _numbers(offset), mask, bias, *settings, False))
+    _spread_not_a_number(offset, output)
 
 
 def deform_conv_backward_input(
@@ -80,7 +81,7 @@ def deform_conv_backward_input(
         **geometry: As in `deform_conv_forward`.
     """
     settings = [geometry[name] for name in GEOMETRY]
-    tensors = full_precision(grad_output, input, weight, offset)
+    tensors = full_precision(grad_output, input, weight, _numbers(offset))
     by_input, _, by_offset, _, _ = torchvision_kernels._deform_conv2d_backward(
         *tensors, *_no_mask_or_bias(input, tensors[2]), *settings, False
     )
@@ -150,7 +151,8 @@ def modulated_deform_conv_forward(
     settings = [geometry[name] for name in MODULATED_GEOMETRY]
     bias = bias if with_bias else weight.new_zeros(len(weight))
     input, weight, offset, mask, bias = full_precision(input, weight, offset, mask, bias)
-    output.copy_(torchvision_kernels.deform_conv2d(input, weight, offset, mask, bias, *settings, True))
+    output.copy_(torchvision_kernels.deform_conv2d(input, weight, _numbers(offset), mask, bias, *settings, True))
+    _spread_not_a_number(offset, output)
 
 
 def modulated_deform_conv_backward(
@@ -192,7 +194,7 @@ def modulated_deform_conv_backward(
     """
     settings = [geometry[name] for name in MODULATED_GEOMETRY]
     bias = bias if with_bias else weight.new_zeros(len(weight))
-    tensors = full_precision(grad_output, input, weight, offset, mask, bias)
+    tensors = full_precision(grad_output, input, weight, _numbers(offset), mask, bias)
     by_input, by_weight, by_offset, by_mask, by_bias = torchvision_kernels._deform_conv2d_backward(
         *tensors, *settings, True
     )
@@ -202,6 +204,16 @@ def modulated_deform_conv_backward(
     grad_mask += by_mask
     if with_bias:
         grad_bias += by_bias
+
+
+def _numbers(offset: Tensor) -> Tensor:
+    """Offsets without NaN, at which torchvision's kernels would read memory that is not theirs, and crash."""
+    return torch.nan_to_num(offset, nan=0.0, posinf=math.inf, neginf=-math.inf)
+
+
+def _spread_not_a_number(offset: Tensor, output: Tensor) -> None:
+    """Makes every output NaN that an offset of NaN had a part in, so that it is not taken for a result."""
+    output.masked_fill_(offset.isnan().any(dim=1, keepdim=True), math.nan)
 
 
 def _sample_columns(input: Tensor, offset: Tensor, **geometry: int) -> Tensor:

@@ -25,7 +25,8 @@ class GlobalAttention(nn.Module):
     """Lets every position of the coarsest map attend to every other one; the finer maps pass unchanged.
 
     One Swin block whose single window is the whole map. It has no position term of its own: maps of any size enter,
-    and the backbone's relative position biases have already left their mark on the features.
+    and the backbone's relative position biases have already left their mark on the features. The padding of a batch is
+    attended to as well, as in Swin's windows.
     """
 
     def __init__(self, in_channels: Sequence[int]) -> None:

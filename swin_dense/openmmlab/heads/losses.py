@@ -37,8 +37,9 @@ class InclusiveGIoULoss(nn.Module):
         overlap = _area(torch.maximum(predicted[:, :2], target[:, :2]), torch.minimum(predicted[:, 2:], target[:, 2:]))
         hull = _area(torch.minimum(predicted[:, :2], target[:, :2]), torch.maximum(predicted[:, 2:], target[:, 2:]))
         sizes = [boxes[:, 2:] - boxes[:, :2] + 1 for boxes in (predicted, target)]
-        union = (sizes[0].prod(dim=1) + sizes[1].prod(dim=1) - overlap).clamp(min=1e-6)
-        giou = overlap / union - (hull - union) / hull.clamp(min=1e-6)
+        union = sizes[0].prod(dim=1) + sizes[1].prod(dim=1) - overlap + 1e-6  # a bound would hold inverted boxes fast
+        hull = hull + 1e-6
+        giou = overlap / union - (hull - union) / hull
         return self.loss_weight * (1 - giou).sum() / avg_factor
 
 

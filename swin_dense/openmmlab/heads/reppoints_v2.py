@@ -129,11 +129,13 @@ class RepPointsV2Head(nn.Module):
         self.reppoints_sem_out = nn.Conv2d(feat_channels, num_classes, 1)
         self.reppoints_sem_embedding = ConvModule(feat_channels, feat_channels, 1, norm_cfg=norm_cfg)
         gathered = feat_channels + 6  # and the two heatmaps and four offsets of the corners
-        self.reppoints_cls_conv = DeformConv2d(gathered, point_feat_channels, kernel, padding=kernel // 2)
+        # mmcv wants batches that this step divides, though our operator does not look at it.
+        deformable = {"kernel_size": kernel, "padding": kernel // 2, "im2col_step": 1}
+        self.reppoints_cls_conv = DeformConv2d(gathered, point_feat_channels, **deformable)
         self.reppoints_cls_out = nn.Conv2d(point_feat_channels, num_classes, 1)
         self.reppoints_pts_init_conv = nn.Conv2d(feat_channels, point_feat_channels, 3, padding=1)
         self.reppoints_pts_init_out = nn.Conv2d(point_feat_channels, 2 * num_points, 1)
-        self.reppoints_pts_refine_conv = DeformConv2d(gathered, point_feat_channels, kernel, padding=kernel // 2)
+        self.reppoints_pts_refine_conv = DeformConv2d(gathered, point_feat_channels, **deformable)
         self.reppoints_pts_refine_out = nn.Conv2d(point_feat_channels, 2 * num_points, 1)
         if self.has_masks:
             self.controller = nn.Conv2d(point_feat_channels, num_mask_params, 3, padding=1)

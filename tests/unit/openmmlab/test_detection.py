@@ -41,6 +41,18 @@ def sample(height: int, width: int, seed: int, crowd: bool = False) -> Sample:
     return Sample(tv_tensors.Image(image), seed, f"{seed}.jpg", (2 * height, 2 * width), instances)
 
 
+def test_matching_is_sure_of_itself_in_half_precision() -> None:
+    """The logarithm of what is left of a chance near 1 must not become that of 0."""
+    torch.manual_seed(0)
+    sparse = OpenMMLabDetector(load_config(DEMO.with_name("sparse-rcnn_swin-nano_shapes.py")).model, num_classes=6)
+    with torch.no_grad():
+        for head in sparse.network.roi_head.bbox_head:
+            head.fc_cls.bias[0] = 9.0
+    with torch.autocast("cpu", torch.float16):
+        terms = sparse.losses(collate([sample(64, 96, 1)]))
+    assert all(torch.isfinite(value).all() for value in terms.values())
+
+
 @pytest.fixture(scope="module")
 def detector() -> OpenMMLabDetector:
     torch.manual_seed(0)

@@ -115,6 +115,17 @@ def test_the_semantic_branch_learns_the_label_maps_of_the_batch(model: dict[str,
     assert [name for name, p in detector.named_parameters() if p.grad is None] == []
 
 
+def test_boxes_keep_their_precision_under_autocast(model: dict[str, Any]) -> None:
+    """RoI extractors round boxes to the type of the maps that they pool from."""
+    detector = OpenMMLabDetector(model, num_classes=5).eval()
+    roi_head, types = detector.network.roi_head, []
+    for extractor in (roi_head.bbox_roi_extractor[0], roi_head.semantic_roi_extractor):
+        extractor.register_forward_pre_hook(lambda module, inputs: types.append(inputs[0][0].dtype))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        detector.predict(collate([sample(64, 96, 7, stuff=False)]))
+    assert len(types) > 1 and set(types) == {torch.float32}
+
+
 def test_a_semantic_branch_without_label_maps_says_what_to_do(model: dict[str, Any]) -> None:
     detector = OpenMMLabDetector(model, num_classes=5)
     with pytest.raises(DataError, match=r"7\.jpg comes without a label map.*data\.train_stuff.*semantic_head"):

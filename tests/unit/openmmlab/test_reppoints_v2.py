@@ -248,6 +248,19 @@ def test_giou_of_inclusive_boxes() -> None:
     assert degenerate.grad is not None and degenerate.grad.all()
 
 
+def test_a_box_whose_corners_are_swapped_is_pulled_back() -> None:
+    swapped = torch.tensor([[4.0, 0.0, -3.0, 2.0]], requires_grad=True)
+    InclusiveGIoULoss()(swapped, torch.tensor([[0.0, 0.0, 1.0, 1.0]]), avg_factor=1).backward()
+    assert swapped.grad is not None
+    assert swapped.grad[0, 0] > 0.1 and swapped.grad[0, 2] < -0.1
+
+
+def test_any_number_of_images_makes_a_batch() -> None:
+    with torch.no_grad():
+        outputs = small_head().eval()([torch.randn(33, *one.shape[1:]) for one in maps(128)])
+    assert {len(level.refined_offsets) for level in outputs} == {33}
+
+
 def test_foreground_loss_normalises_positives_by_their_weights() -> None:
     logits, weights = torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.5, 0.25, 0.0])
     chance = logits.sigmoid()

@@ -189,3 +189,22 @@ def test_images_smaller_than_the_kernel_pass_through_the_layer() -> None:
     layer = DeformConv2d(2, 3, kernel_size=3, padding=1)
     output = layer(torch.randn(1, 2, 1, 2), torch.zeros(1, 18, 1, 2))
     assert output.shape == (1, 3, 1, 2)
+
+
+@pytest.mark.parametrize("version", ["plain", "modulated"])
+def test_an_offset_that_is_no_number_spoils_its_own_output_alone(version: str, device: str) -> None:
+    image, offset, mask, weight, _ = (one.requires_grad_() for one in tensors(Geometry(), device))
+    broken = offset.detach().clone()
+    broken[1, 3, 2, 1], broken[0, 0, 0, 0] = math.nan, math.inf
+    broken.requires_grad_()
+
+    def convolved(places: torch.Tensor) -> torch.Tensor:
+        if version == "plain":
+            return deform_conv2d(image, places, weight, *Geometry().arguments())
+        return modulated_deform_conv2d(image, places, mask, weight, None, *Geometry().arguments())
+
+    output = convolved(broken)
+    spoilt = output.isnan()
+    assert spoilt[1, :, 2, 1].all() and spoilt.sum() == OUT_CHANNELS
+    output[~spoilt].sum().backward()
+    torch.testing.assert_close(output[1][~spoilt[1]], convolved(offset)[1][~spoilt[1]])
