@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense.build import detection, segmentation
-from swin_dense.build.trainers import evaluation_trainer, training_trainer
+from swin_dense.build.trainers import check_validation, evaluation_trainer, training_trainer
 from swin_dense.config import Config, DetectionConfig
 from swin_dense.data import ADE20KDataModule, CocoDataModule
 from swin_dense.openmmlab.class_layers import class_dependent_tensors
@@ -20,6 +20,7 @@ from swin_dense.openmmlab.segmentation import build_network as build_segmenter
 from swin_dense.training import DetectorModule, SegmenterModule
 
 __all__ = [
+    "check_validation",
     "class_layers",
     "data_module",
     "evaluation_trainer",

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,30 @@ def training_trainer(
         default_root_dir=run,
         **QUIET,
     )
+
+
+def check_validation(config: Config, figures: Collection[str]) -> None:
+    """Refuses a training that could not say which of its weights are the best.
+
+    Args:
+        config: Its `training`, `schedule` and `score_metric`.
+        figures: Names of what the validation measures.
+
+    Raises:
+        ConfigError: `score_metric` is none of the figures, or nothing would be validated.
+    """
+    if config.score_metric not in figures:
+        raise ConfigError(f'score_metric: no figure "{config.score_metric}"; {nearest(config.score_metric, figures)}')
+    if isinstance(config, DetectionConfig):
+        unit, length = "epochs", config.schedule.epochs
+    else:
+        unit, length = "steps", config.schedule.steps
+    every = config.training.validate_every
+    if every is not None and not 1 <= every <= length:
+        raise ConfigError(
+            f"training.validate_every={every} must be from 1 to the {length} {unit} of the schedule: without a "
+            "validation, neither best.ckpt nor weights.safetensors would be written"
+        )
 
 
 def moving_average(decay: float | None) -> list[Callback]:

@@ -12,7 +12,7 @@ from swin_dense.metrics.detections import ImageDetections, image_results
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
 from swin_dense.metrics.ground_truth import read_ground_truth
 from swin_dense.metrics.result_files import checked_results, read_rows, scored_iou_types
-from swin_dense.metrics.scoring import IOU_TYPES, CocoResults, ImageResults, check_choices, score
+from swin_dense.metrics.scoring import FIGURES, IOU_TYPES, CocoResults, ImageResults, check_choices, score
 
 _DEFAULT_ENGINE = "faster-coco-eval"
 
@@ -58,6 +58,11 @@ class CocoMetric:
         unknown = sorted(self._image_ids - self._truth.sizes.keys())
         if unknown or not self._image_ids:
             raise DataError(f"{self._truth.source}: no such images to score: {unknown or 'it names none'}")
+
+    @property
+    def figure_names(self) -> tuple[str, ...]:
+        """What a training may be judged by: "bbox_AP" and the like, for every IoU type that is scored."""
+        return tuple(f"{iou_type}_{figure}" for iou_type in self._iou_types for figure in FIGURES)
 
     def update(self, image_ids: Sequence[int], detections: Sequence[ImageDetections]) -> None:
         """Takes in the detections of some images.

@@ -21,7 +21,12 @@ class MeanIoU:
     On several ranks each calls `update` with its own images; an image that several ranks saw counts once, and `compute`
     refuses to score when images are missing. (torchmetrics adds up the ranks' matrices, in which an image that a
     distributed sampler repeats counts twice.)
+
+    Attributes:
+        figure_names: What a training may be judged by.
     """
+
+    figure_names = ("mIoU", "mAcc", "aAcc")
 
     def __init__(self, class_names: Sequence[str], image_ids: Collection[int], *, ignore_index: int) -> None:
         """Sets what is to be scored.

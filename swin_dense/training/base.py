@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -34,6 +34,10 @@ class Model(Protocol):
 
 class Metric(Protocol):
     """Scores predictions against the ground truth of a data set; how it takes them is up to the task."""
+
+    @property
+    def figure_names(self) -> Sequence[str]:
+        """What `val/NAME` there will be."""
 
     def compute(self) -> dict[str, Any]:
         """Figures by name, or by kind and name; "per_class" ones apart. The same on every rank."""

@@ -67,10 +67,31 @@ def checkpoint_step(path: Path) -> int:
     Raises:
         TrainingError: There is no checkpoint, or it is damaged.
     """
+    return _progress(path)[1]
+
+
+def checkpoint_epochs(path: Path) -> int:
+    """The epochs that were done when a checkpoint was saved.
+
+    Args:
+        path: `last.ckpt` of a run folder.
+
+    Returns:
+        Whole epochs.
+
+    Raises:
+        TrainingError: As in `checkpoint_step`.
+    """
+    return _progress(path)[0]
+
+
+def _progress(path: Path) -> tuple[int, int]:
+    """Epochs and steps done."""
     if not path.is_file():
         raise TrainingError(f"{path} does not exist: there is nothing to resume in {path.parent}")
     try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]), int(content["global_step"])
     except Exception as error:
         raise TrainingError(f"{path} is no training checkpoint that can be resumed: {error}") from error
 

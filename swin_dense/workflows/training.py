@@ -11,13 +11,19 @@ from typing import Any
 from rich.console import Console
 
 from swin_dense import build
-from swin_dense.config import Config, load_config
+from swin_dense.config import Config, DetectionConfig, load_config
 from swin_dense.curves import draw_curves
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.report import score_tables
 from swin_dense.workflows.initial_weights import load_initial_weights
-from swin_dense.workflows.run_folder import checkpoint_step, is_first_process, open_run, write_weights
+from swin_dense.workflows.run_folder import (
+    checkpoint_epochs,
+    checkpoint_step,
+    is_first_process,
+    open_run,
+    write_weights,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEMOS = {
@@ -74,9 +80,12 @@ def train(
     """
     checkpoint = run / "last.ckpt" if resume else None
     resumed_step = checkpoint_step(checkpoint) if checkpoint else 0
+    if checkpoint:
+        _check_length(config, checkpoint)
     data = build.data_module(config)
     data.setup("fit")
     module = build.training_module(config, data)
+    build.check_validation(config, module.metric.figure_names)
     frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
     if frozen_stages >= 0 and weights is None and not resume:
         raise ConfigError(f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE")
@@ -94,6 +103,16 @@ def train(
     if is_first_process() and module.scores:
         console.print(score_tables(module.scores)[0])
     return TrainingResult(run, module.scores)
+
+
+def _check_length(config: Config, checkpoint: Path) -> None:
+    """Refuses a schedule that ended before the checkpoint."""
+    if isinstance(config, DetectionConfig):
+        unit, length, done = "epochs", config.schedule.epochs, checkpoint_epochs(checkpoint)
+    else:
+        unit, length, done = "steps", config.schedule.steps, checkpoint_step(checkpoint)
+    if done > length:
+        raise ConfigError(f"schedule.{unit}={length}: {checkpoint.parent} has been trained for {done} {unit} already")
 
 
 def demo(task: str, run: Path, data_root: Path) -> TrainingResult:

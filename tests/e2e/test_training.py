@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from PIL import Image
 from safetensors.torch import load_file
 
 from helpers.commands import REPOSITORY, command, figures, losses, tool
 from swin_dense.data.shapes import write_shapes
+from swin_dense.errors import TrainingError
 from swin_dense.training import DetectorModule
 
 CONFIG = REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
@@ -161,6 +163,44 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     first, second = (load_file(run / "weights.safetensors") for run in (whole, interrupted))
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("score_metric='segm_APl'", ""),
+        ("score_metric='segm_mAP'", 'error: score_metric: no figure "segm_mAP"; did you mean "segm_AP"?'),
+        (
+            "training.validate_every=3",
+            "error: training.validate_every=3 must be from 1 to the 2 epochs",
+        ),
+    ],
+)
+def test_a_training_that_could_not_tell_its_best_weights_never_starts(
+    shapes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    message: str,
+) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise TrainingError("it starts")
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    assert command(*arguments(shapes, tmp_path / "run", override)) == 2
+    assert (message or "error: it starts") in capsys.readouterr().err
+    assert (tmp_path / "run").exists() == (not message)
+
+
+def test_a_schedule_may_be_shortened_to_what_is_done_and_no_further(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = losses(finished)
+    assert command("train", "--resume", str(finished), "--set", "schedule.epochs=1") == 2
+    assert f"schedule.epochs=1: {finished} has been trained for 2 epochs already" in capsys.readouterr().err
+    assert command("train", "--resume", str(finished), "--set", "schedule.epochs=2") == 0
+    assert losses(finished) == rows
 
 
 def test_a_run_folder_is_never_overwritten(finished: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:

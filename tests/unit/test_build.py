@@ -73,3 +73,36 @@ def test_half_precision_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_precision_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match='training.precision: unknown "bf61"; did you mean "bf16"'):
         trainers.evaluation_trainer("bf61")
+
+
+DEMOS = CONFIGS / "demo"
+BOXES = ("bbox_AP", "bbox_AP50")
+
+
+@pytest.mark.parametrize(
+    ("demo", "override", "figures", "message"),
+    [
+        ("mask-rcnn_swin-nano_shapes.py", "score_metric='bbox_ap'", BOXES, 'no figure "bbox_ap"; did you mean "bbox_'),
+        (
+            "faster-rcnn_swin-nano_shapes.py",
+            "score_metric='segm_AP'",
+            BOXES,
+            'no figure "segm_AP"; valid: bbox_AP',
+        ),
+        (
+            "mask-rcnn_swin-nano_shapes.py",
+            "training.validate_every=0",
+            BOXES,
+            "validate_every=0 must be from 1",
+        ),
+        ("mask-rcnn_swin-nano_shapes.py", "training.validate_every=99", BOXES, r"epochs .* neither best.ckpt nor"),
+        ("upernet_swin-nano_shapes.py", "score_metric='mIOU'", ("mIoU", "mAcc"), 'did you mean "mIoU"'),
+        ("upernet_swin-nano_shapes.py", "schedule.steps=149", ("mIoU",), "validate_every=150 must be .* 149 steps"),
+    ],
+)
+def test_a_training_that_would_never_save_its_best_weights_is_refused(
+    demo: str, override: str, figures: tuple[str, ...], message: str
+) -> None:
+    trainers.check_validation(load_config(DEMOS / demo), figures)
+    with pytest.raises(ConfigError, match=message):
+        trainers.check_validation(load_config(DEMOS / demo, [override]), figures)

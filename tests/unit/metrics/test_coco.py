@@ -137,6 +137,15 @@ def test_mask_results_are_small_or_large_by_their_masks(scene, detections_of):
     assert results["segm"]["APs"] == pytest.approx(0.5)  # its mask is small: it counts, before the right one
 
 
+@pytest.mark.parametrize("iou_types", [("bbox",), ("bbox", "segm")])
+def test_the_names_of_the_figures_are_known_before_anything_is_scored(scene, perfect, iou_types):
+    metric = CocoMetric(scene, category_ids=CATEGORIES, iou_types=iou_types)
+    names = metric.figure_names
+    metric.update(*perfect)
+    results = metric.compute()
+    assert names == tuple(f"{kind}_{name}" for kind in results for name in results[kind] if name != "per_class")
+
+
 def test_box_only_detectors_are_scored_on_boxes(scene, detections_of):
     metric = CocoMetric(scene, category_ids=CATEGORIES, iou_types=("bbox",))
     boxes = [[5, 5, 50, 50], [60, 50, 40, 30]]

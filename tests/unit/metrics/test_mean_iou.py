@@ -42,6 +42,10 @@ def test_the_figures_are_those_counted_by_hand():
     assert figures["mAcc"] == pytest.approx(100 * 2 / 3)
 
 
+def test_the_names_of_the_figures_are_known_before_anything_is_scored():
+    assert MeanIoU(NAMES, [7], ignore_index=IGNORED).figure_names == tuple(scored().compute())[:-1]
+
+
 def test_the_confusion_matrix_has_the_truth_in_its_rows():
     expected = np.zeros((4, 4), dtype=np.int64)
     expected[0, 0], expected[0, 1], expected[1, 1], expected[1, 2] = 2, 1, 2, 1
