@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from swin_dense import build
-from swin_dense.config import Config
-from swin_dense.errors import WeightsError
+from swin_dense.config import Config, DetectionConfig
+from swin_dense.errors import DataError, WeightsError
 from swin_dense.weights import load_weights
-from swin_dense.weights.metadata import read_metadata
+from swin_dense.weights.metadata import read_class_names, read_labels, same_classes
 
 
 def load_whole_model(network: nn.Module, weights: Path, class_names: Sequence[str]) -> None:
@@ -27,11 +26,9 @@ def load_whole_model(network: nn.Module, weights: Path, class_names: Sequence[st
     Raises:
         WeightsError: Parameters are missing, or the weights belong to other classes.
     """
-    named = read_metadata(weights).get("class_names")
-    if named is not None and json.loads(named) != list(class_names):
-        raise WeightsError(
-            f"{weights} was trained on {', '.join(json.loads(named))}; the data has {', '.join(class_names)}"
-        )
+    named = read_class_names(weights)
+    if named is not None and not same_classes(named, class_names):
+        raise WeightsError(f"{weights} was trained on {', '.join(named)}; the data has {', '.join(class_names)}")
     report = load_weights(network, weights)
     if report.missing:
         raise WeightsError(
@@ -51,15 +48,28 @@ def labels_of(weights: Path, config: Config) -> dict[str, Any]:
         As `build.label_metadata`.
 
     Raises:
-        SwinDenseError: The file does not exist, or the data cannot be read.
+        WeightsError: The file does not exist, or is of another task.
+        DataError: The data is needed and cannot be read.
     """
     if not weights.is_file():
         raise WeightsError(f"there is no file {weights}")
-    metadata = read_metadata(weights)
-    if "class_names" in metadata:
-        return {
-            name: json.loads(metadata[name]) for name in ("class_names", "category_ids", "palette") if name in metadata
-        }
+    labels, needs_ids = read_labels(weights), isinstance(config, DetectionConfig)
+    if "class_names" in labels:
+        if needs_ids and "category_ids" not in labels:
+            raise WeightsError(
+                f"{weights} names classes without category ids, as weights of semantic segmentation do; the config "
+                "is of a detector"
+            )
+        return labels
     data = build.data_module(config)
-    data.setup("validate")
+    try:
+        data.setup("validate")
+    except DataError as error:
+        names = None if needs_ids else read_class_names(weights)
+        if names is not None:
+            return {"class_names": list(names)}
+        raise DataError(
+            f"{error}\n{weights} does not hold the {'category ids' if needs_ids else 'names'} of its classes, so they "
+            "come from the data of the config: name its folder with --data"
+        ) from error
     return build.label_metadata(data)

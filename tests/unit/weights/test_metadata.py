@@ -9,7 +9,7 @@ import torch
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights import save_weights
-from swin_dense.weights.metadata import read_class_names
+from swin_dense.weights.metadata import read_class_names, read_labels, same_classes
 
 TENSORS = {"fc.weight": torch.zeros(2)}
 
@@ -51,3 +51,41 @@ def test_what_is_no_list_of_names_is_refused(tmp_path: Path, names: str) -> None
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is no file"):
         read_class_names(tmp_path / "absent.pth")
+
+
+def test_the_published_spellings_of_ade20k_are_its_own_classes() -> None:
+    assert same_classes(["wall", "bed ", "television receiver"], ["wall", "bed", "television"])
+    assert not same_classes(["wall", "bed "], ["bed", "wall"])
+    assert not same_classes(["wall"], ["wall", "bed"])
+    assert not same_classes(["wall", "sofa"], ["wall", "bed"])
+
+
+def test_labels_are_those_that_the_file_holds(tmp_path: Path) -> None:
+    metadata = {"class_names": '["cat", "dog"]', "palette": "[[0, 0, 255], [1, 2, 3]]", "version": "1"}
+    save_weights(TENSORS, tmp_path / "w.safetensors", metadata=metadata)
+    assert read_labels(tmp_path / "w.safetensors") == {
+        "class_names": ["cat", "dog"],
+        "palette": [[0, 0, 255], [1, 2, 3]],
+    }
+    torch.save(TENSORS, tmp_path / "w.pth")
+    assert read_labels(tmp_path / "w.pth") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("class_names", "cat, dog"),
+        ("category_ids", "1, 2"),
+        ("category_ids", "[1]"),
+        ("category_ids", "[1, true]"),
+        ("category_ids", '{"1": 2, "2": 3}'),
+        ("palette", "[[0, 0, 0]]"),
+        ("palette", "[[0, 0, 0], [0, 0, 256]]"),
+        ("palette", "[[0, 0, 0], [0, 0]]"),
+        ("palette", "[1, 2]"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    save_weights(TENSORS, tmp_path / "w.safetensors", metadata={"class_names": '["cat", "dog"]', name: text})
+    with pytest.raises(WeightsError, match=r"w\.safetensors: what it holds as .* is no list of"):
+        read_labels(tmp_path / "w.safetensors")
