@@ -87,7 +87,8 @@ def read_labels(path: Path) -> dict[str, Any]:
         WeightsError: One of them is something else.
     """
     metadata = read_metadata(path)
-    labels = {name: _parsed(metadata[name]) for name in ("class_names", "category_ids", "palette") if name in metadata}
+    known = ("class_names", "category_ids", "palette")
+    labels: dict[str, Any] = {name: _parsed(metadata[name]) for name in known if name in metadata}
     if "class_names" in labels:
         _check_names(path, labels["class_names"])
         ids, palette, count = labels.get("category_ids"), labels.get("palette"), len(labels["class_names"])
