@@ -20,7 +20,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{uuid4().hex}.{path.name}")
+    unfinished = path.with_name(f".{uuid4().hex}{path.suffix}")  # short, however long the name is
     try:
         yield unfinished
         unfinished.replace(path)

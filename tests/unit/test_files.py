@@ -35,3 +35,11 @@ def test_two_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
         first.write_text("outer")
         second.write_text("inner")
     assert path.read_text() == "outer"
+
+
+def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".png")
+    with atomic_write(path) as unfinished:
+        unfinished.write_text("whole")
+        assert unfinished.suffix == ".png"
+    assert path.read_text() == "whole"
