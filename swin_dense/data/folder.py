@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from swin_dense.data.collate import collate
 from swin_dense.data.images import ImageStore
-from swin_dense.data.samples import Sample
+from swin_dense.data.samples import Batch, Sample
 from swin_dense.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
@@ -69,6 +70,25 @@ class ImageFiles(Dataset[Sample]):
         """
         stem = self.paths[index].stem
         return stem if self._stems_differ else f"{index:06d}_{stem}"
+
+
+def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | None, dict[int, str]]:
+    """Reads some images, such that one that cannot be read does not stop the others.
+
+    Args:
+        files: The images.
+        positions: Which to read.
+
+    Returns:
+        The images that could be read, if any, and by position what is wrong with the others.
+    """
+    samples, failures = [], {}
+    for position in positions:
+        try:
+            samples.append(files[position])
+        except DataError as error:
+            failures[position] = str(error)
+    return (collate(samples, size_divisor=1) if samples else None), failures
 
 
 def _images_below(folder: Path, output: Path | None) -> list[Path]:

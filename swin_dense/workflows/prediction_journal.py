@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +17,11 @@ Rows = list[dict[str, Any]]
 class PredictionJournal:
     """A file of one line per image that is done, beside the results; it goes when they are written.
 
-    The first line says what is predicted from what. A journal of anything else is begun anew, and so are the lines
-    after one that was cut short.
+    The first line says what predicts and how, the others are each of one image, so that images may come and go. A
+    journal of anything else is begun anew, and so are the lines after one that was cut short.
 
     Attributes:
-        done: Rows by image, for the images that are done.
+        done: Rows by the name of an image, for the images that are done.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -28,46 +29,44 @@ class PredictionJournal:
 
         Args:
             path: The journal.
-            identity: All that the predictions depend on, as JSON can hold it.
+            identity: All that the predictions depend on beside the images, as JSON can hold it.
         """
         self.path = path
         self._header = json.dumps({"journal_of": sha256(json.dumps(identity).encode()).hexdigest()})
-        self.done = self._read()
+        self.done: dict[str, Rows] = self._read()
         lines = [self._header, *map(_line, self.done.items())]
         with atomic_write(path) as unfinished:
             unfinished.write_text("".join(f"{line}\n" for line in lines))
 
-    def add(self, image: int, rows: Rows) -> None:
+    def add(self, image: str, rows: Rows) -> None:
         """Notes that an image is done.
 
         Args:
-            image: Its id.
+            image: What tells it from all others, and from what it was before it was changed.
             rows: What was predicted in it.
         """
         self.done[image] = rows
         with self.path.open("a") as file:
             file.write(f"{_line((image, rows))}\n")
 
-    def rows(self) -> Rows:
-        """Every row, in the order of the image ids."""
-        return [row for _, rows in sorted(self.done.items()) for row in rows]
-
     def close(self) -> None:
         """Takes the file away, once its content is kept elsewhere."""
         self.path.unlink()
 
-    def _read(self) -> dict[int, Rows]:
+    def _read(self) -> dict[str, Rows]:
         if not self.path.is_file():
             return {}
         header, *lines = self.path.read_text(errors="replace").splitlines(keepends=True) or [""]
-        done: dict[int, Rows] = {}
-        if header.rstrip() == self._header:
-            for line in lines:
-                try:
-                    image, rows = json.loads(line)
-                except ValueError:  # a process was killed while it wrote
-                    break
-                done[image] = rows
+        done: dict[str, Rows] = {}
+        if header.rstrip() != self._header:
+            print(f"{self.path} is of other weights or options; beginning anew", file=sys.stderr)
+            return done
+        for line in lines:
+            try:
+                image, rows = json.loads(line)
+            except ValueError:  # a process was killed while it wrote
+                break
+            done[image] = rows
         return done
 
 
@@ -84,5 +83,5 @@ def file_identity(path: Path) -> list[Any]:
     return [str(path.resolve()), facts.st_size, facts.st_mtime_ns]
 
 
-def _line(image: tuple[int, Rows]) -> str:
+def _line(image: tuple[str, Rows]) -> str:
     return json.dumps(image)

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from safetensors.torch import save_file
-from torchvision.transforms.v2 import Identity
 
 from swin_dense.build.segmentation import inference
 from swin_dense.config import SegmentationConfig
-from swin_dense.data.loaders import evaluation_loader
-from swin_dense.data.samplers import EvaluationSampler
 from swin_dense.data.samples import Segmentation
 from swin_dense.files import atomic_write
 from swin_dense.label_maps import label_image
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.visualize.pictures import save_picture
 from swin_dense.visualize.segmentation import draw_segmentation
-from swin_dense.workflows.prediction_run import images_to_predict
-from swin_dense.workflows.run_folder import write_json
+from swin_dense.workflows.prediction_journal import file_identity
+from swin_dense.workflows.prediction_run import PredictionRun, images_to_predict
 from swin_dense.workflows.trained import labels_of, load_whole_model
 
 
@@ -36,8 +33,11 @@ def predict_label_maps(
     probabilities: bool = False,
     batch_size: int = 1,
     device: str | None = None,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Segments images: `labels/NAME.png`, `overlays/NAME.png`, and `predictions.json` with the classes of each image.
+
+    An interrupted prediction with the same weights and options goes on where it stopped; the images may be others. One
+    that cannot be read does not stop the others.
 
     Args:
         config: Names the model, the test size and the inference.
@@ -49,11 +49,11 @@ def predict_label_maps(
         device: As in `torch.device`; None takes the best there is.
 
     Returns:
-        The rows of `predictions.json`: file_name, labels (the PNG), and classes, the part of the pixels that each class
-        present takes, by name.
+        The rows of `predictions.json`: image_id (position of the file), file_name, labels (the PNG), and classes, the
+        part of the pixels that each class present takes, by name.
 
     Raises:
-        SwinDenseError: An image, the config or the weights are wrong.
+        SwinDenseError: The config, the weights or an option is wrong, or, once the others are done, some images.
     """
     files = images_to_predict(images, output, "labels", "overlays")
     labels = labels_of(weights, config)
@@ -64,27 +64,31 @@ def predict_label_maps(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     segmenter.to(target).eval()
     segment = inference(config.inference, config.augmentation.test_scale, probabilities=probabilities)
-    loader = evaluation_loader(
+    run = PredictionRun(
         files,
-        Identity(),
-        EvaluationSampler(len(files)),
-        batch_size=batch_size,
-        num_workers=config.data.num_workers,
-        size_divisor=1,
+        output,
+        {
+            "model": repr(config.model),
+            "inference": asdict(config.inference),
+            "test_scale": config.augmentation.test_scale,
+            "weights": file_identity(weights),
+            "labels": labels,
+            "label_shift": config.data.label_shift,
+            "probabilities": probabilities,
+        },
     )
-    rows: list[dict[str, object]] = []
-    for batch in track(loader, "segmenting", console=Console(stderr=True)):
-        found = segment.predict(segmenter, batch.to(target))
-        for image_id, name, one in zip(batch.image_ids, batch.file_names, found, strict=True):
+    for batch in run.batches(batch_size, config.data.num_workers):
+        for i, found in enumerate(segment.predict(segmenter, batch.to(target))):
+            image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
             stem = files.stem(image_id)
-            write_label_map(output / "labels", config.data.label_shift, f"{stem}.png", one)
-            picture = draw_segmentation(files[image_id].image, one.label_map.cpu(), class_names, palette)
+            write_label_map(output / "labels", config.data.label_shift, f"{stem}.png", found)
+            image = batch.images[i, :, :height, :width]
+            picture = draw_segmentation(image, found.label_map.cpu(), class_names, palette)
             save_picture(output / "overlays" / f"{stem}.png", picture)
-            if one.probabilities is not None:
-                _write_probabilities(output / "probabilities" / f"{stem}.safetensors", one.probabilities)
-            rows.append({"file_name": name, "labels": f"labels/{stem}.png", "classes": _shares(one, class_names)})
-    write_json(output / "predictions.json", rows)
-    return rows
+            if found.probabilities is not None:
+                _write_probabilities(output / "probabilities" / f"{stem}.safetensors", found.probabilities)
+            run.add(image_id, [{"labels": f"labels/{stem}.png", "classes": _shares(found, class_names)}])
+    return run.finish()
 
 
 def write_label_map(folder: Path, label_shift: int, file_name: str, segmentation: Segmentation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,33 @@ def test_an_option_out_of_range_is_an_error_before_anything_is_written(
     assert predict(folder, weights, tmp_path / "output", "--max-detections", "0") == 2
     assert "inference.max_detections must be at least 1, got 0" in capsys.readouterr().err
     assert not (tmp_path / "output").exists()
+
+
+def test_an_image_that_cannot_be_read_costs_no_other(
+    folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "photos" / "found"
+    shutil.copytree(folder, photos)
+    (photos / "1.png").write_text("<html>")
+    assert predict(photos, weights, output, "--batch-size", "2", overrides=["data.num_workers=2"]) == 2
+    assert f"1 of 5 images could not be read; {output / 'predictions.json'} holds" in capsys.readouterr().err
+    assert {row["image_id"] for row in rows_in(output)} == {0, 2, 3, 4}
+    (photos / "1.png").unlink()
+    assert predict(photos, weights, output) == 0
+    assert "4 of 4 images were done before" in capsys.readouterr().err
+    assert {(row["image_id"], Path(row["file_name"]).name) for row in rows_in(output)} == {
+        (0, "0.png"),
+        (1, "2.png"),
+        (2, "3.png"),
+        (3, "4.png"),
+    }
+
+
+def test_images_are_not_drawn_over(
+    folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = shutil.copy(folder / "0.png", tmp_path)
+    assert predict(tmp_path, weights, tmp_path) == 2
+    assert "0.png lies where pictures are written" in capsys.readouterr().err
+    assert Path(image).read_bytes() == (folder / "0.png").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["0.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,26 @@ def test_predict_writes_label_maps_overlays_and_probabilities(finished: Path, sh
         assert torch.allclose(probabilities.sum(0), torch.ones(labels.shape), atol=5e-3)
         assert (probabilities.argmax(0).numpy() + 1 == labels).mean() > 0.98  # half precision makes ties
         assert (tmp_path / "1" / "overlays" / f"{name}.png").is_file()
+
+
+def test_predict_goes_on_after_an_image_that_cannot_be_read_and_draws_over_none(
+    finished: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos, output = tmp_path / "overlays", tmp_path / "out"
+    shutil.copytree(shapes / "images" / "validation", photos)
+    damaged = sorted(photos.iterdir())[1]
+    damaged.write_text("<html>")
+    model = [str(finished / "config.py"), str(photos), "--weights", str(finished / "weights.safetensors")]
+    assert command("predict", *model, "--output", str(output), "--batch-size", "3") == 2
+    assert f"{damaged}: not an image" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*/*.png")}
+    assert len(before) == 8
+    damaged.unlink()
+    assert command("predict", *model, "--output", str(output)) == 0
+    assert [row["image_id"] for row in json.loads((output / "predictions.json").read_text())] == [0, 1, 2, 3]
+    assert {path: path.stat().st_mtime_ns for path in output.glob("*/*.png")} == before
+    assert command("predict", *model, "--output", str(tmp_path)) == 2
+    assert "lies where pictures are written" in capsys.readouterr().err
 
 
 def test_test_time_augmentation_and_windows_are_options(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

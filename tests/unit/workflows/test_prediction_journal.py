@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from swin_dense.workflows.prediction_journal import PredictionJournal, file_identity
 
 IDENTITY = {"weights": ["a.safetensors", 5, 7]}
 
 
-def test_what_is_done_is_known_to_the_next_process_in_the_order_of_the_images(tmp_path: Path) -> None:
+def test_what_is_done_is_known_to_the_next_process(tmp_path: Path) -> None:
     path = tmp_path / "output" / "unfinished.jsonl"
     journal = PredictionJournal(path, IDENTITY)
     assert journal.done == {}
-    journal.add(2, [{"score": 0.1}, {"score": 0.30000000000000004}])
-    journal.add(0, [])
+    journal.add("c.png", [{"score": 0.1}, {"score": 0.30000000000000004}])
+    journal.add("a\n\udcff.png", [])
     again = PredictionJournal(path, IDENTITY)
-    assert again.done == {2: [{"score": 0.1}, {"score": 0.30000000000000004}], 0: []}
-    again.add(1, [{"score": 0.2}])
-    assert again.rows() == [{"score": 0.2}, {"score": 0.1}, {"score": 0.30000000000000004}]
+    assert again.done == {"c.png": [{"score": 0.1}, {"score": 0.30000000000000004}], "a\n\udcff.png": []}
     again.close()
     assert not path.exists()
 
@@ -26,21 +26,24 @@ def test_what_is_done_is_known_to_the_next_process_in_the_order_of_the_images(tm
 def test_a_line_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
     path = tmp_path / "unfinished.jsonl"
     journal = PredictionJournal(path, IDENTITY)
-    journal.add(0, [{"score": 0.5}])
-    journal.add(1, [{"score": 0.7}])
+    journal.add("0.png", [{"score": 0.5}])
+    journal.add("1.png", [{"score": 0.7}])
     whole = path.read_text()
     for length in range(2, 20):
         path.write_text(whole[:-length])
         again = PredictionJournal(path, IDENTITY)
-        assert again.done == {0: [{"score": 0.5}]}, length
-        again.add(1, [{"score": 0.7}])
+        assert again.done == {"0.png": [{"score": 0.5}]}, length
+        again.add("1.png", [{"score": 0.7}])
         assert path.read_text() == whole
 
 
-def test_a_journal_of_something_else_is_begun_anew(tmp_path: Path) -> None:
+def test_a_journal_of_something_else_is_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "unfinished.jsonl"
-    PredictionJournal(path, IDENTITY).add(0, [{"score": 0.5}])
+    PredictionJournal(path, IDENTITY).add("0.png", [{"score": 0.5}])
+    assert PredictionJournal(path, IDENTITY).done
+    assert capsys.readouterr().err == ""
     assert PredictionJournal(path, {**IDENTITY, "score_threshold": 0.3}).done == {}
+    assert f"{path} is of other weights or options" in capsys.readouterr().err
     assert PredictionJournal(path, IDENTITY).done == {}
     for garbage in ("", "\n", "[]\n[]\n"):
         path.write_text(garbage)
