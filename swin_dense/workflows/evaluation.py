@@ -12,6 +12,7 @@ from swin_dense import build
 from swin_dense.config import Config, SegmentationConfig
 from swin_dense.metrics import CocoMetric
 from swin_dense.training.callbacks import PredictionFiles
+from swin_dense.workflows.outputs import check_output_file, check_output_folder
 from swin_dense.workflows.run_folder import is_first_process, write_json
 from swin_dense.workflows.segmentation import write_label_map
 from swin_dense.workflows.trained import load_whole_model
@@ -41,6 +42,9 @@ def evaluate(
     Raises:
         SwinDenseError: Data or weights are wrong, or do not belong together.
     """
+    if predictions is not None:
+        check = check_output_folder if isinstance(config, SegmentationConfig) else check_output_file
+        check(predictions)
     data = build.data_module(config)
     data.setup("validate")
     module = build.training_module(config, data, engine)

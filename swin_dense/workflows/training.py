@@ -17,6 +17,7 @@ from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.report import score_tables
 from swin_dense.workflows.initial_weights import load_initial_weights
+from swin_dense.workflows.outputs import check_output_folder
 from swin_dense.workflows.run_folder import (
     checkpoint_epochs,
     checkpoint_step,
@@ -78,6 +79,7 @@ def train(
         SwinDenseError: Something in the config, the data or the weights is wrong, the loss became non-finite, or a
             signal stopped the training (which can then be resumed).
     """
+    check_output_folder(run)
     checkpoint = run / "last.ckpt" if resume else None
     resumed_step = checkpoint_step(checkpoint) if checkpoint else 0
     if checkpoint:
