@@ -21,7 +21,7 @@ from swin_dense.data.transforms import (
 from swin_dense.errors import ConfigError
 from swin_dense.metrics import CocoMetric
 from swin_dense.openmmlab.detection import OpenMMLabDetector
-from swin_dense.openmmlab.model_dicts import has_masks
+from swin_dense.openmmlab.model_dicts import has_masks, has_semantic_branch
 from swin_dense.training import DetectorModule
 from swin_dense.training.detection_inference import DetectionInference
 from swin_dense.training.detection_merging import Merging
@@ -109,7 +109,7 @@ def data_module(config: DetectionConfig) -> CocoDataModule:
         num_workers=data.num_workers,
         masks=has_masks(config.model),
         seed=config.training.seed,
-        train_stuff=None if data.train_stuff is None else root / data.train_stuff,
+        train_stuff=root / data.train_stuff if data.train_stuff and has_semantic_branch(config.model) else None,
         keep_empty=data.keep_empty,
         min_side=data.min_side,
         size_divisor=data.size_divisor,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from swin_dense.data.samples import IGNORE_INDEX, Batch, Detections, Instances, Rle
 from swin_dense.errors import DataError
-from swin_dense.openmmlab.model_dicts import build_model, has_masks
+from swin_dense.openmmlab.model_dicts import build_model, has_masks, has_semantic_branch
 from swin_dense.openmmlab.registry import mmdet_models
 
 NO_CLASS = 255
@@ -47,7 +47,7 @@ class OpenMMLabDetector(nn.Module):
         self.num_classes = num_classes
         self.network = build_network(model, num_classes)
         self.has_masks = has_masks(model)
-        self.has_semantic_branch = bool(getattr(getattr(self.network, "roi_head", None), "with_semantic", False))
+        self.has_semantic_branch = has_semantic_branch(model)
         for part in _precise_parts(self.network):
             part.register_forward_hook(_in_float32)
 

@@ -156,6 +156,19 @@ def has_masks(model: Any) -> bool:
     )
 
 
+def has_semantic_branch(model: Mapping[str, Any]) -> bool:
+    """Whether a model dict describes a model that also learns the class of every pixel, as HTC does.
+
+    Args:
+        model: mmdet model dict.
+
+    Returns:
+        True where its RoI head has a semantic head.
+    """
+    roi_head = model.get("roi_head")
+    return isinstance(roi_head, Mapping) and roi_head.get("semantic_head") is not None
+
+
 def _refuse_downloads(model: Any, key: str) -> None:
     if isinstance(model, list | tuple):
         for i, item in enumerate(model):

@@ -64,6 +64,16 @@ def test_a_test_size_that_no_image_can_meet_is_refused() -> None:
         detection.inference(DetectionInferenceConfig(), augmentation, batch_size=1)
 
 
+HTC = CONFIGS / "detection" / "htc-pp_swin-b_fpn_6x_coco.py"
+NO_SEMANTIC_BRANCH = ["model.roi_head.semantic_head=None", "model.roi_head.semantic_roi_extractor=None"]
+
+
+def test_stuff_maps_are_read_only_for_a_model_with_a_semantic_branch() -> None:
+    with_branch = detection.data_module(load_config(HTC, ["data.root='coco'"]))
+    assert with_branch.train_stuff == Path("coco/stuffthingmaps/train2017")
+    assert detection.data_module(load_config(HTC, NO_SEMANTIC_BRANCH)).train_stuff is None
+
+
 def test_half_precision_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"training\.precision is 16, which needs a CUDA device"):
