@@ -187,8 +187,9 @@ def evaluate_coco_files(
         gt: COCO instances JSON.
         predictions: A COCO result file, or a folder of such files that together make up one evaluation.
         engine: "faster-coco-eval" or "pycocotools".
-        iou_types: "bbox", "segm", or both; None for all that the predictions hold. "bbox" of predictions that have only
-            masks scores the boxes around the masks.
+        iou_types: "bbox", "segm", or both; None for all that the predictions hold, or, where there are none at all, for
+            all that the ground truth holds. "bbox" of predictions that have only masks scores the boxes around the
+            masks.
 
     Returns:
         As `CocoMetric.compute`.
@@ -199,7 +200,8 @@ def evaluate_coco_files(
     check_choices(engine, IOU_TYPES if iou_types is None else iou_types)
     rows_of = read_rows(predictions)
     iou_types = scored_iou_types(rows_of, iou_types)
-    truth = read_ground_truth(gt, masks="segm" in iou_types)
+    truth = read_ground_truth(gt, masks="segm" in iou_types if iou_types else None)
+    iou_types = iou_types or (IOU_TYPES if truth.has_masks else ("bbox",))
     results = checked_results(rows_of, truth, iou_types)
     return {
         iou_type: score(

@@ -48,20 +48,23 @@ class GroundTruth:
         sizes: Height and width in pixels of every image, by image id.
         category_names: Name of every category, by category id.
         annotations: All annotated objects, in the file's order.
+        has_masks: Whether their masks were read.
     """
 
     source: str
     sizes: Mapping[int, tuple[int, int]]
     category_names: Mapping[int, str]
     annotations: Sequence[Annotation]
+    has_masks: bool
 
 
-def read_ground_truth(annotations: Path | Mapping[str, Any], *, masks: bool) -> GroundTruth:
+def read_ground_truth(annotations: Path | Mapping[str, Any], *, masks: bool | None) -> GroundTruth:
     """Reads and checks a COCO instances JSON.
 
     Args:
         annotations: The file, or what it holds.
-        masks: Whether masks are scored, so that every annotation needs a valid `segmentation`.
+        masks: Whether masks are scored, so that every annotation needs a valid `segmentation`; None reads them where
+            every annotation has one.
 
     Returns:
         The checked ground truth; nothing of it is shared with the argument.
@@ -77,10 +80,13 @@ def read_ground_truth(annotations: Path | Mapping[str, Any], *, masks: bool) -> 
     sizes = _sizes(data["images"], problems)
     names = _category_names(data["categories"], problems)
     records = _sound_annotations(data["annotations"], sizes, names, problems)
+    if masks is None:
+        masks = all(record.get("segmentation") for record in records)
     rles = _rles(records, sizes, problems) if masks else [None] * len(records)
     if problems:
         raise DataError(f"{source}: {len(problems)} problem(s); correct or remove these items", problems)
-    return GroundTruth(source, sizes, names, [_annotation(*pair) for pair in zip(records, rles, strict=True)])
+    checked = [_annotation(*pair) for pair in zip(records, rles, strict=True)]
+    return GroundTruth(source, sizes, names, checked, has_masks=masks)
 
 
 def _read(path: Path) -> tuple[str, Mapping[str, Any]]:

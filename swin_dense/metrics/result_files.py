@@ -49,11 +49,10 @@ def scored_iou_types(rows_of: Mapping[Path, Sequence[Row]], asked: Sequence[str]
             have masks.
 
     Returns:
-        "bbox", "segm" or both.
+        "bbox", "segm" or both; nothing where there are no rows and nothing is asked for.
 
     Raises:
-        DataError: If what the rows hold differs from row to row, if masks are asked for where there are none, or if
-            there are no rows and nothing is asked for.
+        DataError: If what the rows hold differs from row to row, or if masks are asked for where there are none.
     """
     held: tuple[str, ...] | None = None
     for file, rows in rows_of.items():
@@ -64,10 +63,8 @@ def scored_iou_types(rows_of: Mapping[Path, Sequence[Row]], asked: Sequence[str]
                 raise DataError(f"{file}: item {index} has neither 'bbox' nor 'segmentation'")
             if types != held:
                 raise DataError(f"{file}: item {index} can be scored on {types}, the items before it on {held}")
-    files = ", ".join(map(str, rows_of))
-    if asked is None and held is None:
-        raise DataError(f"{files}: no predictions at all; name the iou_types to have them scored as empty")
     if asked is not None and held is not None and "segm" in asked and "segm" not in held:
+        files = ", ".join(map(str, rows_of))
         raise DataError(f"{files}: the predictions have no 'segmentation' to score masks on")
     return tuple(asked or held or ())
 

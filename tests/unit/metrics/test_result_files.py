@@ -4,7 +4,7 @@ import pytest
 from pycocotools import mask as rle_codec
 
 from swin_dense.errors import DataError
-from swin_dense.metrics import evaluate_coco_files
+from swin_dense.metrics import ENGINES, evaluate_coco_files
 
 
 @pytest.fixture
@@ -66,10 +66,25 @@ def test_box_predictions_need_no_masks_in_the_ground_truth(scene, files, rows, t
     assert evaluate_coco_files(tmp_path / "boxes.json", predictions)["bbox"]["AP"] == pytest.approx(1)
 
 
-def test_no_predictions_score_zero_where_it_is_said_on_what(files):
-    with pytest.raises(DataError, match="no predictions at all"):
-        evaluate_coco_files(*files([]))
-    assert evaluate_coco_files(*files([]), iou_types=("bbox", "segm"))["segm"]["AP"] == 0.0
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_predictions_score_zero_on_all_that_the_ground_truth_holds(scene, files, tmp_path, engine):
+    truth, predictions = files([])
+    assert {kind: one["AP"] for kind, one in evaluate_coco_files(truth, predictions, engine=engine).items()} == {
+        "bbox": 0.0,
+        "segm": 0.0,
+    }
+    assert list(evaluate_coco_files(truth, predictions, iou_types=("segm",))) == ["segm"]
+    del scene["annotations"][1]["segmentation"]
+    truth.write_text(json.dumps(scene))
+    assert {kind: one["AP"] for kind, one in evaluate_coco_files(truth, predictions).items()} == {"bbox": 0.0}
+
+
+def test_shards_without_predictions_are_no_hindrance(files, rows, tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "rank0.json").write_text("[]")
+    (folder / "rank1.json").write_text(json.dumps(rows))
+    assert evaluate_coco_files(files([])[0], folder) == evaluate_coco_files(*files(rows))
 
 
 def test_the_shards_of_a_folder_make_one_evaluation(files, rows, tmp_path):
