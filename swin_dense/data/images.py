@@ -28,6 +28,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 MAX_BYTES = 2**30
 """Largest image file taken from a zip file; a larger one is no picture but an attack on memory."""
 
+MAX_PIXELS = 2**30
+"""Most pixels of an image. At 4 bytes each this is 4 GiB while it is decoded, and 3 GiB afterwards: aerial and
+microscope pictures are that large, and beyond it a file of some kilobytes could fill any memory. Pillow's own limit, a
+sixth of it, is for web pages."""
+
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -173,7 +178,8 @@ class ImageStore:
             fix = "name it relative to that folder"
             raise ImageError(path, "escaping-file-name", f"leads out of {self.root}", fix)
         try:
-            with Image.open(self._source(path, file_name), formats=tuple(formats)) as image:
+            with _limit_of_pillow_lifted(), Image.open(self._source(path, file_name), formats=tuple(formats)) as image:
+                _check_pixels(image, path)
                 yield image
         except ImageError:
             raise
@@ -196,6 +202,27 @@ class ImageStore:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
             raise ImageError(path, "unreadable-image", "not a file", "put the image file there")
         return path
+
+
+@contextmanager
+def _limit_of_pillow_lifted() -> Iterator[None]:
+    """Leaves it to us how large an image may be, while ours are opened and decoded (TIFF is checked once more then).
+
+    The limit is the whole process's; images are read in several processes, not threads.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_pixels(image: Image.Image, path: Path) -> None:
+    """Refuses what is too large to be decoded; only the header has been read."""
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        fault = f"{image.width} wide and {image.height} high, {pixels} pixels, more than the {MAX_PIXELS} allowed"
+        raise ImageError(path, "unreadable-image", fault, "cut it into tiles")
 
 
 def _orientation(image: Image.Image, path: Path, expected_size: Size | None) -> Image.Transpose | None:

@@ -125,6 +125,28 @@ def test_unusable_file_is_named(tmp_path, name, content, kind):
     assert error.value.kind == kind and error.value.fix
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["large.png", "large.tif", "large.gif"])
+def test_large_images_are_read_without_a_word_where_pillow_alone_would_refuse(tmp_path, monkeypatch, name):
+    expected = np.asarray(Image.fromarray(PIXELS).convert("L"))
+    Image.fromarray(expected).save(tmp_path / name)
+    for pillows_limit in (PIXELS[..., 0].size // 3, PIXELS[..., 0].size - 1):  # refuses; warns
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+        np.testing.assert_array_equal(read(tmp_path / name)[..., 0], expected)
+        assert pillows_limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    pillows_limit = Image.MAX_IMAGE_PIXELS
+    (tmp_path / "a.png").write_bytes(png_header(40_000, 30_000))
+    fault = r"a\.png: 40000 wide and 30000 high, 1200000000 pixels, more than the 1073741824 .*; cut it into tiles"
+    with pytest.raises(ImageError, match=fault) as error:
+        ImageStore(tmp_path).read("a.png")
+    assert error.value.kind == "unreadable-image" and pillows_limit == Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr("swin_dense.data.images.MAX_PIXELS", PIXELS[..., 0].size)
+    assert read(save(tmp_path / "exactly.png", Image.fromarray(PIXELS))).shape == PIXELS.shape
+
+
 def test_truncated_image_is_refused_when_read(tmp_path):
     path = save(tmp_path / "a.jpg", Image.fromarray(np.resize(PIXELS, (200, 200, 3))))
     path.write_bytes(path.read_bytes()[:-2000])
