@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torchvision.ops import nms
 
+from swin_dense.errors import ConfigError
+
 GIB = 2**30
 
 
@@ -35,6 +37,29 @@ class Device:
 def find_devices() -> tuple[Device, ...]:
     """Every device, best first, each tried with a small computation."""
     return (*_cuda_devices(), *_mps_devices(), _cpu())
+
+
+def chosen_device(name: str | None) -> torch.device:
+    """The device that a user asks for, tried with a small computation.
+
+    Args:
+        name: As torch names it; None takes the best there is: CUDA (of several processes under torchrun each its own),
+            MPS, or else the CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: It cannot be used here; says which can.
+    """
+    if name is not None:
+        if (failure := failure_on(name)) is not None:
+            available = ", ".join(device.name for device in find_devices() if device.failure is None)
+            raise ConfigError(f'device "{name}" cannot be used: {failure.splitlines()[0]}; available: {available}')
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def nvidia_driver_is_idle() -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from swin_dense.data.samples import Size
+from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.export.boxes import read_boxes
 from swin_dense.export.compute import Extractor, Feature, by_size
@@ -79,7 +80,7 @@ def export_features(
         dtype: "float32", "float16" or "bfloat16".
         batch_size: Most images that are computed together; only images of one size are.
         shard_size: Most MiB of features in one shard file; a single image may exceed it.
-        device: As in `torch.device`; None takes this process's CUDA device where there is one.
+        device: As in `torch.device`; None takes the best there is, of several CUDA devices this process's.
         num_workers: Processes that read images; 0 reads in this process.
         on_error: "stop" at an image that cannot be used, or "skip" it and list it in the manifest.
         rank: This process, from 0; None asks the environment (torchrun), or is the only one.
@@ -100,7 +101,7 @@ def export_features(
     target = TargetSize(size, short_side, max_long_side)
     rank, world_size = _share(rank, world_size)
     checked = as_feature_model(model)
-    extractor = Extractor(checked, _device(device), dtype, maps=maps, pool=pool)
+    extractor = Extractor(checked, chosen_device(device), dtype, maps=maps, pool=pool)
     sources = find_images([Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images])
     paths = [source.path for source in sources]
     wanted_boxes = None if boxes is None else read_boxes(Path(boxes), paths)
@@ -248,17 +249,6 @@ def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank {rank} of {world_size} processes: ranks go from 0 to {world_size - 1}")
     return rank, world_size
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    try:
-        device = torch.device(name or "cpu")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f'device "{name}" cannot be used: {str(error).splitlines()[0]}') from error
-    return device
 
 
 def _as_it_is(image: Any) -> Any:

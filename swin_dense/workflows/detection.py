@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from swin_dense.build.detection import inference
 from swin_dense.config import DetectionConfig
 from swin_dense.data.samples import Detections
+from swin_dense.devices import chosen_device
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.visualize.detections import draw_detections
 from swin_dense.visualize.pictures import save_picture
@@ -52,11 +51,11 @@ def predict_objects(
         SwinDenseError: The config, the weights or an option is wrong, or, once the others are done, some images.
     """
     files = images_to_predict(images, output)
+    target = chosen_device(device)
     labels = labels_of(weights, config)
     class_names, category_ids = labels["class_names"], labels["category_ids"]
     detector = OpenMMLabDetector(config.model, len(class_names))
     load_whole_model(detector.network, weights, class_names)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     detector.to(target).eval()
     find = inference(config.inference, config.augmentation, batch_size)
     run = PredictionRun(

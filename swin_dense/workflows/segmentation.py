@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from swin_dense.build.segmentation import inference
 from swin_dense.config import SegmentationConfig
 from swin_dense.data.samples import Segmentation
+from swin_dense.devices import chosen_device
 from swin_dense.files import atomic_write
 from swin_dense.label_maps import label_image
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
@@ -56,12 +57,12 @@ def predict_label_maps(
         SwinDenseError: The config, the weights or an option is wrong, or, once the others are done, some images.
     """
     files = images_to_predict(images, output, "labels", "overlays")
+    target = chosen_device(device)
     labels = labels_of(weights, config)
     class_names = labels["class_names"]
     palette = np.array(labels["palette"], dtype=np.uint8) if "palette" in labels else None
     segmenter = OpenMMLabSegmenter(config.model, len(class_names))
     load_whole_model(segmenter.network, weights, class_names)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     segmenter.to(target).eval()
     segment = inference(config.inference, config.augmentation.test_scale, probabilities=probabilities)
     run = PredictionRun(

@@ -83,6 +83,7 @@ ALLOWED = {
         "swin_dense.data.images",
         "swin_dense.data.samples",
         "swin_dense.data.transforms",
+        "swin_dense.devices",
     },
     "doctor": {"packaging", "swin_dense.devices", "swin_dense.openmmlab.install"},
     # The rooms that put the others together.

@@ -198,3 +198,11 @@ def test_images_are_not_drawn_over(
     assert "0.png lies where pictures are written" in capsys.readouterr().err
     assert Path(image).read_bytes() == (folder / "0.png").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
+
+
+def test_a_device_that_is_not_there_is_an_error_before_anything_is_written(
+    folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(folder, weights, tmp_path / "output", "--device", "gpu") == 2
+    assert 'device "gpu" cannot be used' in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
