@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from swin_dense.build import detection, segmentation
+from swin_dense.build.paths import path_notes
 from swin_dense.build.trainers import check_validation, evaluation_trainer, training_trainer
 from swin_dense.config import Config, DetectionConfig
 from swin_dense.data import ADE20KDataModule, CocoDataModule
@@ -43,9 +44,10 @@ def data_module(config: Config) -> DataModule:
     Returns:
         The data module, nothing read yet.
     """
-    if isinstance(config, DetectionConfig):
-        return detection.data_module(config)
-    return segmentation.data_module(config)
+    data: DataModule
+    data = detection.data_module(config) if isinstance(config, DetectionConfig) else segmentation.data_module(config)
+    data.path_notes = path_notes(config)
+    return data
 
 
 def training_module(config: Config, data: DataModule, engine: str = "faster-coco-eval") -> TrainingModule:

@@ -89,7 +89,7 @@ class ADE20KDataModule(ImageDataModule):
         self.train_dataset: SegmentationDataset | None = None
         self.val_dataset: SegmentationDataset | None = None
 
-    def setup(self, stage: str) -> None:
+    def read_splits(self, stage: str) -> None:
         """Reads the class list and lists the files that the stage needs; a second call does nothing again.
 
         Args:

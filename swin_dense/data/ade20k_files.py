@@ -85,8 +85,12 @@ def find_class_list(labels: Path) -> Path:
     text = labels.parent.parent / CLASS_LIST
     found = next((path for path in (text, text.with_suffix(".csv")) if exists(path)), None)
     if found is None:
-        raise DataError(f"{text}: no such class list; put it there, or name a file with one class name per line")
+        raise _no_class_list(text)
     return found
+
+
+def _no_class_list(path: Path) -> DataError:
+    return DataError(f"{path}: no such class list; put it there, or name a file with one class name per line")
 
 
 def read_classes(path: Path) -> tuple[tuple[str, ...], Palette | None]:
@@ -103,6 +107,8 @@ def read_classes(path: Path) -> tuple[tuple[str, ...], Palette | None]:
         DataError: A file is missing or no such file, or the two have another number of classes.
     """
     path = Path(path)
+    if not exists(path):
+        raise _no_class_list(path)
     names = class_names_of(read_bytes(path, MAX_BYTES), path)
     colours = path.with_name(PALETTE)
     return names, read_palette(colours, len(names)) if exists(colours) else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
+from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningDataModule
 
 from swin_dense.data.samples import Batch
 from swin_dense.data.transforms import Transform
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,9 @@ class ImageDataModule(LightningDataModule):
 
     The trainer must be built with `use_distributed_sampler=False`: the samplers know rank and world size themselves. An
     epoch that a checkpoint interrupted goes on with exactly the next batch (see `ResumableLoader`).
+
+    Attributes:
+        path_notes: What to add to an error about a path, for instance where the path came from; empty at first.
     """
 
     def __init__(
@@ -75,6 +80,32 @@ class ImageDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.limit_images = limit_images
+        self.path_notes: dict[Path, str] = {}
+
+    def setup(self, stage: str) -> None:
+        """Reads what the stage needs; a second call reads nothing again.
+
+        Args:
+            stage: "fit" needs both splits; "validate" leaves the training data alone, so that it may be absent.
+
+        Raises:
+            SwinDenseError: As `read_splits` does; an error that begins with a path of `path_notes` ends with its note.
+        """
+        try:
+            self.read_splits(stage)
+        except DataError as error:
+            error.args = (self._with_note(str(error)),)
+            raise
+
+    @abstractmethod
+    def read_splits(self, stage: str) -> None:
+        """Reads what `setup` promises."""
+
+    def _with_note(self, message: str) -> str:
+        """The note goes to the end of the first line; the others list problems."""
+        first, newline, others = message.partition("\n")
+        path = max((path for path in map(str, self.path_notes) if first.startswith(path)), key=len, default=None)
+        return message if path is None else f"{first} ({self.path_notes[Path(path)]}){newline}{others}"
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch; from pinned memory without waiting for the copy."""

@@ -88,7 +88,7 @@ class CocoDataModule(ImageDataModule):
         self.train_dataset: CocoDataset | None = None
         self.val_dataset: CocoDataset | None = None
 
-    def setup(self, stage: str) -> None:
+    def read_splits(self, stage: str) -> None:
         """Reads the annotation files that the stage needs; a second call reads nothing again.
 
         Args:
