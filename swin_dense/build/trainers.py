@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -76,6 +76,7 @@ def training_trainer(
             filename="best",
             monitor=f"val/{config.score_metric}",
             mode="max",
+            save_on_train_epoch_end=False,  # a validation that is made up for on resuming has no such end
             enable_version_counter=False,
         ),
         ResumePoint(run / "last.ckpt", training.checkpoint_every),
@@ -100,24 +101,14 @@ def check_validation(config: Config, figures: Collection[str]) -> None:
     """Refuses a training that could not say which of its weights are the best.
 
     Args:
-        config: Its `training`, `schedule` and `score_metric`.
+        config: Its `score_metric`.
         figures: Names of what the validation measures.
 
     Raises:
-        ConfigError: `score_metric` is none of the figures, or nothing would be validated.
+        ConfigError: `score_metric` is none of the figures.
     """
     if config.score_metric not in figures:
         raise ConfigError(f'score_metric: no figure "{config.score_metric}"; {nearest(config.score_metric, figures)}')
-    if isinstance(config, DetectionConfig):
-        unit, length = "epochs", config.schedule.epochs
-    else:
-        unit, length = "steps", config.schedule.steps
-    every = config.training.validate_every
-    if every is not None and not 1 <= every <= length:
-        raise ConfigError(
-            f"training.validate_every={every} must be from 1 to the {length} {unit} of the schedule: without a "
-            "validation, neither best.ckpt nor weights.safetensors would be written"
-        )
 
 
 def moving_average(decay: float | None) -> list[Callback]:
@@ -137,7 +128,14 @@ def moving_average(decay: float | None) -> list[Callback]:
         # weights would drift, and integers fall below their value.
         return torch.lerp(averaged, current, 1 - decay) if averaged.is_floating_point() else current
 
-    return [WeightAveraging(avg_fn=average)]
+    return [_MovingAverage(avg_fn=average)]
+
+
+class _MovingAverage(WeightAveraging):
+    """Leaves the weights at the end of a training what they are: a longer one may continue from them."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning's own puts the average in their place, before the last checkpoint is written."""
 
 
 def _length(config: Config) -> dict[str, Any]:

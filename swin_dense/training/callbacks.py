@@ -61,7 +61,7 @@ class ResumePoint(Callback):
 
     Checkpoints are only written where no gradient is half accumulated. The run then ends with a
     `TrainingInterruptedError`. A validation that was due after the step of a checkpoint is made up for when the run
-    continues from it. A second Ctrl-C stops at once.
+    continues from it. A second Ctrl-C stops at once. The end of every training is validated.
     """
 
     def __init__(self, path: Path, every_steps: int) -> None:
@@ -77,6 +77,7 @@ class ResumePoint(Callback):
         self._asked_to_stop = False
         self._stopping = False
         self._validation_is_due = False
+        self._validated_step = -1
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,11 +98,7 @@ class ResumePoint(Callback):
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._ask_to_stop)
         if self._validation_is_due:
-            validation = trainer.fit_loop.epoch_loop.val_loop
-            validation.restarting = False  # what the checkpoint knows of is the validation before
-            trainer.validating = True
-            validation.run()
-            trainer.training = True
+            _validate(trainer)
             self._validation_is_due = False
 
     def on_train_batch_end(
@@ -111,6 +108,8 @@ class ResumePoint(Callback):
         done = batch_idx + 1
         if done % trainer.accumulate_grad_batches and done != trainer.num_training_batches:
             return
+        if trainer.global_step == trainer.max_steps:
+            return  # a checkpoint of the last step resumes no training, and so no validation: `on_train_end` does both
         if trainer.world_size > 1:
             self._stopping = trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False)
         else:
@@ -128,16 +127,21 @@ class ResumePoint(Callback):
         """Stops before a validation that nobody waits for."""
         self._stop_if_asked(trainer)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes note of what is validated."""
+        self._validated_step = trainer.global_step
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves at the end of every epoch, after its validation; not where the schedule counts steps."""
+        """Saves at the end of every epoch but the last, after its validation; not where the schedule counts steps."""
         self._stop_if_asked(trainer)
-        if not counts_steps(trainer):
+        if not counts_steps(trainer) and trainer.current_epoch + 1 != trainer.max_epochs:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the end of a training that counts steps."""
-        if counts_steps(trainer) and not self._stopping:
-            self._save(trainer)
+        """Validates the end, unless the last step is validated, and saves it."""
+        if self._validated_step != trainer.global_step:
+            _validate(trainer)
+        self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back."""
@@ -160,6 +164,15 @@ class ResumePoint(Callback):
             raise KeyboardInterrupt
         self._asked_to_stop = True
         print("stopping after this step; once more stops at once", file=sys.stderr, flush=True)
+
+
+def _validate(trainer: Trainer) -> None:
+    """Runs a validation where the trainer itself has none."""
+    validation = trainer.fit_loop.epoch_loop.val_loop
+    validation.restarting = False  # what a checkpoint knows of is the validation before
+    trainer.validating = True
+    validation.run()
+    trainer.training = True
 
 
 class ValidationPictures(Callback):

@@ -158,7 +158,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 
 
 def test_two_processes_train_together_and_score_as_one(shapes: Path, tmp_path: Path) -> None:
-    tool(*arguments(shapes, tmp_path / "run", "schedule.steps=2", "training.validate_every=2"), "--devices", "2")
+    tool(*arguments(shapes, tmp_path / "run", "schedule.steps=2", "training.accumulate=3"), "--devices", "2")
     weights = str(tmp_path / "run" / "weights.safetensors")
     score = ["evaluate", str(tmp_path / "run" / "config.py"), "--weights", weights, "--json", "--devices"]
     assert json.loads(tool(*score, "2")) == json.loads(tool(*score, "1"))

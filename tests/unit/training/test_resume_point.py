@@ -1,0 +1,137 @@
+"""The end of a training is validated and saved, however it is counted, and wherever a signal comes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from helpers.commands import REPOSITORY
+from swin_dense.build.trainers import training_trainer
+from swin_dense.config import load_config
+from swin_dense.errors import TrainingInterruptedError
+
+DEMO = REPOSITORY / "configs" / "demo"
+STEPS = DEMO / "upernet_swin-nano_shapes.py"
+EPOCHS = DEMO / "mask-rcnn_swin-nano_shapes.py"
+BATCHES = 4  # of an epoch
+
+
+class Counting(LightningModule):
+    """Its one weight goes up by 1 in every step, and is its score."""
+
+    def __init__(self, signal_at: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.signal_at = signal_at
+        self.validated: list[tuple[int, float]] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.global_step == self.signal_at:
+            signal.raise_signal(signal.SIGINT)
+        return -self.weight
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, list[Any]]:
+        self.validated.append((self.global_step, self.weight.item()))
+        for name in ("mIoU", "segm_AP", "bbox_AP"):
+            self.log(f"val/{name}", self.weight, batch_size=1)
+        return {"predictions": []}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        assert self.weight.grad is not None
+        self.weight.grad.sign_()  # however many batches it is the sum of
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return loader(BATCHES)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return loader(1)
+
+
+def loader(batches: int) -> DataLoader[Any]:
+    batch: Any = SimpleNamespace(image_ids=(), file_names=())
+    return DataLoader([batch] * batches, batch_size=None)
+
+
+def train(run: Path, config: Path, *overrides: str, signal_at: int | None = None, resume: bool = False) -> Counting:
+    module = Counting(signal_at)
+    trainer = training_trainer(load_config(config, overrides), run, lambda *_: None, devices=1)
+    checkpoint = run / "last.ckpt" if resume else None
+    try:
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    except TrainingInterruptedError:
+        assert signal_at is not None
+    return module
+
+
+def weight_of(checkpoint: Path) -> float:
+    return float(torch.load(checkpoint, weights_only=True)["state_dict"]["weight"])
+
+
+ENDS = [
+    pytest.param(STEPS, ["schedule.steps=3", "training.validate_every=3"], [3], id="where a validation is due"),
+    pytest.param(STEPS, ["schedule.steps=5", "training.validate_every=2"], [2, 4, 5], id="between validations"),
+    pytest.param(STEPS, ["schedule.steps=2", "training.validate_every=9"], [2], id="before the first validation"),
+    # Four batches are two steps, the second one of a single batch: two steps come before six batches are done.
+    pytest.param(
+        STEPS, ["schedule.steps=2", "training.validate_every=2", "training.accumulate=3"], [2], id="accumulated"
+    ),
+    pytest.param(EPOCHS, ["schedule.epochs=2", "training.validate_every=1"], [4, 8], id="epochs, each validated"),
+    pytest.param(EPOCHS, ["schedule.epochs=3", "training.validate_every=2"], [8, 12], id="epochs, each second one"),
+]
+
+
+@pytest.mark.parametrize(("config", "overrides", "expected"), ENDS)
+def test_the_end_is_validated_once_and_becomes_the_best(
+    tmp_path: Path, config: Path, overrides: list[str], expected: list[int]
+) -> None:
+    found = train(tmp_path, config, *overrides).validated
+    assert found == [(step, float(step)) for step in expected]
+    assert [weight_of(tmp_path / name) for name in ("best.ckpt", "last.ckpt")] == [expected[-1]] * 2
+
+
+@pytest.mark.parametrize(("config", "overrides", "expected"), ENDS)
+def test_a_finished_training_has_nothing_to_resume(
+    tmp_path: Path, config: Path, overrides: list[str], expected: list[int]
+) -> None:
+    train(tmp_path, config, *overrides)
+    assert train(tmp_path, config, *overrides, resume=True).validated == []
+    assert [weight_of(tmp_path / name) for name in ("best.ckpt", "last.ckpt")] == [expected[-1]] * 2
+
+
+@pytest.mark.parametrize("every", [1, 1000], ids=["saved in every step", "hardly saved"])
+@pytest.mark.parametrize(("config", "overrides", "expected"), ENDS)
+def test_a_signal_in_the_last_step_leaves_an_end_that_is_validated(
+    tmp_path: Path, config: Path, overrides: list[str], expected: list[int], every: int
+) -> None:
+    overrides = [*overrides, f"training.checkpoint_every={every}"]
+    first = train(tmp_path, config, *overrides, signal_at=expected[-1] - 1)
+    resumed = train(tmp_path, config, *overrides, resume=True)
+    assert first.validated + resumed.validated == [(step, float(step)) for step in expected]
+    assert [weight_of(tmp_path / name) for name in ("best.ckpt", "last.ckpt")] == [expected[-1]] * 2
+    assert train(tmp_path, config, *overrides, resume=True).validated == []
+
+
+def test_the_average_is_what_is_validated_and_saved_at_the_end(tmp_path: Path) -> None:
+    overrides = ["schedule.steps=3", "training.validate_every=2", "training.ema_decay=0.5"]
+    found = train(tmp_path, STEPS, *overrides).validated
+    averages = [1.0, 1.5, 2.25]  # after each step: begins with the first weight, then half of it and half of the new
+    assert found == [(2, averages[1]), (3, averages[2])]
+    assert [weight_of(tmp_path / name) for name in ("best.ckpt", "last.ckpt")] == [averages[2]] * 2
+
+
+def test_a_longer_training_continues_from_the_weights_and_their_average(tmp_path: Path) -> None:
+    overrides = ["training.validate_every=5", "training.ema_decay=0.5"]
+    whole = train(tmp_path / "whole", STEPS, *overrides, "schedule.steps=5").validated
+    train(tmp_path / "run", STEPS, *overrides, "schedule.steps=3")
+    assert train(tmp_path / "run", STEPS, *overrides, "schedule.steps=5", resume=True).validated == whole
