@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,24 @@ def load(path: Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
 
     extra = [f"data.root={str(data)!r}"] if data is not None else []
     return load_config(path, [*(overrides or ()), *extra])
+
+
+def refuse_options(context: typer.Context, names: Collection[str], reason: str) -> None:
+    """Refuses options that would do nothing here.
+
+    Args:
+        context: Of the command.
+        names: Parameters of the command's function; those that were not typed are passed over.
+        reason: What they belong to.
+
+    Raises:
+        ConfigError: One of them was typed, be it with its default.
+    """
+    sources = {name: context.get_parameter_source(name) for name in names}
+    typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    if typed:
+        options = [parameter.opts[0] for parameter in context.command.params if parameter.name in typed]
+        raise ConfigError(f"{', '.join(options)}: {reason}")
 
 
 def device_count(text: str) -> int | str:

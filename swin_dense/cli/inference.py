@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,12 +18,17 @@ from swin_dense.cli.app import (
     device_count,
     height_and_width,
     load,
+    refuse_options,
 )
 from swin_dense.errors import ConfigError
+
+LABEL_OPTIONS = ("classes", "label_shift", "prediction_shift", "ignore_index")
+"""Options of `evaluate` for folders of label PNGs."""
 
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="Config file; not needed with --gt.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of the whole model.")] = None,
     data: DataRoot = None,
@@ -47,6 +53,11 @@ def evaluate(
     """Scores weights on the validation split of a config, or predictions on their ground truth."""
     scores: Any
     if gt is not None and predictions is not None and config is None:
+        refuse_options(context, ("weights", "data", "overrides", "devices"), "only with CONFIG, not with --gt")
+        if gt.is_dir():
+            refuse_options(context, ("engine",), f"only with a COCO JSON, and --gt {gt} is a folder of label PNGs")
+        elif gt.is_file():
+            refuse_options(context, LABEL_OPTIONS, f"only with a folder of label PNGs, and --gt {gt} is a file")
         from swin_dense import metrics
 
         if gt.is_dir():
@@ -61,7 +72,10 @@ def evaluate(
         else:
             scores = metrics.evaluate_coco_files(gt, predictions, engine=engine)
     elif config is not None and weights is not None and gt is None:
+        refuse_options(context, LABEL_OPTIONS, "only with --gt DIR; of a config, its data section says it")
         settings = load(config, data, overrides)
+        if settings.task != "detection":
+            refuse_options(context, ("engine",), f"only for detection, and {config} is for {settings.task}")
         from swin_dense.workflows import evaluation
         from swin_dense.workflows.run_folder import is_first_process
 
@@ -79,6 +93,7 @@ def evaluate(
 
 @app.command()
 def predict(
+    context: typer.Context,
     config: ConfigFile,
     images: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE...")],
     weights: Annotated[Path, typer.Option(help="Weights of the whole model.")],
@@ -100,9 +115,12 @@ def predict(
     inference.merge_overlap=ios to unite the parts of an object. Soft-NMS in a two-stage detector: --set
     model.test_cfg.rcnn.nms.type=soft_nms.
     """
+    settings = load(config, data, overrides)
+    others = ("probabilities",) if settings.task == "detection" else ("score_threshold", "min_score", "max_detections")
+    refuse_options(context, others, f"not for {settings.task}, which {config} is for")
     chosen = {"min_score": min_score, "max_detections": max_detections}
-    shortcuts = [f"inference.{name}={value}" for name, value in chosen.items() if value is not None]
-    settings = load(config, data, [*(overrides or ()), *shortcuts])
+    shortcuts = {name: value for name, value in chosen.items() if value is not None}
+    settings = replace(settings, inference=replace(settings.inference, **shortcuts))
     options: dict[str, Any] = {"batch_size": batch_size, "device": device}
     if settings.task == "detection":
         from swin_dense.workflows.detection import predict_objects

@@ -1,0 +1,76 @@
+"""`swin-dense evaluate` and `swin-dense predict`: options that would do nothing are refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers.commands import REPOSITORY, command
+
+DETECTION = str(REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py")
+SEGMENTATION = str(REPOSITORY / "configs" / "demo" / "upernet_swin-nano_shapes.py")
+EVALUATE = ("evaluate", "--predictions", "p.json", "--gt")
+WITH_WEIGHTS = ("--weights", "w.pth")
+PREDICT = ("absent.jpg", *WITH_WEIGHTS, "--output", "out")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*EVALUATE, "gt.json", "--weights", "w.pth"), "--weights: only with CONFIG, not with --gt"),
+        ((*EVALUATE, "gt.json", "--set", "a=1", "--data", "d"), "--data, --set: only with CONFIG, not with --gt"),
+        ((*EVALUATE, "labels", "--devices", "auto"), "--devices: only with CONFIG"),
+        ((*EVALUATE, "gt.json", "--ignore-index", "255"), "--ignore-index: only with a folder of label PNGs"),
+        ((*EVALUATE, "gt.json", "--classes", "c.txt"), "--classes: only with a folder of label PNGs"),
+        ((*EVALUATE, "labels", "--engine", "pycocotools"), "--engine: only with a COCO JSON, and --gt labels is"),
+        (("evaluate", DETECTION, *WITH_WEIGHTS, "--label-shift", "0"), "--label-shift: only with --gt DIR"),
+        (("evaluate", SEGMENTATION, *WITH_WEIGHTS, "--prediction-shift", "0"), "--prediction-shift: only with --gt"),
+        (("evaluate", SEGMENTATION, *WITH_WEIGHTS, "--engine", "pycoco"), "--engine: only for detection, and"),
+        (("predict", DETECTION, *PREDICT, "--probabilities"), "--probabilities: not for detection, which"),
+        (("predict", SEGMENTATION, *PREDICT, "--score-threshold", "0.3"), "--score-threshold: not for segmentation"),
+        (("predict", SEGMENTATION, *PREDICT, "--min-score", "0.3"), "--min-score: not for segmentation"),
+        (("predict", SEGMENTATION, *PREDICT, "--max-detections", "5"), "--max-detections: not for segmentation"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    words: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gt.json").write_text("{}")
+    Path("labels").mkdir()
+    assert command(*words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*EVALUATE, "absent.json", "--engine", "pycocotools"),
+        (*EVALUATE, "labels", "--classes", "absent", "--label-shift", "0", "--ignore-index", "254"),
+        ("evaluate", DETECTION, *WITH_WEIGHTS, "--engine", "pycocotools", "--devices", "1", "--data", "absent"),
+        ("evaluate", SEGMENTATION, *WITH_WEIGHTS, "--set", "data.root='absent'"),
+        ("predict", DETECTION, *PREDICT, "--score-threshold", "0.3", "--min-score", "0.1", "--max-detections", "5"),
+        ("predict", SEGMENTATION, *PREDICT, "--probabilities", "--data", "absent"),
+    ],
+)
+def test_options_are_taken_where_they_belong(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("labels").mkdir()
+    assert command(*words) == 2
+    message = capsys.readouterr().err
+    assert re.search(r"absent|p\.json|w\.pth|no label PNG", message) and not re.search(
+        r"only (with|for)|not for", message
+    )
+
+
+def test_help_shows_what_holds_where_an_option_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("predict", "--help") == 0
+    assert "[default: 0.3]" in capsys.readouterr().out
