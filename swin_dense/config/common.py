@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from swin_dense.errors import ConfigError
+
+
+def check_lowest(section: str, settings: object, **lowest: float) -> None:
+    """Refuses numbers that are too small, infinite or none at all; None is always allowed.
+
+    Args:
+        section: Key of the settings in a config, for messages.
+        settings: The settings.
+        **lowest: By name, the lowest number that is allowed.
+
+    Raises:
+        ConfigError: One is too small.
+    """
+    for name, least in lowest.items():
+        number = getattr(settings, name)
+        if number is not None and not least <= number < math.inf:
+            raise ConfigError(f"{section}.{name} must be at least {least}, got {number}")
+
+
+def check_positive(section: str, settings: object, *names: str) -> None:
+    """Refuses numbers that are not above 0, infinite or none at all; None is always allowed.
+
+    Args:
+        section: Key of the settings in a config, for messages.
+        settings: The settings.
+        *names: Of the numbers.
+
+    Raises:
+        ConfigError: One is not above 0.
+    """
+    for name in names:
+        number = getattr(settings, name)
+        if number is not None and not 0 < number < math.inf:
+            raise ConfigError(f"{section}.{name} must be above 0, got {number}")
 
 
 @dataclass(frozen=True)
@@ -23,6 +60,13 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     no_decay: tuple[str, ...] = ("absolute_pos_embed", "relative_position_bias_table", "norm")
     layer_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the numbers; `layer_decay` is the optimizer's business."""
+        check_positive("optimizer", self, "learning_rate")
+        check_lowest("optimizer", self, weight_decay=0)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas must be from 0 to below 1, got {self.betas}")
 
 
 @dataclass(frozen=True)
@@ -51,3 +95,11 @@ class TrainingConfig:
     checkpoint_every: int = 1000
     log_every: int = 50
     pictures: int = 8
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        check_lowest("training", self, accumulate=1, validate_every=1, checkpoint_every=1, log_every=1)
+        check_lowest("training", self, seed=0, pictures=0)
+        check_positive("training", self, "clip_gradient_norm")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"training.ema_decay must be from 0 to below 1, got {self.ema_decay}")

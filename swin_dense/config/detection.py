@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from swin_dense.config.common import OptimizerConfig, TrainingConfig
+from swin_dense.config.common import OptimizerConfig, TrainingConfig, check_lowest, check_positive
+from swin_dense.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class DataConfig:
     min_side: int = 32
     size_divisor: int = 32
     limit_images: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        check_lowest("data", self, batch_size=1, eval_batch_size=1, num_workers=0, limit_images=1)
+        check_lowest("data", self, min_side=0, size_divisor=1)
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,13 @@ class ScheduleConfig:
     gamma: float = 0.1
     warmup_steps: int = 500
     warmup_ratio: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        check_lowest("schedule", self, epochs=1, warmup_steps=0, warmup_ratio=0)
+        check_positive("schedule", self, "gamma")
+        if any(epoch < 1 for epoch in self.milestones):
+            raise ConfigError(f"schedule.milestones are epochs from 1, got {self.milestones}")
 
 
 @dataclass(frozen=True)

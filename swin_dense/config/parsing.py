@@ -40,7 +40,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         The config.
 
     Raises:
-        ConfigError: The file cannot be read, or a key is unknown, missing or of the wrong type.
+        ConfigError: The file cannot be read, or a key is unknown, missing, of the wrong type or out of range.
     """
     values = _read(Path(path))
     for override in overrides:
@@ -140,4 +140,8 @@ def _parse_dataclass(kind: type, value: Any, path: str, key: str) -> Any:
     for name, field in valid.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f'{path}: missing key "{prefix}{name}"')
-    return kind(**{name: _parse(hints[name], item, path, f"{prefix}{name}") for name, item in value.items()})
+    settings = {name: _parse(hints[name], item, path, f"{prefix}{name}") for name, item in value.items()}
+    try:
+        return kind(**settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

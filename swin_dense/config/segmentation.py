@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from swin_dense.config.common import OptimizerConfig, TrainingConfig
+from swin_dense.config.common import OptimizerConfig, TrainingConfig, check_lowest, check_positive
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class SegmentationDataConfig:
     num_workers: int = 2
     limit_images: int | None = None
 
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        check_lowest("data", self, batch_size=1, eval_batch_size=1, num_workers=0, limit_images=1)
+
 
 @dataclass(frozen=True)
 class SegmentationAugmentationConfig:
@@ -59,7 +63,8 @@ class SegmentationAugmentationConfig:
         crop_size: Height and width of the training crop; a smaller image is padded.
         test_scale: Like `scale`, for validation and prediction; None leaves images as they are.
         ratio_range: Least and greatest ratio.
-        cat_max_ratio: A crop of which one class takes a greater part is drawn again, ten times at most.
+        cat_max_ratio: A crop is drawn again, ten times at most, where one class takes that part or more of the pixels
+            that have a class, or where there are not several classes; 1 takes the first crop.
         flip_probability: How often an image is mirrored.
         photometric_distortion: Whether brightness, contrast, saturation and hue are changed at random.
     """
@@ -105,6 +110,11 @@ class PolynomialScheduleConfig:
     power: float = 1.0
     warmup_steps: int = 1500
     warmup_ratio: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        check_lowest("schedule", self, steps=1, warmup_steps=0, warmup_ratio=0)
+        check_positive("schedule", self, "power")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from swin_dense.config import config_text, load_config
 from swin_dense.errors import ConfigError
 
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
+SEGMENTATION_DEMO = DEMO.with_name("upernet_swin-nano_shapes.py")
 
 
 def write(folder: Path, text: str) -> Path:
@@ -61,6 +62,51 @@ def test_a_wrong_override_names_the_key_and_the_way_out(override: str, message: 
     with pytest.raises(ConfigError) as caught:
         load_config(DEMO, [override])
     assert message in str(caught.value)
+
+
+OF_BOTH_TASKS = [
+    ("data.batch_size", 0, "at least 1"),
+    ("data.eval_batch_size", 0, "at least 1"),
+    ("data.num_workers", -1, "at least 0"),
+    ("data.limit_images", 0, "at least 1"),
+    ("optimizer.learning_rate", 0.0, "above 0"),
+    ("optimizer.learning_rate", -1e-3, "above 0"),
+    ("optimizer.weight_decay", -0.1, "at least 0"),
+    ("optimizer.betas", (0.9, 1.0), "from 0 to below 1"),
+    ("schedule.warmup_steps", -1, "at least 0"),
+    ("schedule.warmup_ratio", -0.5, "at least 0"),
+    ("training.accumulate", 0, "at least 1"),
+    ("training.validate_every", 0, "at least 1"),
+    ("training.checkpoint_every", 0, "at least 1"),
+    ("training.log_every", 0, "at least 1"),
+    ("training.pictures", -1, "at least 0"),
+    ("training.seed", -1, "at least 0"),
+    ("training.clip_gradient_norm", 0.0, "above 0"),
+    ("training.ema_decay", 1.0, "from 0 to below 1"),
+]
+NUMBERS = [
+    *[(demo, *one) for demo in (DEMO, SEGMENTATION_DEMO) for one in OF_BOTH_TASKS],
+    (DEMO, "data.min_side", -1, "at least 0"),
+    (DEMO, "data.size_divisor", 0, "at least 1"),
+    (DEMO, "schedule.epochs", 0, "at least 1"),
+    (DEMO, "schedule.gamma", 0.0, "above 0"),
+    (DEMO, "schedule.milestones", (0, 2), "epochs from 1"),
+    (SEGMENTATION_DEMO, "schedule.steps", 0, "at least 1"),
+    (SEGMENTATION_DEMO, "schedule.power", 0.0, "above 0"),
+]
+
+
+@pytest.mark.parametrize(("demo", "key", "value", "bound"), NUMBERS)
+def test_a_number_out_of_range_is_refused_with_its_bound(demo: Path, key: str, value: object, bound: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(demo, [f"{key}={value}"])
+    message = str(caught.value)
+    assert message.startswith(f"{demo}: {key} ") and bound in message and message.endswith(f"got {value}")
+
+
+def test_infinity_is_out_of_range() -> None:
+    with pytest.raises(ConfigError, match="optimizer.learning_rate must be above 0, got inf"):
+        load_config(DEMO, ["optimizer.learning_rate=1e999"])
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
