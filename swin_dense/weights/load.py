@@ -89,7 +89,10 @@ def _swin_prefix(model: nn.Module) -> str | None:
 
 def _read_as(tensors: Mapping[str, Tensor], prefix: str, format_name: str) -> Incoming:
     """Gives the tensors of a checkpoint the names that they have in a model with a Swin backbone."""
-    parts = take_apart(tensors, format_name)
+    try:
+        parts = take_apart(tensors, format_name)
+    except WeightsError as error:
+        raise WeightsError(f"{error}\n  - the model's backbone is a Swin, which takes no other weights") from error
     return Incoming(
         format=parts.layout.format.name,
         prefix=prefix,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from swin_dense.errors import WeightsError
+from swin_dense.weights.architecture import other_variant
 from swin_dense.weights.formats import Converted, root_of
 from swin_dense.weights.report import Note
 from swin_dense.weights.resize import resize_bias_table, resize_position_embedding
@@ -69,7 +70,7 @@ class _Problems:
     absent: list[str] = field(default_factory=list)
     other_classes: list[str] = field(default_factory=list)
 
-    def raise_if_any(self, format_name: str) -> None:
+    def raise_if_any(self, incoming: Incoming, model: Mapping[str, Tensor]) -> None:
         kinds = (
             (self.non_finite, "tensors hold NaN or infinity"),
             (self.unlike, "tensors are unlike the model's"),
@@ -77,12 +78,14 @@ class _Problems:
             (self.absent, "parameters of the model are not in the checkpoint"),
         )
         lines = [f"{len(names)} {title}: {listed(names)}" for names, title in kinds if names]
+        if lines and (variant := _other_variant(incoming, model)) is not None:
+            lines.append(f"they look like {variant}, and the model's backbone is another one")
         if self.other_classes:
             modules = dict.fromkeys(name.rpartition(".")[0] for name in self.other_classes)
             entries = ", ".join(f'"{module}"' for module in modules)
             lines.append(f"if it was trained on other classes, start these layers anew: ignore=[{entries}]")
         if lines:
-            raise WeightsError("\n  - ".join([f"the weights (format: {format_name}) do not fit the model", *lines]))
+            raise WeightsError("\n  - ".join([f"the weights (format: {incoming.format}) do not fit the model", *lines]))
 
 
 def match(
@@ -128,7 +131,7 @@ def match(
             matched.missing.append(Note(name, reason))
         else:
             problems.absent.append(name)
-    problems.raise_if_any(incoming.format)
+    problems.raise_if_any(incoming, model)
     return matched
 
 
@@ -215,6 +218,15 @@ def _check_names(
         keys += [key for name, item in part.items() for key in (name, *item.keys)]
     for option, names, valid in (("allow_missing", allow_missing, list(model)), ("ignore", ignore, keys)):
         check_selection(option, names, valid)
+
+
+def _other_variant(incoming: Incoming, model: Mapping[str, Tensor]) -> str | None:
+    """The published backbone that the checkpoint holds, where the model's is another one."""
+    if incoming.prefix is None:
+        return None
+    theirs = {name.removeprefix(incoming.prefix): item.tensor.shape for name, item in incoming.backbone.items()}
+    ours = {name.removeprefix(incoming.prefix): model[name].shape for name in model if incoming.is_inside(name)}
+    return other_variant(theirs, ours)
 
 
 def _describe(tensor: Tensor) -> str:

@@ -9,10 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.small_swin import HEADS, WIDTH, backbone, clone, equal, official_classifier
+from helpers.small_swin import HEADS, WIDTH, Detector, backbone, clone, equal, official_classifier
 from swin_dense.backbones.swin import SwinTransformer
+from swin_dense.backbones.variants import create_backbone
 from swin_dense.errors import WeightsError
 from swin_dense.weights import load_weights, save_weights
+
+
+def zeros_like(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a model on the meta device, with real tensors; they take no memory until written to."""
+    return {name: torch.zeros(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def refuse(model: nn.Module, state: Mapping[str, Tensor], message: str, **options: object) -> None:
@@ -63,6 +69,28 @@ def test_a_larger_model() -> None:
     refuse(backbone(), larger, r"(?s)tensors are unlike.*13 keys .* have no place .*layers.2.blocks.2")
 
 
+def test_weights_of_another_variant_are_named() -> None:
+    with torch.device("meta"):
+        tiny, small, large = (create_backbone(f"swin_{size}") for size in ("tiny", "small", "large_384"))
+    for model, weights, name in (
+        (tiny, small, "swin_small"),
+        (small, tiny, "swin_tiny"),
+        (tiny, large, "swin_large_384"),
+    ):
+        with pytest.raises(WeightsError, match=f"they look like {name}, and the model's backbone is another one"):
+            load_weights(model, zeros_like(weights))
+
+
+def test_no_variant_is_named_where_none_fits_or_it_is_not_what_is_wrong() -> None:
+    with torch.device("meta"):
+        tiny, base, other_window = (create_backbone(f"swin_{size}") for size in ("tiny", "base", "base_384"))
+    one_more = zeros_like(other_window) | {"layers.0.blocks.0.attn.logit_scale": torch.zeros(1)}
+    for model, weights in ((tiny, backbone().state_dict()), (base, one_more)):
+        with pytest.raises(WeightsError, match="do not fit the model") as error:
+            load_weights(model, weights)
+        assert "look like" not in str(error.value)
+
+
 def test_values_that_are_not_finite() -> None:
     state = official_classifier()
     state["layers.0.blocks.0.mlp.fc1.bias"][3] = float("nan")
@@ -85,6 +113,13 @@ def test_names_in_the_call_that_nothing_has() -> None:
 def test_a_wrong_format_in_the_call() -> None:
     refuse(backbone(), official_classifier(), "no Swin weights in the torchvision format", format="torchvision")
     refuse(backbone(), official_classifier(), "(?s)format: timm.*layers.0.downsample", format="timm")
+
+
+def test_weights_of_another_kind_of_backbone() -> None:
+    resnet = {f"{name}.weight": torch.zeros(1) for name in ("conv1", "bn1", "layer1.0.conv1", "fc")}
+    message = "(?s)no Swin weights .*the keys are: conv1.weight, bn1.weight, .*the model's backbone is a Swin"
+    refuse(backbone(), resnet, message)
+    refuse(Detector(), resnet, message)
 
 
 def test_a_file_is_named_in_the_error(tmp_path: Path) -> None:
