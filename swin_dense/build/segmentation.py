@@ -131,6 +131,5 @@ def draw_validation(data: ADE20KDataModule, image_id: int, segmentation: Segment
         segmentation.label_map,
         data.class_names,
         data.palette,
-        ignore_index=IGNORE_INDEX,
     )
     save_picture(path, picture)

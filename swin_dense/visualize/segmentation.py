@@ -26,17 +26,14 @@ def draw_segmentation(
     label_map: Tensor,
     class_names: Sequence[str],
     palette: Colours | None = None,
-    *,
-    ignore_index: int = 255,
 ) -> Picture:
     """Colours the classes of an image, with a legend below it: each class's share of the pixels, largest first.
 
     Args:
         image: (3, H, W) uint8 RGB.
-        label_map: (H, W) classes 0..K-1, or `ignore_index`; those pixels stay as they are.
+        label_map: (H, W) classes 0..K-1, or -1 where there is none; those pixels stay as they are.
         class_names: Name of every class.
         palette: (K, 3) RGB colour of every class; None for `class_colours`.
-        ignore_index: Marks pixels without a class.
 
     Returns:
         (H', W', 3) picture, enlarged by a whole factor where the image is small.
@@ -45,7 +42,7 @@ def draw_segmentation(
         ValueError: If the label map is not of the image's size, or has other labels.
     """
     colours = _checked_palette(palette, len(class_names))
-    labels = _checked_labels(label_map, image, len(class_names), ignore_index)
+    labels = _checked_labels(label_map, image, len(class_names))
     painted = _painted(canvas_of(image), labels, colours)
     return with_legend(painted, _entries([labels], class_names, colours), font_size(painted))
 
@@ -56,18 +53,15 @@ def draw_segmentation_comparison(
     predicted: Tensor,
     class_names: Sequence[str],
     palette: Colours | None = None,
-    *,
-    ignore_index: int = 255,
 ) -> Picture:
     """Colours the true classes on the left and the predicted ones on the right, with one legend below both.
 
     Args:
         image: (3, H, W) uint8 RGB.
-        truth: (H, W) classes 0..K-1, or `ignore_index`.
+        truth: (H, W) classes 0..K-1, or -1 where there is none.
         predicted: (H, W) classes likewise.
         class_names: Name of every class.
         palette: (K, 3) RGB colour of every class; None for `class_colours`.
-        ignore_index: Marks pixels without a class.
 
     Returns:
         (H', W', 3) picture; captions say which side is which, and how many of the pixels with a class are right.
@@ -77,7 +71,7 @@ def draw_segmentation_comparison(
     """
     colours = _checked_palette(palette, len(class_names))
     canvas = canvas_of(image)
-    wanted, found = (_checked_labels(one, image, len(class_names), ignore_index) for one in (truth, predicted))
+    wanted, found = (_checked_labels(one, image, len(class_names)) for one in (truth, predicted))
     counted = wanted >= 0
     right = f": {_percent(float((wanted == found)[counted].mean()))} of the pixels right" if counted.any() else ""
     left_side = captioned(_painted(canvas, wanted, colours), "ground truth")
@@ -94,17 +88,14 @@ def _checked_palette(palette: Colours | None, class_count: int) -> Colours:
     return colours
 
 
-def _checked_labels(
-    label_map: Tensor, image: Tensor | Picture, class_count: int, ignore_index: int
-) -> NDArray[np.int64]:
+def _checked_labels(label_map: Tensor, image: Tensor | Picture, class_count: int) -> NDArray[np.int64]:
     """(H, W) classes 0..K-1, and -1 where there is none."""
-    labels = label_map.detach().cpu().numpy().astype(np.int64)
+    labels: NDArray[np.int64] = label_map.detach().cpu().numpy().astype(np.int64)
     if labels.shape != tuple(image.shape[-2:]):
         raise ValueError(f"a label map of {labels.shape} cannot be drawn on an image of {tuple(image.shape[-2:])}")
-    unlabelled = labels == ignore_index
-    if (~unlabelled & ((labels < 0) | (labels >= class_count))).any():
-        raise ValueError(f"labels to draw are 0..{class_count - 1} or {ignore_index}, not {np.unique(labels).tolist()}")
-    return np.where(unlabelled, -1, labels)
+    if ((labels < -1) | (labels >= class_count)).any():
+        raise ValueError(f"labels to draw are 0..{class_count - 1} or -1, not {np.unique(labels).tolist()}")
+    return labels
 
 
 def _painted(canvas: Picture, labels: NDArray[np.int64], colours: Colours) -> Picture:

@@ -28,7 +28,7 @@ def has(strip, colour):
 
 def test_classes_are_painted_where_they_are_and_other_pixels_stay_as_they_are():
     labels = halves(0, 2)
-    labels[64:] = 255
+    labels[64:] = -1
     picture = draw_segmentation(GREY, labels, NAMES, SOLID)
     assert pixel(picture, 20, 30) == [204, 51, 51]  # 0.4 of the image and 0.6 of the colour
     assert pixel(picture, 70, 30) == [51, 51, 204]
@@ -53,7 +53,7 @@ def place(strip, colour):
 
 
 def test_the_class_with_most_pixels_comes_first_down_the_columns_and_no_class_last():
-    labels = torch.full((128, 96), 255, dtype=torch.uint8)
+    labels = torch.full((128, 96), -1)
     labels[:2], labels[2:12], labels[12:18] = 0, 1, 2
     strip = draw_segmentation(GREY, labels, ["a name so long that", "two columns fill", "the strip"], SOLID)[640:]
     sky, road, tree = (place(strip, colour) for colour in SOLID)
@@ -78,8 +78,18 @@ def test_every_class_of_many_has_its_line():
     assert set(map(bytes, class_colours(200))) <= set(map(bytes, strip.reshape(-1, 3)))
 
 
+def test_class_255_of_many_is_a_class():
+    palette = np.full((300, 3), 9, dtype=np.uint8)
+    palette[255] = [255, 0, 0]
+    names = [f"class {number}" for number in range(300)]
+    picture = draw_segmentation(GREY, halves(255, -1), names, palette)
+    assert pixel(picture, 20, 30) == [204, 51, 51]
+    assert pixel(picture, 70, 30) == [128, 128, 128]
+    assert has(picture[640:], [255, 0, 0])
+
+
 def test_a_comparison_has_the_truth_on_the_left_the_prediction_on_the_right_and_one_legend():
-    picture = draw_segmentation_comparison(GREY, halves(0, 255), halves(1, 2), NAMES, SOLID)
+    picture = draw_segmentation_comparison(GREY, halves(0, -1), halves(1, 2), NAMES, SOLID)
     caption = int(np.argmax((picture[:, 100] == [204, 51, 51]).all(axis=-1)))
     sides = picture[caption : caption + 640]
     left, right = sides[:, :480], sides[:, -480:]
@@ -110,8 +120,9 @@ def test_a_name_too_long_for_a_column_loses_its_end():
     ("labels", "palette", "fault"),
     [
         (torch.zeros(96, 128).int(), SOLID, "cannot be drawn on an image"),
-        (halves(0, 3), SOLID, "labels to draw are 0..2 or 255"),
-        (halves(0, -1), SOLID, "labels to draw are 0..2 or 255"),
+        (halves(0, 3), SOLID, "labels to draw are 0..2 or -1"),
+        (halves(0, -2), SOLID, "labels to draw are 0..2 or -1"),
+        (halves(0, 255), SOLID, "labels to draw are 0..2 or -1"),
         (halves(0, 1), SOLID[:2], "a palette of 3 classes"),
         (halves(0, 1), SOLID.astype(int), "a palette of 3 classes"),
     ],
