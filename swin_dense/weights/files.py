@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from swin_dense.errors import WeightsError
 from swin_dense.files import atomic_write
+from swin_dense.weights.releases import RELEASES
 
 # Where training frameworks put the weights inside a checkpoint; an average of the weights is what was evaluated.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
@@ -65,6 +66,24 @@ def read_checkpoint(path: Path) -> object:
     except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is truncated or damaged; copy or download it again ({reason})") from error
+
+
+def missing_file(path: Path) -> WeightsError:
+    """The error of a file that is not there.
+
+    Args:
+        path: Where it was looked for.
+
+    Returns:
+        It says how to fetch the file, where its name is that of a published one.
+    """
+    names = [release.name for release in RELEASES.values() if path.name in (release.name, release.file_name)]
+    if not names:
+        return WeightsError(f"there is no file {path}")
+    return WeightsError(
+        f"there is no file {path}; it is the name of a published checkpoint: fetch it with swin-dense weights fetch "
+        f"{names[0]}, which prints the file's path"
+    )
 
 
 def unwrap(content: object, source: str) -> tuple[dict[str, Tensor], str]:
@@ -191,7 +210,7 @@ def _sniff(path: Path) -> str:
         with path.open("rb") as file:
             start = file.read(64)
     except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {path}") from error
+        raise missing_file(path) from error
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror}") from error
     if not start:

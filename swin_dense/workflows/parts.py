@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from swin_dense.backbones import FeatureSpec, SwinTransformer, create_backbone
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config, SegmentationConfig
-from swin_dense.errors import ConfigError, WeightsError, nearest
+from swin_dense.errors import ConfigError, nearest
 from swin_dense.export.graph import PlainAdaptivePool, Preprocessing
 from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
 from swin_dense.openmmlab import segmentation
 from swin_dense.weights import load_weights
+from swin_dense.weights.files import missing_file
 from swin_dense.workflows.headless import ANY_CLASSES, PROBE, build_headless, load_headless, specs_of
 from swin_dense.workflows.trained import labels_of, load_whole_model
 
@@ -118,7 +119,7 @@ def load_part(model: Config | str, part: str | None, weights: Path | None) -> Mo
     if part is not None and part not in PARTS:
         raise ConfigError(f'--part: unknown "{part}"; {nearest(part, PARTS)}')
     if weights is not None and not weights.is_file():
-        raise WeightsError(f"there is no file {weights}")
+        raise missing_file(weights)
     torch.manual_seed(0)
     if isinstance(model, str):
         return _variant(model, part or "backbone", weights)

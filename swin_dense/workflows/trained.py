@@ -12,6 +12,7 @@ from swin_dense import build
 from swin_dense.config import Config, DetectionConfig
 from swin_dense.errors import DataError, WeightsError
 from swin_dense.weights import load_weights
+from swin_dense.weights.files import missing_file
 from swin_dense.weights.metadata import read_class_names, read_labels, same_classes
 
 
@@ -52,7 +53,7 @@ def labels_of(weights: Path, config: Config) -> dict[str, Any]:
         DataError: The data is needed and cannot be read.
     """
     if not weights.is_file():
-        raise WeightsError(f"there is no file {weights}")
+        raise missing_file(weights)
     labels, needs_ids = read_labels(weights), isinstance(config, DetectionConfig)
     if "class_names" in labels:
         if needs_ids and "category_ids" not in labels:

@@ -91,6 +91,21 @@ def test_fetch_prints_the_path_alone_on_stdout(server: FileServer, capsys: pytes
     assert cached_path(url).read_bytes() == CONTENT
 
 
+def test_a_fetch_that_resumes_prints_the_path_of_a_published_file_alone_on_stdout(
+    server: FileServer, cache: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that `W=$(swin-dense weights fetch NAME)` works, whatever there is to tell on the way."""
+    monkeypatch.setenv("SWIN_DENSE_MIRROR", server.address)
+    server.cuts = [5000]
+    name = "swin_tiny_patch4_window7_224_22kto1k_finetune"  # neither its size nor its checksum is published
+    for _ in range(2):
+        assert command("fetch", name) == 0
+        captured = capfd.readouterr()
+        assert captured.out == f"{cache / RELEASES[name].file_name}\n"
+    assert len(server.asked) == 2
+    assert cached_path(name).read_bytes() == CONTENT
+
+
 def test_fetch_of_a_wrong_file_is_an_error_without_output(
     server: FileServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,14 @@ class TestReading:
         with pytest.raises(WeightsError, match=r"there is no file .*absent\.pth"):
             read_checkpoint(tmp_path / "absent.pth")
 
+    @pytest.mark.parametrize("file_name", ["swin_t", "swin_t-704ceda3.pth"])
+    def test_missing_and_published(self, tmp_path: Path, file_name: str) -> None:
+        message = (
+            rf"no file .*{file_name}; .* fetch it with swin-dense weights fetch swin_t, which prints the file's path"
+        )
+        with pytest.raises(WeightsError, match=message):
+            read_checkpoint(tmp_path / file_name)
+
     def test_folder(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match="is a folder"):
             read_checkpoint(tmp_path)

@@ -53,6 +53,11 @@ def test_weights_of_other_classes_are_refused_in_every_format(network: nn.Module
     load_whole_model(network, checkpoint(tmp_path / "silent.pth", network, None), ("dog", "cat"))
 
 
+def test_the_name_of_published_weights_that_is_no_file_is_answered_with_how_to_fetch_them() -> None:
+    with pytest.raises(WeightsError, match="there is no file swin_t; .* swin-dense weights fetch swin_t, which"):
+        labels_of(Path("swin_t"), settings("detection", "absent"))
+
+
 def test_weights_that_name_no_classes_in_json_are_refused(network: nn.Module, tmp_path: Path) -> None:
     save_weights(network, tmp_path / "w.safetensors", metadata={"class_names": "cat, dog"})
     with pytest.raises(WeightsError, match="no list of names"):
