@@ -48,7 +48,7 @@ def inference(
     Args:
         config: Windows and test-time augmentation.
         test_scale: Most pixels of the longer and the shorter side at ratio 1; None leaves images as they are.
-        probabilities: Whether every class's probability is wanted too.
+        probabilities: Whether every class's probability is wanted too, in half precision.
 
     Returns:
         The inference; it resizes images itself.
@@ -60,7 +60,12 @@ def inference(
         return rescaled_size(size, round(min(test_scale) * ratio), round(max(test_scale) * ratio))
 
     return SegmentationInference(
-        evaluation_size, config.crop_size, config.stride, config.scales, config.flip, probabilities=probabilities
+        evaluation_size,
+        config.crop_size,
+        config.stride,
+        config.scales,
+        config.flip,
+        probabilities=torch.float16 if probabilities else None,
     )
 
 

@@ -6,7 +6,8 @@ crops (one, unless a sliding window is asked for); the logits of a crop are resi
 the view's logits are mirrored back and resized to the image on disk. With one view the class is where its logits are
 largest; with several, where the mean of their softmax is largest.
 
-Full-size logits never exist: 150 classes at 2048 x 4096 would be 5 GB. Rows and columns are resized apart, so the image
+Full-size logits never exist: 150 classes at 2048 x 4096 would be 5 GB. (Probabilities do where they are asked for: 2
+bytes for each class of each pixel in half precision, 2.5 GB there.) Rows and columns are resized apart, so the image
 is done in bands of rows, from top to bottom. What is alive at a time, beside the model's own:
 
 | what | float32 numbers |
@@ -14,7 +15,8 @@ is done in bands of rows, from top to bottom. What is alive at a time, beside th
 | a band and the temporaries of its making | about 4 x K x `band_pixels`, more where a view is larger than the image |
 | the logits of the crops that the band touches, as the head gives them | K x h x w for each crop of each view |
 
-So a sliding window keeps a strip as high as a crop (two where two rows of crops overlap) instead of the image. Views
+So a sliding window keeps a strip as high as a crop instead of the image, and where rows of crops overlap as many strips
+as there are crops over one row of pixels: two if the stride is half a crop or more. Views
 add up: the six official ratios, each also mirrored, keep 17.4 times what one whole view keeps.
 """
 
@@ -51,8 +53,8 @@ class SegmentationInference:
         stride: Pixels between windows, down and to the right. The last windows are moved back into the image.
         scales: Ratios of the test scale; the official ones of multi-scale testing are 0.5, 0.75, ..., 1.75.
         flip: Shows every scale mirrored, too.
-        probabilities: Returns the probability of every class. It is kept on the CPU: at full size it may be larger than
-            the model.
+        probabilities: In what precision the probability of every class is returned; None returns none. They are kept on
+            the CPU: at full size they may be larger than the model.
         band_pixels: Pixels of the images on disk that are resized at a time, at least one row. The default keeps a CPU
             in its caches (with 150 classes twice as quick as 2**15 and more); more means fewer calls on a GPU.
     """
@@ -62,7 +64,7 @@ class SegmentationInference:
     stride: Size | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    probabilities: bool = False
+    probabilities: torch.dtype | None = None
     band_pixels: int = 2**14
 
     def __post_init__(self) -> None:
@@ -119,10 +121,11 @@ class SegmentationInference:
         for top in range(0, height, rows):
             scores = _combined(views)
             label_maps[:, top : top + rows] = scores.argmax(dim=-1)
-            if self.probabilities:
+            if self.probabilities is not None:
                 shares = scores if len(views) > 1 else scores.softmax(dim=-1)
                 if top == 0:  # the first band tells the number of classes
-                    probabilities = [torch.empty((shares.shape[-1], height, width)) for _ in range(count)]
+                    shape = (shares.shape[-1], height, width)
+                    probabilities = [torch.empty(shape, dtype=self.probabilities) for _ in range(count)]
                 for whole, share in zip(probabilities, shares.permute(0, 3, 1, 2), strict=True):
                     whole[:, top : top + rows] = share
         return [Segmentation(*found) for found in zip_longest(label_maps, probabilities)]

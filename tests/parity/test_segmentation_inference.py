@@ -87,7 +87,7 @@ def picture() -> Tensor:
 def ours(network: Any, **options: Any) -> Segmentation:
     images = torch.nn.functional.pad(picture()[None], (0, 13, 0, 5))
     batch = Batch(images, (ORIGINAL,), (ORIGINAL,), image_ids=(0,), file_names=("0.png",))
-    return SegmentationInference(seen_size, probabilities=True, **options).predict(Ours(network), batch)[0]
+    return SegmentationInference(seen_size, probabilities=torch.float32, **options).predict(Ours(network), batch)[0]
 
 
 def theirs(network: Any, ratio: float = 1.0, mirrored: bool = False) -> Any:

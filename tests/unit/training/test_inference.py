@@ -70,7 +70,7 @@ def batch_of(*pictures: Tensor, padding: int = 0) -> Batch:
 
 
 def segment(model: Any, image: Tensor, test_size: Callable[[Size, float], Size], **options: Any) -> Segmentation:
-    inference = SegmentationInference(test_size, probabilities=True, **options)
+    inference = SegmentationInference(test_size, probabilities=torch.float32, **options)
     return inference.predict(model, batch_of(image))[0]
 
 
@@ -164,7 +164,7 @@ def test_the_height_of_a_band_changes_no_bit(options: dict[str, Any], align_corn
 def test_an_image_does_not_depend_on_its_batch(options: dict[str, Any]) -> None:
     model = Convolution()
     pictures = [picture((37, 53), 1), picture((20, 60), 2), picture((37, 53), 3), picture((8, 8), 4)]
-    inference = SegmentationInference(two_thirds, probabilities=True, **options)
+    inference = SegmentationInference(two_thirds, probabilities=torch.float32, **options)
     together = inference.predict(model, batch_of(*pictures, padding=9))
     assert len(together) == len(pictures)
     for one, found in zip(pictures, together, strict=True):
@@ -204,6 +204,17 @@ def test_one_class_is_everywhere() -> None:
     found = segment(Convolution(classes=1), picture((10, 13)), two_thirds, **MANY_VIEWS)
     assert torch.equal(found.label_map, torch.zeros(10, 13, dtype=torch.int32))
     assert found.probabilities is not None and torch.equal(found.probabilities, torch.ones(1, 10, 13))
+
+
+@pytest.mark.parametrize("options", [{}, MANY_VIEWS], ids=["one view", "many views"])
+def test_half_precision_rounds_the_probabilities_once_and_leaves_the_classes_alone(options: dict[str, Any]) -> None:
+    image = picture((37, 53))
+    exact = segment(Convolution(), image, two_thirds, **options)
+    inference = SegmentationInference(two_thirds, probabilities=torch.float16, **options)
+    found = inference.predict(Convolution(), batch_of(image))[0]
+    assert exact.probabilities is not None and found.probabilities is not None
+    assert torch.equal(found.probabilities, exact.probabilities.half())
+    assert torch.equal(found.label_map, exact.label_map)
 
 
 def test_probabilities_are_made_only_when_asked_for() -> None:
