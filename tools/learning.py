@@ -32,7 +32,7 @@ def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
     data = build.data_module(config)
     data.setup("validate")
     untrained = build.training_module(config, data)
-    build.evaluation_trainer(config.training.precision).validate(untrained, datamodule=data, verbose=False)
+    build.evaluation_trainer().validate(untrained, datamodule=data, verbose=False)
     shutil.rmtree(run, ignore_errors=True)
     begin = time.perf_counter()
     trained = train(config, run)

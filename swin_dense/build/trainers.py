@@ -28,11 +28,10 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """Our names of precisions and Lightning's."""
 
 
-def evaluation_trainer(precision: str, devices: int | str = "auto", callbacks: Sequence[Callback] = ()) -> Trainer:
-    """A trainer that writes nothing, for validation alone.
+def evaluation_trainer(devices: int | str = "auto", callbacks: Sequence[Callback] = ()) -> Trainer:
+    """A trainer that writes nothing, for validation alone, in float32: published scores are made so.
 
     Args:
-        precision: One of `PRECISIONS`.
         devices: As in `training_trainer`.
         callbacks: What is to happen around the batches.
 
@@ -40,7 +39,7 @@ def evaluation_trainer(precision: str, devices: int | str = "auto", callbacks: S
         The trainer.
     """
     return Trainer(
-        **_placement(precision, devices),
+        **_placement("32", devices),
         logger=False,
         enable_checkpointing=False,
         callbacks=[*callbacks, *_progress_bar()],

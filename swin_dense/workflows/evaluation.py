@@ -52,7 +52,7 @@ def evaluate(
     callbacks: list[Callback] = []
     if predictions is not None and isinstance(config, SegmentationConfig):
         callbacks = [PredictionFiles(partial(write_label_map, predictions, config.data.label_shift))]
-    trainer = build.evaluation_trainer(config.training.precision, devices, callbacks)
+    trainer = build.evaluation_trainer(devices, callbacks)
     trainer.validate(module, datamodule=data, verbose=False)
     if predictions is not None and isinstance(module.metric, CocoMetric):
         rows = module.metric.results()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torchvision import tv_tensors
 
 from swin_dense import build
@@ -151,15 +152,25 @@ def test_the_list_of_what_is_wrong_in_a_file_follows_the_key_of_the_file(shapes:
     assert "99" in second
 
 
-def test_half_precision_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def trainer_of(tmp_path: Path, precision: str) -> Trainer:
+    config = load_config(DEMOS / "mask-rcnn_swin-nano_shapes.py", [f"training.precision={precision!r}"])
+    return trainers.training_trainer(config, tmp_path, lambda *shown: None)
+
+
+def test_half_precision_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"training\.precision is 16, which needs a CUDA device"):
-        trainers.evaluation_trainer("16")
+        trainer_of(tmp_path, "16")
 
 
-def test_an_unknown_precision_is_answered_with_the_nearest() -> None:
+def test_an_unknown_precision_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='training.precision: unknown "bf61"; did you mean "bf16"'):
-        trainers.evaluation_trainer("bf61")
+        trainer_of(tmp_path, "bf61")
+
+
+def test_training_has_the_precision_of_the_recipe_and_evaluation_that_of_published_scores(tmp_path: Path) -> None:
+    assert trainer_of(tmp_path, "bf16").precision == "bf16-mixed"
+    assert trainers.evaluation_trainer().precision == "32-true"
 
 
 BOXES = ("bbox_AP", "bbox_AP50")
