@@ -158,7 +158,8 @@ def finish(folder: Path, images: int) -> bool:
     if not is_complete(folder):
         with _durable(folder / MANIFEST) as unfinished:
             pq.write_table(_read_parts(folder, sorted(ranges.items())), unfinished)
-    for pattern in ("shards/.*", "parts/.*", f".*.{SETTINGS}"):  # left over by processes that were killed
+    # Left over by processes that were killed; a half written manifest may be that of one that is still at work.
+    for pattern in ("shards/.*", "parts/.*", f".{'[0-9a-f]' * 32}.json"):
         for leftover in folder.glob(pattern):
             leftover.unlink(missing_ok=True)
     return True

@@ -25,7 +25,7 @@ SHARD = {"shard_size": 0.03, "batch_size": 2}
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a store by its name, save for a half written manifest, which may be another process's."""
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.match(".*.manifest.parquet"))
+    files = (path for path in folder.rglob("*") if path.is_file() and path not in folder.glob(".*.parquet"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
