@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from swin_dense.cli.app import AsJson, DataRoot, app, load
+from swin_dense.cli.app import AsJson, DataRoot, Override, app, load
 from swin_dense.errors import ConfigError
 
 
@@ -23,15 +23,18 @@ def check_data(
     label_shift: Annotated[int, typer.Option(help="Added to the labels of --ade; ADE20K's begin at 1.")] = -1,
     ignore_index: Annotated[int, typer.Option(help="Label of --ade that stands for no class.")] = 255,
     data: DataRoot = None,
+    overrides: Override = None,
     as_json: AsJson = False,
 ) -> None:
     """Reports everything that is wrong with a data set, and exits with status 1 if anything is."""
     if [config, coco, ade].count(None) != 2:
         raise ConfigError("check-data takes one of CONFIG, --coco FILE and --ade DIR")
+    if config is None and (data is not None or overrides):
+        raise ConfigError("--data and --set change what a CONFIG names; there is none")
     from swin_dense.data.check_ade import check_ade
     from swin_dense.report import print_report, segmentation_check_tables
 
-    settings = load(config, data, None) if config is not None else None
+    settings = load(config, data, overrides) if config is not None else None
     if ade is not None:
         report = check_ade(ade, classes=classes, label_shift=label_shift, ignore_index=ignore_index, progress=progress)
     elif settings is not None and settings.task == "segmentation":
