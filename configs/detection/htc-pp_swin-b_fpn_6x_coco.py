@@ -1,5 +1,6 @@
 _base_ = ["../_base_/coco.py", "../_base_/htc_pp_fpn.py", "../_base_/schedule_6x.py"]
-# The paper starts from weights pre-trained on ImageNet-22K and does not say at which size it tests.
+# The paper starts from weights pre-trained on ImageNet-22K. It does not say at which size it tests; here it is the
+# largest of training. Its InstaBoost is left out.
 
 data = dict(train_stuff="stuffthingmaps/train2017")
 augmentation = dict(

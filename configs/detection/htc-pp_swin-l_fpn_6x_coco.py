@@ -1,6 +1,7 @@
 _base_ = ["../_base_/coco.py", "../_base_/htc_pp_fpn.py", "../_base_/schedule_6x.py"]
-# The paper starts from weights pre-trained on ImageNet-22K and does not say at which size it tests. The README has
-# "3x" for this backbone where the paper has 72 epochs for both.
+# The paper starts from weights pre-trained on ImageNet-22K. It does not say at which size it tests; here it is the
+# largest of training. Its InstaBoost is left out. The official README has "3x" for this backbone where the paper has 72
+# epochs for both.
 
 data = dict(train_stuff="stuffthingmaps/train2017")
 augmentation = dict(
