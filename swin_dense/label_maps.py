@@ -19,8 +19,8 @@ from swin_dense.errors import DataError
 LabelMap = NDArray[np.int32]
 """(H, W)."""
 
-CLASS_LIST = "objectInfo150.txt"
-"""ADE20K's list of classes, in the root of the official layout."""
+CLASS_LISTS = ("objectInfo150.txt", "objectInfo150.csv")
+"""Names of ADE20K's list of classes, in the root of the official layout; the first one that is there counts."""
 
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _STRETCHED = ("L;2", "L;4")  # Pillow stretches the labels in these to 0..255
@@ -117,7 +117,7 @@ def classes_of(stored: LabelMap, path: Path, *, label_shift: int, ignore_index: 
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Reads a class list: ADE20K's `objectInfo150.txt`, or a text file with one name per line.
+    """Reads a class list: ADE20K's `objectInfo150.txt` or `.csv`, or a text file with one name per line.
 
     Args:
         path: The file.
@@ -143,7 +143,8 @@ def class_names_of(content: bytes, path: Path) -> tuple[str, ...]:
         path: The file, for messages.
 
     Returns:
-        The name of every class 0..K-1; of the synonyms that ADE20K's list gives, the first.
+        The name of every class 0..K-1; of the synonyms that ADE20K's list gives between commas, the first. Its .csv has
+        semicolons between synonyms and words alike, so that names from there stay whole.
 
     Raises:
         DataError: If it is no text, empty, out of order, or names two classes alike.
@@ -155,9 +156,12 @@ def class_names_of(content: bytes, path: Path) -> tuple[str, ...]:
     lines = [line for line in lines if line.strip()]
     names = [line.strip() for line in lines]
     if lines and lines[0].startswith("Idx"):
-        rows = list(csv.DictReader(lines, delimiter="\t"))
-        if not {"Idx", "Name"} <= {*lines[0].split("\t")}:
-            raise DataError(f"{path}: has no columns Idx and Name between tabs; use the official {CLASS_LIST}")
+        delimiter = "\t" if "\t" in lines[0] else ","
+        rows = list(csv.DictReader(lines, delimiter=delimiter))
+        if not {"Idx", "Name"} <= {*lines[0].split(delimiter)}:
+            raise DataError(
+                f"{path}: has no columns Idx and Name between tabs or commas; use the official {CLASS_LISTS[0]}"
+            )
         if [(row["Idx"] or "").strip() for row in rows] != [str(number) for number in range(1, len(rows) + 1)]:
             raise DataError(f"{path}: its column Idx does not count 1, 2, 3, ...; restore the list")
         names = [(row["Name"] or "").split(",")[0].strip() for row in rows]

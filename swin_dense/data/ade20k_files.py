@@ -8,7 +8,7 @@ from pathlib import Path
 from swin_dense.data.archive import exists, read_bytes
 from swin_dense.data.palettes import Palette, read_palette
 from swin_dense.errors import DataError
-from swin_dense.label_maps import CLASS_LIST, class_names_of
+from swin_dense.label_maps import CLASS_LISTS, class_names_of
 
 FOLDER = "ADEChallengeData2016"
 """The folder that the official zip file holds, and its name."""
@@ -82,10 +82,10 @@ def find_class_list(labels: Path) -> Path:
     Raises:
         DataError: There is neither.
     """
-    text = labels.parent.parent / CLASS_LIST
-    found = next((path for path in (text, text.with_suffix(".csv")) if exists(path)), None)
+    paths = [labels.parent.parent / name for name in CLASS_LISTS]
+    found = next(filter(exists, paths), None)
     if found is None:
-        raise _no_class_list(text)
+        raise _no_class_list(paths[0])
     return found
 
 

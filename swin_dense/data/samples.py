@@ -158,7 +158,8 @@ class Segmentation:
 
     Attributes:
         label_map: (H, W) int32, contiguous 0..K-1.
-        probabilities: (K, H, W) in 0..1, adding up to 1 at every pixel but for rounding; None unless they were asked for.
+        probabilities: (K, H, W) in 0..1, adding up to 1 at every pixel, but for rounding; None unless they were asked
+            for.
     """
 
     label_map: Tensor

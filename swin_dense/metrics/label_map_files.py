@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from swin_dense.errors import DataError
-from swin_dense.label_maps import CLASS_LIST, LabelMap, classes_of, read_class_names, read_label_map
+from swin_dense.label_maps import CLASS_LISTS, LabelMap, classes_of, read_class_names, read_label_map
 from swin_dense.metrics.confusion import added, count_pairs, segmentation_figures
 
 _Pair = tuple[Path, Path]
@@ -38,9 +38,9 @@ def evaluate_label_map_files(
         label_shift: What is added to a stored label to get its class 0..K-1; labels that fall below 0 have no class.
         ignore_index: The other stored label without a class.
         prediction_shift: As `label_shift`, where predictions are stored otherwise: 0 where they hold 0..K-1.
-        classes: Class list, see `read_class_names`. None for the `objectInfo150.txt` of the official layout, beside
-            `annotations`; where there is none either, the largest label found is the last class, and the classes are
-            named by their stored labels.
+        classes: Class list, see `read_class_names`. None for the `objectInfo150.txt` or `.csv` of the official
+            layout, beside `annotations`; where there is none either, the largest label found is the last class, and the
+            classes are named by their stored labels.
 
     Returns:
         As `MeanIoU.compute`: "mIoU", "mAcc", "aAcc" and "per_class" in percent, NaN for absent classes.
@@ -91,9 +91,16 @@ def _pairs(ground_truth: Path, predictions: Path) -> list[_Pair]:
 
 
 def _label_files(folder: Path) -> dict[Path, Path]:
+    """The files by name without suffix, as data are read: `.PNG` is one, and hidden ones are not."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of label PNGs")
-    files = {path.relative_to(folder): path for path in folder.rglob("*.png")}
+    files: dict[Path, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.suffix.lower() != ".png" or any(part.startswith(".") for part in name.parts):
+            continue
+        if (other := files.setdefault(name.with_suffix(""), path)) != path:
+            raise DataError(f"{other}: {path} has the same name; remove one of them")
     if not files:
         raise DataError(f"{folder}: holds no label PNG (*.png)")
     return files
@@ -103,8 +110,8 @@ def _official_class_list(ground_truth: Path) -> Path | None:
     """The class list beside the `annotations` folder that the ground truth is, or lies in."""
     folder = ground_truth.resolve()
     for candidate in (folder, folder.parent):
-        if candidate.name == "annotations" and (candidate.parent / CLASS_LIST).is_file():
-            return candidate.parent / CLASS_LIST
+        if candidate.name == "annotations":
+            return next(filter(Path.is_file, (candidate.parent / name for name in CLASS_LISTS)), None)
     return None
 
 

@@ -98,6 +98,14 @@ def test_the_official_class_list_and_a_plain_one(tmp_path, shared_data):
     assert read_class_names(tmp_path / "plain.txt") == ("road", "side walk")
 
 
+def test_the_official_class_list_between_commas_names_the_same_classes(shared_data):
+    names, official = (
+        read_class_names(shared_data / "ade20k_tiny" / f"objectInfo150.{kind}") for kind in ("csv", "txt")
+    )
+    assert len(names) == 150 and names[:2] == ("wall", "building;edifice") and names[149] == "flag"
+    assert all(name.startswith(first.replace(" ", ";")) for name, first in zip(names, official, strict=True))
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -105,7 +113,9 @@ def test_the_official_class_list_and_a_plain_one(tmp_path, shared_data):
         (b"road\nroad\n", "two classes 'road'"),
         (b"Idx\tName\n1\troad\n3\ttree\n", "Idx does not count"),
         (b"Idx\tName\n1\troad\n2\n", "without a name"),
-        (b"Idx,Name\n1,road\n", "no columns Idx and Name between tabs"),
+        (b"Idx;Name\n1;road\n", "no columns Idx and Name between tabs or commas"),
+        (b"Idx,Ratio\n1,0.5\n", "no columns Idx and Name between tabs or commas"),
+        (b"Idx,Name\n1,road\n3,tree\n", "Idx does not count"),
         (b"\xff\xfe\x00", "no text file"),
         (None, "cannot be read"),
     ],

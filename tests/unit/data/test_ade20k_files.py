@@ -44,6 +44,12 @@ def test_what_is_missing_from_the_layout_is_named(shapes, tmp_path):
     assert official_layout(tmp_path, tmp_path / "mine.txt").classes == tmp_path / "mine.txt"
 
 
+def test_the_class_list_between_commas_will_do(shapes, tmp_path):
+    (tmp_path / "annotations").symlink_to(shapes / "annotations")
+    (tmp_path / "objectInfo150.csv").write_text("Idx,Ratio,Name\n1,0.5,road\n2,0.5,tree\n")
+    assert read_classes(official_layout(tmp_path).classes) == (("road", "tree"), None)
+
+
 def mat_file(path: Path, colours: np.ndarray, kind: int = 2) -> Path:
     """A MATLAB level 5 file of one matrix, not compressed."""
 

@@ -44,6 +44,24 @@ def test_the_class_list_beside_annotations_is_found_and_another_may_be_given(fol
     assert list(evaluate_label_map_files(*folders, classes=tmp_path / "names.txt")["per_class"]) == ["A", "B", "C"]
 
 
+def test_a_class_list_between_commas_is_found_too(folders, tmp_path):
+    (tmp_path / "data" / "objectInfo150.csv").write_text("Idx,Name\n1,sky\n2,road\n3,tree\n")
+    assert list(evaluate_label_map_files(*folders)["per_class"]) == ["sky", "road", "tree"]
+
+
+def test_hidden_files_are_none_and_capital_suffixes_are(folders):
+    expected = evaluate_label_map_files(*folders)
+    truth, found = folders
+    (truth / "a.png").rename(truth / "a.PNG")
+    (found / "._a.png").write_bytes(b"what macOS leaves")
+    (found / ".cache").mkdir()
+    write(found / ".cache" / "b.png", [[1]])
+    assert evaluate_label_map_files(*folders) == expected
+    write(truth / "a.png", [[0, 1, 1]])
+    with pytest.raises(DataError, match=r"a\.PNG: .*a\.png has the same name; remove one of them"):
+        evaluate_label_map_files(*folders)
+
+
 def test_predictions_may_be_stored_otherwise_than_the_ground_truth(folders):
     expected = evaluate_label_map_files(*folders)
     for file, rows in (("a.png", [[1, 0, 0]]), ("sub/a.png", [[1], [0], [2]])):
