@@ -19,6 +19,9 @@ from swin_dense.data.problems import Problem, Progress
 from swin_dense.data.segmentation import Pair, match_pairs
 from swin_dense.errors import ConfigError, DataError
 
+ADE20K = (150, "wall", "flag")
+"""How many classes ADE20K has, the first and the last; its own label maps never hold 255."""
+
 Split = tuple[Path, Path]
 """Where images and label maps of a split lie."""
 
@@ -181,7 +184,7 @@ def check_segmentation(
         if len(stores) == 2:
             reports[name], found = _check_split(stores[0], stores[1], class_names, conversion, progress)
             problems += found
-    problems += _conversion_problems(reports, conversion)
+    problems += _conversion_problems(reports, class_names, conversion)
     return SegmentationReport(str(classes), class_names, reports, tuple(problems))
 
 
@@ -258,11 +261,14 @@ def _check_pair(images: ImageStore, labels: ImageStore, pair: Pair, conversion: 
     return _CheckedPair(pixels, has_palette, tuple(problems))
 
 
-def _conversion_problems(reports: Mapping[str, SplitReport], conversion: LabelConversion) -> Iterator[Problem]:
+def _conversion_problems(
+    reports: Mapping[str, SplitReport], class_names: tuple[str, ...], conversion: LabelConversion
+) -> Iterator[Problem]:
     """Whether label maps look converted already, so that a shift would move every class down a second time.
 
     A converted ADE20K map has 0..149, and 255 where there was 0. Two signs together tell it from an original: pixels of
-    255, and in no split a pixel of the last class, 150.
+    255, and in no split a pixel of the last class, 150. Label maps of other classes may have a background, a void of 255
+    and a last class that is rare; they get a warning.
     """
     if conversion.first_label == 0:
         return
@@ -271,12 +277,16 @@ def _conversion_problems(reports: Mapping[str, SplitReport], conversion: LabelCo
     files = ", ".join(report.labels for report in reports.values())
     shift, ignore_index = conversion.label_shift, conversion.ignore_index
     if ignore_index in seen and last not in seen:
+        is_ade20k = (len(class_names), class_names[0], class_names[-1]) == ADE20K
+        look = "" if is_ade20k else f", unless the last class, {class_names[-1]}, is just rare"
         message = (
             f"label {ignore_index} occurs and the last label {last} does not: the labels look converted already, and "
-            f"label_shift={shift} would move every class once more"
+            f"label_shift={shift} would move every class once more{look}"
         )
         fix = "use label_shift=0 for files that hold 0..K-1, or restore the original label maps"
-        yield Problem("converted-twice", files, message, fix)
+        if not is_ade20k:
+            fix = f"look where label {conversion.first_label} lies: if that is no {class_names[0]}, {fix}"
+        yield Problem("converted-twice", files, message, fix, severity="error" if is_ade20k else "warning")
     elif seen and not any(conversion.is_ignored(np.array(sorted(seen)))):
         message = f"no pixel is without a class: neither label 0 nor {ignore_index} occurs"
         fix = "expected only of label maps that name every pixel; else check label_shift"
