@@ -7,6 +7,7 @@ with what is ignored.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,7 +96,7 @@ class RandomClassCrop:
 
 @dataclass(frozen=True)
 class PhotoMetricDistortion:
-    """Changes brightness, contrast, saturation and hue, each with probability 1/2, contrast third or last.
+    """Changes brightness, contrast, saturation and hue, each with probability 1/2; contrast after brightness or last.
 
     Every step ends in whole grey levels of 0..255, as in mmsegmentation, whose results these are to within the 8 bits
     of its HSV images.
@@ -104,13 +105,14 @@ class PhotoMetricDistortion:
         brightness_delta: Most grey levels that are added or taken away.
         contrast_range: Least and greatest factor of the grey levels.
         saturation_range: Least and greatest factor of the saturation.
-        hue_delta: Most that the hue is turned, as OpenCV counts it: 180 to the full circle.
+        hue_delta: Most that the hue is turned, in whole steps as OpenCV counts them: 180 to the full circle. As in
+            mmsegmentation, it is turned back by that many steps, and forth by one less.
     """
 
     brightness_delta: float = 32
     contrast_range: tuple[float, float] = (0.5, 1.5)
     saturation_range: tuple[float, float] = (0.5, 1.5)
-    hue_delta: float = 18
+    hue_delta: int = 18
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -133,7 +135,7 @@ class PhotoMetricDistortion:
         if _coin():
             image = scale_saturation(image, _uniform(*self.saturation_range))
         if _coin():
-            image = turn_hue(image, _uniform(-self.hue_delta, self.hue_delta))
+            image = turn_hue(image, math.floor(_uniform(-self.hue_delta, self.hue_delta)))
         if not contrast_first and _coin():
             image = scale_contrast(image, _uniform(*self.contrast_range))
         return replace(sample, image=tv_tensors.Image(image))

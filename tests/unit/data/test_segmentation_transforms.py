@@ -121,6 +121,19 @@ def test_each_step_is_taken_half_of_the_time_and_contrast_comes_second_or_last(m
     assert len(orders) == 8 + 2 * 6 + 2  # without contrast; with it before or after others; with it beside none
 
 
+def test_the_hue_turns_by_whole_steps_from_18_back_to_17_forth(monkeypatch):
+    turns = Counter()
+    monkeypatch.setattr(
+        "swin_dense.data.segmentation_transforms.turn_hue", lambda image, steps: turns.update([steps]) or image
+    )
+    sample = Sample(tv_tensors.Image(torch.zeros(3, 2, 2, dtype=torch.uint8)), 0, "a", (2, 2))
+    torch.manual_seed(0)
+    for _ in range(3600):
+        PhotoMetricDistortion()(sample)
+    assert sorted(turns) == list(range(-18, 18))
+    assert max(turns.values()) < 2 * min(turns.values()) + 10  # about 50 of each
+
+
 def test_in_evaluation_only_the_image_is_resized():
     label_map = tv_tensors.Mask(torch.zeros(40, 60, dtype=torch.int32))
     sample = Sample(tv_tensors.Image(torch.zeros(3, 40, 60)), 0, "a", (40, 60), label_map=label_map)
