@@ -267,8 +267,8 @@ def _conversion_problems(
     """Whether label maps look converted already, so that a shift would move every class down a second time.
 
     A converted ADE20K map has 0..149, and 255 where there was 0. Two signs together tell it from an original: pixels of
-    255, and in no split a pixel of the last class, 150. Label maps of other classes may have a background, a void of 255
-    and a last class that is rare; they get a warning.
+    255, and in no split a pixel of the last class, 150. Label maps of other classes may have a background, a void of
+    255 and a last class that is rare; they get a warning.
     """
     if conversion.first_label == 0:
         return

@@ -54,7 +54,7 @@ class OpenMMLabSegmenter(nn.Module):
             are there to be looked at.
 
         Raises:
-            ConfigError: The images are larger than the size that the model pads to.
+            ConfigError: The images are larger than the size that the model pads to, or too few for its batch norms.
         """
         preprocessor = self._preprocessor(batch.images)
         images = [image[:, :height, :width] for image, (height, width) in zip(batch.images, batch.sizes, strict=True)]
@@ -62,7 +62,17 @@ class OpenMMLabSegmenter(nn.Module):
             _check_crop_size(batch, preprocessor.size)
         samples = list(_data_samples(batch, preprocessor.seg_pad_val))
         data = preprocessor({"inputs": images, "data_samples": samples}, training=True)
-        return {name: value.mean() for name, value in self.network.loss(data["inputs"], data["data_samples"]).items()}
+        try:
+            terms = self.network.loss(data["inputs"], data["data_samples"])
+        except ValueError as error:
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(
+                "model: a batch norm, such as that of a pyramid pooling, sees one pixel of one image, and cannot learn of "
+                "it; train on two images per device or more (--set data.batch_size=2), or give the heads "
+                "norm_cfg=dict(type='GN', num_groups=32)"
+            ) from error
+        return {name: value.mean() for name, value in terms.items()}
 
     def logits(self, images: Tensor) -> Tensor:
         """The logits of every class, at the resolution at which the decode head computes them.

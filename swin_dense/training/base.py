@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from swin_dense.data.samples import Batch
-from swin_dense.errors import TrainingError
+from swin_dense.errors import ConfigError, TrainingError
 from swin_dense.training.optim import adamw
 
 
@@ -103,6 +103,23 @@ class DenseModule(LightningModule):
         )
         self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return total
+
+    def on_after_backward(self) -> None:
+        """Refuses parameters without a gradient where several processes wait for it; alone, they just stay as they are.
+
+        Raises:
+            ConfigError: Names them.
+        """
+        if self.trainer.world_size == 1 or self.trainer.global_step > 0:
+            return
+        parameters = self.network.named_parameters()
+        if idle := [name for name, one in parameters if one.requires_grad and one.grad is None]:
+            more = f" and {len(idle) - 4} more" if len(idle) > 4 else ""
+            raise ConfigError(
+                f"model: nothing is learnt by {', '.join(idle[:4])}{more}, which several processes cannot train "
+                "together: no head reads what comes of them. Leave such maps of the backbone out with "
+                "model.backbone.out_indices (the heads' in_index counts those that are left), or train with --devices 1"
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Forgets what an interrupted validation may have left."""

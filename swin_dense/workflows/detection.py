@@ -50,9 +50,9 @@ def predict_objects(
     Raises:
         SwinDenseError: The config, the weights or an option is wrong, or, once the others are done, some images.
     """
+    labels = labels_of(weights, config)
     files = images_to_predict(images, output)
     target = chosen_device(device)
-    labels = labels_of(weights, config)
     class_names, category_ids = labels["class_names"], labels["category_ids"]
     detector = OpenMMLabDetector(config.model, len(class_names))
     load_whole_model(detector.network, weights, class_names)

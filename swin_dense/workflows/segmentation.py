@@ -56,9 +56,9 @@ def predict_label_maps(
     Raises:
         SwinDenseError: The config, the weights or an option is wrong, or, once the others are done, some images.
     """
+    labels = labels_of(weights, config)
     files = images_to_predict(images, output, "labels", "overlays")
     target = chosen_device(device)
-    labels = labels_of(weights, config)
     class_names = labels["class_names"]
     palette = np.array(labels["palette"], dtype=np.uint8) if "palette" in labels else None
     segmenter = OpenMMLabSegmenter(config.model, len(class_names))

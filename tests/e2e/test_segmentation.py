@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,17 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     first, second = (load_file(run / "weights.safetensors") for run in (finished, interrupted))
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_two_processes_name_what_no_head_reads(shapes: Path, tmp_path: Path) -> None:
+    overrides = ["model.auxiliary_head=None", "model.decode_head={}", "schedule.steps=2"]
+    head = {"type": "FCNHead", "in_index": 2, "channels": 16, "num_convs": 1, "num_classes": 6}
+    overrides[1] = f"model.decode_head={head}"
+    words = [sys.executable, str(REPOSITORY / "tools" / "train.py"), *arguments(shapes, tmp_path / "run", *overrides)[1:]]
+    done = subprocess.run([*words, "--devices", "2"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "nothing is learnt by backbone.norm0.weight, backbone.norm0.bias" in done.stderr
+    assert "model.backbone.out_indices" in done.stderr
 
 
 def test_two_processes_train_together_and_score_as_one(shapes: Path, tmp_path: Path) -> None:
