@@ -68,8 +68,8 @@ class OpenMMLabSegmenter(nn.Module):
             if "Expected more than 1 value per channel" not in str(error):
                 raise
             raise ConfigError(
-                "model: a batch norm, such as that of a pyramid pooling, sees one pixel of one image, and cannot learn of "
-                "it; train on two images per device or more (--set data.batch_size=2), or give the heads "
+                "model: a batch norm, such as that of a pyramid pooling, sees one pixel of one image and cannot learn; "
+                "train on two images per device or more (--set data.batch_size=2), or give the heads "
                 "norm_cfg=dict(type='GN', num_groups=32)"
             ) from error
         return {name: value.mean() for name, value in terms.items()}

@@ -245,7 +245,7 @@ def test_the_number_that_is_ignored_may_be_no_class() -> None:
 
 def test_batch_norms_that_see_a_single_pixel_of_a_single_image_are_refused_with_the_way_out() -> None:
     network = OpenMMLabSegmenter(synchronised_model(), CLASSES)
-    with pytest.raises(ConfigError, match=r"data\.batch_size=2 .* norm_cfg=dict\(type='GN', num_groups=32\)"):
+    with pytest.raises(ConfigError, match=r"data\.batch_size=2.* norm_cfg=dict\(type='GN', num_groups=32\)"):
         network.losses(batch(((64, 96),)))
     assert torch.isfinite(network.losses(batch())["decode.loss_ce"])
 
