@@ -113,7 +113,8 @@ class DenseModule(LightningModule):
         if self.trainer.world_size == 1 or self.trainer.global_step > 0:
             return
         parameters = self.network.named_parameters()
-        if idle := [name for name, one in parameters if one.requires_grad and one.grad is None]:
+        idle = [name.rpartition(".")[0] for name, one in parameters if one.requires_grad and one.grad is None]
+        if idle := list(dict.fromkeys(idle)):
             more = f" and {len(idle) - 4} more" if len(idle) > 4 else ""
             raise ConfigError(
                 f"model: nothing is learnt by {', '.join(idle[:4])}{more}, which several processes cannot train "
