@@ -123,7 +123,7 @@ class ResumableLoader(BatchLoader):
         self.order = order
         self.position = position
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # as above
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # for the reason given there
         """Yields the rest of the current epoch."""
         self.order.set_epoch(*self.position())
         yield from super().__iter__()

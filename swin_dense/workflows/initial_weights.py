@@ -12,7 +12,7 @@ from swin_dense import build
 from swin_dense.config import Config
 from swin_dense.errors import WeightsError
 from swin_dense.weights import LoadReport, load_weights
-from swin_dense.weights.metadata import read_class_names
+from swin_dense.weights.metadata import read_class_names, same_classes
 from swin_dense.workflows.run_folder import is_first_process
 
 SHOWN = 5
@@ -59,7 +59,7 @@ def load_initial_weights(
             f"{weights} {trained_on}: {_modules(layers)} do not fit {wanted}; pass --new-classes to start them anew"
         ) from error
     kept = _taken(layers, report)
-    if kept and new_classes is None and theirs is not None and theirs != tuple(class_names):
+    if kept and new_classes is None and theirs is not None and not same_classes(theirs, class_names):
         raise WeightsError(
             f"{weights} {trained_on}, and {_modules(kept)} would tell them for {wanted}; pass --new-classes to start "
             "these layers anew, or --same-classes if only the names differ"
