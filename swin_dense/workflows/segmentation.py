@@ -108,7 +108,7 @@ def write_label_map(folder: Path, label_shift: int, file_name: str, segmentation
 
 def _write_probabilities(path: Path, probabilities: torch.Tensor) -> None:
     with atomic_write(path) as unfinished:
-        save_file({"probabilities": probabilities.half().contiguous()}, unfinished)
+        save_file({"probabilities": probabilities.contiguous()}, unfinished)
 
 
 def _shares(segmentation: Segmentation, class_names: Sequence[str]) -> dict[str, float]:
