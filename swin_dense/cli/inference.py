@@ -41,7 +41,9 @@ def evaluate(
     ] = None,
     engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",
     classes: Annotated[Path | None, typer.Option(help="Class list of --gt DIR, if it is not beside it.")] = None,
-    label_shift: Annotated[int, typer.Option(help="Added to the labels in --gt DIR; ADE20K's begin at 1.")] = -1,
+    label_shift: Annotated[
+        int | None, typer.Option(help="Added to the labels in --gt DIR; -1 where ADE20K's class list lies beside it.")
+    ] = None,
     prediction_shift: Annotated[
         int | None, typer.Option(help="Added to the labels in --predictions DIR; like --label-shift by default.")
     ] = None,

@@ -22,20 +22,21 @@ def evaluate_label_map_files(
     ground_truth: Path,
     predictions: Path,
     *,
-    label_shift: int = -1,
+    label_shift: int | None = None,
     ignore_index: int = 255,
     prediction_shift: int | None = None,
     classes: Path | None = None,
 ) -> dict[str, Any]:
     """Scores label PNGs against others of the same names; every file of the ground truth counts.
 
-    The defaults are those of ADE20K. Predictions are stored as the ground truth is, for ADE20K with the classes 1..150,
+    Predictions are stored as the ground truth is, for ADE20K with the classes 1..150,
     unless `prediction_shift` says otherwise: nothing is guessed from the labels that occur.
 
     Args:
         ground_truth: Folder of label PNGs, at any depth, such as `annotations/validation`.
         predictions: Folder of label PNGs of the same relative names and sizes.
         label_shift: What is added to a stored label to get its class 0..K-1; labels that fall below 0 have no class.
+            None is ADE20K's -1 where the class list of its layout is used, and refused where it is not.
         ignore_index: The other stored label without a class.
         prediction_shift: As `label_shift`, where predictions are stored otherwise: 0 where they hold 0..K-1.
         classes: Class list, see `read_class_names`. None for the `objectInfo150.txt` or `.csv` of the official
@@ -46,11 +47,19 @@ def evaluate_label_map_files(
         As `MeanIoU.compute`: "mIoU", "mAcc", "aAcc" and "per_class" in percent, NaN for absent classes.
 
     Raises:
-        DataError: If files are missing or too many, are no label PNGs, differ in size, or hold labels out of range.
+        DataError: If files are missing or too many, are no label PNGs, differ in size, or hold labels out of range, or
+            it is not known which label is the first class.
     """
+    pairs = _pairs(ground_truth, predictions)
+    if label_shift is None:
+        if classes is not None or _official_class_list(ground_truth) is None:
+            raise DataError(
+                f"{ground_truth}: which label is the first class? Pass --label-shift 0 where it is 0, and "
+                "--label-shift -1 where it is 1 and 0 does not count"
+            )
+        label_shift = -1
     if prediction_shift is None:
         prediction_shift = label_shift
-    pairs = _pairs(ground_truth, predictions)
     class_list = classes or _official_class_list(ground_truth)
     if class_list is not None:
         names = read_class_names(class_list)

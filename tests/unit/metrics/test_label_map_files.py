@@ -28,7 +28,7 @@ def folders(tmp_path):
 
 
 def test_files_of_one_relative_name_are_scored_against_each_other(folders):
-    figures = evaluate_label_map_files(*folders)
+    figures = evaluate_label_map_files(*folders, label_shift=-1)
     assert figures["aAcc"] == pytest.approx(80)
     assert figures["mIoU"] == pytest.approx((100 * 2 / 3 + 50 + 100) / 3)
     assert list(figures["per_class"]) == ["1", "2", "3"]  # without a class list they go by their stored labels
@@ -41,36 +41,44 @@ def test_the_class_list_beside_annotations_is_found_and_another_may_be_given(fol
     assert figures["per_class"]["road"]["IoU"] == pytest.approx(50)
     assert math.isnan(figures["per_class"]["ship"]["IoU"])
     (tmp_path / "names.txt").write_text("A\nB\nC\n")
-    assert list(evaluate_label_map_files(*folders, classes=tmp_path / "names.txt")["per_class"]) == ["A", "B", "C"]
+    figures = evaluate_label_map_files(*folders, label_shift=-1, classes=tmp_path / "names.txt")
+    assert list(figures["per_class"]) == ["A", "B", "C"]
 
 
 def test_a_class_list_between_commas_is_found_too(folders, tmp_path):
     (tmp_path / "data" / "objectInfo150.csv").write_text("Idx,Name\n1,sky\n2,road\n3,tree\n")
-    assert list(evaluate_label_map_files(*folders)["per_class"]) == ["sky", "road", "tree"]
+    assert list(evaluate_label_map_files(*folders, label_shift=-1)["per_class"]) == ["sky", "road", "tree"]
+
+
+def test_labels_that_could_begin_at_0_or_at_1_are_asked_about(folders, tmp_path):
+    (tmp_path / "names.txt").write_text("A\nB\nC\n")
+    for classes in (None, tmp_path / "names.txt"):
+        with pytest.raises(DataError, match=r"which label is the first class\? Pass --label-shift 0"):
+            evaluate_label_map_files(*folders, classes=classes)
 
 
 def test_hidden_files_are_none_and_capital_suffixes_are(folders):
-    expected = evaluate_label_map_files(*folders)
+    expected = evaluate_label_map_files(*folders, label_shift=-1)
     truth, found = folders
     (truth / "a.png").rename(truth / "a.PNG")
     (found / "._a.png").write_bytes(b"what macOS leaves")
     (found / ".cache").mkdir()
     write(found / ".cache" / "b.png", [[1]])
-    assert evaluate_label_map_files(*folders) == expected
+    assert evaluate_label_map_files(*folders, label_shift=-1) == expected
     write(truth / "a.png", [[0, 1, 1]])
     with pytest.raises(DataError, match=r"a\.PNG: .*a\.png has the same name; remove one of them"):
-        evaluate_label_map_files(*folders)
+        evaluate_label_map_files(*folders, label_shift=-1)
 
 
 def test_predictions_may_be_stored_otherwise_than_the_ground_truth(folders):
-    expected = evaluate_label_map_files(*folders)
+    expected = evaluate_label_map_files(*folders, label_shift=-1)
     for file, rows in (("a.png", [[1, 0, 0]]), ("sub/a.png", [[1], [0], [2]])):
         write(folders[1] / file, rows)
-    assert evaluate_label_map_files(*folders, prediction_shift=0) == expected
+    assert evaluate_label_map_files(*folders, label_shift=-1, prediction_shift=0) == expected
     with pytest.raises(
         DataError, match=r"found/a\.png: label 0 at row 0, column 1 is none of .* 1\.\..*prediction_shift"
     ):
-        evaluate_label_map_files(*folders)
+        evaluate_label_map_files(*folders, label_shift=-1)
 
 
 def test_without_a_shift_0_is_a_class_and_255_is_not(tmp_path):
@@ -85,18 +93,18 @@ def test_hundreds_of_classes_are_stored_with_16_bits(tmp_path):
     write(tmp_path / "truth" / "a.png", [[1, 400, 255, 0]])
     write(tmp_path / "found" / "a.png", [[1, 400, 400, 1]])
     folders = tmp_path / "truth", tmp_path / "found"
-    figures = evaluate_label_map_files(*folders, ignore_index=65535)
+    figures = evaluate_label_map_files(*folders, label_shift=-1, ignore_index=65535)
     assert len(figures["per_class"]) == 400
     assert figures["aAcc"] == pytest.approx(100 * 2 / 3)
     with pytest.raises(DataError, match="the ignore_index 255 is a label of one of the 400 classes"):
-        evaluate_label_map_files(*folders)
+        evaluate_label_map_files(*folders, label_shift=-1)
 
 
 def test_missing_and_surplus_files_are_listed(folders):
     write(folders[1] / "b.png", [[1]])
     (folders[1] / "sub" / "a.png").unlink()
     with pytest.raises(DataError) as error:
-        evaluate_label_map_files(*folders)
+        evaluate_label_map_files(*folders, label_shift=-1)
     assert error.value.problems == (
         f"{folders[0] / 'sub' / 'a.png'}: has no prediction",
         f"{folders[1] / 'b.png'}: has no ground truth",
@@ -108,13 +116,13 @@ def test_every_other_fault_names_its_file(folders, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("A\nB\n")
     with pytest.raises(DataError, match=r"annotations/validation/sub/a\.png: label 3 at row 2, column 0 .* 2 classes"):
-        evaluate_label_map_files(truth, found, classes=names)
+        evaluate_label_map_files(truth, found, label_shift=-1, classes=names)
     write(found / "a.png", [[1, 1]])
     with pytest.raises(DataError, match=r"found/a\.png: is 2 wide and 1 high, .*/a\.png 3 wide and 1 high"):
-        evaluate_label_map_files(truth, found)
+        evaluate_label_map_files(truth, found, label_shift=-1)
     Image.new("RGB", (3, 1)).save(found / "a.png")
     with pytest.raises(DataError, match=r"found/a\.png: its pixels are colours"):
-        evaluate_label_map_files(truth, found)
+        evaluate_label_map_files(truth, found, label_shift=-1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: holds no label PNG"):
         evaluate_label_map_files(truth, tmp_path / "empty")
@@ -126,4 +134,4 @@ def test_a_ground_truth_without_any_class_is_refused(tmp_path):
     write(tmp_path / "truth" / "a.png", [[0, 0]])
     write(tmp_path / "found" / "a.png", [[1, 1]])
     with pytest.raises(DataError, match="no pixel of the ground truth has a class"):
-        evaluate_label_map_files(tmp_path / "truth", tmp_path / "found")
+        evaluate_label_map_files(tmp_path / "truth", tmp_path / "found", label_shift=-1)
