@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache, partial
 from math import ceil
 from pathlib import Path
@@ -57,6 +58,16 @@ def test_swin_l_has_the_size_of_the_convnext_paper_plus_the_products_of_attentio
     assert counted.macs / 1e9 == pytest.approx(2482.3, rel=1e-4)
     assert (counted.macs - products_of_attention("swin_large", 640, 2560)) / 1e9 == pytest.approx(2468, rel=0.001)
     assert round(3230e9 / counted.macs, 1) == 1.3
+
+
+def test_the_page_names_every_config_with_its_size() -> None:
+    page = (CONFIGS.parents[1] / "docs" / "segmentation.md").read_text()
+    row = r"^\| `upernet_swin-([tsbl])_(512|640)_160k_ade20k\.py` \| ([\d.]+) M \| (\d+) G \|"
+    stated = {(letter, int(crop)): sizes for letter, crop, *sizes in re.findall(row, page, re.MULTILINE)}
+    assert len(stated) == len(list(CONFIGS.glob("*.py")))
+    for (letter, crop), sizes in stated.items():
+        counted = stats(letter, crop, crop, 4 * crop)
+        assert sizes == [f"{counted.params / 1e6:.1f}", f"{counted.macs / 1e9:.0f}"]
 
 
 def products_of_attention(variant: str, height: int, width: int) -> int:
