@@ -23,7 +23,7 @@ from swin_dense.config import DetectionConfig, load_config
 from swin_dense.data.shapes import write_shapes
 from swin_dense.report import print_report
 from swin_dense.stats import count_parameters
-from swin_dense.workflows.run_folder import checkpoint_step, write_json
+from swin_dense.workflows.run_folder import progress_of, write_json
 from swin_dense.workflows.training import CONFIGS, DEMO_SCENES, train
 
 
@@ -38,7 +38,7 @@ def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
     trained = train(config, run)
     return {
         "params": count_parameters(untrained.network),
-        "steps": checkpoint_step(run / "last.ckpt"),
+        "steps": progress_of(run / "last.ckpt").steps,
         "images": len(data.val_image_ids),
         "seconds": time.perf_counter() - begin,
         "before": average_precision(untrained.scores),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -42,9 +42,10 @@ def open_run(run: Path, config: Config) -> None:
     if not is_first_process():
         return
     if run.exists() and any(run.iterdir()):
-        raise TrainingError(
-            f"{run} holds an earlier run: continue it with --resume {run}, or name another folder with --run"
-        )
+        held = f"an earlier run: continue it with --resume {run}"
+        if not (run / "last.ckpt").is_file():
+            held = "files, but no checkpoint to resume from: delete it"
+        raise TrainingError(f"{run} holds {held}, or name another folder with --run")
     run.mkdir(parents=True, exist_ok=True)
     (run / "config.py").write_text(config_text(config))
     facts = {
@@ -55,45 +56,38 @@ def open_run(run: Path, config: Config) -> None:
     write_json(run / "run.json", facts)
 
 
-def checkpoint_step(path: Path) -> int:
-    """The optimizer step at which a checkpoint was saved.
+class Progress(NamedTuple):
+    """How far a training has come.
+
+    Attributes:
+        epochs: Whole epochs done.
+        steps: Optimizer steps done.
+    """
+
+    epochs: int
+    steps: int
+
+
+def progress_of(checkpoint: Path) -> Progress:
+    """How far a training had come when it was saved.
 
     Args:
-        path: `last.ckpt` of a run folder.
+        checkpoint: `last.ckpt` of a run folder.
 
     Returns:
-        Steps done.
+        Epochs and steps.
 
     Raises:
         TrainingError: There is no checkpoint, or it is damaged.
     """
-    return _progress(path)[1]
-
-
-def checkpoint_epochs(path: Path) -> int:
-    """The epochs that were done when a checkpoint was saved.
-
-    Args:
-        path: `last.ckpt` of a run folder.
-
-    Returns:
-        Whole epochs.
-
-    Raises:
-        TrainingError: As in `checkpoint_step`.
-    """
-    return _progress(path)[0]
-
-
-def _progress(path: Path) -> tuple[int, int]:
-    """Epochs and steps done."""
-    if not path.is_file():
-        raise TrainingError(f"{path} does not exist: there is nothing to resume in {path.parent}")
+    if not checkpoint.is_file():
+        raise TrainingError(f"{checkpoint} does not exist: there is nothing to resume in {checkpoint.parent}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]), int(content["global_step"])
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+        return Progress(epochs, int(content["global_step"]))
     except Exception as error:
-        raise TrainingError(f"{path} is no training checkpoint that can be resumed: {error}") from error
+        raise TrainingError(f"{checkpoint} is no training checkpoint that can be resumed: {error}") from error
 
 
 def write_weights(run: Path, labels: Mapping[str, Any]) -> None:

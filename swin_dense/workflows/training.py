@@ -18,13 +18,7 @@ from swin_dense.errors import ConfigError, nearest
 from swin_dense.report import score_tables
 from swin_dense.workflows.initial_weights import load_initial_weights
 from swin_dense.workflows.outputs import check_output_folder
-from swin_dense.workflows.run_folder import (
-    checkpoint_epochs,
-    checkpoint_step,
-    is_first_process,
-    open_run,
-    write_weights,
-)
+from swin_dense.workflows.run_folder import Progress, is_first_process, open_run, progress_of, write_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEMOS = {
@@ -81,9 +75,11 @@ def train(
     """
     check_output_folder(run)
     checkpoint = run / "last.ckpt" if resume else None
-    resumed_step = checkpoint_step(checkpoint) if checkpoint else 0
+    resumed_step = 0
     if checkpoint:
-        _check_length(config, checkpoint)
+        done = progress_of(checkpoint)
+        _check_length(config, done, run)
+        resumed_step = done.steps
     data = build.data_module(config)
     data.setup("fit")
     module = build.training_module(config, data)
@@ -93,9 +89,9 @@ def train(
         raise ConfigError(f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE")
     if weights is not None:
         load_initial_weights(module.network, weights, config, data.class_names, new_classes=new_classes, ignore=ignore)
+    trainer = build.training_trainer(config, run, build.picture_drawer(data), devices, resumed_step)
     if not resume:
         open_run(run, config)
-    trainer = build.training_trainer(config, run, build.picture_drawer(data), devices, resumed_step)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
@@ -107,14 +103,14 @@ def train(
     return TrainingResult(run, module.scores)
 
 
-def _check_length(config: Config, checkpoint: Path) -> None:
-    """Refuses a schedule that ended before the checkpoint."""
+def _check_length(config: Config, progress: Progress, run: Path) -> None:
+    """Refuses a schedule that ended before what is done."""
     if isinstance(config, DetectionConfig):
-        unit, length, done = "epochs", config.schedule.epochs, checkpoint_epochs(checkpoint)
+        unit, length, done = "epochs", config.schedule.epochs, progress.epochs
     else:
-        unit, length, done = "steps", config.schedule.steps, checkpoint_step(checkpoint)
+        unit, length, done = "steps", config.schedule.steps, progress.steps
     if done > length:
-        raise ConfigError(f"schedule.{unit}={length}: {checkpoint.parent} has been trained for {done} {unit} already")
+        raise ConfigError(f"schedule.{unit}={length}: {run} has been trained for {done} {unit} already")
 
 
 def demo(task: str, run: Path, data_root: Path) -> TrainingResult:

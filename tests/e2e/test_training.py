@@ -207,6 +207,20 @@ def test_a_run_folder_is_never_overwritten(finished: Path, shapes: Path, capsys:
     assert (finished / "weights.safetensors").read_bytes() == before
 
 
+def test_what_cannot_start_leaves_no_run_behind_and_what_never_saved_is_not_to_be_resumed(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = tmp_path / "run"
+    assert command(*arguments(shapes, run, "training.precision='16'")) == 2
+    assert "training.precision is 16" in capsys.readouterr().err
+    assert not run.exists()
+    run.mkdir()
+    (run / "config.py").write_text("")
+    assert command(*arguments(shapes, run)) == 2
+    assert f"{run} holds files, but no checkpoint to resume from: delete it" in capsys.readouterr().err
+
+
 def test_a_loss_that_explodes_stops_with_the_images(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
