@@ -77,7 +77,7 @@ class BatchLoader(DataLoader[Sample]):
             pin_memory=torch.cuda.is_available(),
             # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
             generator=torch.Generator(),
-            worker_init_fn=_set_signals,
+            worker_init_fn=set_worker_signals,
             **options,
         )
 
@@ -219,11 +219,14 @@ def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | 
     return next(sample for sample in samples if isinstance(sample, Failure))
 
 
-def _set_signals(worker: int) -> None:
+def set_worker_signals(worker: int) -> None:
     """Makes a worker process live through Ctrl-C and end at SIGTERM, whatever handlers it inherited.
 
     Ctrl-C reaches every process of a terminal, and training needs its workers to end the step before it saves and
     stops. SIGTERM is how a loader ends a worker that hangs.
+
+    Args:
+        worker: Its number.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,6 +14,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.data.folder import ImageFiles, read_batch
+from swin_dense.data.loaders import set_worker_signals
 from swin_dense.data.samples import Batch
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.workflows.prediction_journal import PredictionJournal, Rows, file_identity
@@ -88,6 +89,7 @@ class PredictionRun:
             batch_size=batch_size,
             collate_fn=partial(read_batch, self._files),
             num_workers=num_workers,
+            worker_init_fn=set_worker_signals,
             # Its own generator, so that a prediction does not disturb the caller's random numbers.
             generator=torch.Generator(),
         )
