@@ -17,6 +17,7 @@ from swin_dense.data.folder import ImageFiles, read_batch
 from swin_dense.data.loaders import set_worker_signals
 from swin_dense.data.samples import Batch
 from swin_dense.errors import ConfigError, DataError
+from swin_dense.workflows.outputs import check_output_folder
 from swin_dense.workflows.prediction_journal import PredictionJournal, Rows, file_identity
 from swin_dense.workflows.run_folder import write_json
 
@@ -33,11 +34,10 @@ def images_to_predict(images: Sequence[Path], output: Path, *folders: str) -> Im
         The images; what lies in `output` is none, unless it is named itself.
 
     Raises:
-        ConfigError: `output` is a file, or a picture could overwrite an image.
+        ConfigError: `output` cannot be written to, or a picture could overwrite an image.
         DataError: There is no image.
     """
-    if (blocking := next((place for place in (output, *output.parents) if place.is_file()), None)) is not None:
-        raise ConfigError(f"{blocking} is a file; name a folder with --output")
+    check_output_folder(output)
     files = ImageFiles(images, output)
     written = {(output / folder).resolve() for folder in (".", *folders)}
     for path in files.paths:

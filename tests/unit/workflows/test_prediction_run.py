@@ -38,7 +38,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     photo, notes = picture(tmp_path / "a.png"), tmp_path / "notes.txt"
     notes.write_text("mine")
     for output in (notes, notes / "out"):
-        with pytest.raises(ConfigError, match=r"notes\.txt is a file; name a folder with --output"):
+        with pytest.raises(ConfigError, match=r"notes\.txt is a file; name a folder to write to"):
             images_to_predict([photo], output)
 
 
