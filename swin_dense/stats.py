@@ -30,11 +30,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from math import prod
 from typing import Any
 
 import torch
-import torchvision.ops  # noqa: F401  (importing it registers torch.ops.torchvision)
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -186,6 +186,7 @@ def _deformable_convolution_flops(_images: Shape, weight: Shape, *_args: object,
     return 2 * out_shape[0] * prod(out_shape[2:]) * prod(weight)
 
 
+import_module("torchvision")  # which registers torch.ops.torchvision
 _FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops,

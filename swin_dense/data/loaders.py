@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -81,8 +81,8 @@ class BatchLoader(DataLoader[Sample]):
             **options,
         )
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # the base promises its private iterator class
-        """Yields the batches.
+    def __iter__(self) -> Any:  # the base promises an iterator class of its own, which nobody else can make
+        """Yields the batches: of type `Batch`.
 
         Raises:
             DataError: A sample cannot be had; says what its data set or its transform said.
@@ -123,7 +123,7 @@ class ResumableLoader(BatchLoader):
         self.order = order
         self.position = position
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # for the reason given there
+    def __iter__(self) -> Any:  # as in the base
         """Yields the rest of the current epoch."""
         self.order.set_epoch(*self.position())
         yield from super().__iter__()

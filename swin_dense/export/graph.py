@@ -9,12 +9,12 @@ import io
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx.experimental import _config as shape_tracing
+from torch.fx.experimental import _config
 from torch.nn import functional
 
 from swin_dense.errors import ConfigError
@@ -153,10 +153,11 @@ def trace(model: RawImages, size: tuple[int, int], *, fixed: bool = False) -> Gr
 
 def _traced(model: RawImages, shape: tuple[int, ...], axes: tuple[int, ...]) -> ExportedProgram:
     images = torch.zeros(shape, device=model.mean.device)
-    patch: Any = shape_tracing.patch  # type: ignore[attr-defined]  # put into the module when it is imported
+    # Torch puts `patch` into this module while it is imported, which its source does not tell.
+    shape_tracing: ModuleType = _config
     # A size that is 1 today, such as a batch of one image, must not be taken for one that is always 1. A failing trace
     # would print its whole graph.
-    with torch.no_grad(), patch(backed_size_oblivious=True), redirect_stderr(io.StringIO()):
+    with torch.no_grad(), shape_tracing.patch(backed_size_oblivious=True), redirect_stderr(io.StringIO()):
         program = torch.export.export(model, (images,), dynamic_shapes=({axis: Dim.DYNAMIC for axis in axes},))
         # Open axes may yet be bound to each other or to a range; the program then refuses other sizes.
         other = [OTHER_SHAPE[axis] if axis in axes else size for axis, size in enumerate(shape)]

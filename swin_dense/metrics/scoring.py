@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import faster_coco_eval
 import numpy as np
-from faster_coco_eval import COCO as FasterCOCO  # noqa: N811 (the library's class name)
-from faster_coco_eval import COCOeval_faster
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -166,8 +165,8 @@ def _evaluate(
     engine: str,
 ) -> Any:
     """Runs an engine and returns its evaluation object, with `stats` and `eval` filled."""
-    coco = partial(FasterCOCO, print_function=_print_nothing)
-    evaluation_of = partial(COCOeval_faster, print_function=_print_nothing)
+    coco = partial(faster_coco_eval.COCO, print_function=_print_nothing)
+    evaluation_of = partial(faster_coco_eval.COCOeval_faster, print_function=_print_nothing)
     quiet: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if engine == "pycocotools":
         # It prints unconditionally. Only then: a progress bar on another thread loses what it prints meanwhile.

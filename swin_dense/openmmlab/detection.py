@@ -128,8 +128,9 @@ def _precise_parts(network: Any) -> Iterator[nn.Module]:
     if getattr(roi_head, "with_semantic", False):
         yield roi_head.semantic_head
     # The costs of matching take the logarithm of 1 - p + 1e-12, which float16 makes that of 0 where p is nearly 1.
-    if isinstance(assigners := getattr(roi_head, "bbox_assigner", None), list):
-        stages = zip(assigners, roi_head.bbox_head, strict=False)  # without train_cfg there are no assigners
+    assigners = getattr(roi_head, "bbox_assigner", None)
+    if isinstance(assigners, list) and assigners:  # one of each stage; none without train_cfg
+        stages = zip(assigners, roi_head.bbox_head, strict=True)
         yield from (head for assigner, head in stages if isinstance(assigner, HungarianAssigner))
     if isinstance(getattr(getattr(network, "bbox_head", None), "assigner", None), HungarianAssigner):
         yield network.bbox_head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 from swin_dense.backbones import SwinTransformer, create_backbone
@@ -20,11 +21,10 @@ def mmdet_models() -> Any:
         `mmdet.registry.MODELS`; every part that mmdet ships is registered.
     """
     install()
-    import mmdet.models  # noqa: F401  (importing it fills the registry)
     from mmdet.registry import MODELS
 
-    import swin_dense.openmmlab.heads  # noqa: F401  (importing it adds ours)
-
+    import_module("mmdet.models")  # which fills the registry
+    import_module("swin_dense.openmmlab.heads")  # which adds ours
     return _with_our_backbone(MODELS)
 
 
@@ -36,9 +36,9 @@ def mmseg_models() -> Any:
         `mmseg.registry.MODELS`; every part that mmseg ships is registered, and mmdet's are found as `mmdet.NAME`.
     """
     install()
-    import mmseg.models  # noqa: F401  (importing it fills the registry)
     from mmseg.registry import MODELS
 
+    import_module("mmseg.models")  # which fills the registry
     return _with_our_backbone(MODELS)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import reduce
+from importlib import import_module
 
 import torch
-import torchvision  # noqa: F401  (loading it registers torch.ops.torchvision)
 from torch import Tensor
 
+import_module("torchvision")  # which registers torch.ops.torchvision
 torchvision_kernels = torch.ops.torchvision
 
 

@@ -156,7 +156,8 @@ class ResumePoint(Callback):
             )
 
     def _save(self, trainer: Trainer) -> None:
-        # "Not weights only" means with the optimizer; loading is always restricted to tensors and plain values.
+        # Here it means "with the optimizer", and unsaid it is a line of log at every save. Loading is another matter:
+        # that is always restricted to tensors and plain values.
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:

@@ -32,6 +32,7 @@ _OTHER_KINDS = {
 }
 """What other files start with."""
 
+# The one place where unpickling is spoken of: as advice to the owner of a file that we refuse, for a machine to lose.
 _ISOLATED = (
     "If you trust its origin, open it once in an isolated environment (a container without network and secrets), write "
     "the tensors alone, and load that file: python -c \"import torch; c = torch.load('IN', map_location='cpu', "

@@ -162,11 +162,23 @@ def test_fewer_objects_are_written_on_request(folder: Path, weights: Path, tmp_p
     assert rows_in(tmp_path / "few") == expected
 
 
-def test_an_option_out_of_range_is_an_error_before_anything_is_written(
-    folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--max-detections", "0"), "inference.max_detections must be at least 1, got 0"),
+        (("--device", "gpu"), 'device "gpu" cannot be used'),
+    ],
+)
+def test_what_cannot_be_done_is_an_error_before_anything_is_written(
+    folder: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: tuple[str, str],
+    message: str,
 ) -> None:
-    assert predict(folder, weights, tmp_path / "output", "--max-detections", "0") == 2
-    assert "inference.max_detections must be at least 1, got 0" in capsys.readouterr().err
+    assert predict(folder, weights, tmp_path / "output", *option) == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "output").exists()
 
 
@@ -198,11 +210,3 @@ def test_images_are_not_drawn_over(
     assert "0.png lies where pictures are written" in capsys.readouterr().err
     assert Path(image).read_bytes() == (folder / "0.png").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
-
-
-def test_a_device_that_is_not_there_is_an_error_before_anything_is_written(
-    folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert predict(folder, weights, tmp_path / "output", "--device", "gpu") == 2
-    assert 'device "gpu" cannot be used' in capsys.readouterr().err
-    assert not (tmp_path / "output").exists()

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from helpers.random_values import randomised
 from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
-from swin_dense.openmmlab.install import install
 from swin_dense.weights import load_weights
 
 
@@ -40,7 +39,6 @@ def assert_same_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
 class TestMmdet:
     @pytest.fixture(scope="class")
     def pair(self) -> tuple[SwinTransformer, nn.Module]:
-        install()
         from mmdet.models.backbones.swin import SwinTransformer as Reference
 
         reference = randomised(Reference(drop_path_rate=0.0))

@@ -8,6 +8,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from mmseg.datasets import transforms as theirs
+from mmseg.utils.class_names import ade_palette
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.io import decode_image
@@ -23,11 +25,6 @@ from swin_dense.data.segmentation_transforms import (
     shift_brightness,
     turn_hue,
 )
-from swin_dense.openmmlab.install import install
-
-install()
-from mmseg.datasets import transforms as theirs  # noqa: E402  # needs the operators that `install` puts in place
-from mmseg.utils.class_names import ade_palette  # noqa: E402  # likewise
 
 DRAW = "mmseg.datasets.transforms.transforms.random"
 

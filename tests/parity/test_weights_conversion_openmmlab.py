@@ -12,17 +12,12 @@ from torch import Tensor, nn
 from helpers.random_values import randomised
 from helpers.small_swin import equal
 from swin_dense.backbones.swin import SwinTransformer
-from swin_dense.openmmlab.install import install
+from swin_dense.openmmlab.registry import mmseg_models
 from swin_dense.weights import convert_state_dict, convert_weights, load_weights
 
 WIDTH, DEPTHS, HEADS, WINDOW = 24, (1, 1, 2, 1), (1, 2, 4, 8), 4
 BACKBONE = {"embed_dims": WIDTH, "depths": DEPTHS, "num_heads": HEADS, "window_size": WINDOW, "drop_path_rate": 0.0}
 CHANNELS = [WIDTH * 2**i for i in range(4)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_ops() -> None:
-    install()
 
 
 def detector() -> nn.Module:
@@ -38,27 +33,28 @@ def detector() -> nn.Module:
 
 
 def segmenter() -> nn.Module:
-    import mmseg.models  # noqa: F401  (registers its models)
-    from mmseg.registry import MODELS
-
     head = {"num_classes": 5, "dropout_ratio": 0.0, "align_corners": False, "norm_cfg": {"type": "BN"}}
-    return MODELS.build(
-        {
-            "_scope_": "mmseg",
-            "type": "EncoderDecoder",
-            "backbone": {"type": "SwinTransformer", **BACKBONE},
-            "decode_head": {
-                "type": "UPerHead",
-                "in_channels": CHANNELS,
-                "in_index": [0, 1, 2, 3],
-                "channels": 8,
-                **head,
-            },
-            "auxiliary_head": {"type": "FCNHead", "in_channels": CHANNELS[2], "in_index": 2, "channels": 6, **head},
-            "train_cfg": {},
-            "test_cfg": {"mode": "whole"},
-        }
-    ).eval()
+    return (
+        mmseg_models()
+        .build(
+            {
+                "_scope_": "mmseg",
+                "type": "EncoderDecoder",
+                "backbone": {"type": "SwinTransformer", **BACKBONE},
+                "decode_head": {
+                    "type": "UPerHead",
+                    "in_channels": CHANNELS,
+                    "in_index": [0, 1, 2, 3],
+                    "channels": 8,
+                    **head,
+                },
+                "auxiliary_head": {"type": "FCNHead", "in_channels": CHANNELS[2], "in_index": 2, "channels": 6, **head},
+                "train_cfg": {},
+                "test_cfg": {"mode": "whole"},
+            }
+        )
+        .eval()
+    )
 
 
 def huggingface_segmenter() -> Any:

@@ -164,12 +164,6 @@ class TestTransformers:
 
 
 class TestOpenMMLab:
-    @pytest.fixture(scope="class", autouse=True)
-    def compiled_ops(self) -> None:
-        from swin_dense.openmmlab.install import install
-
-        install()
-
     def reference(self, seed: int) -> nn.Module:
         from mmdet.models.backbones.swin import SwinTransformer as Reference
 

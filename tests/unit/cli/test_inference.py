@@ -16,6 +16,14 @@ WITH_WEIGHTS = ("--weights", "w.pth")
 PREDICT = ("absent.jpg", *WITH_WEIGHTS, "--output", "out")
 
 
+@pytest.fixture
+def ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of each kind in the working directory: `gt.json` and the folder `labels`."""
+    monkeypatch.chdir(tmp_path)
+    Path("gt.json").write_text("{}")
+    Path("labels").mkdir()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -34,16 +42,10 @@ PREDICT = ("absent.jpg", *WITH_WEIGHTS, "--output", "out")
         (("predict", SEGMENTATION, *PREDICT, "--max-detections", "5"), "--max-detections: not for segmentation"),
     ],
 )
+@pytest.mark.usefixtures("ground_truth")
 def test_options_that_would_do_nothing_are_refused(
-    words: tuple[str, ...],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("gt.json").write_text("{}")
-    Path("labels").mkdir()
     assert command(*words) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -102,10 +103,14 @@ def test_colours_change_and_labels_do_not(sample, seed):
 
 def test_each_step_is_taken_half_of_the_time_and_contrast_comes_second_or_last(monkeypatch):
     calls: list[str] = []
+
+    def record(name, image, by):
+        calls.append(name)
+        return image
+
     steps = ("shift_brightness", "scale_contrast", "scale_saturation", "turn_hue")
     for name in steps:
-        record = lambda image, by, name=name: calls.append(name) or image  # noqa: E731  # one line for four steps
-        monkeypatch.setattr(f"swin_dense.data.segmentation_transforms.{name}", record)
+        monkeypatch.setattr(f"swin_dense.data.segmentation_transforms.{name}", partial(record, name))
     sample = Sample(tv_tensors.Image(torch.zeros(3, 2, 2, dtype=torch.uint8)), 0, "a", (2, 2))
     torch.manual_seed(0)
     orders = Counter()

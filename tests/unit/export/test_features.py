@@ -226,7 +226,7 @@ def test_wrong_options_are_refused_before_anything_is_written(
 
 def test_a_name_instead_of_a_model_is_told_what_makes_one(images: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="feature_model makes one"):
-        export_features("swin_tiny", images, tmp_path / "f")  # type: ignore[arg-type]  # wrong on purpose
+        export_features("swin_tiny", images, tmp_path / "f")
 
 
 def test_a_model_whose_maps_are_not_what_it_promises_is_refused(tmp_path: Path, draw: Any) -> None:
