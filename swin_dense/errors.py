@@ -8,6 +8,7 @@ ordinary exceptions instead.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 
 
@@ -71,3 +72,37 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1)
     return f'did you mean "{close[0]}"?' if close else f"valid: {', '.join(valid)}"
+
+
+def check_lowest(section: str, settings: object, **lowest: float) -> None:
+    """Refuses numbers that are too small, infinite or none at all; None is always allowed.
+
+    Args:
+        section: Key of the settings in a config.
+        settings: Holds the numbers as attributes.
+        **lowest: By name, the lowest number that is allowed.
+
+    Raises:
+        ConfigError: One is too small.
+    """
+    for name, least in lowest.items():
+        number = getattr(settings, name)
+        if number is not None and not least <= number < math.inf:
+            raise ConfigError(f"{section}.{name} must be at least {least}, got {number}")
+
+
+def check_positive(section: str, settings: object, *names: str) -> None:
+    """Refuses numbers that are not above 0, infinite or none at all; None is always allowed.
+
+    Args:
+        section: Key of the settings in a config.
+        settings: Holds the numbers as attributes.
+        *names: Of the numbers.
+
+    Raises:
+        ConfigError: One is not above 0.
+    """
+    for name in names:
+        number = getattr(settings, name)
+        if number is not None and not 0 < number < math.inf:
+            raise ConfigError(f"{section}.{name} must be above 0, got {number}")

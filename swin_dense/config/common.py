@@ -2,44 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from swin_dense.errors import ConfigError
-
-
-def check_lowest(section: str, settings: object, **lowest: float) -> None:
-    """Refuses numbers that are too small, infinite or none at all; None is always allowed.
-
-    Args:
-        section: Key of the settings in a config, for messages.
-        settings: The settings.
-        **lowest: By name, the lowest number that is allowed.
-
-    Raises:
-        ConfigError: One is too small.
-    """
-    for name, least in lowest.items():
-        number = getattr(settings, name)
-        if number is not None and not least <= number < math.inf:
-            raise ConfigError(f"{section}.{name} must be at least {least}, got {number}")
-
-
-def check_positive(section: str, settings: object, *names: str) -> None:
-    """Refuses numbers that are not above 0, infinite or none at all; None is always allowed.
-
-    Args:
-        section: Key of the settings in a config, for messages.
-        settings: The settings.
-        *names: Of the numbers.
-
-    Raises:
-        ConfigError: One is not above 0.
-    """
-    for name in names:
-        number = getattr(settings, name)
-        if number is not None and not 0 < number < math.inf:
-            raise ConfigError(f"{section}.{name} must be above 0, got {number}")
+from swin_dense.errors import ConfigError, check_lowest, check_positive
 
 
 @dataclass(frozen=True)

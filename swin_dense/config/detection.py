@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from swin_dense.config.common import OptimizerConfig, TrainingConfig, check_lowest, check_positive
-from swin_dense.errors import ConfigError
+from swin_dense.config.common import OptimizerConfig, TrainingConfig
+from swin_dense.errors import ConfigError, check_lowest, check_positive
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,9 @@ from lightning.pytorch import LightningDataModule
 
 from swin_dense.data.samples import Batch
 from swin_dense.data.transforms import Transform
-from swin_dense.errors import ConfigError, DataError
+from swin_dense.errors import DataError, check_lowest
 
 logger = logging.getLogger(__name__)
-
-
-def check_lowest(**numbers: tuple[int | None, int]) -> None:
-    """Refuses numbers that are too small.
-
-    Args:
-        **numbers: By name, the number and the lowest that is allowed; None is always allowed.
-
-    Raises:
-        ConfigError: One is too small.
-    """
-    for name, (number, lowest) in numbers.items():
-        if number is not None and number < lowest:
-            raise ConfigError(f"data: {name} must be at least {lowest}, got {number}")
 
 
 class ImageDataModule(LightningDataModule):
@@ -66,13 +52,6 @@ class ImageDataModule(LightningDataModule):
             ConfigError: A number is out of range.
         """
         super().__init__()
-        check_lowest(
-            batch_size=(batch_size, 1),
-            eval_batch_size=(eval_batch_size, 1),
-            num_workers=(num_workers, 0),
-            seed=(seed, 0),
-            limit_images=(limit_images, 1),
-        )
         self.train_transform = train_transform
         self.test_transform = test_transform
         self.batch_size = batch_size
@@ -81,6 +60,7 @@ class ImageDataModule(LightningDataModule):
         self.seed = seed
         self.limit_images = limit_images
         self.path_notes: dict[Path, str] = {}
+        check_lowest("data", self, batch_size=1, eval_batch_size=1, num_workers=0, seed=0, limit_images=1)
 
     def setup(self, stage: str) -> None:
         """Reads what the stage needs; a second call reads nothing again.

@@ -7,12 +7,12 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from swin_dense.data.coco import CocoDataset
-from swin_dense.data.datamodule_base import ImageDataModule, check_lowest
+from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.samples import Sample
 from swin_dense.data.transforms import Transform
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, check_lowest
 
 
 class CocoDataModule(ImageDataModule):
@@ -75,7 +75,6 @@ class CocoDataModule(ImageDataModule):
             seed=seed,
             limit_images=limit_images,
         )
-        check_lowest(min_side=(min_side, 0), size_divisor=(size_divisor, 1))
         self.train_annotations = train_annotations
         self.train_images = train_images
         self.val_annotations = val_annotations
@@ -85,6 +84,7 @@ class CocoDataModule(ImageDataModule):
         self.keep_empty = keep_empty
         self.min_side = min_side
         self.size_divisor = size_divisor
+        check_lowest("data", self, min_side=0, size_divisor=1)
         self.train_dataset: CocoDataset | None = None
         self.val_dataset: CocoDataset | None = None
 

@@ -87,11 +87,11 @@ SLIDE = {"crop_size": CROP, "stride": STRIDE}
 MANY_VIEWS = {"scales": OFFICIAL_SCALES, "flip": True}
 RUNS: dict[str, tuple[Way, dict[str, Any]]] = {
     "whole, full size": (whole_at_full_size, {}),
-    "whole, bands": (in_bands, {"test_size": as_on_disk}),
+    "whole, bands": (in_bands, {"evaluation_size": as_on_disk}),
     "slide, full size": (slide_at_full_size, {}),
-    "slide, bands": (in_bands, {"test_size": as_on_disk, **SLIDE}),
-    "12 views whole at 512, bands": (in_bands, {"test_size": short_side_512, **MANY_VIEWS}),
-    "12 views slide, bands": (in_bands, {"test_size": as_on_disk, **SLIDE, **MANY_VIEWS}),
+    "slide, bands": (in_bands, {"evaluation_size": as_on_disk, **SLIDE}),
+    "12 views whole at 512, bands": (in_bands, {"evaluation_size": short_side_512, **MANY_VIEWS}),
+    "12 views slide, bands": (in_bands, {"evaluation_size": as_on_disk, **SLIDE, **MANY_VIEWS}),
 }
 
 
