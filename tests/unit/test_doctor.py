@@ -214,7 +214,7 @@ def test_the_doctor_itself_needs_nothing_that_may_be_broken(monkeypatch: pytest.
     def refuse(name: str, *args: object, **kwargs: object) -> ModuleType:
         if name.split(".")[0] in ("torch", "torchvision", "lightning", "mmcv", "mmdet", "cv2", "numpy"):
             raise ImportError(f"{name} is broken")
-        return real(name, *args, **kwargs)  # type: ignore[arg-type]  # handed on as it came
+        return real(name, *args, **kwargs)
 
     spec = importlib.util.find_spec("swin_dense.doctor")
     assert spec is not None and spec.loader is not None

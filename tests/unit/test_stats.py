@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  (its usual name)
+from torch.nn import functional
 from torchvision.ops import DeformConv2d
 
 from swin_dense.stats import MacCount, count_macs, count_parameters, model_stats
@@ -28,9 +28,9 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.form == "fused":
-            return F.scaled_dot_product_attention(q, k, v)
+            return functional.scaled_dot_product_attention(q, k, v)
         if self.form == "fused with mask":
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=q.new_zeros(q.shape[-2], k.shape[-2]))
+            return functional.scaled_dot_product_attention(q, k, v, attn_mask=q.new_zeros(q.shape[-2], k.shape[-2]))
         if self.form == "matmul":
             return (q @ k.mT).softmax(-1) @ v
         if self.form == "einsum":

@@ -30,12 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.backbones import VARIANTS, create_backbone
-from swin_dense.openmmlab.install import install
+from swin_dense.openmmlab.registry import mmdet_models
 from swin_dense.weights import load_weights
-
-install()
-
-from mmdet.models.backbones.swin import SwinTransformer as MmdetSwin  # noqa: E402  needs the ops just installed
 
 VARIANT = VARIANTS["swin_tiny"]
 TOLERANCE = 1e-5
@@ -97,7 +93,7 @@ def build_transformers(shape: Shape) -> Contestant:
 
 def build_mmdet(shape: Shape) -> Contestant:
     """The detection backbone."""
-    model = MmdetSwin(drop_path_rate=0.0)
+    model = mmdet_models().get("SwinTransformer")(drop_path_rate=0.0)
     return Contestant(model, model, normed=True)
 
 

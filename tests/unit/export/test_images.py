@@ -124,4 +124,4 @@ def test_sizes_are_kept_given_or_limited() -> None:
 )
 def test_sizes_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        TargetSize(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+        TargetSize(**wrong)
