@@ -18,21 +18,21 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from swin_dense import build
+from swin_dense import tasks
+from swin_dense.cli.report import print_report
 from swin_dense.config import DetectionConfig, load_config
 from swin_dense.data.shapes import write_shapes
-from swin_dense.report import print_report
 from swin_dense.stats import count_parameters
-from swin_dense.workflows.run_folder import progress_of, write_json
-from swin_dense.workflows.training import CONFIGS, DEMO_SCENES, train
+from swin_dense.tasks.run_folder import progress_of, write_json
+from swin_dense.tasks.training import CONFIGS, DEMO_SCENES, train
 
 
 def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
     """Scores a detector with random weights, trains it, and scores it again."""
-    data = build.data_module(config)
+    data = tasks.data_module(config)
     data.setup("validate")
-    untrained = build.training_module(config, data)
-    build.evaluation_trainer().validate(untrained, datamodule=data, verbose=False)
+    untrained = tasks.training_module(config, data)
+    tasks.evaluation_trainer().validate(untrained, datamodule=data, verbose=False)
     shutil.rmtree(run, ignore_errors=True)
     begin = time.perf_counter()
     trained = train(config, run)

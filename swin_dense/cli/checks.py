@@ -31,8 +31,8 @@ def check_data(
         raise ConfigError("check-data takes one of CONFIG, --coco FILE and --ade DIR")
     if config is None and (data is not None or overrides):
         raise ConfigError("--data and --set change what a CONFIG names; there is none")
-    from swin_dense.data.check_ade import check_ade
-    from swin_dense.report import print_report, segmentation_check_tables
+    from swin_dense.cli.report import print_report, segmentation_check_tables
+    from swin_dense.label_maps.check import check_ade
 
     settings = load(config, data, overrides) if config is not None else None
     if ade is not None:
@@ -51,8 +51,8 @@ def check_data(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Examines this installation, and exits with status 1 if something would fail."""
+    from swin_dense.cli.report import doctor_tables, print_report
     from swin_dense.doctor import examine
-    from swin_dense.report import doctor_tables, print_report
 
     diagnosis = examine()
     record = diagnosis.to_dict()
@@ -61,8 +61,8 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _check_coco(files: dict[str, tuple[Any, Path | None]], as_json: bool) -> NoReturn:
-    from swin_dense.data.check import check_coco
-    from swin_dense.report import check_tables, print_report
+    from swin_dense.cli.report import check_tables, print_report
+    from swin_dense.coco.check import check_coco
 
     reports = {split: check_coco(*pair, progress=progress) for split, pair in files.items()}
     records = {split: report.to_dict() for split, report in reports.items()}
@@ -77,7 +77,7 @@ def _coco_splits(data: Any) -> dict[str, tuple[Any, Path | None]]:
 
 
 def _check_label_maps(data: Any) -> Any:
-    from swin_dense.data.check_ade import check_segmentation
+    from swin_dense.label_maps.check import check_segmentation
 
     root = Path(data.root)
     return check_segmentation(

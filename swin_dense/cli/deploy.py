@@ -41,7 +41,7 @@ def export_onnx(
     """Writes a model as ONNX or torch.export and compares the file with it; exits with 1 beyond the tolerance."""
     size = height_and_width(shape)
     settings = _settings(model, overrides, weights, random_weights)
-    from swin_dense.report import print_report
+    from swin_dense.cli.report import print_report
     from swin_dense.workflows.deployment import export_model
 
     record = export_model(
@@ -84,7 +84,7 @@ def visualize_features(
     """Draws principal components, attention, position biases and Grad-CAM of one image."""
     place = _row_and_column(window)
     settings = _settings(model, overrides, weights, random_weights)
-    from swin_dense.report import print_report
+    from swin_dense.cli.report import print_report
     from swin_dense.workflows.feature_pictures import visualize_features as draw
 
     record = draw(

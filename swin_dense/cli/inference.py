@@ -78,8 +78,8 @@ def evaluate(
         settings = load(config, data, overrides)
         if settings.task != "detection":
             refuse_options(context, ("engine",), f"only for detection, and {config} is for {settings.task}")
-        from swin_dense.workflows import evaluation
-        from swin_dense.workflows.run_folder import is_first_process
+        from swin_dense.tasks import evaluation
+        from swin_dense.tasks.run_folder import is_first_process
 
         scores = evaluation.evaluate(
             settings, weights, engine=engine, predictions=predictions, devices=device_count(devices)
@@ -88,7 +88,7 @@ def evaluate(
             return
     else:
         raise ConfigError("evaluate takes either CONFIG --weights FILE, or --gt FILE --predictions FILE")
-    from swin_dense.report import print_report, score_tables
+    from swin_dense.cli.report import print_report, score_tables
 
     print_report(scores, *score_tables(scores), as_json=as_json)
 
@@ -125,12 +125,12 @@ def predict(
     settings = replace(settings, inference=replace(settings.inference, **shortcuts))
     options: dict[str, Any] = {"batch_size": batch_size, "device": device}
     if settings.task == "detection":
-        from swin_dense.workflows.detection import predict_objects
+        from swin_dense.tasks.predict_objects import predict_objects
 
         rows = predict_objects(settings, weights, images, output, score_threshold=score_threshold, **options)
         print(f"{len(rows)} detections in {output / 'predictions.json'}, pictures beside it")
     else:
-        from swin_dense.workflows.segmentation import predict_label_maps
+        from swin_dense.tasks.predict_label_maps import predict_label_maps
 
         rows = predict_label_maps(settings, weights, images, output, probabilities=probabilities, **options)
         print(f"{len(rows)} label maps in {output / 'labels'}, pictures in {output / 'overlays'}")
@@ -146,7 +146,7 @@ def stats(
     """Counts parameters and multiply-adds of a model."""
     height, width = height_and_width(shape)
     settings = load(Path(model), None, overrides) if model.endswith(".py") else None
-    from swin_dense.report import print_report, stats_table
+    from swin_dense.cli.report import print_report, stats_table
     from swin_dense.workflows.sizes import stats as model_sizes
 
     sizes = model_sizes(settings or model, height, width).to_dict()

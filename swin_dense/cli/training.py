@@ -44,7 +44,7 @@ def train(
     else:
         raise ConfigError("name a config file, or a run folder with --resume")
     settings = load(source, data, overrides)
-    from swin_dense.workflows import training
+    from swin_dense.tasks import training
 
     result = training.train(
         settings,
@@ -65,7 +65,7 @@ def demo(
     data: Annotated[Path, typer.Option(help="Where the shapes data set is written.")] = Path("data/shapes"),
 ) -> None:
     """Trains a small Mask R-CNN (or UperNet) on the embedded shapes, from random weights, on any machine."""
-    from swin_dense.workflows import training
+    from swin_dense.tasks import training
 
     result = training.demo(task, run, data)
     _say_what_next(result.run, task)
@@ -79,7 +79,7 @@ def _run_config(run: Path) -> Path:
 
 
 def _say_what_next(run: Path, task: str) -> None:
-    from swin_dense.workflows.run_folder import is_first_process
+    from swin_dense.tasks.run_folder import is_first_process
 
     if not is_first_process():
         return

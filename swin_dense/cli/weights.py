@@ -39,7 +39,7 @@ def list_weights(
     as_json: AsJson = False,
 ) -> None:
     """Lists the published weights, with the size and SHA-256 that their publishers give."""
-    from swin_dense.report import print_report
+    from swin_dense.cli.report import print_report
     from swin_dense.weights.hub import cached_path
     from swin_dense.weights.releases import search_releases
 

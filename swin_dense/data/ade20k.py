@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader
 
-from swin_dense.data.ade20k_files import find_class_list, read_classes
 from swin_dense.data.datamodule_base import ImageDataModule
-from swin_dense.data.labels import LabelConversion
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
-from swin_dense.data.palettes import Palette
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.samples import Sample
 from swin_dense.data.segmentation import SegmentationDataset
 from swin_dense.data.transforms import Transform
+from swin_dense.label_maps.labels import LabelConversion
+from swin_dense.label_maps.layout import find_class_list, read_classes
+from swin_dense.label_maps.palettes import Palette
+from swin_dense.records import Sample
 
 
 class ADE20KDataModule(ImageDataModule):

@@ -14,13 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from swin_dense.data.annotations import CocoAnnotations, read_annotations
-from swin_dense.data.images import ImageStore
-from swin_dense.data.labels import LabelConversion, read_label_file
-from swin_dense.data.problems import Problem
-from swin_dense.data.rules import find_problems
-from swin_dense.data.samples import Instances, Sample, Size
+from swin_dense.coco.annotations import CocoAnnotations, read_annotations
+from swin_dense.coco.rules import find_problems
 from swin_dense.errors import DataError
+from swin_dense.images.store import ImageStore
+from swin_dense.label_maps.labels import LabelConversion, read_label_file
+from swin_dense.records import Finding, Instances, Sample, Size
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +169,7 @@ def _decode_masks(annotations: CocoAnnotations, places: Sequence[int], height: i
     return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool()
 
 
-def _report(path: Path, problems: Sequence[Problem]) -> None:
+def _report(path: Path, problems: Sequence[Finding]) -> None:
     """Stops at errors; counts warnings in the log."""
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from lightning.pytorch import LightningDataModule
 
-from swin_dense.data.samples import Batch
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, check_lowest
+from swin_dense.records import Batch
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from swin_dense.data.coco import CocoDataset
 from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.samples import Sample
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, check_lowest
+from swin_dense.records import Sample
 
 
 class CocoDataModule(ImageDataModule):

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from swin_dense.data.collate import collate
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.samples import Batch, Sample
 from swin_dense.data.seeding import IndexedItems, SampleKey, SeededDataset
 from swin_dense.data.transforms import ImageOnly, Transform
 from swin_dense.errors import DataError, SwinDenseError, TrainingError
+from swin_dense.records import Batch, Sample, collate
 
 
 @dataclass(frozen=True)

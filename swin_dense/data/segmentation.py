@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from swin_dense.data.folder import SUFFIXES
-from swin_dense.data.images import ImageStore
-from swin_dense.data.labels import LabelConversion, read_label_file
-from swin_dense.data.problems import Problem
-from swin_dense.data.ragged import Ragged
-from swin_dense.data.samples import Sample
 from swin_dense.errors import DataError
-
-Pair = tuple[str, str]
-"""File names of an image and of its label map, relative to where they lie."""
-
-
-def match_pairs(images: ImageStore, labels: ImageStore) -> tuple[list[Pair], list[Problem]]:
-    """Finds the label map of every image: the PNG of the same name, but for the suffix.
-
-    Args:
-        images: The images; files that are no pictures are passed over.
-        labels: The label maps; files other than `.png` are passed over.
-
-    Returns:
-        The pairs, sorted, and what has no partner or more than one.
-    """
-    image_names, problems = _by_stem(images, SUFFIXES)
-    label_names, more_problems = _by_stem(labels, (".png",))
-    problems += more_problems
-    for stem in sorted(image_names.keys() - label_names.keys()):
-        message, fix = f"has no label map {labels.root / stem}.png", "add it or remove the image"
-        problems.append(Problem("missing-label-map", str(images.root / image_names[stem]), message, fix))
-    for stem in sorted(label_names.keys() - image_names.keys()):
-        message, fix = f"has no image {images.root / stem}.*", "add it or remove the label map"
-        problems.append(Problem("missing-image", str(labels.root / label_names[stem]), message, fix))
-    pairs = [(image_names[stem], label_names[stem]) for stem in sorted(image_names.keys() & label_names.keys())]
-    if not pairs and not problems:
-        message, fix = f"holds no image, nor {labels.root} a label map", "name the folders that do"
-        problems.append(Problem("no-images", str(images.root), message, fix))
-    return pairs, problems
-
-
-def _by_stem(store: ImageStore, suffixes: tuple[str, ...]) -> tuple[dict[str, str], list[Problem]]:
-    """Names of files by name without suffix."""
-    groups = defaultdict(list)
-    for name in store.names():
-        if name.lower().endswith(suffixes):
-            groups[name.rpartition(".")[0]].append(name)
-    problems = [
-        Problem("ambiguous-name", str(store.root / names[0]), f"{names[1]} has the same name", "remove one of them")
-        for names in groups.values()
-        if len(names) > 1
-    ]
-    return {stem: names[0] for stem, names in groups.items()}, problems
+from swin_dense.images.ragged import Ragged
+from swin_dense.images.store import ImageStore
+from swin_dense.label_maps.labels import LabelConversion, read_label_file
+from swin_dense.label_maps.pairs import match_pairs
+from swin_dense.records import Sample
 
 
 class SegmentationDataset(Dataset[Sample]):

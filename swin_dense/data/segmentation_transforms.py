@@ -15,9 +15,9 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as kernels
 
-from swin_dense.data.samples import Sample, Size
 from swin_dense.data.transforms import crop, rescaled_size, resize
 from swin_dense.errors import ConfigError
+from swin_dense.records import Sample, Size
 
 CROP_TRIES = 10
 """How many windows are looked at before one is taken as it comes."""

@@ -23,8 +23,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose, InterpolationMode, RandomChoice
 from torchvision.transforms.v2 import functional as kernels
 
-from swin_dense.data.samples import Instances, Sample, Size
 from swin_dense.errors import ConfigError
+from swin_dense.records import Instances, Sample, Size
 
 Transform = Callable[[Sample], Sample]
 """What training and test transforms are; `torchvision.transforms.v2.Compose` chains them."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from swin_dense.data.samples import Size
 from swin_dense.errors import DataError
+from swin_dense.records import Size
 
 CELLS = 7
 """Side of a pooled box in cells, as box heads have it."""

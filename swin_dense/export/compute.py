@@ -13,11 +13,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from swin_dense.data.samples import Size
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import CELLS, pool_map, pool_pyramid
 from swin_dense.export.images import LoadedImage
 from swin_dense.export.models import FeatureModel, MapSpec
+from swin_dense.records import Size
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """What features may be stored as; they are computed in float32."""

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from swin_dense.data.samples import Size
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.export.boxes import read_boxes
@@ -28,6 +27,7 @@ from swin_dense.export.images import ImageReader, LoadedImage, TargetSize, find_
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
 from swin_dense.export.models import as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
+from swin_dense.records import Size
 
 MEBIBYTE = 2**20
 SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 8, 256, 64

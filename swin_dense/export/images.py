@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from swin_dense.data.archive import ZipIndex, locate
-from swin_dense.data.folder import SUFFIXES
-from swin_dense.data.images import MAX_BYTES, ImageStore
-from swin_dense.data.samples import Sample, Size
 from swin_dense.data.transforms import rescaled_size, resize
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import check_inside
+from swin_dense.images.archive import ZipIndex, locate
+from swin_dense.images.folder import SUFFIXES
+from swin_dense.images.store import MAX_BYTES, ImageStore
+from swin_dense.records import Sample, Size
 
 LISTS = (".txt", ".lst")
 """Suffixes of text files that name an image per line."""

@@ -1,5 +1,5 @@
+from swin_dense.coco.detections import ImageDetections
 from swin_dense.metrics.coco import CocoMetric, evaluate_coco_files
-from swin_dense.metrics.detections import ImageDetections
 from swin_dense.metrics.label_map_files import evaluate_label_map_files
 from swin_dense.metrics.mean_iou import MeanIoU
 from swin_dense.metrics.scoring import ENGINES, FIGURES, IOU_TYPES, CocoResults

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from swin_dense.errors import DataError
-from swin_dense.label_maps import CLASS_LISTS, LabelMap, classes_of, read_class_names, read_label_map
+from swin_dense.label_maps.files import CLASS_LISTS, LabelMap, classes_of, read_class_names, read_label_map
 from swin_dense.metrics.confusion import added, count_pairs, segmentation_figures
 
 _Pair = tuple[Path, Path]

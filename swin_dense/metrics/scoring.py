@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from swin_dense.coco.detections import ImageResults
+from swin_dense.coco.ground_truth import GroundTruth
 from swin_dense.errors import DataError, nearest
-from swin_dense.metrics.ground_truth import GroundTruth
 
 ENGINES = ("faster-coco-eval", "pycocotools")
 IOU_TYPES = ("bbox", "segm")
@@ -25,25 +25,6 @@ FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 CocoResults = dict[str, dict[str, Any]]
 """By IoU type ("bbox", "segm"): each of `FIGURES` as a float, and "per_class", the AP by class name."""
-
-
-@dataclass(frozen=True)
-class ImageResults:
-    """The detections of one image, compact and checked.
-
-    Attributes:
-        boxes: (N, 4) float64 x, y, width, height in pixels.
-        scores: (N,) float64.
-        labels: (N,) int64, positions in the evaluated category ids.
-        counts: N compressed run-length strings of masks of the image's size; None for a box-only detector.
-        mask_areas: (N,) int64 pixels of each mask; None likewise.
-    """
-
-    boxes: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    counts: tuple[str, ...] | None = None
-    mask_areas: NDArray[np.int64] | None = None
 
 
 def check_choices(engine: str, iou_types: Sequence[str]) -> None:

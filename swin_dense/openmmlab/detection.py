@@ -14,10 +14,10 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
-from swin_dense.data.samples import IGNORE_INDEX, Batch, Detections, Instances, Rle
 from swin_dense.errors import DataError
 from swin_dense.openmmlab.model_dicts import build_model, has_masks, has_semantic_branch
 from swin_dense.openmmlab.registry import mmdet_models
+from swin_dense.records import IGNORE_INDEX, Batch, Detections, Instances, Rle
 
 NO_CLASS = 255
 """In mmdet's label maps, the pixel has no class; its preprocessors fill the padding with it."""

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.data.samples import IGNORE_INDEX, Batch
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.model_dicts import build_model
 from swin_dense.openmmlab.registry import mmseg_models
+from swin_dense.records import IGNORE_INDEX, Batch
 
 
 class OpenMMLabSegmenter(nn.Module):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from swin_dense.data.samples import Batch
 from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.records import Batch
 from swin_dense.training.optim import adamw
 
 

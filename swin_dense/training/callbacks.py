@@ -15,8 +15,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from swin_dense.data.samples import Batch
 from swin_dense.errors import TrainingInterruptedError
+from swin_dense.records import Batch
 
 
 def counts_steps(trainer: Trainer) -> bool:

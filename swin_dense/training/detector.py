@@ -8,9 +8,9 @@ from typing import Any, Protocol, cast
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from swin_dense.data.samples import Batch, Detections
+from swin_dense.inference.detection import DetectionInference, DetectionModel
+from swin_dense.records import Batch, Detections
 from swin_dense.training.base import DenseModule, Metric, Model
-from swin_dense.training.detection_inference import DetectionInference, DetectionModel
 from swin_dense.training.optim import NO_DECAY, warmup_multistep
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from swin_dense.data.samples import Batch, Segmentation
+from swin_dense.inference.segmentation import SegmentationInference, Segmenter
+from swin_dense.records import Batch, Segmentation
 from swin_dense.training.base import DenseModule, Metric, Model
-from swin_dense.training.inference import SegmentationInference, Segmenter
 from swin_dense.training.optim import NO_DECAY, warmup_polynomial
 
 

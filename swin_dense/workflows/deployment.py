@@ -16,14 +16,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from swin_dense.config import Config
-from swin_dense.data.folder import ImageFiles
-from swin_dense.data.samples import Size
 from swin_dense.data.scenes import draw_scene
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.export.graph import INPUT, Graph, RawImages, load_program, trace, write_program
 from swin_dense.export.models import weights_hash
 from swin_dense.export.onnx import OPSET, onnx_session, write_onnx
 from swin_dense.export.parity import Deviation, deviations
+from swin_dense.images.folder import ImageFiles
+from swin_dense.records import Size
 from swin_dense.workflows.parts import ModelPart, load_part
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}

@@ -18,10 +18,10 @@ from swin_dense.errors import ConfigError, nearest
 from swin_dense.export.graph import PlainAdaptivePool, Preprocessing
 from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
 from swin_dense.openmmlab import segmentation
+from swin_dense.tasks.trained import labels_of, load_whole_model
 from swin_dense.weights import load_weights
 from swin_dense.weights.files import missing_file
 from swin_dense.workflows.headless import ANY_CLASSES, PROBE, build_headless, load_headless, specs_of
-from swin_dense.workflows.trained import labels_of, load_whole_model
 
 PARTS = ("backbone", "neck", "whole")
 """What of a model can be had; "neck" is backbone and neck."""

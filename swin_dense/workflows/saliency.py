@@ -20,15 +20,15 @@ from torch.nn import functional
 from swin_dense.backbones import SwinTransformer, create_backbone
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config, SegmentationConfig
-from swin_dense.data.samples import Batch
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.export.graph import Preprocessing
 from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
+from swin_dense.records import Batch
+from swin_dense.tasks.trained import labels_of, load_whole_model
 from swin_dense.weights import load_weights
 from swin_dense.workflows.parts import declared_classes, preprocessing_of, traceable
-from swin_dense.workflows.trained import labels_of, load_whole_model
 
 DIVISOR = 32
 """Images are padded to multiples of this many pixels here, as detectors do anyway, so that maps cover all of it."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config as ConfigFile
 
-from swin_dense import build
+from swin_dense import tasks
 from swin_dense.cli import main
 from swin_dense.config import DetectionConfig, load_config
 from swin_dense.openmmlab import detection, segmentation
@@ -39,7 +39,7 @@ OFFICIAL = {
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_it_builds_and_runs(path: Path) -> None:
     config = load_config(path)
-    build.data_module(config)
+    tasks.data_module(config)
     is_detection = isinstance(config, DetectionConfig)
     with torch.device("meta"), torch.no_grad():
         network = (detection if is_detection else segmentation).build_network(config.model, 7).eval()

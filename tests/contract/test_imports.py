@@ -21,53 +21,62 @@ PACKAGE = Path(__file__).resolve().parents[2] / "swin_dense"
 OPENMMLAB = {"mmcv", "mmdet", "mmengine", "mmseg"}
 
 EVERY_ROOM = {"swin_dense"}
+LEAVES = {"swin_dense.records", "swin_dense.rle"}
+FILES = {"swin_dense.images", "swin_dense.coco", "swin_dense.label_maps"}
+"""Reading and judging files, once, for every room that needs it."""
+
 ALLOWED = {
     # Leaves, which import no other room.
+    "records": {"torch", "torchvision"},
     "errors": set(),
     "files": set(),
     "rle": {"numpy"},
-    "label_maps": {"numpy", "PIL"},
     "devices": {"torch", "torchvision"},
-    "report": {"rich"},
-    "stats": {"torch", "torchvision"},
+    # Files of the user.
+    "images": {"torch", "torchvision", "numpy", "PIL", *LEAVES},
+    "coco": {"torch", "numpy", "pycocotools", "swin_dense.images", *LEAVES},
+    "label_maps": {"torch", "torchvision", "numpy", "PIL", "scipy", "swin_dense.images", *LEAVES},
+    # Models.
     "ops": {"torch", "torchvision"},
     "backbones": {"torch"},
-    "config": {"mmengine.config"},
-    # Data and metrics know neither models nor each other.
-    "data": {
-        "torch",
-        "torchvision",
-        "numpy",
-        "PIL",
-        "pycocotools",
-        "lightning",
-        "swin_dense.label_maps",
-        "swin_dense.rle",
-    },
-    "metrics": {"torch", "numpy", "pycocotools", "faster_coco_eval", "swin_dense.label_maps", "swin_dense.rle"},
     "weights": {"torch", "safetensors", "filelock", "swin_dense.backbones"},
-    "openmmlab": {
-        *OPENMMLAB,
+    "openmmlab": {*OPENMMLAB, "torch", "numpy", "pycocotools", "swin_dense.backbones", "swin_dense.ops", *LEAVES},
+    # Data and metrics know neither models nor each other.
+    "data": {"torch", "torchvision", "numpy", "PIL", "pycocotools", "lightning", *FILES, *LEAVES},
+    "metrics": {
         "torch",
         "numpy",
         "pycocotools",
-        "swin_dense.backbones",
-        "swin_dense.data.samples",
-        "swin_dense.ops",
+        "faster_coco_eval",
+        "swin_dense.coco",
+        "swin_dense.label_maps",
+        *LEAVES,
     },
-    # Models are handed to training; it knows what they do, not what they are.
+    # Models are handed to these rooms; they know what they do, not what they are.
+    "inference": {"torch", "torchvision", "numpy", "pycocotools", "swin_dense.ops", *LEAVES},
     "training": {
         "torch",
         "torchvision",
         "numpy",
-        "pycocotools",
         "lightning",
-        "swin_dense.data.samples",
-        "swin_dense.ops",
+        "swin_dense.config",
+        "swin_dense.inference",
+        "swin_dense.metrics",
+        *LEAVES,
     },
-    "visualize": {"torch", "numpy", "PIL", "cv2", "matplotlib", "pycocotools", "supervision"},
-    "curves": {"numpy", "matplotlib"},
-    # Models are handed to export too; images it reads itself, as data reads them.
+    "visualize": {
+        "torch",
+        "torchvision",
+        "numpy",
+        "PIL",
+        "cv2",
+        "matplotlib",
+        "pycocotools",
+        "supervision",
+        "swin_dense.backbones",
+        *LEAVES,
+    },
+    "stats": {"torch", "torchvision", "swin_dense.backbones"},
     "export": {
         "torch",
         "torchvision",
@@ -78,27 +87,27 @@ ALLOWED = {
         "onnx",
         "onnxruntime",
         "onnxscript",
-        "swin_dense.data.archive",
-        "swin_dense.data.folder",
-        "swin_dense.data.images",
-        "swin_dense.data.samples",
-        "swin_dense.data.transforms",
+        "swin_dense.backbones",
         "swin_dense.devices",
+        "swin_dense.data.transforms",
+        "swin_dense.images",
+        *LEAVES,
     },
+    "config": {"mmengine.config"},
     "doctor": {"packaging", "swin_dense.devices", "swin_dense.openmmlab.install"},
     # The rooms that put the others together.
-    "build": {"torch", "torchvision", "lightning"} | EVERY_ROOM,
-    "workflows": {"torch", "torchvision", "numpy", "safetensors", "pytorch_grad_cam", "lightning", "rich"} | EVERY_ROOM,
+    "tasks": {"torch", "torchvision", "numpy", "safetensors", "lightning", "rich", *EVERY_ROOM},
+    "workflows": {"torch", "torchvision", "numpy", "safetensors", "pytorch_grad_cam", "lightning", "rich", *EVERY_ROOM},
     "cli": {
         "typer",
         "rich",
         "swin_dense.config",
-        "swin_dense.data.check",
-        "swin_dense.data.check_ade",
+        "swin_dense.coco.check",
+        "swin_dense.label_maps.check",
         "swin_dense.doctor",
         "swin_dense.export",
         "swin_dense.metrics",
-        "swin_dense.report",
+        "swin_dense.tasks",
         "swin_dense.weights",
         "swin_dense.workflows",
     },
@@ -186,7 +195,7 @@ def test_rooms_import_each_other_in_no_circle() -> None:
     for path in sources():
         modules = {module for module in foreign_imports(path) if is_below(module, "swin_dense")}
         graph.setdefault(room_of(path), set()).update(
-            module.split(".")[1] for module in modules - {"swin_dense", "swin_dense.data.samples"}
+            module.split(".")[1] for module in modules - {"swin_dense", "swin_dense.records"}
         )
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
@@ -197,15 +206,15 @@ def test_rooms_import_each_other_in_no_circle() -> None:
         ("import mmdet.models as m", ["mmdet.models"]),
         ("def f():\n    from mmdet.models import X", ["mmdet.models"]),
         ("from swin_dense import data", ["swin_dense.data"]),
-        ("from swin_dense.data import samples, CocoDataset", ["swin_dense.data.samples", "swin_dense.data"]),
+        ("from swin_dense.data import samplers, CocoDataset", ["swin_dense.data.samplers", "swin_dense.data"]),
         ("from . import rle", ["swin_dense.metrics.rle"]),
-        ("from ..data.samples import Batch", ["swin_dense.data.samples"]),
+        ("from ..records import Batch", ["swin_dense.records"]),
         ("import importlib\nimportlib.import_module('mmseg')", ["importlib", "mmseg"]),
         ("__import__('mmcv')", ["mmcv"]),
     ],
 )
 def test_imports_are_found_in_every_form(source: str, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {"swin_dense.data", "swin_dense.data.samples", "swin_dense.metrics.rle"}
+    known = {"swin_dense.data", "swin_dense.data.samplers", "swin_dense.records", "swin_dense.metrics.rle"}
     monkeypatch.setattr(sys.modules[__name__], "is_ours", known.__contains__)
     assert list(imported_modules(ast.parse(source), "swin_dense.metrics")) == found
 

@@ -16,13 +16,12 @@ from pycocotools import mask as rle_codec
 from torchvision import tv_tensors
 
 from helpers.commands import REPOSITORY, command
-from swin_dense.build.detection import inference
 from swin_dense.config import Config, DetectionConfig, load_config
-from swin_dense.data.collate import collate
-from swin_dense.data.samples import Detections, Sample
 from swin_dense.errors import TrainingInterruptedError
+from swin_dense.inference.detection import DetectionInference
 from swin_dense.openmmlab.detection import OpenMMLabDetector
-from swin_dense.training.detection_inference import DetectionInference
+from swin_dense.records import Detections, Sample, collate
+from swin_dense.tasks.detection import inference
 from swin_dense.weights import save_weights
 
 CONFIG = REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"

@@ -19,12 +19,11 @@ from torchvision import tv_tensors
 from helpers.random_values import randomised
 from swin_dense.config import load_config
 from swin_dense.data.coco import CocoDataset
-from swin_dense.data.collate import collate
-from swin_dense.data.samples import Batch, Rle
 from swin_dense.data.transforms import ResizeShortSide
 from swin_dense.openmmlab.detection import OpenMMLabDetector, encode_masks
 from swin_dense.openmmlab.model_dicts import has_masks
 from swin_dense.openmmlab.registry import mmdet_models
+from swin_dense.records import Batch, Rle, collate
 from swin_dense.weights import load_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

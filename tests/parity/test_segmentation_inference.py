@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from swin_dense.data.samples import Batch, Segmentation, Size
+from swin_dense.inference.segmentation import SegmentationInference
+from swin_dense.inference.views import resize_images
 from swin_dense.openmmlab.registry import mmseg_models
-from swin_dense.training.inference import SegmentationInference
-from swin_dense.training.views import resize_images
+from swin_dense.records import Batch, Segmentation, Size
 
 CLASSES = 6
 ORIGINAL = (75, 110)

@@ -15,9 +15,9 @@ from torchvision import tv_tensors
 
 from helpers.random_values import randomised
 from swin_dense.config import load_config
-from swin_dense.data.samples import IGNORE_INDEX, Batch
 from swin_dense.openmmlab.registry import mmseg_models
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
+from swin_dense.records import IGNORE_INDEX, Batch
 from swin_dense.weights import load_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -14,8 +14,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.io import decode_image
 
-from swin_dense.data.palettes import read_palette
-from swin_dense.data.samples import Sample
 from swin_dense.data.segmentation_transforms import (
     PhotoMetricDistortion,
     RandomClassCrop,
@@ -25,6 +23,8 @@ from swin_dense.data.segmentation_transforms import (
     shift_brightness,
     turn_hue,
 )
+from swin_dense.label_maps.palettes import read_palette
+from swin_dense.records import Sample
 
 DRAW = "mmseg.datasets.transforms.transforms.random"
 

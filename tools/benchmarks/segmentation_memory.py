@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.data.samples import Batch, Size
-from swin_dense.training.inference import SegmentationInference
+from swin_dense.inference.segmentation import SegmentationInference
+from swin_dense.records import Batch, Size
 
 CROP, STRIDE = (512, 512), (341, 341)
 OFFICIAL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

@@ -48,7 +48,7 @@ def steps(backbone: str, data: Path, batch_size: int, count: int, threads: int) 
     """Runs `count` steps and tells what they cost."""
     import torch
 
-    from swin_dense import build
+    from swin_dense import tasks
     from swin_dense.openmmlab.detection import OpenMMLabDetector
     from swin_dense.training.base import seed_step, total_loss
     from swin_dense.training.optim import adamw
@@ -56,7 +56,7 @@ def steps(backbone: str, data: Path, batch_size: int, count: int, threads: int) 
 
     torch.set_num_threads(threads)
     config = configured(data, batch_size)
-    module = build.data_module(config)
+    module = tasks.data_module(config)
     module.setup("fit")
     torch.manual_seed(0)
     peer = {**config.model, "backbone": MMDET_SWIN_T, "neck": {**config.model["neck"], "in_channels": WIDTHS}}

@@ -15,12 +15,12 @@ from PIL import Image
 from torchvision.transforms.v2 import Compose, Identity
 
 from swin_dense.data import ADE20KDataModule
-from swin_dense.data.ade20k_files import official_layout
-from swin_dense.data.samples import IGNORE_INDEX, Batch
 from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
 from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide
 from swin_dense.errors import ConfigError, DataError, TrainingError
+from swin_dense.label_maps.layout import official_layout
+from swin_dense.records import IGNORE_INDEX, Batch
 
 RECIPE = Compose(
     [RandomRatioResize((256, 64)), RandomClassCrop((32, 32)), RandomHorizontalFlip(), PhotoMetricDistortion()]

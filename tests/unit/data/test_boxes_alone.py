@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from swin_dense.data.check import check_coco
+from swin_dense.coco.check import check_coco
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.transforms import crop, horizontal_flip, resize
 from swin_dense.errors import DataError

@@ -17,8 +17,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
+from swin_dense.coco.json_files import read_json
 from swin_dense.data.coco import CocoDataset
-from swin_dense.data.json_files import read_json
 from swin_dense.errors import DataError
 
 SQUARE = [10.0, 10.0, 30.0, 10.0, 30.0, 25.0, 10.0, 25.0]

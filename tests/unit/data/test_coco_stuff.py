@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from swin_dense.data.coco import CocoDataset
-from swin_dense.data.samples import IGNORE_INDEX
 from swin_dense.data.transforms import horizontal_flip
 from swin_dense.errors import DataError
+from swin_dense.records import IGNORE_INDEX
 
 HEIGHT, WIDTH = 6, 8
 

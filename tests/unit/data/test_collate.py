@@ -8,8 +8,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from swin_dense.data.collate import collate
-from swin_dense.data.samples import Instances, Sample
+from swin_dense.records import Instances, Sample, collate
 
 
 def sample(image_id: int, height: int, width: int) -> Sample:

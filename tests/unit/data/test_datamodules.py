@@ -23,9 +23,9 @@ from torchvision.transforms.v2 import Compose
 
 import swin_dense.data
 from swin_dense.data import CocoDataModule
-from swin_dense.data.samples import Batch
 from swin_dense.data.transforms import RandomHorizontalFlip, RandomShortSide, ResizeShortSide
 from swin_dense.errors import ConfigError, DataError, TrainingError
+from swin_dense.records import Batch
 
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
 

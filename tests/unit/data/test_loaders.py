@@ -14,12 +14,12 @@ from torch.utils.data import Subset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose
 
-from swin_dense.data.images import ImageError
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.samples import Batch, Instances, Sample
 from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide, short_side_or_crop
 from swin_dense.errors import DataError, TrainingError
+from swin_dense.images.store import ImageError
+from swin_dense.records import Batch, Instances, Sample
 
 SIZES = np.array([(40, 60), (60, 40)] * 5)
 TRAINING = Compose([short_side_or_crop((32, 48), 90, (40, 50), (20, 40)), RandomHorizontalFlip()])

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from swin_dense.data.ade20k_files import official_layout, read_classes
-from swin_dense.data.labels import LabelConversion
-from swin_dense.data.samples import IGNORE_INDEX
 from swin_dense.data.segmentation import SegmentationDataset
 from swin_dense.errors import DataError
+from swin_dense.label_maps.labels import LabelConversion
+from swin_dense.label_maps.layout import official_layout, read_classes
+from swin_dense.records import IGNORE_INDEX
 
 THREE = LabelConversion(3, 0, 255)
 

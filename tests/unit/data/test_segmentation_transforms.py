@@ -15,7 +15,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose
 
-from swin_dense.data.samples import IGNORE_INDEX, Sample
 from swin_dense.data.segmentation_transforms import (
     PhotoMetricDistortion,
     RandomClassCrop,
@@ -24,6 +23,7 @@ from swin_dense.data.segmentation_transforms import (
 )
 from swin_dense.data.transforms import ImageOnly, RandomHorizontalFlip, ResizeShortSide, horizontal_flip, resize
 from swin_dense.errors import ConfigError
+from swin_dense.records import IGNORE_INDEX, Sample
 
 BLOCK = 8
 

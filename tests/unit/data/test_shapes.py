@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from swin_dense.coco.check import check_coco
 from swin_dense.data import shapes
-from swin_dense.data.check import check_coco
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.scenes import MIN_AREA, MIN_VISIBLE, draw_scene
 from swin_dense.data.shapes import CLASS_NAMES, SEGMENTATION_CLASS_NAMES, write_shapes

@@ -17,7 +17,6 @@ from torchvision import tv_tensors
 from torchvision.io import decode_image
 from torchvision.transforms.v2 import Compose
 
-from swin_dense.data.samples import Instances, Sample
 from swin_dense.data.transforms import (
     ImageOnly,
     RandomCrop,
@@ -32,6 +31,7 @@ from swin_dense.data.transforms import (
     short_side_or_crop,
 )
 from swin_dense.errors import ConfigError
+from swin_dense.records import Instances, Sample
 
 Box = tuple[int, int, int, int]
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from swin_dense.errors import DataError
-from swin_dense.label_maps import label_image
+from swin_dense.label_maps.files import label_image
 from swin_dense.metrics import evaluate_label_map_files
 
 

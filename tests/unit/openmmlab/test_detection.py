@@ -12,10 +12,9 @@ import torch
 from torchvision import tv_tensors
 
 from swin_dense.config import load_config
-from swin_dense.data.collate import collate
-from swin_dense.data.samples import Instances, Sample
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.detection import OpenMMLabDetector, encode_masks
+from swin_dense.records import Instances, Sample, collate
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
 

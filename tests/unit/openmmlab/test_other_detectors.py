@@ -14,12 +14,11 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from swin_dense.config import load_config
-from swin_dense.data.collate import collate
-from swin_dense.data.samples import Batch, Instances, Sample
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.model_dicts import has_masks
 from swin_dense.openmmlab.registry import BACKBONE, mmdet_models
+from swin_dense.records import Batch, Instances, Sample, collate
 from swin_dense.training import DetectorModule
 
 CLASSES = 6

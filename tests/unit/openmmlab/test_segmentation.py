@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, distributed, nn
 
 from swin_dense.config import load_config
-from swin_dense.data.samples import IGNORE_INDEX, Batch
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
+from swin_dense.records import IGNORE_INDEX, Batch
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 CLASSES = 6

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from swin_dense.data.samples import IGNORE_INDEX, Batch
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
+from swin_dense.records import IGNORE_INDEX, Batch
 
 CLASSES = 5
 BACKBONE = {"type": "SwinDense", "variant": "swin_nano"}

@@ -12,9 +12,8 @@ from torchvision import tv_tensors
 from torchvision.ops import box_iou
 
 from swin_dense.config import load_config
-from swin_dense.data.collate import collate
-from swin_dense.data.samples import Batch, Detections, Sample
 from swin_dense.openmmlab.detection import OpenMMLabDetector
+from swin_dense.records import Batch, Detections, Sample, collate
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
 EVERY_BOX = ["model.test_cfg.rcnn.score_thr=0.1", "model.test_cfg.rcnn.max_per_img=100000"]

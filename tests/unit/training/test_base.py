@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from swin_dense.data.samples import Batch
 from swin_dense.errors import TrainingError
+from swin_dense.records import Batch
 from swin_dense.training.base import seed_step, total_loss
 
 BATCH = Batch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ((4, 4),) * 2, ((4, 4),) * 2, (7, 9), ("a.jpg", "b.jpg"))

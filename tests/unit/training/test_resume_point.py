@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from helpers.commands import REPOSITORY
-from swin_dense.build.trainers import training_trainer
 from swin_dense.config import load_config
 from swin_dense.errors import TrainingInterruptedError
+from swin_dense.training.trainer import training_trainer
 
 DEMO = REPOSITORY / "configs" / "demo"
 STEPS = DEMO / "upernet_swin-nano_shapes.py"

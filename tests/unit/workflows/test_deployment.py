@@ -71,7 +71,7 @@ def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     path, words = folder / "small.onnx", ("--shape", "61x83", "--tolerance", "0", "--images", str(pictures))
     with pytest.MonkeyPatch.context() as patch:
         printed: list[dict[str, Any]] = []
-        patch.setattr("swin_dense.report.print_report", lambda record, *_, as_json: printed.append(record))
+        patch.setattr("swin_dense.cli.report.print_report", lambda record, *_, as_json: printed.append(record))
         status = command("small", str(path), "--weights", str(weights), *words)
     return path, status, json.loads(json.dumps(printed[0], allow_nan=False))
 

@@ -11,12 +11,12 @@ import torch
 
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
-from swin_dense.data.samples import Batch
 from swin_dense.errors import ConfigError, WeightsError
 from swin_dense.export.graph import RawImages, trace
 from swin_dense.export.onnx import onnx_session, write_onnx
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
+from swin_dense.records import Batch
 from swin_dense.weights import save_weights
 from swin_dense.workflows.parts import load_part
 

@@ -1,0 +1,1 @@
+"""COCO annotation and result files: reading them, and judging them, once."""

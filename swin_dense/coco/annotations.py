@@ -1,0 +1,162 @@
+"""COCO instance annotations as flat tensors.
+
+COCO train2017 holds 860,000 instances with tens of millions of coordinates. As Python objects they take gigabytes, and
+workers copy page after page of them; here they are a few tensors (see `ragged`), sorted by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from swin_dense.coco.parsing import CocoRecords, Record, read_records
+from swin_dense.images.ragged import Ragged
+from swin_dense.records import Finding, Rle
+
+
+@dataclass(frozen=True)
+class CocoAnnotations:
+    """The well-formed part of a COCO instances file: n images, K categories, m annotations, sorted by image.
+
+    Attributes:
+        path: The annotation file.
+        category_ids: (K,) as in the file, ascending; the position of a category is its contiguous label.
+        class_names: (K,) names in the same order.
+        image_ids: (n,) int64, in the order of the file.
+        image_sizes: (n, 2) int64, height and width.
+        file_names: n names.
+        first_annotation: (n + 1,) int64; image i has annotations first_annotation[i] to first_annotation[i + 1].
+        ids: (m,) int64, the annotations' own ids.
+        images: (m,) int64, position of the annotation's image.
+        labels: (m,) int64, contiguous.
+        boxes: (m, 4) float64, x, y, width, height in pixels.
+        areas: (m,) float64, in pixels.
+        crowd: (m,) bool.
+        polygons: Coordinates x0, y0, x1, y1, ... of all polygons, at least three points each.
+        first_polygon: (m + 1,) int64; annotation a has polygons first_polygon[a] to first_polygon[a + 1].
+        rles: Compressed counts of all run-length masks.
+        rle_rows: (m,) int64, row of the annotation's mask in `rles`; -1 where it has polygons, or a box alone.
+        rle_sizes: (R, 2) int64, height and width that each mask states.
+    """
+
+    path: Path
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    image_ids: Tensor
+    image_sizes: Tensor
+    file_names: Ragged
+    first_annotation: Tensor
+    ids: Tensor
+    images: Tensor
+    labels: Tensor
+    boxes: Tensor
+    areas: Tensor
+    crowd: Tensor
+    polygons: Ragged
+    first_polygon: Tensor
+    rles: Ragged
+    rle_rows: Tensor
+    rle_sizes: Tensor
+
+    @property
+    def has_outline(self) -> Tensor:
+        """(m,) bool, whether the annotation has a mask, and not a box alone."""
+        return (self.rle_rows >= 0) | (self.first_polygon.diff() > 0)
+
+    def mask(self, annotation: int) -> Rle:
+        """The mask of one annotation as compressed RLE, of its image's size.
+
+        Args:
+            annotation: Position of an annotation that has an outline.
+
+        Returns:
+            {"size": [H, W], "counts": bytes}.
+        """
+        size = self.image_sizes[self.images[annotation]].tolist()
+        row = int(self.rle_rows[annotation])
+        if row >= 0:
+            return {"size": size, "counts": self.rles[row].tobytes()}
+        first, end = self.first_polygon[annotation : annotation + 2].tolist()
+        merged: Rle = coco_mask.merge(coco_mask.frPyObjects([self.polygons[one] for one in range(first, end)], *size))
+        return merged
+
+
+def read_annotations(path: Path) -> tuple[CocoAnnotations, list[Finding]]:
+    """Reads a COCO instances file into flat tensors.
+
+    Args:
+        path: The JSON file, or a member of a zip file as `read_json` takes it.
+
+    Returns:
+        The well-formed records, and a problem for each that was left out because it is not.
+
+    Raises:
+        DataError: The file is unreadable, or no COCO instances file at all.
+    """
+    records = read_records(Path(path))
+    return _flatten(Path(path), records), records.problems
+
+
+def _flatten(path: Path, records: CocoRecords) -> CocoAnnotations:
+    """Lays the records out in tensors."""
+    images, categories = records.images, sorted(records.categories, key=lambda one: one["id"])
+    image_places = {image["id"]: place for place, image in enumerate(images)}
+    labels = {category["id"]: label for label, category in enumerate(categories)}
+    annotations = sorted(records.annotations, key=lambda one: image_places[one["image_id"]])
+    annotation_images = np.array([image_places[one["image_id"]] for one in annotations], dtype=np.int64)
+    outlines = [one["segmentation"] for one in annotations]
+    polygons = [[] if isinstance(outline, dict) else outline for outline in outlines]
+    rles = [outline for outline in outlines if isinstance(outline, dict)]
+    is_rle = np.array([isinstance(outline, dict) for outline in outlines], dtype=bool)
+    return CocoAnnotations(
+        path=path,
+        category_ids=tuple(category["id"] for category in categories),
+        class_names=tuple(category["name"] for category in categories),
+        image_ids=_integers(images, "id"),
+        image_sizes=torch.stack([_integers(images, "height"), _integers(images, "width")], dim=1),
+        file_names=Ragged.from_bytes(image["file_name"].encode("utf-8", "surrogateescape") for image in images),
+        first_annotation=torch.from_numpy(np.searchsorted(annotation_images, np.arange(len(images) + 1))),
+        ids=_integers(annotations, "id"),
+        images=torch.from_numpy(annotation_images),
+        labels=torch.tensor([labels[one["category_id"]] for one in annotations], dtype=torch.int64),
+        boxes=_reals([one["bbox"] for one in annotations]).reshape(-1, 4),
+        areas=_reals([one["area"] for one in annotations]),
+        crowd=torch.tensor([bool(one.get("iscrowd")) for one in annotations], dtype=torch.bool),
+        polygons=_join_polygons(polygons),
+        first_polygon=torch.from_numpy(np.cumsum([0, *map(len, polygons)], dtype=np.int64)),
+        rles=Ragged.from_bytes(map(_compressed_counts, rles)),
+        rle_rows=torch.from_numpy(np.where(is_rle, np.cumsum(is_rle) - 1, -1).astype(np.int64)),
+        rle_sizes=torch.tensor([rle["size"] for rle in rles], dtype=torch.int64).reshape(-1, 2),
+    )
+
+
+def _integers(records: Sequence[Record], key: str) -> Tensor:
+    return torch.from_numpy(np.array([record[key] for record in records], dtype=np.int64))
+
+
+def _reals(values: Sequence[Any]) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64))
+
+
+def _join_polygons(polygons: Sequence[Sequence[Any]]) -> Ragged:
+    """Polygons of all annotations, each an `array("d")`, as rows of float64."""
+    rows = list(chain.from_iterable(polygons))
+    joined = np.frombuffer(b"".join(rows), dtype=np.float64).copy()
+    return Ragged.from_lengths(joined, map(len, rows))
+
+
+def _compressed_counts(rle: Record) -> bytes:
+    """Counts of an RLE as the compressed string, which tells the same runs."""
+    counts = rle["counts"]
+    if isinstance(counts, str):
+        return counts.encode("ascii")
+    compressed: bytes = coco_mask.frPyObjects(rle, *rle["size"])["counts"]
+    return compressed

@@ -1,0 +1,241 @@
+"""Sorts the records of a COCO instances file into well-formed ones and problems.
+
+A record is well-formed when it has the right keys with values of the right type, an outline of polygons or RLE, and an
+image and a category that exist. Whether the values make sense is for `rules` to say.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from swin_dense.coco.json_files import read_json
+from swin_dense.errors import DataError
+from swin_dense.records import Finding
+
+Record = dict[str, Any]
+INT64 = range(-(2**63), 2**63)
+RUNS = range(2**31)
+"""What a side or a run of a mask may be: the C code of pycocotools counts in 32 bits."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with one value: the rule that it breaks, how, and what to do."""
+
+    kind: str
+    message: str
+    fix: str
+
+
+FieldCheck = Callable[[Any], Fault | None]
+
+
+@dataclass(frozen=True)
+class CocoRecords:
+    """The well-formed records of a COCO instances file, as they stand there.
+
+    Attributes:
+        images: With int `id`, `width`, `height` and str `file_name`.
+        annotations: With int `id`, `image_id`, `category_id`, a `bbox` of four numbers, a number `area`, and a
+            `segmentation` that is a list of `array("d")`, empty where there is a box alone, or an RLE; their image and
+            category exist.
+        categories: With int `id` and str `name`.
+        problems: One for each record that was left out.
+    """
+
+    images: list[Record]
+    annotations: list[Record]
+    categories: list[Record]
+    problems: list[Finding]
+
+
+def read_records(path: Path) -> CocoRecords:
+    """Reads a COCO instances file.
+
+    Args:
+        path: The JSON file, or a member of a zip file as `read_json` takes it.
+
+    Returns:
+        The well-formed records and the problems of the others.
+
+    Raises:
+        DataError: The file is unreadable, or no COCO instances file at all.
+    """
+    document = read_json(path, _pack_polygons)
+    sections = _sections(path, document)
+    for record in sections["annotations"]:
+        if isinstance(record, dict) and record.get("segmentation") in (None, []):
+            _mark_box_alone(record)
+    problems: list[Finding] = []
+    images, categories, annotations = (
+        _well_formed(str(path), name, sections[name], checks, problems) for name, checks in CHECKS.items()
+    )
+    annotations = _with_known(str(path), "image", annotations, images, problems)
+    annotations = _with_known(str(path), "category", annotations, categories, problems)
+    return CocoRecords(images, annotations, categories, problems)
+
+
+def _pack_polygons(record: Record) -> Record:
+    """Packs an annotation's polygons while the file is being read, so that millions of floats never pile up."""
+    segmentation = record.get("segmentation")
+    if isinstance(segmentation, list):
+        try:
+            record["segmentation"] = [array("d", polygon) for polygon in segmentation]
+        except (TypeError, OverflowError):
+            pass  # not lists of numbers: left for `_check_outline` to name
+    return record
+
+
+def _mark_box_alone(record: Record) -> None:
+    """An outline that is absent, null or empty means the same; without one, the box is the area if none is stated."""
+    record["segmentation"] = []
+    box: Any = record.get("bbox")
+    if record.get("area") is None and _check_box(box) is None:
+        record["area"] = float(box[2]) * float(box[3])
+
+
+def _sections(path: Path, document: Any) -> dict[str, list[Any]]:
+    """The three lists that make a COCO instances file."""
+    expected = "a COCO instances file is an object with images, annotations and categories"
+    if isinstance(document, list):
+        is_results = bool(document) and isinstance(document[0], dict) and "score" in document[0]
+        what = "a results file, a list of detections" if is_results else "a list"
+        raise DataError(f"{path}: this is {what}; {expected}")
+    if not isinstance(document, dict):
+        raise DataError(f"{path}: this is a single value; {expected}")
+    faulty = [key for key in CHECKS if not isinstance(document.get(key), list)]
+    if faulty:
+        found = ", ".join(map(str, list(document)[:8])) or "nothing"
+        raise DataError(f"{path}: {' and '.join(faulty)} missing or not a list (found: {found}); {expected}")
+    return {key: document[key] for key in CHECKS}
+
+
+def _well_formed(
+    file: str, section: str, records: list[Any], checks: dict[str, FieldCheck], problems: list[Finding]
+) -> list[Record]:
+    """The records that pass all checks; the others are noted."""
+    kept = []
+    for place, record in enumerate(records):
+        if not isinstance(record, dict):
+            message = f"{section}[{place}] is {_shorten(record)}, not an object"
+            problems.append(Finding("wrong-type", file, message, "write it as an object or remove it"))
+            continue
+        faults = [(key, fault) for key, check in checks.items() if (fault := check(record.get(key)))]
+        if not faults:
+            kept.append(record)
+        image_id = record.get("id" if section == "images" else "image_id")
+        annotation_id = record.get("id") if section == "annotations" else None
+        for key, fault in faults:
+            if key not in record:
+                fault = Fault("missing-key", "is missing", "add it")
+            message = f"{section}[{place}]: {key!r} {fault.message}"
+            problems.append(Finding(fault.kind, file, message, fault.fix, _id(image_id), _id(annotation_id)))
+    return kept
+
+
+def _with_known(
+    file: str, what: str, annotations: list[Record], targets: list[Record], problems: list[Finding]
+) -> list[Record]:
+    """The annotations whose image or category exists; the others are noted."""
+    key, known = f"{what}_id", {target["id"] for target in targets}
+    for one in annotations:
+        if one[key] not in known:
+            message = f"{key} {one[key]} is not the id of any sound {what} in the file"
+            fix = f"add the {what} or remove the annotation"
+            problems.append(Finding(f"unknown-{what}", file, message, fix, one["image_id"], one["id"]))
+    return [one for one in annotations if one[key] in known]
+
+
+def _shorten(value: Any) -> str:
+    """A value as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _id(value: Any) -> int | None:
+    """The value where it can be an id."""
+    return value if _check_id(value) is None else None
+
+
+def _check_id(value: Any) -> Fault | None:
+    if type(value) is int and value in INT64:
+        return None
+    return Fault("wrong-type", f"is {_shorten(value)}, not an integer", "number it with integers")
+
+
+def _check_side(value: Any) -> Fault | None:
+    if type(value) is int and 0 < value < RUNS.stop:
+        return None
+    return Fault("wrong-type", f"is {_shorten(value)}, not a positive integer", "state the size of the image in pixels")
+
+
+def _check_text(value: Any) -> Fault | None:
+    if isinstance(value, str) and value:
+        return None
+    return Fault("wrong-type", f"is {_shorten(value)}, not a text", "write it as a text")
+
+
+def _check_number(value: Any) -> Fault | None:
+    if type(value) is float or (type(value) is int and value in INT64):
+        return None
+    return Fault("wrong-type", f"is {_shorten(value)}, not a number", "write it as a number")
+
+
+def _check_box(value: Any) -> Fault | None:
+    if isinstance(value, list) and len(value) == 4 and not any(map(_check_number, value)):
+        return None
+    return Fault("wrong-type", f"is {_shorten(value)}, not four numbers", "write it as [x, y, width, height] in pixels")
+
+
+def _check_flag(value: Any) -> Fault | None:
+    if value is None or value in (0, 1):
+        return None
+    return Fault("wrong-type", f"is {_shorten(value)}, neither 0 nor 1", "write 1 for a crowd region, else 0")
+
+
+def _check_outline(value: Any) -> Fault | None:
+    """Polygons of at least three points each, none at all, or an RLE."""
+    if isinstance(value, dict):
+        return _check_rle(value)
+    if not isinstance(value, list) or not all(isinstance(polygon, array) for polygon in value):
+        fix = "write a list of polygons [[x1, y1, x2, y2, ...], ...] or an RLE"
+        return Fault("wrong-type", f"is {_shorten(value)}", fix)
+    for polygon in value:
+        if len(polygon) % 2:
+            return Fault("odd-length", f"has a polygon of {len(polygon)} coordinates", "write x and y for every point")
+        if len(polygon) < 6:
+            return Fault(
+                "few-points", f"has a polygon of {len(polygon) // 2} points", "a polygon needs at least 3 points"
+            )
+    return None
+
+
+def _check_rle(value: Record) -> Fault | None:
+    """An RLE, compressed or not; whether its runs fill the image is checked when all are decoded."""
+    size, counts = value.get("size"), value.get("counts")
+    if not (isinstance(size, list) and len(size) == 2 and all(_check_side(side) is None for side in size)):
+        return Fault("malformed-rle", f"has an RLE of size {_shorten(size)}", "write its size as [height, width]")
+    if isinstance(counts, str) and counts.isascii():
+        return None
+    if isinstance(counts, list) and all(type(run) is int and run in RUNS for run in counts):
+        return None
+    return Fault("malformed-rle", f"has an RLE of counts {_shorten(counts)}", "encode the mask with pycocotools")
+
+
+CHECKS: dict[str, dict[str, FieldCheck]] = {
+    "images": {"id": _check_id, "file_name": _check_text, "width": _check_side, "height": _check_side},
+    "categories": {"id": _check_id, "name": _check_text},
+    "annotations": {
+        "id": _check_id,
+        "image_id": _check_id,
+        "category_id": _check_id,
+        "bbox": _check_box,
+        "area": _check_number,
+        "iscrowd": _check_flag,
+        "segmentation": _check_outline,
+    },
+}
+"""What each record must have. `iscrowd` may be absent, and is then 0; for `segmentation` and `area` see above."""

@@ -1,0 +1,1 @@
+"""Images out of folders, zip files and lists."""

@@ -1,0 +1,1 @@
+"""How models are run on images: views, windows, slices, and merging of what they find."""

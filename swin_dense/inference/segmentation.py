@@ -1,0 +1,151 @@
+"""From the logits of a segmenter to the class of every pixel of the image on disk.
+
+The steps are those of mmsegmentation's `EncoderDecoder` (whole and sliding window) and `SegTTAModel` (several scales,
+mirrored), in exact arithmetic. A *view* of an image is the image resized by one ratio, perhaps mirrored. It is cut into
+crops (one, unless a sliding window is asked for); the logits of a crop are resized to the crop; overlaps are averaged;
+the view's logits are mirrored back and resized to the image on disk. With one view the class is where its logits are
+largest; with several, where the mean of their softmax is largest.
+
+Full-size logits never exist: 150 classes at 2048 x 4096 would be 5 GB. (Probabilities do where they are asked for: 2
+bytes for each class of each pixel in half precision, 2.5 GB there.) Rows and columns are resized apart, so the image
+is done in bands of rows, from top to bottom. What is alive at a time, beside the model's own:
+
+| what | float32 numbers |
+|---|---|
+| a band and the temporaries of its making | about 4 x K x `band_pixels`, more where a view is larger than the image |
+| the logits of the crops that the band touches, as the head gives them | K x h x w for each crop of each view |
+
+So a sliding window keeps a strip as high as a crop instead of the image, and where rows of crops overlap as many strips
+as there are crops over one row of pixels: two if the stride is half a crop or more. Views
+add up: the six official ratios, each also mirrored, keep 17.4 times what one whole view keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+
+from swin_dense.errors import ConfigError
+from swin_dense.inference.views import Segmenter, Windows, logits_in_bands, resize_images
+from swin_dense.records import Batch, Segmentation, Size
+
+__all__ = ["SegmentationInference", "Segmenter"]
+
+
+@dataclass(frozen=True)
+class SegmentationInference:
+    """How a segmenter is run on images.
+
+    Images are handed in as they are on disk, and resized here, on the device: test-time augmentation needs every scale
+    of the original, and one scale is then no special case.
+
+    Attributes:
+        evaluation_size: Height and width at which the model sees an image of a height and width on disk, at a ratio of
+            the test scale; called as `evaluation_size(size, ratio)`.
+        crop_size: Height and width of a sliding window, in pixels of the resized image; a smaller image is one smaller
+            crop. None shows the image as a whole.
+        stride: Pixels between windows, down and to the right. The last windows are moved back into the image.
+        scales: Ratios of the test scale; the official ones of multi-scale testing are 0.5, 0.75, ..., 1.75.
+        flip: Shows every scale mirrored, too.
+        probabilities: In what precision the probability of every class is returned; None returns none. They are kept on
+            the CPU: at full size they may be larger than the model.
+        band_pixels: Pixels of the images on disk that are resized at a time, at least one row. The default keeps a CPU
+            in its caches (with 150 classes twice as quick as 2**15 and more); more means fewer calls on a GPU.
+    """
+
+    evaluation_size: Callable[[Size, float], Size]
+    crop_size: Size | None = None
+    stride: Size | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    probabilities: torch.dtype | None = None
+    band_pixels: int = 2**14
+
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            ConfigError: One is wrong, or windows would leave pixels out.
+        """
+        if (self.crop_size is None) != (self.stride is None):
+            raise ConfigError("inference: a sliding window needs both crop_size and stride; give both or neither")
+        if self.crop_size and self.stride:
+            if min(self.crop_size) < 1 or min(self.stride) < 1:
+                raise ConfigError(
+                    f"inference: crop_size {self.crop_size} and stride {self.stride} must be positive pixels"
+                )
+            if any(stride > crop for stride, crop in zip(self.stride, self.crop_size, strict=True)):
+                raise ConfigError(
+                    f"inference.stride {self.stride} is beyond inference.crop_size {self.crop_size}: pixels between "
+                    "windows would have no class; lower the stride"
+                )
+        if not self.scales or not all(0 < ratio < math.inf for ratio in self.scales):
+            raise ConfigError(f"inference.scales must be positive ratios, at least one, got {self.scales}")
+        if self.band_pixels < 1:
+            raise ConfigError(f"inference.band_pixels must be at least 1, got {self.band_pixels}")
+
+    @torch.inference_mode()
+    def predict(self, model: Segmenter, batch: Batch) -> list[Segmentation]:
+        """Segments images. Those of one size run together; padding is never shown to the model.
+
+        Args:
+            model: In evaluation mode, on the device of the batch.
+            batch: Images at the size that they have on disk.
+
+        Returns:
+            One per image, in order: the label map on the device of the batch, the probabilities on the CPU.
+        """
+        assert batch.sizes == batch.original_sizes, "inference resizes the images itself"
+        members = defaultdict(list)
+        for place, size in enumerate(batch.sizes):
+            members[size].append(place)
+        found: dict[int, Segmentation] = {}
+        for (height, width), places in members.items():
+            images = batch.images[places, :, :height, :width]
+            found.update(zip(places, self._segment(model, images), strict=True))
+        return [found[place] for place in range(len(batch))]
+
+    def _segment(self, model: Segmenter, images: Tensor) -> list[Segmentation]:
+        """Segments (B, 3, H, W) images band by band."""
+        count, _, height, width = images.shape
+        rows = max(1, self.band_pixels // (count * width))
+        views = [view for ratio in self.scales for view in self._views(model, images, ratio, rows)]
+        label_maps = torch.empty((count, height, width), dtype=torch.int32, device=images.device)
+        probabilities: list[Tensor] = []
+        for top in range(0, height, rows):
+            scores = _combined(views)
+            label_maps[:, top : top + rows] = scores.argmax(dim=-1)
+            if self.probabilities is not None:
+                shares = scores if len(views) > 1 else scores.softmax(dim=-1)
+                if top == 0:  # the first band tells the number of classes
+                    shape = (shares.shape[-1], height, width)
+                    probabilities = [torch.empty(shape, dtype=self.probabilities) for _ in range(count)]
+                for whole, share in zip(probabilities, shares.permute(0, 3, 1, 2), strict=True):
+                    whole[:, top : top + rows] = share
+        return [Segmentation(*found) for found in zip_longest(label_maps, probabilities)]
+
+    def _views(self, model: Segmenter, images: Tensor, ratio: float, rows: int) -> list[Iterator[Tensor]]:
+        """The logits of the views at one ratio, in bands of the images on disk from top to bottom."""
+        height, width = images.shape[-2:]
+        view = resize_images(images, self.evaluation_size((height, width), ratio))
+        windows = Windows.over((view.shape[-2], view.shape[-1]), self.crop_size, self.stride)
+        return [
+            logits_in_bands(model, view, windows, mirrored, (height, width), rows)
+            for mirrored in ((False, True) if self.flip else (False,))
+        ]
+
+
+def _combined(views: list[Iterator[Tensor]]) -> Tensor:
+    """The next band, (B, rows, W, K): the logits of one view, or the mean probabilities of several."""
+    if len(views) == 1:
+        return next(views[0])
+    total = next(views[0]).softmax(dim=-1)
+    for view in views[1:]:
+        total += next(view).softmax(dim=-1)
+    return total.div_(len(views))

@@ -1,0 +1,1 @@
+"""Label maps, class lists and palettes as files: reading them, and judging them, once."""

@@ -1,0 +1,299 @@
+"""Checks a whole semantic segmentation data set and reports all that is wrong with it at once."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swin_dense.errors import ConfigError, DataError
+from swin_dense.images.store import ImageError, ImageStore
+from swin_dense.label_maps.labels import LabelConversion, count_labels, read_label_file
+from swin_dense.label_maps.layout import official_layout, read_classes
+from swin_dense.label_maps.pairs import Pair, match_pairs
+from swin_dense.records import Finding, Progress
+
+ADE20K = (150, "wall", "flag")
+"""How many classes ADE20K has, the first and the last; its own label maps never hold 255."""
+
+Split = tuple[Path, Path]
+"""Where images and label maps of a split lie."""
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """How often a raw label occurs.
+
+    Attributes:
+        label: As the files store it.
+        class_name: What it stands for; None where it is no class.
+        ignored: Whether it says that a pixel has no class; False for a label that must not occur.
+        pixels: Pixels that have it.
+        images: Label maps that have it.
+    """
+
+    label: int
+    class_name: str | None
+    ignored: bool
+    pixels: int
+    images: int
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What is in one split.
+
+    Attributes:
+        images: Image folder or zip file.
+        labels: Folder or zip file of the label maps.
+        pairs: Images that have a label map.
+        histogram: Every class and every other label that occurs, by raw label.
+    """
+
+    images: str
+    labels: str
+    pairs: int
+    histogram: tuple[LabelCount, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything by name, ready for JSON."""
+        return {
+            "images": self.images,
+            "labels": self.labels,
+            "pairs": self.pairs,
+            "pixels": sum(row.pixels for row in self.histogram),
+            "ignored_pixels": sum(row.pixels for row in self.histogram if row.ignored),
+            "histogram": [vars(row) for row in self.histogram],
+        }
+
+
+@dataclass(frozen=True)
+class SegmentationReport:
+    """What is in a data set, and what is wrong with it.
+
+    Attributes:
+        classes: The class list; None where there is none to be found.
+        class_names: Names by class 0..K-1.
+        splits: What is in each split, by its name.
+        problems: All findings.
+    """
+
+    classes: str | None
+    class_names: tuple[str, ...]
+    splits: dict[str, SplitReport]
+    problems: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether training can use the data: there may be warnings, but no errors."""
+        return not any(problem.severity == "error" for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything by name, ready for JSON, with the findings counted by severity and by kind."""
+        severities = Counter(problem.severity for problem in self.problems)
+        return {
+            "classes": self.classes,
+            "ok": self.ok,
+            "counts": {
+                "classes": len(self.class_names),
+                "errors": severities["error"],
+                "warnings": severities["warning"],
+            },
+            "splits": {name: split.to_dict() for name, split in self.splits.items()},
+            "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
+
+
+def check_ade(
+    root: Path,
+    *,
+    classes: Path | None = None,
+    label_shift: int = -1,
+    ignore_index: int = 255,
+    progress: Progress | None = None,
+) -> SegmentationReport:
+    """Checks both splits of the official layout; see `check_segmentation`.
+
+    Args:
+        root: As for `official_layout`.
+        classes: Class list; None takes the one of the layout.
+        label_shift: Added to the labels in the files to get classes.
+        ignore_index: The label in the files without a class, beside those that the shift makes negative.
+        progress: Shows how many of the images are done, split by split.
+
+    Returns:
+        Counts and all problems; nothing that is wrong with the data raises.
+    """
+    try:
+        layout = official_layout(root, classes)
+    except DataError as error:
+        return SegmentationReport(None, (), {}, (_problem("layout", root, error),))
+    return check_segmentation(
+        {"training": (layout.train_images, layout.train_labels), "validation": (layout.val_images, layout.val_labels)},
+        layout.classes,
+        label_shift=label_shift,
+        ignore_index=ignore_index,
+        progress=progress,
+    )
+
+
+def check_segmentation(
+    splits: Mapping[str, Split],
+    classes: Path,
+    *,
+    label_shift: int = -1,
+    ignore_index: int = 255,
+    progress: Progress | None = None,
+) -> SegmentationReport:
+    """Checks images and label maps, all of which are decoded, once: only so are truncated files found.
+
+    Args:
+        splits: Images and label maps of each split, by its name.
+        classes: Class list.
+        label_shift: Added to the labels in the files to get classes.
+        ignore_index: The label in the files without a class, beside those that the shift makes negative.
+        progress: Shows how many of the images are done, split by split.
+
+    Returns:
+        Counts and all problems; nothing that is wrong with the data raises.
+    """
+    try:
+        class_names, _ = read_classes(classes)
+    except DataError as error:
+        return SegmentationReport(str(classes), (), {}, (_problem("class-list", classes, error),))
+    try:
+        conversion = LabelConversion(len(class_names), label_shift, ignore_index)
+    except ConfigError as error:
+        return SegmentationReport(str(classes), class_names, {}, (_problem("label-conversion", classes, error),))
+    reports: dict[str, SplitReport] = {}
+    problems: list[Finding] = []
+    for name, folders in splits.items():
+        stores = []
+        for folder in folders:
+            try:
+                stores.append(ImageStore(folder))
+            except DataError as error:
+                problems.append(_problem("folder", folder, error))
+        if len(stores) == 2:
+            reports[name], found = _check_split(stores[0], stores[1], class_names, conversion, progress)
+            problems += found
+    problems += _conversion_problems(reports, class_names, conversion)
+    return SegmentationReport(str(classes), class_names, reports, tuple(problems))
+
+
+@dataclass(frozen=True)
+class _CheckedPair:
+    """What was found in one image and its label map: pixels by raw label, and what is wrong."""
+
+    pixels: dict[int, int]
+    has_palette: bool
+    problems: tuple[Finding, ...]
+
+
+def _check_split(
+    images: ImageStore,
+    labels: ImageStore,
+    class_names: tuple[str, ...],
+    conversion: LabelConversion,
+    progress: Progress | None,
+) -> tuple[SplitReport, list[Finding]]:
+    """Reads all pairs of a split, several at a time."""
+    pairs, problems = match_pairs(images, labels)
+    pixels: Counter[int] = Counter()
+    image_counts: Counter[int] = Counter()
+    palettes = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked: Iterable[_CheckedPair] = pool.map(lambda pair: _check_pair(images, labels, pair, conversion), pairs)
+        for one in progress(checked, len(pairs)) if progress else checked:
+            pixels.update(one.pixels)
+            image_counts.update(one.pixels.keys())
+            palettes += one.has_palette
+            problems += one.problems
+    if palettes:
+        message = f"{palettes} of {len(pairs)} label files have a palette, whose indices are read as the labels"
+        fix = "make sure that they are, as in PASCAL VOC, and not those of a coloured picture"
+        problems.append(Finding("palette", str(labels.root), message, fix, severity="warning"))
+    names = dict(enumerate(class_names, start=conversion.first_label))
+    if missing := [name for label, name in names.items() if label not in pixels]:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        message = f"{len(missing)} of {len(names)} classes occur in no label map: {shown}"
+        fix = "check that the class list belongs to the label maps"
+        problems.append(Finding("unseen-classes", str(labels.root), message, fix, severity="warning"))
+    present = np.array(sorted(names.keys() | pixels.keys()))
+    histogram = tuple(
+        LabelCount(label, names.get(label), ignored, pixels[label], image_counts[label])
+        for label, ignored in zip(present.tolist(), conversion.is_ignored(present).tolist(), strict=True)
+    )
+    return SplitReport(str(images.root), str(labels.root), len(pairs), histogram), problems
+
+
+def _check_pair(images: ImageStore, labels: ImageStore, pair: Pair, conversion: LabelConversion) -> _CheckedPair:
+    """Reads one image and its label map."""
+    image_name, label_name = pair
+    path = str(labels.root / label_name)
+    pixels: dict[int, int] = {}
+    problems = []
+    has_palette, size = False, None
+    try:
+        file = read_label_file(labels, label_name)
+    except ImageError as error:
+        problems.append(Finding(error.kind, path, error.fault, error.fix))
+    else:
+        has_palette, size = file.has_palette, (file.labels.shape[0], file.labels.shape[1])
+        values, counts = count_labels(file.labels)
+        pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        if outside := conversion.outside(values, counts):
+            problems.append(Finding("label-range", path, *conversion.describe(outside)))
+        elif conversion.is_ignored(values).all():
+            message, fix = "no pixel has a class", "remove it with its image, since nothing can be learnt from it"
+            problems.append(Finding("empty-label-map", path, message, fix, severity="warning"))
+    try:
+        images.read(image_name, size)
+    except ImageError as error:
+        problems.append(Finding(error.kind, str(images.root / image_name), error.fault, error.fix))
+    return _CheckedPair(pixels, has_palette, tuple(problems))
+
+
+def _conversion_problems(
+    reports: Mapping[str, SplitReport], class_names: tuple[str, ...], conversion: LabelConversion
+) -> Iterator[Finding]:
+    """Whether label maps look converted already, so that a shift would move every class down a second time.
+
+    A converted ADE20K map has 0..149, and 255 where there was 0. Two signs together tell it from an original: pixels of
+    255, and in no split a pixel of the last class, 150. Label maps of other classes may have a background, a void of
+    255 and a last class that is rare; they get a warning.
+    """
+    if conversion.first_label == 0:
+        return
+    seen = {row.label for report in reports.values() for row in report.histogram if row.pixels}
+    last = conversion.first_label + conversion.class_count - 1
+    files = ", ".join(report.labels for report in reports.values())
+    shift, ignore_index = conversion.label_shift, conversion.ignore_index
+    if ignore_index in seen and last not in seen:
+        is_ade20k = (len(class_names), class_names[0], class_names[-1]) == ADE20K
+        look = "" if is_ade20k else f", unless the last class, {class_names[-1]}, is just rare"
+        message = (
+            f"label {ignore_index} occurs and the last label {last} does not: the labels look converted already, and "
+            f"label_shift={shift} would move every class once more{look}"
+        )
+        fix = "use label_shift=0 for files that hold 0..K-1, or restore the original label maps"
+        if not is_ade20k:
+            fix = f"look where label {conversion.first_label} lies: if that is no {class_names[0]}, {fix}"
+        yield Finding("converted-twice", files, message, fix, severity="error" if is_ade20k else "warning")
+    elif seen and not any(conversion.is_ignored(np.array(sorted(seen)))):
+        message = f"no pixel is without a class: neither label 0 nor {ignore_index} occurs"
+        fix = "expected only of label maps that name every pixel; else check label_shift"
+        yield Finding("nothing-ignored", files, message, fix, severity="warning")
+
+
+def _problem(kind: str, path: Path, error: Exception) -> Finding:
+    """An error that concerns a whole folder or file."""
+    message, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
+    return Finding(kind, str(path), message, fix or "name the right one")

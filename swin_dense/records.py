@@ -1,0 +1,244 @@
+"""The plain records that cross folder borders: one image, one batch, one image's detections.
+
+Shapes: B images in a batch, N instances in an image, K classes, (H, W) pixels. Boxes are XYXY in float pixels, labels
+are contiguous 0..K-1 (the data set keeps the map back to category ids), images stay uint8 RGB until the model
+normalises them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+IGNORE_INDEX = -1
+"""In every label map: the pixel has no class, and counts neither in a loss nor in a score.
+
+Negative, so that it can never be a class, however many there are, nor a value of a label file; a model that wants
+another number (mmseg's heads: 255) gets it where its inputs are made.
+"""
+
+Rle = dict[str, Any]
+"""A compressed COCO run-length mask: {"size": [H, W], "counts": bytes}."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The annotated objects of one image.
+
+    Attributes:
+        boxes: (N, 4) float32 `BoundingBoxes`, XYXY in pixels of the image they belong to.
+        masks: (N, H, W) bool `Mask`; None where boxes alone are learnt from.
+        labels: (N,) int64, contiguous 0..K-1.
+        crowd: (N,) bool, COCO's `iscrowd`: regions to be ignored in training.
+    """
+
+    boxes: tv_tensors.BoundingBoxes
+    masks: tv_tensors.Mask | None
+    labels: Tensor
+    crowd: Tensor
+
+    def __len__(self) -> int:
+        """Number of instances."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with what is known about it.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB `Image`.
+        image_id: The data set's own id.
+        file_name: As the data set names it, for messages and result files.
+        original_size: Height and width of the image on disk, before any transform.
+        instances: The annotated objects; None where there are none to be learnt from.
+        label_map: (H, W) int32 `Mask`, the class of every pixel, 0..K-1 or `IGNORE_INDEX`; None likewise. A training
+            transform keeps it aligned with `image`; in evaluation it stays that of the image on disk.
+    """
+
+    image: tv_tensors.Image
+    image_id: int
+    file_name: str
+    original_size: Size
+    instances: Instances | None = None
+    label_map: tv_tensors.Mask | None = None
+
+    @property
+    def size(self) -> Size:
+        """Height and width of `image` now."""
+        return int(self.image.shape[-2]), int(self.image.shape[-1])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several samples, their images zero-padded right and bottom to one size.
+
+    Attributes:
+        images: (B, 3, H, W) uint8 RGB.
+        sizes: Height and width of each image inside the padding.
+        original_sizes: Height and width of each image on disk.
+        image_ids: The data set's own ids.
+        file_names: As the data set names them.
+        instances: One per image; None where there are none to be learnt from.
+        label_maps: One (H, W) int32 map per image, unpadded; None likewise. In training each has the size of its image
+            inside the padding, in evaluation that of its image on disk.
+    """
+
+    images: Tensor
+    sizes: tuple[Size, ...]
+    original_sizes: tuple[Size, ...]
+    image_ids: tuple[int, ...]
+    file_names: tuple[str, ...]
+    instances: tuple[Instances, ...] | None = None
+    label_maps: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Moves images, boxes, labels and label maps; masks of instances stay on the CPU, where the heads crop them.
+
+        Args:
+            device: Where to.
+            non_blocking: As in `Tensor.to`.
+
+        Returns:
+            A new batch.
+        """
+        instances = self.instances and tuple(
+            replace(
+                one,
+                boxes=tv_tensors.wrap(one.boxes.to(device, non_blocking=non_blocking), like=one.boxes),
+                labels=one.labels.to(device, non_blocking=non_blocking),
+                crowd=one.crowd.to(device, non_blocking=non_blocking),
+            )
+            for one in self.instances
+        )
+        label_maps = self.label_maps and tuple(one.to(device, non_blocking=non_blocking) for one in self.label_maps)
+        images = self.images.to(device, non_blocking=non_blocking)
+        return replace(self, images=images, instances=instances, label_maps=label_maps)
+
+    def pin_memory(self) -> Batch:
+        """Pins the images, the one large tensor, for an asynchronous copy to the device."""
+        return replace(self, images=self.images.pin_memory())
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image, in pixels of the image on disk, best score first.
+
+    Attributes:
+        boxes: (N, 4) float32 XYXY.
+        scores: (N,) float32 in 0..1.
+        labels: (N,) int64, contiguous 0..K-1.
+        masks: N compressed RLE masks of the image's original size; None for a box-only detector.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: list[Rle] | None = field(default=None)
+
+    def __len__(self) -> int:
+        """Number of detections."""
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The class of every pixel of one image, in pixels of the image on disk.
+
+    Attributes:
+        label_map: (H, W) int32, contiguous 0..K-1.
+        probabilities: (K, H, W) in 0..1, adding up to 1 at every pixel, but for rounding; None unless they were asked
+            for.
+    """
+
+    label_map: Tensor
+    probabilities: Tensor | None = None
+
+
+def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
+    """Pads the images right and bottom with zeros to one size and puts them into a batch.
+
+    The official recipe pads after it normalises, so the model must set everything beyond `sizes` to zero again once it
+    has normalised.
+
+    Args:
+        samples: At least one; either all of them have instances or none has; likewise label maps.
+        size_divisor: Height and width of the batch are the largest ones rounded up to a multiple of this.
+
+    Returns:
+        The batch; images are uint8 (B, 3, H, W). Boxes, masks and label maps keep the size of their own image.
+    """
+    assert samples, "a batch needs a sample"
+    instances = tuple(sample.instances for sample in samples if sample.instances is not None)
+    assert len(instances) in (0, len(samples)), "either every sample of a batch has instances or none has"
+    label_maps = tuple(sample.label_map for sample in samples if sample.label_map is not None)
+    assert len(label_maps) in (0, len(samples)), "either every sample of a batch has a label map or none has"
+    height, width = (
+        -(-max(side) // size_divisor) * size_divisor for side in zip(*(sample.size for sample in samples), strict=True)
+    )
+    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
+    for image, sample in zip(images, samples, strict=True):
+        image[:, : sample.size[0], : sample.size[1]] = sample.image
+    return Batch(
+        images=images,
+        sizes=tuple(sample.size for sample in samples),
+        original_sizes=tuple(sample.original_size for sample in samples),
+        image_ids=tuple(sample.image_id for sample in samples),
+        file_names=tuple(sample.file_name for sample in samples),
+        instances=instances or None,
+        label_maps=label_maps or None,
+    )
+
+
+Severity = Literal["error", "warning"]
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Passes the items of a check on while it shows how many of a total have gone by."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: The rule that is broken, such as "box-outside"; the same for all findings of one rule.
+        file: The annotation file or the image that it is about.
+        message: What is wrong.
+        fix: What to do about it.
+        image_id: The image concerned, if there is one.
+        annotation_id: The annotation concerned, if there is one.
+        severity: An error stops training. A warning is what official COCO has too, and is safe to train on.
+    """
+
+    kind: str
+    file: str
+    message: str
+    fix: str
+    image_id: int | None = None
+    annotation_id: int | None = None
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        """One line that names the item and the fix; the file is named only where it is an image."""
+        items = [
+            f"{name} {number}"
+            for name, number in (("image", self.image_id), ("annotation", self.annotation_id))
+            if number is not None
+        ]
+        return f"{', '.join(items) or self.file}: {self.message}; {self.fix}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON."""
+        return asdict(self)

@@ -1,0 +1,83 @@
+"""Which images are predicted on when files and folders are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from swin_dense.errors import DataError
+from swin_dense.images.folder import ImageFiles
+
+
+def picture(path: Path, red: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 4), (red, 0, 255)).save(path, format="PNG")
+    return path
+
+
+def test_files_keep_their_order_and_have_any_suffix(tmp_path: Path) -> None:
+    first, second = picture(tmp_path / "b.photo", red=10), picture(tmp_path / "a.png", red=20)
+    files = ImageFiles([first, second])
+    assert files.paths == [first, second] and len(files) == 2
+    sample = files[0]
+    assert torch.equal(sample.image[:, 3, 5], torch.tensor([10, 0, 255], dtype=torch.uint8))
+    assert (sample.image_id, sample.file_name, sample.original_size) == (0, str(first), (4, 6))
+    assert sample.instances is None
+
+
+def test_a_folder_is_searched_to_the_bottom_and_other_files_are_left(tmp_path: Path) -> None:
+    lower, upper = picture(tmp_path / "z.png"), picture(tmp_path / "deep" / "deeper" / "a.JPG")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    extra = picture(tmp_path.with_name(f"{tmp_path.name}_extra.png"))
+    assert ImageFiles([extra, tmp_path]).paths == [extra, upper, lower]
+
+
+def test_every_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="do not exist") as error:
+        ImageFiles([tmp_path / "absent.png", picture(tmp_path / "there.png"), tmp_path / "gone"])
+    assert error.value.problems == (str(tmp_path / "absent.png"), str(tmp_path / "gone"))
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "readme.md").write_text("")
+    with pytest.raises(DataError, match=rf"{tmp_path.name}: no image in this folder \(\.jpg"):
+        ImageFiles([picture(tmp_path.with_name(f"{tmp_path.name}_fine.png")), tmp_path])
+
+
+def test_a_file_that_is_no_image_is_named_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "page.jpg").write_text("<html>")
+    files = ImageFiles([tmp_path])
+    with pytest.raises(DataError, match=r"page\.jpg"):
+        files[0]
+
+
+def test_names_of_results_differ_where_names_of_images_do_not(tmp_path: Path) -> None:
+    names = ["one/cat.png", "two/cat.png", "two/cat.jpg", "000000_cat.png"]
+    files = ImageFiles([picture(tmp_path / name) for name in names])
+    assert len({files.stem(index) for index in range(len(files))}) == len(names)
+    assert files.stem(1) == "000001_cat"
+    assert [ImageFiles(files.paths[:1]).stem(0), ImageFiles(files.paths[-1:]).stem(0)] == ["cat", "000000_cat"]
+
+
+def test_hidden_files_of_a_folder_are_left_and_one_that_is_named_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "photos"
+    seen, hidden = picture(folder / "c.jpg"), picture(folder / "._c.jpg")
+    picture(folder / ".thumbnails" / "c.jpg")
+    assert ImageFiles([folder]).paths == [seen]
+    assert ImageFiles([folder, hidden], folder / "out").paths == [seen, hidden]
+
+
+def test_results_in_a_folder_are_not_taken_for_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo, drawn = picture(tmp_path / "photos" / "a.png"), picture(tmp_path / "photos" / "out" / "labels" / "a.png")
+    namesake = picture(tmp_path / "photos" / "outside" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert ImageFiles([tmp_path / "photos"], Path("photos/out")).paths == [photo, namesake]
+    assert ImageFiles([tmp_path / "photos"]).paths == [photo, drawn, namesake]
+    # Named on purpose.
+    assert ImageFiles([drawn], tmp_path / "photos" / "out").paths == [drawn]
+    assert ImageFiles([drawn.parent], tmp_path / "photos" / "out").paths == [drawn]
+    assert ImageFiles([tmp_path / "photos"], tmp_path / "photos").paths == [photo, drawn, namesake]

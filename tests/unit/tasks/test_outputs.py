@@ -1,0 +1,57 @@
+"""Results that cannot be written are refused before there are any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from swin_dense.config import load_config
+from swin_dense.errors import ConfigError
+from swin_dense.tasks.evaluation import evaluate
+from swin_dense.tasks.outputs import check_output_file, check_output_folder
+from swin_dense.tasks.training import train
+
+DEMOS = Path(__file__).resolve().parents[3] / "configs" / "demo"
+
+
+def test_what_can_be_written_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("new.json"), tmp_path / "new" / "deep" / "new.json"):
+        check_output_file(path)
+    for path in (Path("."), Path("new"), tmp_path / "new" / "deep"):
+        check_output_folder(path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "old.json").write_text("[]")
+    check_output_file(tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "[]"
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        check_output_file(tmp_path)
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        check_output_file(tmp_path / "file" / "new.json")
+    for path in (tmp_path / "file", tmp_path / "file" / "new" / "deep"):
+        with pytest.raises(ConfigError, match="file is a file; name a folder"):
+            check_output_folder(path)
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode & os.W_OK))
+    with pytest.raises(ConfigError, match="may not be written to"):
+        check_output_file(tmp_path / "new" / "new.json")
+
+
+def test_evaluation_and_training_refuse_before_they_read_anything(tmp_path: Path) -> None:
+    detection = load_config(DEMOS / "mask-rcnn_swin-nano_shapes.py", ["data.root='absent'"])
+    segmentation = load_config(DEMOS / "upernet_swin-nano_shapes.py", ["data.root='absent'"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        evaluate(detection, tmp_path / "absent.pth", predictions=tmp_path)
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        evaluate(segmentation, tmp_path / "absent.pth", predictions=tmp_path / "file")
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        train(detection, tmp_path / "file" / "run")
