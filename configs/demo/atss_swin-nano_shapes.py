@@ -1,6 +1,8 @@
+"""A small ATSS on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py"]
 
-# A small ATSS; it looks at all four stages, since the shapes are small.
+# It uses all four stages, because the shapes are small.
 model = dict(
     type="ATSS",
     data_preprocessor=dict(

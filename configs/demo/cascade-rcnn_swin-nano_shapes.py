@@ -1,6 +1,8 @@
+"""A small Cascade R-CNN on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py"]
 
-# A small Cascade R-CNN, its box heads with one convolution instead of four.
+# Its box heads have one convolution instead of four.
 model = dict(
     type="CascadeRCNN",
     data_preprocessor=dict(

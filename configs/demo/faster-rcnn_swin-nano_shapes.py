@@ -1,6 +1,7 @@
+"""A small Faster R-CNN on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py"]
 
-# A small Faster R-CNN.
 model = dict(
     type="FasterRCNN",
     data_preprocessor=dict(

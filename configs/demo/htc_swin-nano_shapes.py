@@ -1,7 +1,8 @@
+"""A small HTC with the global attention of HTC++ on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py"]
 
-# A small Hybrid Task Cascade with the global attention of HTC++; without a semantic branch, as the shapes come without
-# label maps beside their instances.
+# Without a semantic branch: the shapes have no label maps beside their instances.
 model = dict(
     type="HybridTaskCascade",
     data_preprocessor=dict(

@@ -1,6 +1,8 @@
+"""A small Mask R-CNN with a ResNet backbone on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py", "../_base_/mask_rcnn_nano.py"]
 
-# The same detector on a ResNet-18 of half the width, whose maps are as wide as those of swin_nano.
+# A ResNet-18 of half the width, whose maps are as wide as those of swin_nano.
 model = dict(
     backbone=dict(
         type="ResNet",

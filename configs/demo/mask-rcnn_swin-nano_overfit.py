@@ -1,3 +1,5 @@
+"""A small Mask R-CNN that learns eight images of COCO by heart."""
+
 _base_ = ["../_base_/mask_rcnn_nano.py"]
 
 # Learns eight images of a COCO data set by heart: the quickest proof that data, labels and model fit together.

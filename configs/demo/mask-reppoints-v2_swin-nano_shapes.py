@@ -1,6 +1,7 @@
+"""A small Mask RepPoints V2 on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py"]
 
-# A small Mask RepPoints V2.
 model = dict(
     type="SingleStageInstanceSegmentor",
     data_preprocessor=dict(

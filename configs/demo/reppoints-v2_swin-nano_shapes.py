@@ -1,6 +1,7 @@
+"""A small RepPoints V2 on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py"]
 
-# A small RepPoints V2.
 model = dict(
     type="SingleStageDetector",
     data_preprocessor=dict(

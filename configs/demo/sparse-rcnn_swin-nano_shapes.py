@@ -1,6 +1,8 @@
+"""A small Sparse R-CNN on the embedded shapes."""
+
 _base_ = ["../_base_/shapes.py"]
 
-# A small Sparse R-CNN: 50 proposals and four stages.
+# It has 50 proposals and four stages.
 model = dict(
     type="SparseRCNN",
     data_preprocessor=dict(

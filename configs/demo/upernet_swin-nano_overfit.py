@@ -1,3 +1,5 @@
+"""A small UperNet that learns three images of ADE20K by heart."""
+
 _base_ = ["../_base_/upernet_nano.py"]
 
 # Learns three images of ADE20K by heart: the quickest proof that images, labels and model fit together.

@@ -1,3 +1,5 @@
+"""A small UperNet on the embedded shapes: the segmentation demo."""
+
 _base_ = ["../_base_/upernet_nano.py"]
 
 # Learns the embedded shapes on two CPU cores in less than five minutes.

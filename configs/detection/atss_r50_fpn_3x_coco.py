@@ -1,3 +1,5 @@
+"""ATSS on ResNet-50 and FPN, 36 epochs of COCO."""
+
 _base_ = ["../_base_/coco.py", "../_base_/atss_fpn.py", "../_base_/schedule_3x.py"]
 # A baseline of the paper, with the optimizer, schedule and augmentation of the Swin rows.
 

@@ -1,3 +1,5 @@
+"""Cascade Mask R-CNN on Swin-B and FPN, 12 epochs of COCO."""
+
 _base_ = ["../_base_/coco.py", "../_base_/cascade_mask_rcnn_fpn.py", "../_base_/schedule_1x.py"]
 # Not published for 1x; the drop path rate is that of its 3x recipe.
 

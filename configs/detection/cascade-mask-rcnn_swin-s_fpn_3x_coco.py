@@ -1,3 +1,5 @@
+"""Cascade Mask R-CNN on Swin-S and FPN, 36 epochs of COCO."""
+
 _base_ = ["../_base_/coco.py", "../_base_/cascade_mask_rcnn_fpn.py", "../_base_/schedule_3x.py"]
 
 model = dict(backbone=dict(type="SwinDense", variant="swin_small", drop_path_rate=0.2))

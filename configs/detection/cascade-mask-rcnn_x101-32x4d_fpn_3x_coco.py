@@ -1,3 +1,5 @@
+"""Cascade Mask R-CNN on ResNeXt-101-32x4d and FPN, 36 epochs of COCO."""
+
 _base_ = ["../_base_/coco.py", "../_base_/cascade_mask_rcnn_fpn.py", "../_base_/schedule_3x.py"]
 # A baseline of the paper, with the optimizer, schedule and augmentation of the Swin rows.
 

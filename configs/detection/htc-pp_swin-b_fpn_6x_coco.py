@@ -1,3 +1,5 @@
+"""HTC++ on Swin-B and FPN, 72 epochs of COCO."""
+
 _base_ = ["../_base_/coco.py", "../_base_/htc_pp_fpn.py", "../_base_/schedule_6x.py"]
 # The paper starts from weights pre-trained on ImageNet-22K. It does not say at which size it tests; here it is the
 # largest of training. Its InstaBoost is left out.

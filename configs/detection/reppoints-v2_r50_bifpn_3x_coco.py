@@ -1,3 +1,5 @@
+"""RepPoints V2 on ResNet-50 and BiFPN, 36 epochs of COCO."""
+
 _base_ = ["../_base_/coco.py", "../_base_/reppoints_v2_bifpn.py", "../_base_/schedule_3x.py"]
 # A baseline of the paper, with the optimizer, schedule and augmentation of the Swin row.
 

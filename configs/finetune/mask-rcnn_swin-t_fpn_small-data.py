@@ -1,7 +1,9 @@
+"""Mask R-CNN on Swin-T, fine-tuned on a small data set of your own."""
+
 _base_ = ["../_base_/coco.py", "../_base_/mask_rcnn_fpn.py"]
 
 # Your own classes on some hundred to a few thousand images, from the COCO weights of mask-rcnn_swin-t_fpn_{1x,3x}_coco:
-#   swin-dense train configs/finetune/mask-rcnn_swin-t_fpn_small-data.py --data MINE --weights COCO --new-classes
+#   swin-dense train mask-rcnn_swin-t_fpn_small-data --data MINE --weights COCO --new-classes
 model = dict(
     backbone=dict(
         type="SwinDense",

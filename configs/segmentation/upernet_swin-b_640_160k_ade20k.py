@@ -1,3 +1,5 @@
+"""UperNet on Swin-B, 640-pixel crops, 160,000 steps of ADE20K."""
+
 _base_ = ["../_base_/ade20k_640.py", "../_base_/upernet.py", "../_base_/schedule_160k.py"]
 # In the paper from weights of ImageNet-22K. Drop path as in the official 512-pixel config; the paper says 0.2.
 

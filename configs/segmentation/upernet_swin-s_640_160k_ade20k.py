@@ -1,3 +1,5 @@
+"""UperNet on Swin-S, 640-pixel crops, 160,000 steps of ADE20K."""
+
 _base_ = ["../_base_/ade20k_640.py", "../_base_/upernet.py", "../_base_/schedule_160k.py"]
 # Not in the paper, which has 640-pixel crops for B and L alone; S as in its 512-pixel recipe otherwise.
 

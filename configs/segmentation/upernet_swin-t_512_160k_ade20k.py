@@ -1,3 +1,5 @@
+"""UperNet on Swin-T, 512-pixel crops, 160,000 steps of ADE20K."""
+
 _base_ = ["../_base_/ade20k_512.py", "../_base_/upernet.py", "../_base_/schedule_160k.py"]
 
 model = dict(

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from swin_dense.cli import checks, convert, deploy, features, inference, training, weights
+from swin_dense.cli import checks, configs, convert, deploy, features, inference, training, weights
 from swin_dense.cli.app import app
 from swin_dense.errors import SwinDenseError, TrainingInterruptedError
 
 # The modules are named because importing them registers their commands.
-__all__ = ["app", "checks", "convert", "deploy", "features", "inference", "main", "training", "weights"]
+__all__ = ["app", "checks", "configs", "convert", "deploy", "features", "inference", "main", "training", "weights"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

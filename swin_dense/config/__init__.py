@@ -1,4 +1,4 @@
-"""Config files as frozen dataclasses."""
+"""Configs: found by name or path, and read into frozen dataclasses."""
 
 from swin_dense.config.common import OptimizerConfig, TrainingConfig
 from swin_dense.config.detection import (
@@ -9,23 +9,24 @@ from swin_dense.config.detection import (
     ScheduleConfig,
     SplitConfig,
 )
-from swin_dense.config.parsing import Config, config_text, load_config
+from swin_dense.config.parsing import TASKS, Config, config_text, load_config
+from swin_dense.config.recipes import describe_recipe, find_config, list_recipes
 from swin_dense.config.segmentation import (
-    InferenceConfig,
     LabelledSplitConfig,
     PolynomialScheduleConfig,
     SegmentationAugmentationConfig,
     SegmentationConfig,
     SegmentationDataConfig,
+    SegmentationInferenceConfig,
 )
 
 __all__ = [
+    "TASKS",
     "AugmentationConfig",
     "Config",
     "DataConfig",
     "DetectionConfig",
     "DetectionInferenceConfig",
-    "InferenceConfig",
     "LabelledSplitConfig",
     "OptimizerConfig",
     "PolynomialScheduleConfig",
@@ -33,8 +34,12 @@ __all__ = [
     "SegmentationAugmentationConfig",
     "SegmentationConfig",
     "SegmentationDataConfig",
+    "SegmentationInferenceConfig",
     "SplitConfig",
     "TrainingConfig",
     "config_text",
+    "describe_recipe",
+    "find_config",
+    "list_recipes",
     "load_config",
 ]

@@ -1,147 +1,235 @@
-"""Reads a config file into frozen dataclasses, so that a wrong key is an error before anything else happens.
+"""Turns a config into frozen dataclasses, so that a wrong key is an error before anything else happens.
 
-A config is an mmengine Python file (with at most one level of `_base_`). Its `task` chooses the schema, by default that
-of detection. Everything but `model` is fixed by it; `model` is a model dict as mmdet or mmseg writes it.
+A config file is an mmengine Python file with at most one level of `_base_`. Its `task` chooses the schema, by default
+that of detection. Everything but `model` is fixed by it; `model` is a model dict as mmdet or mmseg writes it.
 """
 
 from __future__ import annotations
 
 import ast
-import pprint
+import keyword
+import math
+import os
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from numbers import Integral, Real
+from typing import Any
 
 from swin_dense.config.detection import DetectionConfig
+from swin_dense.config.recipes import find_config
 from swin_dense.config.segmentation import SegmentationConfig
 from swin_dense.errors import ConfigError, nearest
 
-T = TypeVar("T")
-
-
 Config = DetectionConfig | SegmentationConfig
-"""What a config file becomes."""
+"""A whole config, of any task."""
 
 TASKS: dict[str, type[Config]] = {"detection": DetectionConfig, "segmentation": SegmentationConfig}
 """The schema of each `task`."""
 
+LARGEST = 2**31 - 1
+"""Integers beyond it are refused: no count, size or seed of a config is larger, and kernels overflow."""
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads and checks a config file.
+DEEPEST = 30
+"""Lists and dicts of a model dict that may lie within one another."""
+
+
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """Reads and checks a config.
 
     Args:
-        path: The Python file. It is executed: only use config files that you trust.
-        overrides: `key=value` texts, the key dotted (`data.batch_size=4`), the value a Python literal or plain text.
+        source: Name of a recipe, Python file, dict of settings, or a config that is to be changed. A file is executed:
+            only use config files that you trust.
+        overrides: Dotted keys and their new values: a mapping, or texts as the command line takes them, such as
+            "data.batch_size=4", whose values are Python literals or plain text.
 
     Returns:
         The config.
 
     Raises:
-        ConfigError: The file cannot be read, or a key is unknown, missing, of the wrong type or out of range.
+        ConfigError: There is no such file or recipe, or a key is unknown, missing, of the wrong type or out of range.
+
+    Example:
+        >>> from swin_dense.config import load_config
+        >>> config = load_config("mask-rcnn_swin-t_fpn_1x_coco", {"data.root": "data/mine", "data.batch_size": 4})
+        >>> config.data.batch_size, config.schedule.epochs
+        (4, 12)
     """
-    values = _read(Path(path))
-    for override in overrides:
-        _override(values, override, str(path))
+    where, values = _read(source)
+    if isinstance(overrides, str):
+        raise ConfigError(f'overrides must be a list of key=value texts or a mapping, not the text "{overrides}"')
+    changes = overrides.items() if isinstance(overrides, Mapping) else map(_parse_override, overrides)
+    for key, value in changes:
+        _override(values, key, value, where)
     task = values.get("task", "detection")
-    if task not in TASKS:
-        raise ConfigError(f'{path}: unknown task "{task}"; {nearest(str(task), TASKS)}')
-    return typing.cast(Config, _parse(TASKS[task], values, str(path), ""))
+    if not isinstance(task, str) or task not in TASKS:
+        raise ConfigError(f"{where}: unknown task {reprlib.repr(task)}; {nearest(str(task), TASKS)}")
+    return typing.cast(Config, _parse_dataclass(TASKS[task], values, where, ""))
 
 
 def config_text(config: Config) -> str:
-    """The resolved config as a config file that `load_config` reads back to the same value."""
-    return (
-        "\n".join(f"{key} = {pprint.pformat(value, sort_dicts=False)}" for key, value in asdict(config).items()) + "\n"
-    )
+    """The config as a config file that `load_config` reads back to the same value."""
+    values = asdict(config)
+    values["model"] = values.pop("model")  # the longest part comes last
+    return "".join(f"{key} = {_python(value)}\n" for key, value in values.items())
 
 
-def _read(path: Path) -> dict[str, Any]:
-    from mmengine.config import Config
+def _python(value: Any, indent: str = "") -> str:
+    """A plain value as Python, dicts as `dict(key=value)`, one item a line where a line would be long."""
+    inner = f"{indent}    "
+    if isinstance(value, dict) and all(key.isidentifier() and not keyword.iskeyword(key) for key in value):
+        opening, closing = "dict(", ")"
+        items = [f"{key}={_python(item, inner)}" for key, item in value.items()]
+    elif isinstance(value, dict):
+        opening, closing = "{", "}"
+        items = [f"{key!r}: {_python(item, inner)}" for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        opening, closing = "[]" if isinstance(value, list) else "()"
+        items = [_python(item, inner) for item in value]
+    else:
+        return repr(value)
+    line = ", ".join(items) + ("," if isinstance(value, tuple) and len(items) == 1 else "")
+    if len(line) <= 90 and "\n" not in line:
+        return f"{opening}{line}{closing}"
+    return opening + "".join(f"\n{inner}{item}," for item in items) + f"\n{indent}{closing}"
 
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
+
+def _read(source: object) -> tuple[str, dict[str, Any]]:
+    """The settings of any source, free to be changed, and what to call it in messages."""
+    if isinstance(source, Mapping):
+        return "the dict", _plain(source, "the dict", "")
+    if isinstance(source, Config):
+        return "the config", asdict(source)
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(f"a config is a name, file, dict or dataclass of swin_dense.config, not {_short(source)}")
+    path = find_config(source)
+    from mmengine.config import Config as ConfigFile
+
     try:
-        loaded = Config.fromfile(str(path), lazy_import=False)
+        loaded = ConfigFile.fromfile(str(path), lazy_import=False)
     except Exception as error:  # a config is a program: anything can go wrong in it
         raise ConfigError(f"{path}: cannot be read: {type(error).__name__}: {error}") from error
-    return typing.cast(dict[str, Any], loaded.to_dict())
+    return os.fspath(source), loaded.to_dict()
 
 
-def _override(values: dict[str, Any], override: str, path: str) -> None:
+def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f'"{override}": write an override as key=value, for instance data.batch_size=4')
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
+        return key, ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        if text.lstrip().startswith(("[", "(", "{")):
+            raise ConfigError(f"{key}={reprlib.repr(text)} is no Python value; plain text takes quotes here") from error
+        return key, text
+
+
+def _override(values: dict[str, Any], key: Any, value: Any, source: str) -> None:
+    where = f"{source}: override of {_short(key)}"
+    if not isinstance(key, str):
+        raise ConfigError(f"{where}: keys are texts, for instance data.batch_size")
     *parents, last = key.split(".")
     target: Any = values
     for depth, parent in enumerate(parents):
-        target = _child(target, parent, create=depth == 0, where=f'{path}: override "{override}"')
-    if isinstance(target, list):
-        target[_index(last, target, f'{path}: override "{override}"')] = value
-    else:
-        target[last] = value
-
-
-def _child(target: Any, key: str, create: bool, where: str) -> Any:
-    if isinstance(target, list):
-        return target[_index(key, target, where)]
-    child = target.setdefault(key, {}) if create else target.get(key)
-    if not isinstance(child, (dict, list)):
-        raise ConfigError(f'{where}: "{key}" holds no keys; {nearest(key, list(target))}')
-    return child
+        if isinstance(target, list):
+            child = target[_index(parent, target, where)]
+        else:
+            child = target.setdefault(parent, {}) if depth == 0 else target.get(parent)
+        if not isinstance(child, (dict, list)):
+            valid = f"; {nearest(parent, map(str, target))}" if isinstance(target, dict) else ""
+            raise ConfigError(f'{where}: "{parent}" holds no keys{valid}')
+        target = child
+    target[_index(last, target, where) if isinstance(target, list) else last] = value
 
 
 def _index(key: str, target: list[Any], where: str) -> int:
-    if not key.isdigit() or int(key) >= len(target):
-        raise ConfigError(f'{where}: "{key}" is no position in a list of {len(target)}')
+    if key not in map(str, range(len(target))):
+        raise ConfigError(f"{where}: {_short(key)} is no position in a list of {len(target)}")
     return int(key)
 
 
-def _parse(kind: Any, value: Any, path: str, key: str) -> Any:
-    """Checks `value` against a type annotation and converts it: dataclasses, tuples, optionals and plain types."""
-    if is_dataclass(kind):
-        return _parse_dataclass(typing.cast(type, kind), value, path, key)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _parse(next(argument for argument in arguments if argument is not type(None)), value, path, key)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{path}: {key} must be a list, not {value!r}")
-        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
-            raise ConfigError(f"{path}: {key} must have {len(arguments)} values, not {len(value)}")
-        return tuple(_parse(arguments[0], item, path, f"{key}.{i}") for i, item in enumerate(value))
-    expected = origin or kind
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if expected is str and key.endswith("precision") and isinstance(value, int):
-        return str(value)
-    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        raise ConfigError(f"{path}: {key} must be {expected.__name__}, not {value!r}")
-    return value
-
-
-def _parse_dataclass(kind: type, value: Any, path: str, key: str) -> Any:
+def _parse_dataclass(kind: type, value: Any, where: str, key: str) -> Any:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{path}: {key} must be a dict of settings, not {value!r}")
+        raise ConfigError(f"{where}: {key} must be a dict of settings, not {_short(value)}")
     hints = typing.get_type_hints(kind)
     valid = {field.name: field for field in fields(kind)}
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in valid:
-            raise ConfigError(f'{path}: unknown key "{prefix}{name}"; {nearest(name, list(valid))}')
+            raise ConfigError(f'{where}: unknown key "{prefix}{name}"; {nearest(str(name), valid)}')
     for name, field in valid.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
-            raise ConfigError(f'{path}: missing key "{prefix}{name}"')
-    settings = {name: _parse(hints[name], item, path, f"{prefix}{name}") for name, item in value.items()}
+            raise ConfigError(f'{where}: missing key "{prefix}{name}"')
+    settings = {name: _parse(hints[name], item, where, f"{prefix}{name}") for name, item in value.items()}
     try:
         return kind(**settings)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _parse(kind: Any, value: Any, where: str, key: str) -> Any:
+    """Checks `value` against a type annotation and converts it: dataclasses, tuples, optionals and plain types."""
+    if is_dataclass(kind):
+        return _parse_dataclass(typing.cast(type, kind), value, where, key)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _parse(next(argument for argument in arguments if argument is not type(None)), value, where, key)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{where}: {key} must be a list, not {_short(value)}")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise ConfigError(f"{where}: {key} must have {len(arguments)} values, not {len(value)}")
+        return tuple(_parse(arguments[0], item, where, f"{key}.{i}") for i, item in enumerate(value))
+    expected = origin or kind
+    value = _plain(value, where, key)
+    if expected is str and key.endswith("precision") and type(value) is int:
+        return str(value)
+    if expected is float and type(value) is int:
+        return float(value)
+    if type(value) is not expected:
+        raise ConfigError(f"{where}: {key} must be {expected.__name__}, not {_short(value)}")
+    return value
+
+
+def _plain(value: Any, where: str, key: str, depth: int = 0) -> Any:
+    """A copy of a value in builtin types, which `config_text` can write; what they cannot hold is refused."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        number = int(value)
+        if abs(number) > LARGEST:
+            raise ConfigError(f"{where}: {key} must be between -{LARGEST} and {LARGEST}, got {_short(number)}")
+        return number
+    if isinstance(value, Real):
+        if not math.isfinite(value):
+            raise ConfigError(f"{where}: {key} must be finite, got {value}")
+        return float(value)
+    if isinstance(value, (str, os.PathLike)):
+        text = str(value)
+        if "\0" in text:
+            raise ConfigError(f"{where}: {key} holds a null character")
+        return text
+    if depth > DEEPEST:
+        raise ConfigError(f"{where}: {key} is nested more than {DEEPEST} deep")
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, where, f"{key}.{i}", depth + 1) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        prefix = f"{key}." if key else ""
+        return {name: _plain(item, where, f"{prefix}{name}", depth + 1) for name, item in value.items()}
+    kinds = "numbers, texts, lists and dicts whose keys are texts"
+    raise ConfigError(f"{where}: {key or 'a config'} must be made of {kinds}, not {_short(value)}")
+
+
+def _short(value: object) -> str:
+    """A value as a message shows it: of huge ones, the beginning."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python does not print integers of more than 4,300 digits
+        return "an integer of thousands of digits"

@@ -80,7 +80,7 @@ class SegmentationAugmentationConfig:
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
+class SegmentationInferenceConfig:
     """How an image is segmented.
 
     Attributes:
@@ -140,6 +140,6 @@ class SegmentationConfig:
     optimizer: OptimizerConfig
     schedule: PolynomialScheduleConfig
     score_metric: str
-    inference: InferenceConfig = InferenceConfig()
+    inference: SegmentationInferenceConfig = SegmentationInferenceConfig()
     training: TrainingConfig = TrainingConfig()
     task: str = "segmentation"

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torchvision.transforms.v2 import Compose, Identity
 
-from swin_dense.config import InferenceConfig, SegmentationAugmentationConfig, SegmentationConfig
+from swin_dense.config import SegmentationAugmentationConfig, SegmentationConfig, SegmentationInferenceConfig
 from swin_dense.data.ade20k import ADE20KDataModule
 from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
 from swin_dense.data.transforms import RandomHorizontalFlip, Transform, rescaled_size
@@ -41,7 +41,7 @@ def train_transform(augmentation: SegmentationAugmentationConfig) -> Transform:
 
 
 def inference(
-    config: InferenceConfig, test_scale: tuple[int, int] | None, probabilities: bool = False
+    config: SegmentationInferenceConfig, test_scale: tuple[int, int] | None, probabilities: bool = False
 ) -> SegmentationInference:
     """How images are segmented.
 
