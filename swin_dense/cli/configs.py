@@ -33,7 +33,7 @@ def configs(
     found = {name: path for name, path in list_recipes().items() if word is None or word.lower() in name.lower()}
     if not found:
         raise ConfigError(f'no recipe has "{word}" in its name; swin-dense configs lists all')
-    from swin_dense.report import print_report
+    from swin_dense.cli.report import print_report
 
     lines = {name: describe_recipe(path) for name, path in found.items()}
     tables: dict[str, Table] = {}

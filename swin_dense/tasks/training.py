@@ -20,10 +20,9 @@ from swin_dense.tasks.outputs import check_output_folder
 from swin_dense.tasks.run_folder import Progress, is_first_process, open_run, progress_of, write_weights
 from swin_dense.visualize.curves import draw_curves
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 DEMOS = {
-    "detection": ("demo/mask-rcnn_swin-nano_shapes.py", "."),
-    "segmentation": ("demo/upernet_swin-nano_shapes.py", "ade20k"),
+    "detection": ("demo/mask-rcnn_swin-nano_shapes", "."),
+    "segmentation": ("demo/upernet_swin-nano_shapes", "ade20k"),
 }
 """The config of each task, and where in the shapes data set its data lies."""
 
@@ -125,15 +124,13 @@ def demo(task: str, run: Path, data_root: Path) -> TrainingResult:
         The run folder and the scores.
 
     Raises:
-        ConfigError: There is no demo of this task, or no config, since this is no clone of the repository.
+        ConfigError: There is no demo of this task.
     """
     if task not in DEMOS:
         raise ConfigError(f'there is no demo of "{task}"; {nearest(task, DEMOS)}')
     name, folder = DEMOS[task]
-    if not (CONFIGS / name).is_file():
-        raise ConfigError(f"{CONFIGS / name} is missing: run the demo from a clone of the repository")
     console.print(f"writing the shapes data set to {data_root}")
     write_shapes(data_root, **DEMO_SCENES)
     if run.is_dir() and (run / "run.json").is_file():
         shutil.rmtree(run)
-    return train(load_config(CONFIGS / name, [f"data.root={str(data_root / folder)!r}"]), run)
+    return train(load_config(name, {"data.root": data_root / folder}), run)
