@@ -27,7 +27,8 @@ def relative_position_bias(table: Tensor, window: Sequence[int]) -> Tensor:
         (heads, N, N), contiguous.
     """
     # As in the window plan: stand-in tensors of a tracer stay out of the cache.
-    index_of = _cached_index if type(table.data) is Tensor else _build_index
+    is_real = type(table.data) is Tensor and not torch.compiler.is_compiling()
+    index_of = _cached_index if is_real else _build_index
     length = math.prod(window)
     index = index_of(tuple(window), table.device)
     return table.t().index_select(1, index).view(-1, length, length)

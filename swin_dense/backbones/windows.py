@@ -13,26 +13,51 @@ by image, then by place in the window, so that a run of windows is contiguous fo
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from swin_dense.backbones.rows import Permutation, place_rows, take_rows
+from torch.autograd.function import once_differentiable
 
 MASKED = -100.0
 """Added to the score of two tokens that only the cyclic shift made neighbours: the official code's value, on which
 published weights depend."""
 
-CACHED_PLANS = 32
-"""Plans kept at most: eight batch shapes of a four-stage backbone. Those of one shape take eight megabytes per image
-at 800x1344 pixels."""
+CACHE_BYTES = 256 * 2**20
+"""Size of the plans kept at most. Those of a four-stage backbone take eight megabytes per image at 800x1344 pixels."""
 
 GROUP_TOKENS = 4096
 """Tokens computed together on a CPU: few enough that temporaries reuse memory already mapped instead of fresh pages,
 and enough that the cost of starting each operation does not count."""
+
+PlanKey = tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], torch.device]
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """A reordering of rows, whose gradient is a gather too: the built-in one adds up in a slower scatter.
+
+    Attributes:
+        index: (R,) int64, the source row of each target row.
+        inverse_index: (R,) int64, the target row of each source row.
+    """
+
+    index: Tensor
+    inverse_index: Tensor
+
+    @property
+    def inverse(self) -> Permutation:
+        """The permutation that undoes this one."""
+        return Permutation(self.inverse_index, self.index)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Reorders rows (R, C)."""
+        permuted: Tensor = _PermuteRows.apply(rows, self.index, self.inverse_index)
+        return permuted
 
 
 @dataclass(frozen=True)
@@ -54,20 +79,16 @@ class Partition:
     def fill(self, rows: Tensor) -> Tensor:
         """Puts rows (R, C) into the windows, (W, B, N, C), whose padding is zero."""
         if self.places is not None:
-            rows = place_rows(rows, self.places, math.prod(self.shape))
+            rows = _PlaceRows.apply(rows, self.places, math.prod(self.shape))
         return rows.view(*self.shape, -1)
 
     def take(self, windows: Tensor) -> Tensor:
         """Takes the rows (R, C) out of the windows (W, B, N, C) again and leaves their padding behind."""
-        tokens = windows.flatten(0, 2)
-        return tokens if self.places is None else take_rows(tokens, self.places)
+        rows: Tensor = windows.flatten(0, 2)
+        return rows if self.places is None else _TakeRows.apply(rows, self.places)
 
     def groups(self) -> Iterator[tuple[slice, Partition]]:
-        """Splits the partition as `window_groups` does.
-
-        Yields:
-            The rows in a group of windows, and the partition of these rows into these windows.
-        """
+        """Yields the rows in each group of `window_groups`, and the partition of these rows into its windows."""
         _, batch, length = self.shape
         for group, mask in window_groups(self.shape, self.mask):
             start, stop = group.start * batch * length, group.stop * batch * length
@@ -93,6 +114,44 @@ class WindowPlan:
     from_grid: tuple[Permutation, Permutation]
     shift: Permutation
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors."""
+        tensors = [part for one in (*self.from_grid, self.shift) for part in (one.index, one.inverse_index)]
+        tensors += [part for one in self.partitions for part in (one.mask, one.places) if part is not None]
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+class PlanCache:
+    """The plans used last, of at most `CACHE_BYTES` together."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self.plans: OrderedDict[PlanKey, WindowPlan] = OrderedDict()
+        self.nbytes = 0
+        self._lock = Lock()
+
+    def get(self, key: PlanKey) -> WindowPlan:
+        """The plan for a key, built where it is not known."""
+        with self._lock:
+            plan = self.plans.get(key)
+            if plan is None:
+                plan = self.plans[key] = _build_plan(*key)
+                self.nbytes += plan.nbytes
+            self.plans.move_to_end(key)
+            while self.nbytes > CACHE_BYTES:
+                self.nbytes -= self.plans.popitem(last=False)[1].nbytes
+            return plan
+
+    def clear(self) -> None:
+        """Drops every plan."""
+        with self._lock:
+            self.plans.clear()
+            self.nbytes = 0
+
+
+plan_cache = PlanCache()
+
 
 def window_plan(tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> WindowPlan:
     """The plan for a batch of token grids, from the cache where it is known.
@@ -105,15 +164,18 @@ def window_plan(tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> 
     Returns:
         A plan whose tensors lie on the device of `tokens`.
     """
-    # A tracer's stand-in tensors must neither enter the cache nor meet real ones from it.
-    build = _cached_plan if type(tokens) is Tensor else _build_plan
     batch, *grid, _ = tokens.shape
-    return build(batch, tuple(grid), tuple(window), tuple(shift), tokens.device)
+    key = batch, tuple(grid), tuple(window), tuple(shift), tokens.device
+    # A tracer's stand-in tensors must neither enter the cache nor meet real ones from it.
+    if type(tokens) is not Tensor or torch.compiler.is_compiling():
+        return _build_plan(*key)
+    return plan_cache.get(key)
 
 
 def _build_plan(
     batch: int, grid: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device
 ) -> WindowPlan:
+    """Builds a plan; no size depends on values, so that no GPU is waited for and tracers can follow."""
     # Tensors made in inference mode could never enter autograd, and the cache serves both.
     with torch.inference_mode(False):
         padded = tuple(math.ceil(size / side) * side for size, side in zip(grid, window, strict=True))
@@ -126,27 +188,34 @@ def _build_plan(
         edges = [size - step for size, step in zip(padded, shift, strict=True)]
         regions = _cut(_regions(edges, padded, device), window)
         wrapped = (regions != regions[:, :1]).any(1)
-        interior = math.prod(size // side - (step > 0) for size, side, step in zip(padded, window, shift, strict=True))
+        counts = [size // side - (step > 0) for size, side, step in zip(padded, window, shift, strict=True)]
+        interior = math.prod(counts)
 
-        regular = regular[is_padding[regular].any(1).int().argsort(stable=True)]
+        if padded != grid:
+            regular = regular[is_padding[regular].any(1).int().argsort(stable=True)]
         order = (2 * wrapped + is_padding[shifted].any(1)).argsort(stable=True)
         regions, shifted = regions[order[interior:]], shifted[order]
         mask = MASKED * (regions[:, :, None] != regions[:, None, :]).float()
 
+        raster = (~is_padding).cumsum(0) - 1
+        images = torch.arange(batch, device=device)[:, None] * math.prod(grid)
         from_grid, partitions = [], []
         for windows, window_mask in ((regular, mask[:0]), (shifted, mask)):
-            places = _places(~is_padding[windows], batch, batch * math.prod(grid))
-            from_grid.append(_from_grid(windows, is_padding, places, batch))
-            shape = (len(windows), batch, math.prod(window))
-            partitions.append(Partition(shape, window_mask, places if padded != grid else None))
+            shape, places = (len(windows), batch, math.prod(window)), None
+            index = (raster.take(windows)[:, None, :] + images).flatten()
+            if padded != grid:
+                places = _places(~is_padding.take(windows), batch, batch * math.prod(grid))
+                index = index.index_select(0, places)
+            # The inverse of a permutation, without sorting.
+            inverse = torch.empty_like(index).scatter_(0, index, torch.arange(len(index), device=device))
+            from_grid.append(Permutation(index, inverse))
+            partitions.append(Partition(shape, window_mask, places))
         to_regular, to_shifted = from_grid
         shift_rows = Permutation(
-            index=to_regular.inverse_index[to_shifted.index], inverse_index=to_shifted.inverse_index[to_regular.index]
+            index=to_regular.inverse_index.index_select(0, to_shifted.index),
+            inverse_index=to_shifted.inverse_index.index_select(0, to_regular.index),
         )
         return WindowPlan((partitions[0], partitions[1]), (to_regular, to_shifted), shift_rows)
-
-
-_cached_plan = lru_cache(maxsize=CACHED_PLANS)(_build_plan)
 
 
 def _regions(edges: Sequence[int], sizes: tuple[int, ...], device: torch.device) -> Tensor:
@@ -170,16 +239,10 @@ def _cut(values: Tensor, window: tuple[int, ...]) -> Tensor:
 def _places(is_real: Tensor, batch: int, rows: int) -> Tensor:
     """Where the real tokens of windows (W, N) lie among the (W, B, N) tokens of a batch; there are `rows` of them."""
     of_batch = is_real[:, None, :].expand(-1, batch, -1).flatten()
-    # Unlike that of `nonzero`, the size of a sort does not depend on values: no wait for a GPU, and tracers can follow.
-    return (~of_batch).int().argsort(stable=True)[:rows]
-
-
-def _from_grid(windows: Tensor, is_padding: Tensor, places: Tensor, batch: int) -> Permutation:
-    """The permutation to the order of windows, given as the padded positions (W, N) of their tokens."""
-    raster = (~is_padding).cumsum(0) - 1
-    images = torch.arange(batch, device=windows.device)[:, None] * (len(places) // batch)
-    index = (raster[windows][:, None, :] + images).flatten()[places]
-    return Permutation(index, inverse_index=index.argsort())
+    # `nonzero` would wait for a GPU. Padding goes to a last row, which is cut off.
+    row = torch.where(of_batch, of_batch.cumsum(0) - 1, rows)
+    places = torch.arange(len(row), device=row.device)
+    return places.new_empty(rows + 1).scatter_(0, row, places)[:rows].clone()
 
 
 def window_groups(shape: Sequence[int], mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -200,3 +263,47 @@ def window_groups(shape: Sequence[int], mask: Tensor) -> Iterator[tuple[slice, T
     for start in range(interior, windows, size):
         stop = min(start + size, windows)
         yield slice(start, stop), mask[start - interior : stop - interior]
+
+
+def _place(rows: Tensor, places: Tensor, length: int) -> Tensor:
+    return rows.new_zeros(length, rows.shape[-1]).index_copy_(0, places, rows)
+
+
+class _PermuteRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse_index: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_index)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (inverse_index,) = ctx.saved_tensors
+        return gradient.index_select(0, inverse_index), None, None
+
+
+class _PlaceRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor, length: int) -> Tensor:
+        ctx.save_for_backward(places)
+        return _place(rows, places, length)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return gradient.index_select(0, places), None, None
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, placed: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.length = len(placed)
+        return placed.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        return _place(gradient, places, ctx.length), None

@@ -18,9 +18,9 @@ GRIDS = [((6, 8), (2, 4), (1, 2)), ((5, 7), (4, 4), (2, 2)), ((3, 5, 6), (2, 3, 
 
 @pytest.fixture(autouse=True)
 def empty_cache() -> Iterator[None]:
-    windows._cached_plan.cache_clear()
+    windows.plan_cache.clear()
     yield
-    windows._cached_plan.cache_clear()
+    windows.plan_cache.clear()
 
 
 def padded_size(grid: tuple[int, ...], window: tuple[int, ...]) -> tuple[int, ...]:
@@ -175,10 +175,28 @@ def test_groups_cover_every_window_once_with_its_mask(batch: int) -> None:
 
 
 class TestCache:
-    def test_is_bounded(self) -> None:
-        for size in range(1, windows.CACHED_PLANS + 20):
-            window_plan(torch.empty(1, size, 1, 1), (2, 2), (1, 1))
-        assert windows._cached_plan.cache_info().currsize == windows.CACHED_PLANS
+    def test_is_bounded_by_the_bytes_of_its_plans_and_drops_the_least_recently_used(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def plan(size: int) -> WindowPlan:
+            return window_plan(torch.empty(1, size, 6, 1), (2, 2), (1, 1))
+
+        first, second = plan(8), plan(10)
+        monkeypatch.setattr(windows, "CACHE_BYTES", first.nbytes + 2 * second.nbytes)
+        assert plan(8) is first
+        third = plan(12)
+        assert third.nbytes > second.nbytes
+        assert plan(8) is first and plan(12) is third
+        assert plan(10) is not second
+
+    def test_keeps_hundreds_of_small_plans_and_none_that_is_too_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        plans = [window_plan(torch.empty(1, size, 1, 1), (2, 2), (1, 1)) for size in range(1, 301)]
+        again = [window_plan(torch.empty(1, size, 1, 1), (2, 2), (1, 1)) for size in range(1, 301)]
+        assert all(one is other for one, other in zip(plans, again, strict=True))
+        assert windows.plan_cache.nbytes == sum(plan.nbytes for plan in plans)
+        monkeypatch.setattr(windows, "CACHE_BYTES", 100)
+        window_plan(torch.empty(1, 50, 50, 1), (2, 2), (1, 1))
+        assert windows.plan_cache.nbytes == 0 and not windows.plan_cache.plans
 
     def test_tells_batches_grids_windows_and_devices_apart(self) -> None:
         first = window_plan(torch.empty(1, 6, 8, 4), (4, 4), (2, 2))
@@ -202,7 +220,7 @@ class TestCache:
         found.sum().backward()
         assert torch.allclose(found, expected, atol=1e-6)
         assert model.patch_embed.proj.weight.grad is not None
-        assert windows._cached_plan.cache_info().currsize == 1
+        assert len(windows.plan_cache.plans) == 1
 
     def test_stand_in_tensors_of_a_tracer_stay_out(self) -> None:
         model = SwinTransformer(8, (2,), (1,), 4, out_indices=(0,)).eval()
