@@ -1,6 +1,7 @@
 """Multi-head self-attention inside windows, (S)W-MSA.
 
-Shapes: W windows, B images, N tokens in a window, C channels = heads x D.
+Shapes: W windows, B images, N tokens in a window, C channels = heads x D. The last windows, at the boundary, have a
+mask each, (boundary windows, N, N), which is added to their scores; the windows before them need none.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch.nn import functional
 from swin_dense.backbones.position import relative_position_bias, relative_position_count
 from swin_dense.backbones.windows import window_groups
 
+LARGEST_CALL = 65_535
+"""Windows in one call of fused attention: more exceed the second and third dimension of a CUDA grid."""
+
+BIAS_ALIGNMENT = 8
+"""What the strides of a bias must be multiples of, or the fused kernels of GPUs copy it first."""
+
 
 class WindowAttention(nn.Module):
     """Attention of each token to all tokens of its window, plus a relative position bias (Swin paper, equation 4)."""
 
     def __init__(self, channels: int, heads: int, window: Sequence[int]) -> None:
-        """Creates the projections and the bias table.
-
-        Args:
-            channels: Channels C of a token.
-            heads: Attention heads; must divide `channels`.
-            window: Window size per dimension, in tokens.
-        """
+        """Creates the projections and the bias table for windows of so many tokens per dimension."""
         super().__init__()
         self.heads = heads
         self.window = tuple(window)
@@ -36,15 +37,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(relative_position_count(window), heads))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Lets the tokens of each window attend to each other.
-
-        Args:
-            tokens: (W, B, N, C).
-            mask: (boundary windows, N, N), added to the scores of the last windows; may hold none.
-
-        Returns:
-            (W, B, N, C).
-        """
+        """Lets the tokens (W, B, N, C) of each window attend to each other; returns the same shape."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
         bias = relative_position_bias(self.relative_position_bias_table, self.window)
         attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
@@ -53,7 +46,7 @@ class WindowAttention(nn.Module):
 
 
 def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
-    """Softmax(q k^T / sqrt(D) + bias + mask) v by PyTorch's fused kernels; the faster form on GPUs.
+    """Softmax(q k^T / sqrt(D) + bias + mask) v by PyTorch's fused kernels, all windows at once; for GPUs.
 
     Args:
         qkv: (W, B, N, 3, heads, D).
@@ -63,28 +56,40 @@ def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (W, B, N, C).
     """
-    windows, batch, length, _, heads, _ = qkv.shape
+    windows, batch, length = qkv.shape[:3]
     interior = windows - len(mask)
-    bias = bias.to(qkv.dtype)
-    boundary_bias = (bias + mask[:, None].to(bias.dtype))[:, None].expand(-1, batch, -1, -1, -1).flatten(0, 1)
+    padding = (0, -length % BIAS_ALIGNMENT)
+    bias, mask = (functional.pad(part.to(qkv.dtype), padding) for part in (bias, mask))
     attended = []
     # Interior and boundary windows apart, so that interior ones share one bias instead of each having a copy.
-    for part, part_bias in ((qkv[:interior], bias[None]), (qkv[interior:], boundary_bias)):
-        if len(part):
-            query, key, value = part.flatten(0, 1).permute(2, 0, 3, 1, 4).unbind()
-            attended.append(functional.scaled_dot_product_attention(query, key, value, attn_mask=part_bias))
-    return torch.cat(attended).transpose(1, 2).reshape(windows, batch, length, -1)
+    for part, part_bias in (
+        (qkv[:interior], bias.expand(interior * batch, -1, -1, -1)),
+        (qkv[interior:], _masked_bias(bias, mask, batch)),
+    ):
+        calls = zip(part.flatten(0, 1).split(LARGEST_CALL), part_bias[..., :length].split(LARGEST_CALL), strict=True)
+        attended += [_attend(*call) for call in calls if len(call[0])]
+    return torch.cat(attended).reshape(windows, batch, length, -1)
 
 
 def grouped_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
-    """What `fused_attention` computes, a few windows at a time; the faster form on CPUs.
+    """What `fused_attention` computes, a few windows at a time, which stay in the cache; for CPUs.
 
-    The scores of a few windows stay in the processor's cache. The backward pass computes them again instead of reading
-    them back from memory, as FlashAttention does (arXiv 2205.14135, algorithm 4), and so also yields the gradient of
-    the bias, for which CPUs have no fused kernel.
+    The backward pass computes the scores again instead of reading them back from memory, as FlashAttention does (arXiv
+    2205.14135, algorithm 4), and so also yields the gradient of the bias, for which CPUs have no fused kernel.
     """
     attended: Tensor = _GroupedAttention.apply(qkv, bias, mask)
     return attended.flatten(3)
+
+
+def _attend(qkv: Tensor, bias: Tensor) -> Tensor:
+    """Attention in windows (G, N, 3, heads, D) with a bias (G or 1, heads, N, N), as (G, N, heads, D)."""
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2)
+
+
+def _masked_bias(bias: Tensor, mask: Tensor, batch: int) -> Tensor:
+    """The bias (heads, N, N) plus the mask (W, N, N) of each window, for every image: (W * B, heads, N, N)."""
+    return (bias + mask[:, None])[:, None].expand(-1, batch, -1, -1, -1).flatten(0, 1)
 
 
 class _GroupedAttention(torch.autograd.Function):
@@ -92,10 +97,13 @@ class _GroupedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         windows, batch, length, _, heads, dim = qkv.shape
         attended = qkv.new_empty(windows, batch, length, heads, dim)
-        for group, group_mask in window_groups(qkv.shape, mask):
-            query, key, value = _scaled_heads(qkv[group])
-            weights = _attention_weights(query, key, bias, group_mask)
-            attended[group] = (weights @ value).transpose(2, 3)
+        # The fused kernel is silently refused where the bias wants a gradient. It takes a bias in float32 beside
+        # tokens in half precision, which autocast would round.
+        shared_bias = bias.detach()[None]
+        with torch.autocast("cpu", enabled=False):
+            for group, group_mask in window_groups(qkv.shape, mask):
+                group_bias = _masked_bias(shared_bias[0], group_mask, batch) if len(group_mask) else shared_bias
+                attended[group] = _attend(qkv[group].flatten(0, 1), group_bias).unflatten(0, (-1, batch))
         ctx.save_for_backward(qkv, bias, mask, attended)
         return attended
 

@@ -1,10 +1,12 @@
-"""Attention in groups of windows equals the fused form, and its hand-written gradient is right."""
+"""Attention in groups of windows equals the fused form, its hand-written gradient is right, and fused kernels serve."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
 
 from swin_dense.backbones import windows
 from swin_dense.backbones.attention import WindowAttention, fused_attention, grouped_attention
@@ -83,3 +85,50 @@ def test_module_splits_query_key_and_value_as_the_official_code() -> None:
         heads.append(scores.softmax(-1) @ value[..., part])
     expected = attention.proj(torch.cat(heads, dim=-1))
     assert torch.allclose(attention(tokens, torch.zeros(0, 2, 2)), expected, atol=1e-6)
+
+
+class RecordedKernel:
+    """Passes calls on to the fused attention of PyTorch and keeps their arguments."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queries: list[Tensor] = []
+        self.biases: list[Tensor] = []
+        self.original = functional.scaled_dot_product_attention
+        monkeypatch.setattr(functional, "scaled_dot_product_attention", self)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Tensor:
+        self.queries.append(query)
+        self.biases.append(attn_mask)
+        return self.original(query, key, value, attn_mask=attn_mask)
+
+
+@pytest.mark.parametrize("boundary", [0, 66_000, 140_000])
+def test_no_call_exceeds_the_grid_of_cuda(boundary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = RecordedKernel(monkeypatch)
+    qkv, bias = torch.randn(70_000, 2, 1, 3, 1, 1), torch.zeros(1, 1, 1)
+    attended = fused_attention(qkv, bias, torch.zeros(boundary // 2, 1, 1))
+    assert torch.equal(attended, qkv[:, :, :, 2, 0]), "a token that is alone attends to itself"
+    assert max(len(query) for query in kernel.queries) <= 65_535
+    assert sum(len(query) for query in kernel.queries) == 140_000
+
+
+@pytest.mark.parametrize("length", [16, 49])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_bias_is_aligned_so_that_gpus_need_no_copy(length: int, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = RecordedKernel(monkeypatch)
+    bias = torch.randn(2, length, length, requires_grad=True)
+    fused_attention(torch.randn(5, batch, length, 3, 2, 4), bias, torch.zeros(2, length, length))
+    assert [tuple(bias.shape[1:]) for bias in kernel.biases] == 2 * [(2, length, length)]
+    for given in kernel.biases:
+        *strides, last = given.stride()
+        assert last == 1 and all(stride % 8 == 0 for stride in strides)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_kernel_of_cpus_serves_training_too(dtype: torch.dtype) -> None:
+    qkv, bias, mask = attention_inputs(dtype)
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        grouped_attention(qkv, bias.detach().float().requires_grad_(), mask)
+    names = {event.key for event in record.key_averages()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
+    assert not names & {"aten::_scaled_dot_product_attention_math", "aten::softmax", "aten::bmm"}
