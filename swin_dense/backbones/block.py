@@ -22,11 +22,7 @@ class Mlp(nn.Module):
     """Two linear layers with a GELU between them, for each token by itself."""
 
     def __init__(self, channels: int) -> None:
-        """Creates the two layers.
-
-        Args:
-            channels: Channels C of a token.
-        """
+        """Creates the two layers."""
         super().__init__()
         self.fc1 = nn.Linear(channels, MLP_RATIO * channels)
         self.fc2 = nn.Linear(MLP_RATIO * channels, channels)
@@ -44,14 +40,7 @@ class SwinBlock(nn.Module):
     """
 
     def __init__(self, channels: int, heads: int, window: Sequence[int], drop_path: float) -> None:
-        """Creates norms, attention and MLP.
-
-        Args:
-            channels: Channels C of a token.
-            heads: Attention heads; must divide `channels`.
-            window: Window size per dimension, in tokens.
-            drop_path: Probability with which each of the two branches is dropped for an image in training.
-        """
+        """Creates norms, attention and MLP; in training each branch is dropped for an image with `drop_path`."""
         super().__init__()
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(channels)
@@ -69,8 +58,8 @@ class SwinBlock(nn.Module):
         return output
 
     def _run(self, rows: Tensor, partition: Partition) -> Tensor:
-        # Padding is zero after the norm, in every block anew, and takes part in attention like any token.
-        attended = self.attn(partition.fill(self.norm1(rows)), partition.mask)
+        # Padding is zero after the norm of each block, and takes part in attention like any token.
+        attended = self.attn(partition.fill(_rounded_by_autocast(self.norm1(rows))), partition.mask)
         rows = rows + self._drop_path(partition.take(attended), partition)
         return rows + self._drop_path(self.mlp(self.norm2(rows)), partition)
 
@@ -85,12 +74,7 @@ class SwinBlock(nn.Module):
 
 
 def needs_gradient(block: nn.Module, rows: Tensor) -> bool:
-    """Whether a backward pass will come through: frozen blocks on what frozen blocks hand out keep nothing for one.
-
-    Args:
-        block: A `SwinBlock`.
-        rows: (R, C), what it is called with.
-    """
+    """Whether a backward pass will come through: frozen blocks on what frozen blocks hand out keep nothing for one."""
     return torch.is_grad_enabled() and (
         rows.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
     )
@@ -99,3 +83,11 @@ def needs_gradient(block: nn.Module, rows: Tensor) -> bool:
 def _on_cpu_with_values(rows: Tensor) -> bool:
     """Whether rows can be handled in groups: tracers, which know shapes alone, and GPUs take all at once."""
     return rows.is_cpu and type(rows) is Tensor and not torch.compiler.is_compiling()
+
+
+def _rounded_by_autocast(tokens: Tensor) -> Tensor:
+    """Tokens in the type to which autocast makes the next linear layer cast them anyhow: fewer bytes until then."""
+    device = tokens.device.type
+    if tokens.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return tokens
+    return tokens.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tokens

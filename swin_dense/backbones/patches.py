@@ -16,13 +16,7 @@ class PatchEmbed(nn.Module):
     """
 
     def __init__(self, patch_size: int, in_channels: int, embed_dim: int) -> None:
-        """Creates the projection and its norm.
-
-        Args:
-            patch_size: Side of a patch in pixels.
-            in_channels: Channels of the image.
-            embed_dim: Channels C of a token.
-        """
+        """Creates the projection of patches of that many pixels squared, and its norm."""
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
@@ -40,11 +34,7 @@ class PatchMerging(nn.Module):
     """Halves a token grid by joining 2x2 neighbours and doubling the channels (Swin paper, section 3.1)."""
 
     def __init__(self, channels: int) -> None:
-        """Creates the norm over four joined tokens and their reduction to two.
-
-        Args:
-            channels: Channels C of the incoming tokens.
-        """
+        """Creates the norm over four joined tokens of that many channels and their reduction to two."""
         super().__init__()
         self.norm = nn.LayerNorm(4 * channels)
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)

@@ -33,6 +33,14 @@ class FeatureSpec:
         name: "stage1" is the finest.
         channels: Channels of the map.
         stride: Pixels per cell; the map of an (H, W) image is (ceil(H / stride), ceil(W / stride)).
+
+    Example:
+        >>> from swin_dense.backbones import FeatureSpec, create_backbone
+        >>> backbone = create_backbone("swin_nano", out_indices=(0, 3))
+        >>> backbone.feature_specs[0]
+        FeatureSpec(name='stage1', channels=32, stride=4)
+        >>> [spec.channels for spec in backbone.feature_specs]  # what a neck takes as its `in_channels`
+        [32, 256]
     """
 
     name: str
@@ -46,15 +54,7 @@ class SwinStage(nn.Module):
     def __init__(
         self, channels: int, heads: int, window_size: int, drop_paths: Sequence[float], *, downsample: bool
     ) -> None:
-        """Creates one block per drop path rate.
-
-        Args:
-            channels: Channels C of a token.
-            heads: Attention heads of each block.
-            window_size: Side of the square windows, in tokens.
-            drop_paths: Drop path rate of each block.
-            downsample: Whether patch merging follows.
-        """
+        """Creates one block per drop path rate, and patch merging where `downsample` is set."""
         super().__init__()
         self.window = (window_size, window_size)
         self.activation_checkpointing = False
@@ -62,10 +62,7 @@ class SwinStage(nn.Module):
         self.downsample = PatchMerging(channels) if downsample else None
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs the blocks, regular and shifted windows in turn, and then patch merging.
-
-        Args:
-            tokens: (B, H, W, C).
+        """Runs the blocks on tokens (B, H, W, C), regular and shifted windows in turn, and then patch merging.
 
         Returns:
             The tokens after the blocks, (B, H, W, C), and those that the next stage begins with,
@@ -86,7 +83,28 @@ class SwinStage(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Swin Transformer that hands out one feature map per requested stage."""
+    """Swin Transformer that hands out one feature map per requested stage.
+
+    Images may have any height and width of at least one pixel; maps are as large as `feature_specs` say. The model
+    pickles, copies and trains like any other module; parameter names are those of the official dense models.
+
+    Attributes:
+        feature_specs: Name, channels and stride of each map, finest first.
+        depths: Blocks per stage.
+        out_indices: Stages whose maps are handed out, from 0.
+        frozen_stages: What is never trained; see the option of this name.
+
+    Example:
+        >>> import torch
+        >>> from swin_dense.backbones import SwinTransformer
+        >>> backbone = SwinTransformer(embed_dim=32, depths=(2, 2), num_heads=(2, 4), out_indices=(0, 1)).eval()
+        >>> with torch.inference_mode():
+        ...     maps = backbone(torch.rand(1, 3, 100, 150))
+        >>> for spec, features in zip(backbone.feature_specs, maps):
+        ...     print(spec.name, spec.stride, tuple(features.shape))
+        stage1 4 (1, 32, 25, 38)
+        stage2 8 (1, 64, 13, 19)
+    """
 
     def __init__(
         self,

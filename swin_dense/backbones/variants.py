@@ -20,6 +20,13 @@ class SwinVariant:
         num_heads: Attention heads per stage.
         window_size: Side of the windows in tokens.
         pretrain_image_size: Side in pixels of the images that its published weights were trained on.
+
+    Example:
+        >>> from swin_dense.backbones import VARIANTS
+        >>> list(VARIANTS)[:3]
+        ['swin_nano', 'swin_tiny', 'swin_small']
+        >>> VARIANTS["swin_base_384"].window_size
+        12
     """
 
     embed_dim: int
@@ -39,6 +46,7 @@ VARIANTS = {
     "swin_base_384": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), window_size=12, pretrain_image_size=384),
     "swin_large_384": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), window_size=12, pretrain_image_size=384),
 }
+"""The architectures that `create_backbone` knows, by name, smallest first; the names are those of the paper."""
 
 
 def create_backbone(name: str, **overrides: Any) -> SwinTransformer:
@@ -54,6 +62,18 @@ def create_backbone(name: str, **overrides: Any) -> SwinTransformer:
 
     Raises:
         ConfigError: The name or an option is unknown (the nearest known one is named), or an option's value is wrong.
+
+    Example:
+        >>> import torch
+        >>> from swin_dense.backbones import create_backbone
+        >>> backbone = create_backbone("swin_nano", out_indices=(1, 2), drop_path_rate=0.1).eval()
+        >>> with torch.inference_mode():
+        ...     [tuple(features.shape) for features in backbone(torch.rand(2, 3, 64, 96))]
+        [(2, 64, 8, 12), (2, 128, 4, 6)]
+        >>> create_backbone("swin_tinny")
+        Traceback (most recent call last):
+            ...
+        swin_dense.errors.ConfigError: unknown backbone "swin_tinny"; did you mean "swin_tiny"?
     """
     if name not in VARIANTS:
         raise ConfigError(f'unknown backbone "{name}"; {nearest(name, VARIANTS)}')

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -100,6 +102,51 @@ class TestPrecision:
         for name, parameter in model.named_parameters():
             assert parameter.grad.dtype == torch.float32
             assert (parameter.grad - wanted_gradients[name]).norm() <= 0.1 * wanted_gradients[name].norm() + 1e-4, name
+
+    def test_autocast_moves_rows_in_its_own_type(self) -> None:
+        """The projection rounds what the norm hands out anyhow; padding it in float32 would move twice as much."""
+        block = SwinBlock(channels=8, heads=2, window=(4, 4), drop_path=0.0)
+        partition = window_plan(torch.empty(1, 5, 7, 8), (4, 4), (2, 2)).partitions[1]
+        seen: list[torch.dtype] = []
+        block.attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rows = block(torch.randn(35, 8), partition)
+        block(torch.randn(35, 8), partition)
+        block.double()(torch.randn(35, 8, dtype=torch.float64), partition)
+        assert seen == [torch.bfloat16, torch.float32, torch.float64]
+        assert rows.dtype == torch.float32, "what residuals add up to keeps its precision"
+
+
+def test_no_value_is_read_on_the_host() -> None:
+    """The meta device has no values: whatever reads one, and would wait for a GPU, raises there."""
+    model = both_stages(drop_path_rate=0.5, absolute_position_embedding=True).to("meta")
+    maps = model(torch.empty(2, 3, 37, 50, device="meta"))
+    sum(found.mean() for found in maps).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with torch.no_grad():
+        assert [found.shape for found in model(torch.empty(2, 3, 28, 28, device="meta"))] == [
+            (2, 16, 7, 7),
+            (2, 32, 4, 4),
+        ]
+
+
+@pytest.mark.parametrize("gradients_wanted", [False, True])
+def test_compiles_as_one_graph(gradients_wanted: bool) -> None:
+    model, images = both_stages(), random_images()
+    torch.compiler.reset()
+    with torch.set_grad_enabled(gradients_wanted):
+        found = torch.compile(model, backend="eager", fullgraph=True)(images)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, model(images), strict=True))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_can_be_copied_and_pickled_after_use(duplicate: Callable[[SwinTransformer], SwinTransformer]) -> None:
+    model = both_stages(frozen_stages=1)
+    model(random_images())
+    other = duplicate(model)
+    assert all(torch.equal(a, b) for a, b in zip(other(random_images()), model(random_images()), strict=True))
+    assert [module.training for module in other.modules()] == [module.training for module in model.modules()]
+    assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in model.parameters()}
 
 
 class TestActivationCheckpointing:
