@@ -66,8 +66,8 @@ def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         (qkv[:interior], bias.expand(interior * batch, -1, -1, -1)),
         (qkv[interior:], _masked_bias(bias, mask, batch)),
     ):
-        calls = zip(part.flatten(0, 1).split(LARGEST_CALL), part_bias[..., :length].split(LARGEST_CALL), strict=True)
-        attended += [_attend(*call) for call in calls if len(call[0])]
+        tokens, biases = (torch.split(x, LARGEST_CALL) for x in (part.flatten(0, 1), part_bias[..., :length]))
+        attended += [_attend(*call) for call in zip(tokens, biases, strict=True) if len(call[0])]
     return torch.cat(attended).reshape(windows, batch, length, -1)
 
 
@@ -103,7 +103,7 @@ class _GroupedAttention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             for group, group_mask in window_groups(qkv.shape, mask):
                 group_bias = _masked_bias(shared_bias[0], group_mask, batch) if len(group_mask) else shared_bias
-                attended[group] = _attend(qkv[group].flatten(0, 1), group_bias).unflatten(0, (-1, batch))
+                attended[group].flatten(0, 1).copy_(_attend(qkv[group].flatten(0, 1), group_bias))
         ctx.save_for_backward(qkv, bias, mask, attended)
         return attended
 
