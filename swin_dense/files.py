@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Lets a file be written beside its place and moved there at the end: a reader sees the old file or the new one.
+    """Lets a file be written beside its place, syncs it and moves it there: readers see the old file or the new one.
+
+    The file gets the permissions of any new file in that folder, whatever the writer set. If the block raises, what was
+    written is removed and `path` stays as it was.
 
     Args:
         path: The file; its folder is made if it does not exist.
 
     Yields:
-        The path to write to, of the same suffix. If the block raises, what is there is removed and `path` stays as it
-        was.
+        A path of the same suffix at which the block creates the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{uuid4().hex}{path.suffix}")  # short, however long the name is
     try:
+        unfinished.touch()  # the umask can be seen without changing it for all threads only in a new file
+        mode = unfinished.stat().st_mode
+        unfinished.unlink()
         yield unfinished
+        unfinished.chmod(mode)
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+    with suppress(OSError):  # not every system can open a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
