@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import pickletools
 import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -33,10 +34,18 @@ _OTHER_KINDS = {
 """What other files start with."""
 
 # The one place where unpickling is spoken of: as advice to the owner of a file that we refuse, for a machine to lose.
+_ADVICE = (
+    "reading it could run code, so it is refused. If you trust its origin, open it once in an isolated environment (a "
+    "container without network and secrets), write the tensors alone, and load that file: "
+)
 _ISOLATED = (
-    "If you trust its origin, open it once in an isolated environment (a container without network and secrets), write "
-    "the tensors alone, and load that file: python -c \"import torch; c = torch.load('IN', map_location='cpu', "
-    "weights_only=False); torch.save(c.get('state_dict', c.get('model', c)), 'OUT')\""
+    f"{_ADVICE}python -c \"import torch; c = torch.load('IN', map_location='cpu', weights_only=False); "
+    "torch.save(c.get('state_dict', c.get('model', c)), 'OUT')\""
+)
+_ISOLATED_ARRAYS = (
+    f"{_ADVICE}python -c \"import pickle, numpy, torch; c = pickle.load(open('IN', 'rb'), encoding='latin1'); "
+    "c = c.get('model', c.get('blobs', c)); torch.save({k: torch.from_numpy(v.copy()) for k, v in c.items() "
+    "if isinstance(v, numpy.ndarray)}, 'OUT')\""
 )
 
 
@@ -64,7 +73,7 @@ def read_checkpoint(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
     except pickle.UnpicklingError as error:
         raise WeightsError(_describe_unpickling(path, error)) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
+    except Exception as error:  # damaged bytes make these readers raise anything, such as struct.error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is truncated or damaged; copy or download it again ({reason})") from error
 
@@ -180,8 +189,6 @@ def _written_whole(path: Path) -> Iterator[Path]:
     try:
         with atomic_write(path) as unfinished:
             yield unfinished
-            with unfinished.open("rb+") as file:
-                os.fsync(file.fileno())
     except (OSError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
 
@@ -226,6 +233,10 @@ def _sniff(path: Path) -> str:
         raise WeightsError(f"{path} is a Git LFS pointer instead of weights; run `git lfs pull` where it came from")
     if start.startswith(b"PK\x03\x04"):
         return _sniff_zip(path)
+    if _is_array_pickle(path):
+        raise WeightsError(
+            f"{path} is a pickle of NumPy arrays, as in the model zoos of Detectron2 and Caffe2; {_ISOLATED_ARRAYS}"
+        )
     if start.startswith(b"\x80"):
         return "pickle"
     if start[8:9] == b"{":  # truncated, or damaged in its first bytes
@@ -235,8 +246,8 @@ def _sniff(path: Path) -> str:
             raise WeightsError(f"{path} is {kind}, not a checkpoint of torch.save or safetensors")
     if tarfile.is_tarfile(path):
         raise WeightsError(
-            f"{path} is a tar archive; unpack it and name the checkpoint in it. One that is a checkpoint itself, from "
-            f"torch before 0.1.10, cannot be read safely. {_ISOLATED}"
+            f"{path} is a tar archive; unpack it and name the checkpoint in it. If it is itself a checkpoint, of "
+            f"torch before 0.1.10, {_ISOLATED}"
         )
     raise WeightsError(f"{path} is not a checkpoint of torch.save or safetensors; it starts with {start[:16]!r}")
 
@@ -261,4 +272,15 @@ def _describe_unpickling(path: Path, error: pickle.UnpicklingError) -> str:
     found = re.search(r"nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", str(error))
     if found is None:
         return f"{path} is damaged, or was not written by torch.save"
-    return f"{path} holds {found[1]} beside tensors; to read it could run code, so it is refused. {_ISOLATED}"
+    return f"{path} holds {found[1]} beside tensors; {_ISOLATED}"
+
+
+def _is_array_pickle(path: Path) -> bool:
+    """Whether the first instructions of a pickle, which are read and not run, name NumPy; torch's begin otherwise."""
+    with path.open("rb") as file:
+        start = file.read(1 << 20)
+    with suppress(Exception):  # where it is no pickle, or goes on after the first MiB
+        for _, argument, _ in pickletools.genops(start):
+            if isinstance(argument, str) and argument.startswith("numpy."):
+                return True
+    return False

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
+import stat
 import tarfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,12 @@ def safetensors_file(shape: Sequence[int], offsets: Sequence[int]) -> bytes:
     """Eight bytes of data, and a header that may say otherwise."""
     header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}})
     return len(header).to_bytes(8, "little") + header.encode() + bytes(8)
+
+
+def follow(advice: str, folder: Path) -> None:
+    """Runs the command of a message on the file IN of a folder."""
+    code = advice.split('python -c "')[1].removesuffix('"')
+    exec(code.replace("'IN'", repr(str(folder / "IN"))).replace("'OUT'", repr(str(folder / "OUT"))), {})
 
 
 class TestReading:
@@ -116,6 +125,60 @@ class TestReading:
         with pytest.raises(WeightsError, match="truncated|damaged"):
             read_checkpoint(path)
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"\x80\x02J\x01",  # struct.error: half an integer
+            b"\x80\x02" + b"\x8a\xff" + bytes(255) + b".",  # an integer of 255 bytes
+            b"\x80\x02" + b"\x8b\xff\xff\xff\x7f.",  # an integer of 2 GiB
+            b"\x80\x02X\xff\xff\xff\x7fa.",  # a text of 2 GiB
+            b"\x80\x02" + b"(" * 100_000 + b".",
+            b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".",  # lists in lists
+            b"\x80\x02h\x07.",  # a thing that was never stored
+            b"\x80\x02NQ.",  # a storage called None
+        ],
+    )
+    def test_mutated_pickles(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "w.pth").write_bytes(content)
+        with pytest.raises(WeightsError, match=r"w\.pth"):
+            read_checkpoint(tmp_path / "w.pth")
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_files_with_a_few_other_bytes_are_read_or_refused(self, tmp_path: Path, zipped: bool) -> None:
+        """Torch's reader raises AssertionError, AttributeError, struct.error and more for such files."""
+        torch.save({"state_dict": state(), "epoch": 3}, tmp_path / "w", _use_new_zipfile_serialization=zipped)
+        content, dice = (tmp_path / "w").read_bytes(), random.Random(0)
+        start = content.index(b"\x80\x02")  # the pickle
+        for number in range(300):
+            mutated = bytearray(content)
+            for _ in range(dice.randint(1, 4)):
+                mutated[start + dice.randrange(500)] = dice.choice((*b"(.}]QRatub", dice.randrange(256)))
+            path = tmp_path / f"{number}.pth"
+            path.write_bytes(mutated)
+            with suppress(WeightsError):
+                unwrap(read_checkpoint(path), "w")
+
+    def test_enormous_numbers_in_a_header(self, tmp_path: Path) -> None:
+        for number, (shape, offsets) in enumerate(
+            [([10**30], [0, 8]), ([2], [0, 10**30]), ([2**63, 2], [0, 8]), ([-1], [0, 8]), ([2], [-8, 0])]
+        ):
+            path = tmp_path / f"{number}.safetensors"
+            path.write_bytes(safetensors_file(shape, offsets))
+            with pytest.raises(WeightsError, match="is truncated or damaged"):
+                read_checkpoint(path)
+
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_a_pickle_of_arrays_as_detectron2_publishes(self, tmp_path: Path, protocol: int) -> None:
+        arrays = {"backbone.bottom_up.stem.conv1.weight": np.ones((4, 3, 7, 7), np.float32)}
+        content = {"model": arrays, "__author__": "Detectron2 Model Zoo", "matching_heuristics": True}
+        (tmp_path / "IN").write_bytes(pickle.dumps(content, protocol))
+        with pytest.raises(
+            WeightsError, match=r"is a pickle of NumPy arrays.*Detectron2.*isolated environment"
+        ) as raised:
+            read_checkpoint(tmp_path / "IN")
+        follow(str(raised.value), tmp_path)
+        assert same(read_checkpoint(tmp_path / "OUT"), {key: torch.from_numpy(arrays[key]) for key in arrays})
+
     def test_an_archive_of_something_else(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
             archive.writestr("images/1.jpg", "x")
@@ -192,9 +255,7 @@ class TestReading:
         torch.save({"state_dict": state(), "meta": np.float64(3)}, tmp_path / "IN")
         with pytest.raises(WeightsError) as raised:
             read_checkpoint(tmp_path / "IN")
-        code = str(raised.value).split('python -c "')[1].removesuffix('"')
-        code = code.replace("'IN'", repr(str(tmp_path / "IN"))).replace("'OUT'", repr(str(tmp_path / "OUT")))
-        exec(code)
+        follow(str(raised.value), tmp_path)
         assert same(read_checkpoint(tmp_path / "OUT"), state())
 
 
@@ -241,6 +302,15 @@ class TestSaving:
         assert same(loaded, tensors)
         assert all(loaded[key].dtype == tensors[key].dtype for key in tensors)
         assert read_metadata(path) == {"classes": "a,b"}
+
+    def test_permissions_follow_the_umask(self, tmp_path: Path) -> None:
+        """The files of safetensors itself are for their owner alone."""
+        before = os.umask(0o022)
+        try:
+            save_weights(state(), tmp_path / "w.safetensors")
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "w.safetensors").stat().st_mode) == 0o644
 
     def test_other_files_have_no_metadata(self, tmp_path: Path) -> None:
         torch.save(state(), tmp_path / "w.pth")
