@@ -22,7 +22,7 @@ def convert_weights(
         typer.Option(metavar="FORMAT", help="swin-dense, official, openmmlab, torchvision, timm, huggingface(-4)."),
     ],
     from_format: Annotated[
-        str, typer.Option("--from", metavar="FORMAT", help="Format of IN; told from its names by default.")
+        str, typer.Option("--from", metavar="FORMAT", help="Format of IN; by default detected from its key names.")
     ] = "auto",
     ignore: Annotated[
         list[str] | None, typer.Option(help="Tensors of IN to leave out, by name or module; repeat for several.")

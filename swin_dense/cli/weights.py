@@ -77,7 +77,7 @@ def fetch(
                 tell=lambda message: bar.console.print(escape(message)),
             )
     except KeyboardInterrupt:
-        print("stopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
+        print("stopped; what has arrived is kept, and the same command resumes there", file=sys.stderr)
         raise typer.Exit(130) from None
     print(path)
 
@@ -87,14 +87,14 @@ def verify(
     name: Annotated[str, typer.Argument(help="A listed name, its address, or any file.", metavar="NAME|FILE")],
     sha256: Sha256 = None,
 ) -> None:
-    """Computes the checksum of weights anew; exits with status 1 if it is not the expected one."""
+    """Computes the checksum of weights; exits with status 1 if it is not the expected one."""
     from swin_dense.errors import WeightsError
     from swin_dense.weights.hub import verify_weights
 
     found = verify_weights(name, sha256=sha256)
     if found.expected is None:
         raise WeightsError(
-            f"{found.path}: no published checksum, and none recorded at download, so nothing to hold it against; "
+            f"{found.path}: no checksum to compare it with, neither published nor recorded at download; "
             f"its SHA-256 is {found.sha256}"
         )
     if not found.matches:

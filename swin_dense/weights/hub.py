@@ -6,7 +6,7 @@ Nothing is downloaded unless `fetch_weights` is called. Three environment variab
   published file lies there under its own name, one of another address under `urls/<digest of the address>/`.
 - `SWIN_DENSE_MIRROR`: an http(s) address, a `file://` address or a folder, which stands for scheme and host of *every*
   address: `https://github.com/SwinTransformer/...` is read from `MIRROR/SwinTransformer/...`, and nowhere else.
-- `SWIN_DENSE_OFFLINE=1`: the network is not touched; there are the cache, and a mirror that is a folder.
+- `SWIN_DENSE_OFFLINE=1`: the network is not used; there are the cache, and a mirror that is a folder.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ from filelock import FileLock, Timeout
 
 from swin_dense.errors import WeightsError
 from swin_dense.files import atomic_write
-from swin_dense.weights.download import Progress, Tell, copy, download, state_of
+from swin_dense.weights.download import Progress, Tell, check_size, download, state_of
 from swin_dense.weights.releases import RELEASES, Release, find_release
 
-_YES, _NO = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
+_SAYS = {"given": "--sha256 says", "published": "its publisher says", "recorded": "it had when downloaded"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Verification:
     Attributes:
         path: The file.
         sha256: The SHA-256 that it has.
-        expected: The SHA-256 that it should have, or the first digits of it; None if nobody knows.
-        source: Who says so: the caller, the publisher, or the record of the download.
+        expected: The SHA-256 that it should have, or the first digits of it; None if it is not known.
+        source: Where `expected` comes from: the caller, the publisher, or the record of the download.
     """
 
     path: Path
@@ -50,7 +51,7 @@ class Verification:
 
     @property
     def matches(self) -> bool:
-        """Whether it is what it should be; False if nobody knows what that is."""
+        """Whether the file is what it should be; False if that is not known."""
         return self.expected is not None and self.sha256.startswith(self.expected)
 
 
@@ -63,14 +64,14 @@ def fetch_weights(
 ) -> Path:
     """Finds weights in the cache, or downloads them to it.
 
-    A download that was interrupted goes on where it stopped. Several processes may ask for the same file: one
-    downloads, the others wait. The file appears under its name only when its size and checksum are right.
+    An interrupted download resumes where it stopped. Several processes may ask for the same file: one downloads, the
+    others wait. The file appears under its name only when its size and checksum are right.
 
     Args:
         name: A name of `RELEASES`, or an http or https address.
-        sha256: The SHA-256 of the file, or at least 8 first digits of it; it takes the place of the published one.
-        progress: Told, while downloading, how many bytes are there and how many there will be (None: unknown).
-        tell: Told in a line of what happens: resuming, waiting, further attempts.
+        sha256: The SHA-256 of the file, or at least its first 8 digits; it takes the place of the published one.
+        progress: Called while downloading with the number of bytes that are there and of all (None: unknown).
+        tell: Called with one line about resuming, waiting and further attempts.
 
     Returns:
         The file in the cache, just checked: against `sha256`, or else the published checksum, or else the one recorded
@@ -78,6 +79,20 @@ def fetch_weights(
 
     Raises:
         WeightsError: The name is unknown, the file cannot be had, or it is not the one that was published.
+
+    Example:
+        With a mirror that is a folder, nothing is downloaded:
+
+        >>> import os, tempfile
+        >>> from pathlib import Path
+        >>> from unittest.mock import patch
+        >>> from swin_dense.weights.hub import fetch_weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "model.pth").write_bytes(b"weights")
+        ...     with patch.dict(os.environ, SWIN_DENSE_MIRROR=folder, SWIN_DENSE_CACHE=f"{folder}/cache"):
+        ...         path = fetch_weights("https://example.org/model.pth")
+        ...     path.name, path.read_bytes()
+        ('model.pth', b'weights')
     """
     target, given = cached_path(name), _checked_digits(sha256)
     try:
@@ -86,7 +101,7 @@ def fetch_weights(
             target.parent.mkdir(parents=True, exist_ok=True)
             with _alone(target, tell):
                 if not target.is_file():
-                    _obtain(source, target, given, progress, tell)
+                    _obtain(name, source, target, given, progress, tell)
                     return target
     except OSError as error:
         raise WeightsError(f"{target} cannot be written ({error}); SWIN_DENSE_CACHE names another folder") from error
@@ -97,19 +112,30 @@ def fetch_weights(
 
 
 def verify_weights(name_or_file: str | Path, *, sha256: str | None = None) -> Verification:
-    """Computes the checksum of a file anew and says what it should be.
+    """Computes the checksum of a file and compares it with what it should be.
 
     Args:
         name_or_file: A name of `RELEASES` or an address, for the file in the cache; or any file. A file of a release's
-            file name is held against that release.
-        sha256: What it should be, or at least 8 first digits of it; otherwise what is published counts, and where
+            file name is compared with that release.
+        sha256: What it should be, or at least its first 8 digits; otherwise what is published counts, and where
             nothing is, what was recorded when it was downloaded.
 
     Returns:
-        Both, whether they match or not.
+        Both checksums, whether they match or not.
 
     Raises:
         WeightsError: There is no such file, or it cannot be read.
+
+    Example:
+        >>> import hashlib, tempfile
+        >>> from pathlib import Path
+        >>> from swin_dense.weights.hub import verify_weights
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.pth")
+        ...     _ = path.write_bytes(b"weights")
+        ...     found = verify_weights(path, sha256=hashlib.sha256(b"weights").hexdigest()[:8])
+        >>> found.matches, found.source
+        (True, 'given')
     """
     given = _checked_digits(sha256)
     known = str(name_or_file) in RELEASES or "://" in str(name_or_file)
@@ -121,17 +147,7 @@ def verify_weights(name_or_file: str | Path, *, sha256: str | None = None) -> Ve
 
 
 def cached_path(name: str) -> Path:
-    """Where weights lie, or would lie, in the cache.
-
-    Args:
-        name: A name of `RELEASES`, or an http or https address.
-
-    Returns:
-        The path.
-
-    Raises:
-        WeightsError: The name is unknown, or the address is none.
-    """
+    """Where the file of a release's name or of an address lies in the cache, or would lie."""
     if release := _release(name):
         return cache_folder() / release.file_name
     file_name = unquote(urlsplit(name).path).rpartition("/")[2]
@@ -141,34 +157,22 @@ def cached_path(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of the cache.
-
-    Returns:
-        `SWIN_DENSE_CACHE`, else `$XDG_CACHE_HOME/swin-dense`, else `~/.cache/swin-dense`; it need not exist.
-    """
+    """`SWIN_DENSE_CACHE`, else `$XDG_CACHE_HOME/swin-dense`, else `~/.cache/swin-dense`; it need not exist."""
     if own := os.environ.get("SWIN_DENSE_CACHE"):
         return Path(own).expanduser()
     base = Path(os.environ.get("XDG_CACHE_HOME") or "")
     return (base if base.is_absolute() else Path.home() / ".cache") / "swin-dense"  # XDG: relative paths are invalid
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where a file comes from: an address, or a file of a mirror that is a folder."""
-
-    place: str | Path
-    size_mib: float | None
-    mirrored: bool
-
-
 def _release(name: str) -> Release | None:
-    """What a name or an address stands for; None for an address that is not in the table."""
+    """The release of a name or an address; None for an address that is not in the table."""
     if "://" in name:
         return next((release for release in RELEASES.values() if release.url == name), None)
     return find_release(name)
 
 
-def _source(name: str, target: Path) -> _Source:
+def _source(name: str, target: Path) -> str | Path:
+    """The address to download from, or the file of a mirror that is a folder."""
     release = _release(name)
     url = release.url if release else name
     mirror = os.environ.get("SWIN_DENSE_MIRROR", "")
@@ -178,7 +182,7 @@ def _source(name: str, target: Path) -> _Source:
             f"SWIN_DENSE_OFFLINE is set and {name} is not in the cache; download {url} elsewhere and place it as "
             f"{target}"
         )
-    return _Source(place, release.size_mib if release else None, bool(mirror))
+    return place
 
 
 def _mirrored(url: str, mirror: str) -> str | Path:
@@ -198,9 +202,11 @@ def _mirrored(url: str, mirror: str) -> str | Path:
 
 def _offline() -> bool:
     value = os.environ.get("SWIN_DENSE_OFFLINE", "").lower()
-    if value not in _YES | _NO:
-        raise WeightsError(f'SWIN_DENSE_OFFLINE="{value}" means neither yes nor no; set it to 1 or 0')
-    return value in _YES
+    if value in ("", "0", "false", "no", "off"):
+        return False
+    if value in ("1", "true", "yes", "on"):
+        return True
+    raise WeightsError(f'SWIN_DENSE_OFFLINE="{value}" means neither yes nor no; set it to 1 or 0')
 
 
 @contextmanager
@@ -218,27 +224,39 @@ def _alone(target: Path, tell: Tell) -> Iterator[None]:
         lock.release()
 
 
-def _obtain(source: _Source, target: Path, given: str | None, progress: Progress, tell: Tell) -> None:
-    """Brings a file under its name, checked; records its checksum beside it."""
-    part = target.with_name(f"{target.name}.part")
+def _obtain(name: str, source: str | Path, target: Path, given: str | None, progress: Progress, tell: Tell) -> None:
+    """Brings a file under its name, checked, and records its checksum beside it."""
+    part, release = target.with_name(f"{target.name}.part"), _release(name)
+    size_mib = release.size_mib if release else None
     try:
-        if isinstance(source.place, Path):
-            copy(source.place, part, size_mib=source.size_mib, progress=progress)
+        if isinstance(source, str):
+            download(source, part, size_mib=size_mib, progress=progress, tell=tell)
         else:
-            download(source.place, part, size_mib=source.size_mib, progress=progress, tell=tell)
+            _copy(source, part, size_mib, progress)
     except WeightsError as error:
-        raise WeightsError(f"{error} (SWIN_DENSE_MIRROR is set)" if source.mirrored else str(error)) from error
+        raise WeightsError(f"{error}{' (SWIN_DENSE_MIRROR is set)' * ('SWIN_DENSE_MIRROR' in os.environ)}") from error
     expected, said_by = _expected(target, given, recorded=False)
     found = Verification(part, _sha256_of(part), expected, said_by)
     state_of(part).unlink(missing_ok=True)
     if expected is not None and not found.matches:
         part.replace(target.with_name(f"{target.name}.rejected"))
-        raise WeightsError(f"{source.place}: {_mismatch(found)}; it is kept as {target.name}.rejected and not used")
+        raise WeightsError(f"{source}: {_mismatch(found)}; it is kept as {target.name}.rejected and not used")
     with atomic_write(_record_of(target)) as record:
         record.write_text(f"{found.sha256}  {target.name}\n", encoding="utf-8")
     if expected is None:
         tell(f"no SHA-256 is published; the one it has is recorded in {_record_of(target)}")
     part.replace(target)
+
+
+def _copy(source: Path, part: Path, size_mib: float | None, progress: Progress) -> None:
+    """Copies a file of a mirror that is a folder."""
+    if not source.is_file():
+        raise WeightsError(f"there is no file {source}")
+    size = source.stat().st_size
+    check_size(size, size_mib, str(source))
+    state_of(part).unlink(missing_ok=True)
+    shutil.copyfile(source, part)
+    progress(size, size)
 
 
 def _verify(path: Path, given: str | None) -> Verification:
@@ -248,7 +266,7 @@ def _verify(path: Path, given: str | None) -> Verification:
 def _expected(
     path: Path, given: str | None, *, recorded: bool
 ) -> tuple[str | None, Literal["given", "published", "recorded"] | None]:
-    """What a file's SHA-256 should begin with, and who says so."""
+    """What a file's SHA-256 should begin with, and where that comes from."""
     if given is not None:
         return given, "given"
     published = next((one.sha256_prefix for one in RELEASES.values() if one.file_name == path.name), None)
@@ -268,9 +286,9 @@ def _record_of(path: Path) -> Path:
 
 
 def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            digest = hashlib.sha256()
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
@@ -286,6 +304,4 @@ def _checked_digits(sha256: str | None) -> str | None:
 
 
 def _mismatch(found: Verification) -> str:
-    source = {"given": "--sha256 says", "published": "its publisher says", "recorded": "it had when downloaded"}
-    says = source[found.source or "given"]
-    return f"{found.path} has SHA-256 {found.sha256}, but {says} {found.expected}"
+    return f"{found.path} has SHA-256 {found.sha256}, but {_SAYS[found.source or 'given']} {found.expected}"

@@ -39,7 +39,7 @@ ALLOWED = {
     # Models.
     "ops": {"torch", "torchvision"},
     "backbones": {"torch"},
-    "weights": {"torch", "safetensors", "filelock", "swin_dense.backbones"},
+    "weights": {"torch", "safetensors", "filelock", "requests", "urllib3", "swin_dense.backbones"},
     "openmmlab": {*OPENMMLAB, "torch", "numpy", "pycocotools", "swin_dense.backbones", "swin_dense.ops", *LEAVES},
     # Data and metrics know neither models nor each other.
     "data": {"torch", "torchvision", "numpy", "PIL", "pycocotools", "lightning", *FILES, *LEAVES},

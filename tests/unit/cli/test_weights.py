@@ -116,7 +116,7 @@ def test_fetch_of_a_wrong_file_is_an_error_without_output(
     assert "Traceback" not in captured.err
 
 
-def test_ctrl_c_says_that_the_command_goes_on(
+def test_ctrl_c_says_that_the_command_resumes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(name: str, **options: object) -> Path:
@@ -125,7 +125,7 @@ def test_ctrl_c_says_that_the_command_goes_on(
     monkeypatch.setattr(hub, "fetch_weights", stopped)
     assert command("fetch", "swin_t") == 130
     captured = capsys.readouterr()
-    assert (captured.out, "goes on from there" in captured.err) == ("", True)
+    assert (captured.out, "resumes there" in captured.err) == ("", True)
 
 
 def test_verify_says_right_or_wrong_and_by_whom(
@@ -152,4 +152,4 @@ def test_verify_is_honest_where_nothing_is_published(
     assert command("verify", str(tmp_path / "mine.pth")) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "nothing to hold it against" in captured.err and SHA256 in captured.err
+    assert "no checksum to compare it with" in captured.err and SHA256 in captured.err

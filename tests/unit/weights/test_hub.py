@@ -249,7 +249,7 @@ def test_verify_needs_a_file(name: str, published: Release) -> None:
 
 
 def test_nothing_but_the_fetch_command_and_function_reaches_the_network() -> None:
-    reaching = ("swin_dense.weights.hub", "swin_dense.weights.download", "urllib.request", "http.client")
+    reaching = ("swin_dense.weights.hub", "swin_dense.weights.download", "urllib.request", "http.client", "requests")
     importing = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")

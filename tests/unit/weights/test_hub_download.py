@@ -7,9 +7,9 @@ import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import Request
 
 import pytest
+import requests
 
 from helpers.file_server import FileServer, serving
 from swin_dense.errors import WeightsError
@@ -79,7 +79,7 @@ def test_a_broken_connection_is_resumed_at_once(server: FileServer, url: str) ->
     messages: list[str] = []
     assert fetch_weights(url, tell=messages.append).read_bytes() == CONTENT
     assert ranges_asked(server) == [None, "bytes=400000-", "bytes=500000-"]
-    assert "going on after 400,000 bytes" in messages
+    assert "resuming after 400,000 bytes" in messages
 
 
 @pytest.mark.usefixtures("one_attempt")
@@ -114,7 +114,7 @@ def test_a_server_that_cannot_resume_sends_all_again(server: FileServer, url: st
     messages: list[str] = []
     assert fetch_weights(url, tell=messages.append).read_bytes() == CONTENT
     assert ranges_asked(server) == [None, "bytes=400000-"]
-    assert any("starting anew" in message for message in messages)
+    assert any("starting from the beginning" in message for message in messages)
 
 
 @pytest.mark.parametrize("if_range", [True, False])
@@ -128,7 +128,7 @@ def test_a_file_that_changed_is_never_mixed_with_the_old_one(
     assert fetch_weights(url).read_bytes() == NEWER
 
 
-def test_a_file_that_became_shorter_than_what_has_arrived_starts_anew(
+def test_a_file_that_became_shorter_than_what_has_arrived_is_downloaded_whole(
     server: FileServer, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -277,11 +277,21 @@ def test_a_redirect_out_of_the_web_is_refused(target: str, server: FileServer, u
         fetch_weights(url)
 
 
-def test_a_redirect_from_an_encrypted_to_a_plain_connection_is_refused(server: FileServer) -> None:
-    request, handler = Request("https://example.org/model.pth"), download._Redirects()
+def test_a_redirect_from_an_encrypted_to_a_plain_connection_is_refused() -> None:
+    answer = requests.Response()
+    answer.url, answer.status_code = "https://example.org/model.pth", 302
+    answer.headers["Location"] = "http://example.net/model.pth"
     with pytest.raises(WeightsError, match=r"redirects to http://example\.net/.*from https to http is refused"):
-        handler.redirect_request(request, None, 302, "Found", {}, "http://example.net/model.pth")
-    assert handler.redirect_request(request, None, 302, "Found", {}, "https://example.net/model.pth") is not None
+        download._check_redirect(answer)
+    answer.headers["Location"] = "https://example.net/model.pth"
+    download._check_redirect(answer)
+
+
+def test_an_answer_without_content_is_no_file(server: FileServer, url: str) -> None:
+    server.content = b""
+    with pytest.raises(WeightsError, match="the server sent 0 of 0 bytes, after 5 attempts"):
+        fetch_weights(url)
+    assert names_beside(cached_path(url)) == set()
 
 
 def test_several_at_once_download_once_and_get_the_same_file(server: FileServer, url: str) -> None:
