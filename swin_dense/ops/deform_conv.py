@@ -7,9 +7,12 @@
 where g is the deformable group of channel c; v1 has neither mask nor bias. mmcv and torchvision lay offsets and masks
 out alike: channels are (group, i, j, (y, x)) and (group, i, j).
 
+Shapes: input (B, C, H, W), weight (O, C / group, kH, kW), offset (B, deformable_group * kH * kW * 2, H', W') in pixels,
+mask (B, deformable_group * kH * kW, H', W'), output (B, O, H', W').
+
 Signatures are those of mmcv's compiled ops, so that its autograd wrappers call them unchanged: forward functions
-overwrite `output`, backward functions add to the gradient buffers. `columns`, `ones` (scratch
-space) and `im2col_step` (images per step) concern the compiled ops alone and have no effect here.
+overwrite `output`, backward functions add to the gradient buffers. `columns`, `ones` (scratch space) and `im2col_step`
+(images per step) concern the compiled ops alone and have no effect here.
 """
 
 from __future__ import annotations
@@ -40,17 +43,7 @@ MODULATED_GEOMETRY = (
 def deform_conv_forward(
     input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **geometry: int
 ) -> None:
-    """Deformable convolution v1.
-
-    Args:
-        input: (B, C, H, W).
-        weight: (O, C / group, kH, kW).
-        offset: (B, deformable_group * kH * kW * 2, H', W'), in pixels.
-        output: (B, O, H', W'), overwritten.
-        columns: Unused.
-        ones: Unused.
-        **geometry: kW, kH, dW, dH (stride), padW, padH, dilationW, dilationH, group, deformable_group, im2col_step.
-    """
+    """Deformable convolution v1."""
     settings = [geometry[name] for name in GEOMETRY]
     input, weight, offset = full_precision(input, weight, offset)
     mask, bias = _no_mask_or_bias(input, weight)
@@ -68,25 +61,14 @@ def deform_conv_backward_input(
     columns: Tensor,
     **geometry: int,
 ) -> None:
-    """Gradient of deformable convolution v1 by its input and offsets.
-
-    Args:
-        input: (B, C, H, W).
-        offset: (B, deformable_group * kH * kW * 2, H', W'), in pixels.
-        grad_output: (B, O, H', W').
-        grad_input: Shape of `input`, added to.
-        grad_offset: Shape of `offset`, added to.
-        weight: (O, C / group, kH, kW).
-        columns: Unused.
-        **geometry: As in `deform_conv_forward`.
-    """
+    """Gradients of deformable convolution v1 with respect to its input and offsets."""
     settings = [geometry[name] for name in GEOMETRY]
-    tensors = full_precision(grad_output, input, weight, _numbers(offset))
+    grad_output, input, weight, offset = full_precision(grad_output, input, weight, _numbers(offset))
     by_input, _, by_offset, _, _ = torchvision_kernels._deform_conv2d_backward(
-        *tensors, *_no_mask_or_bias(input, tensors[2]), *settings, False
+        grad_output, input, weight, offset, *_no_mask_or_bias(input, weight), *settings, False
     )
     grad_input += by_input
-    grad_offset += by_offset
+    grad_offset += _zero_at_the_rim(by_offset, offset, weight, settings)
 
 
 def deform_conv_backward_parameters(
@@ -99,22 +81,12 @@ def deform_conv_backward_parameters(
     scale: float,
     **geometry: int,
 ) -> None:
-    """Gradient of deformable convolution v1 by its weight.
-
-    Args:
-        input: (B, C, H, W).
-        offset: (B, deformable_group * kH * kW * 2, H', W'), in pixels.
-        grad_output: (B, O, H', W').
-        grad_weight: (O, C / group, kH, kW), added to.
-        columns: Unused.
-        ones: Unused.
-        scale: Factor of what is added.
-        **geometry: As in `deform_conv_forward`.
-    """
-    # torchvision's backward kernel would work out all other gradients once more to give this one.
+    """Gradient of deformable convolution v1 with respect to its weight, times `scale`."""
+    # torchvision's backward kernel would compute all other gradients a second time to give this one.
     grad_output, input, offset = full_precision(grad_output, input, offset)
     batch, groups = len(input), geometry["group"]
-    columns = _sample_columns(input, offset, **geometry).view(batch, groups, -1, grad_output[0, 0].numel())
+    columns = _sample_columns(input, offset, grad_weight, [geometry[name] for name in GEOMETRY])
+    columns = columns.view(batch, groups, -1, grad_output[0, 0].numel())
     by_output = grad_output.reshape(batch, groups, -1, grad_output[0, 0].numel())
     by_weight = torch.einsum("bgop,bgkp->gok", by_output, columns)
     grad_weight += scale * by_weight.view_as(grad_weight)
@@ -133,23 +105,10 @@ def modulated_deform_conv_forward(
     with_bias: bool,
     **geometry: int,
 ) -> None:
-    """Modulated deformable convolution, v2.
-
-    Args:
-        input: (B, C, H, W).
-        weight: (O, C / group, kernel_h, kernel_w).
-        bias: (O,), not read without `with_bias`.
-        ones: Unused.
-        offset: (B, deformable_group * kernel_h * kernel_w * 2, H', W'), in pixels.
-        mask: (B, deformable_group * kernel_h * kernel_w, H', W').
-        output: (B, O, H', W'), overwritten.
-        columns: Unused.
-        with_bias: Whether to add the bias.
-        **geometry: kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group,
-            deformable_group.
-    """
+    """Modulated deformable convolution, v2; offsets and masks may be larger than the output, see `_leading`."""
     settings = [geometry[name] for name in MODULATED_GEOMETRY]
     bias = bias if with_bias else weight.new_zeros(len(weight))
+    offset, mask = _leading(offset, output), _leading(mask, output)
     input, weight, offset, mask, bias = full_precision(input, weight, offset, mask, bias)
     output.copy_(torchvision_kernels.deform_conv2d(input, weight, _numbers(offset), mask, bias, *settings, True))
     _spread_not_a_number(offset, output)
@@ -173,37 +132,33 @@ def modulated_deform_conv_backward(
     with_bias: bool,
     **geometry: int,
 ) -> None:
-    """Gradients of modulated deformable convolution.
-
-    Args:
-        input: (B, C, H, W).
-        weight: (O, C / group, kernel_h, kernel_w).
-        bias: (O,), not read without `with_bias`.
-        ones: Unused.
-        offset: (B, deformable_group * kernel_h * kernel_w * 2, H', W'), in pixels.
-        mask: (B, deformable_group * kernel_h * kernel_w, H', W').
-        columns: Unused.
-        grad_input: Shape of `input`, added to; so are the next four.
-        grad_weight: Shape of `weight`.
-        grad_bias: Shape of `bias`; untouched without `with_bias`.
-        grad_offset: Shape of `offset`.
-        grad_mask: Shape of `mask`.
-        grad_output: (B, O, H', W').
-        with_bias: Whether there is a bias.
-        **geometry: As in `modulated_deform_conv_forward`.
-    """
+    """Gradients of modulated deformable convolution; offsets and masks get theirs where the forward op read them."""
     settings = [geometry[name] for name in MODULATED_GEOMETRY]
     bias = bias if with_bias else weight.new_zeros(len(weight))
+    offset, mask = _leading(offset, grad_output), _leading(mask, grad_output)
     tensors = full_precision(grad_output, input, weight, _numbers(offset), mask, bias)
     by_input, by_weight, by_offset, by_mask, by_bias = torchvision_kernels._deform_conv2d_backward(
         *tensors, *settings, True
     )
     grad_input += by_input
     grad_weight += by_weight
-    grad_offset += by_offset
-    grad_mask += by_mask
+    by_offset = _zero_at_the_rim(by_offset, tensors[3], weight, settings)
+    for target, gradient in ((grad_offset, by_offset), (grad_mask, by_mask)):
+        target.flatten(1)[:, : gradient[0].numel()] += gradient.flatten(1)
     if with_bias:
         grad_bias += by_bias
+
+
+def _leading(maps: Tensor, output: Tensor) -> Tensor:
+    """The first c * H' * W' numbers of each image, as (B, c, H', W').
+
+    mmcv's kernels address offsets and masks by the size of the output, so that maps of a larger size are read in
+    another order. DyHead, which gives a level's offsets to the coarser level beside it, was trained that way.
+    """
+    channels, (height, width) = maps.shape[1], output.shape[-2:]
+    if maps.shape[-2:] == (height, width) or maps[0].numel() < channels * height * width:
+        return maps  # torchvision's own message names the sizes of maps that are too small
+    return maps.flatten(1)[:, : channels * height * width].view(-1, channels, height, width)
 
 
 def _numbers(offset: Tensor) -> Tensor:
@@ -212,27 +167,43 @@ def _numbers(offset: Tensor) -> Tensor:
 
 
 def _spread_not_a_number(offset: Tensor, output: Tensor) -> None:
-    """Makes every output NaN that an offset of NaN had a part in, so that it is not taken for a result."""
+    """Sets every output to NaN that depends on an offset of NaN, so that it is not taken for a result."""
     output.masked_fill_(offset.isnan().any(dim=1, keepdim=True), math.nan)
 
 
-def _sample_columns(input: Tensor, offset: Tensor, **geometry: int) -> Tensor:
-    """Samples the input at every deformed kernel position: (B, C, kH * kW, H' * W'), which convolution sums over."""
+def _zero_at_the_rim(gradient: Tensor, offset: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
+    """The gradient of the offsets, zero where a sampling position is -1, as mmcv has it.
+
+    There the input falls to zero, and its slope is that of one side alone: torchvision takes the inner one, mmcv the
+    outer one. Offsets start at zero, so that a padded layer samples its whole top row and left column there.
+    """
+    y, x = _positions(offset, weight, settings)
+    at_rim = ((y <= -1) | (x <= -1)).unsqueeze(2).expand(-1, -1, 2, -1, -1)
+    return gradient.masked_fill(at_rim.reshape(gradient.shape), 0.0)
+
+
+def _positions(offset: Tensor, weight: Tensor, settings: list[int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the input that are sampled, each (B * deformable_group, kH * kW, H', W')."""
+    stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x, _, deformable_groups = settings
     arange = partial(torch.arange, device=offset.device)
+    kernel_height, kernel_width = weight.shape[-2:]
+    height, width = offset.shape[-2:]
+    taps = torch.meshgrid(arange(kernel_height) * dilation_y, arange(kernel_width) * dilation_x, indexing="ij")
+    y = taps[0].reshape(-1, 1, 1) + arange(height)[:, None] * stride_y - pad_y
+    x = taps[1].reshape(-1, 1, 1) + arange(width) * stride_x - pad_x
+    offset = offset.reshape(len(offset) * deformable_groups, -1, 2, height, width)
+    return y + offset[:, :, 0], x + offset[:, :, 1]
+
+
+def _sample_columns(input: Tensor, offset: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
+    """The input at every sampling position: (B, C, kH * kW, H' * W'), which convolution sums over."""
     height, width = input.shape[-2:]
-    out_height, out_width = offset.shape[-2:]
-    tap_y, tap_x = torch.meshgrid(
-        arange(geometry["kH"]) * geometry["dilationH"], arange(geometry["kW"]) * geometry["dilationW"], indexing="ij"
-    )
-    y = tap_y.reshape(-1, 1, 1) + arange(out_height)[:, None] * geometry["dH"] - geometry["padH"]
-    x = tap_x.reshape(-1, 1, 1) + arange(out_width) * geometry["dW"] - geometry["padW"]
-    offset = offset.reshape(len(input) * geometry["deformable_group"], -1, 2, out_height, out_width)
-    y, x = y + offset[:, :, 0], x + offset[:, :, 1]
+    y, x = _positions(offset, weight, settings)
     # grid_sample's coordinates run from -1 at the left edge of the first pixel to 1 at the right edge of the last.
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     maps = input.reshape(len(grid), -1, height, width)
     sampled = functional.grid_sample(maps, grid.flatten(1, 2), align_corners=False)
-    return sampled.view(*input.shape[:2], -1, out_height * out_width)
+    return sampled.view(*input.shape[:2], -1, offset[0, 0].numel())
 
 
 def _no_mask_or_bias(input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

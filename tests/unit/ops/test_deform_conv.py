@@ -208,3 +208,49 @@ def test_an_offset_that_is_no_number_spoils_its_own_output_alone(version: str, d
     assert spoilt[1, :, 2, 1].all() and spoilt.sum() == OUT_CHANNELS
     output[~spoilt].sum().backward()
     torch.testing.assert_close(output[1][~spoilt[1]], convolved(offset)[1][~spoilt[1]])
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_position_of_exactly_minus_one_gives_its_offset_no_gradient(version: str, device: str) -> None:
+    """As in mmcv: a padded layer starts with zero offsets, and samples its top row and left column there."""
+    image, offset, mask, weight, _ = tensors(Geometry(), device)
+    offset = torch.zeros_like(offset).requires_grad_()
+    if version == "v1":
+        output = deform_conv2d(image, offset, weight, *Geometry().arguments())
+    else:
+        output = modulated_deform_conv2d(image, offset, mask, weight, None, *Geometry().arguments())
+    output.sum().backward()
+    assert offset.grad is not None
+    gradient = offset.grad.view(len(image), *KERNEL, 2, *output.shape[-2:])
+    outside = torch.zeros_like(gradient, dtype=torch.bool)
+    outside[:, 0, :, :, 0] = outside[:, :, 0, :, :, 0] = True  # at -1
+    outside[:, -1, :, :, -1] = outside[:, :, -1, :, :, -1] = True  # at the height and width
+    assert not gradient[outside].any() and gradient[~outside].all()
+
+
+def test_maps_larger_than_the_output_are_read_from_their_start(device: str) -> None:
+    """As mmcv's kernels do, on which DyHead relies: the output's size alone says where a number lies."""
+    image, offset, mask, weight, bias = tensors(Geometry(), device)
+    generator = torch.Generator().manual_seed(3)
+    large = [torch.randn(2, one.shape[1], 9, 11, generator=generator).double().to(device) for one in (offset, mask)]
+    for one, exact in zip(large, (offset, mask), strict=True):
+        one.flatten(1)[:, : exact[0].numel()] = exact.flatten(1)
+    expected = [one.requires_grad_() for one in (image, offset, mask, weight, bias)]
+    given = [one.detach().clone().requires_grad_() for one in (image, *large, weight, bias)]
+    outputs = [modulated_deform_conv2d(*one, *Geometry().arguments()) for one in (expected, given)]
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=0)
+    for output in outputs:
+        (output * torch.arange(output.numel(), device=device).view_as(output)).sum().backward()
+    for name, one, other in zip(("image", "offset", "mask", "weight", "bias"), expected, given, strict=True):
+        assert one.grad is not None and other.grad is not None
+        read = other.grad.flatten(1)[:, : one[0].numel()] if name in ("offset", "mask") else other.grad
+        torch.testing.assert_close(read.reshape(one.shape), one.grad, rtol=1e-12, atol=1e-12)
+        assert other.grad.count_nonzero() == one.grad.count_nonzero(), "the rest of the maps has no gradient"
+
+
+@pytest.mark.parametrize("short", [1, 2])
+def test_maps_smaller_than_the_output_are_refused(short: int) -> None:
+    inputs = list(tensors(Geometry()))
+    inputs[short] = inputs[short][..., :-1]
+    with pytest.raises(RuntimeError, match="(offset|mask) output dims"):
+        modulated_deform_conv2d(*inputs, *Geometry().arguments())
