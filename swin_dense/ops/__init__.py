@@ -15,7 +15,14 @@ from swin_dense.ops.deform_conv import (
 )
 from swin_dense.ops.focal_loss import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
 from swin_dense.ops.nms import nms, nms_match, softnms
-from swin_dense.ops.roi import roi_align_backward, roi_align_forward, roi_pool_backward, roi_pool_forward
+from swin_dense.ops.roi import (
+    deform_roi_pool_backward,
+    deform_roi_pool_forward,
+    roi_align_backward,
+    roi_align_forward,
+    roi_pool_backward,
+    roi_pool_forward,
+)
 
 OPS: dict[str, Callable[..., Any]] = {
     op.__name__: op
@@ -27,6 +34,8 @@ OPS: dict[str, Callable[..., Any]] = {
         roi_align_backward,
         roi_pool_forward,
         roi_pool_backward,
+        deform_roi_pool_forward,
+        deform_roi_pool_backward,
         sigmoid_focal_loss_forward,
         sigmoid_focal_loss_backward,
         deform_conv_forward,

@@ -68,7 +68,7 @@ def deform_conv_backward_input(
         grad_output, input, weight, offset, *_no_mask_or_bias(input, weight), *settings, False
     )
     grad_input += by_input
-    grad_offset += _zero_at_the_rim(by_offset, offset, weight, settings)
+    grad_offset += _zero_outside(by_offset, offset, input, weight, settings)
 
 
 def deform_conv_backward_parameters(
@@ -142,7 +142,7 @@ def modulated_deform_conv_backward(
     )
     grad_input += by_input
     grad_weight += by_weight
-    by_offset = _zero_at_the_rim(by_offset, tensors[3], weight, settings)
+    by_offset = _zero_outside(by_offset, tensors[3], input, weight, settings)
     for target, gradient in ((grad_offset, by_offset), (grad_mask, by_mask)):
         target.flatten(1)[:, : gradient[0].numel()] += gradient.flatten(1)
     if with_bias:
@@ -171,15 +171,15 @@ def _spread_not_a_number(offset: Tensor, output: Tensor) -> None:
     output.masked_fill_(offset.isnan().any(dim=1, keepdim=True), math.nan)
 
 
-def _zero_at_the_rim(gradient: Tensor, offset: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
-    """The gradient of the offsets, zero where a sampling position is -1, as mmcv has it.
+def _zero_outside(gradient: Tensor, offset: Tensor, input: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
+    """The gradient of the offsets, zero where a sampling position is -1, or the map's size, or beyond, as mmcv has it.
 
-    There the input falls to zero, and its slope is that of one side alone: torchvision takes the inner one, mmcv the
-    outer one. Offsets start at zero, so that a padded layer samples its whole top row and left column there.
+    At -1 the input has just fallen to zero, and its slope depends on the side: torchvision takes the inner one. Offsets
+    start at zero, so that a padded layer samples its whole top row and left column there.
     """
     y, x = _positions(offset, weight, settings)
-    at_rim = ((y <= -1) | (x <= -1)).unsqueeze(2).expand(-1, -1, 2, -1, -1)
-    return gradient.masked_fill(at_rim.reshape(gradient.shape), 0.0)
+    outside = (y <= -1) | (x <= -1) | (y >= input.shape[2]) | (x >= input.shape[3])
+    return gradient.masked_fill(outside.unsqueeze(2).expand(-1, -1, 2, -1, -1).reshape(gradient.shape), 0.0)
 
 
 def _positions(offset: Tensor, weight: Tensor, settings: list[int]) -> tuple[Tensor, Tensor]:
@@ -198,7 +198,8 @@ def _positions(offset: Tensor, weight: Tensor, settings: list[int]) -> tuple[Ten
 def _sample_columns(input: Tensor, offset: Tensor, weight: Tensor, settings: list[int]) -> Tensor:
     """The input at every sampling position: (B, C, kH * kW, H' * W'), which convolution sums over."""
     height, width = input.shape[-2:]
-    y, x = _positions(offset, weight, settings)
+    y, x = _positions(_numbers(offset), weight, settings)
+    y, x = y.clamp(-2, height + 1), x.clamp(-2, width + 1)  # finite, and outside as before
     # grid_sample's coordinates run from -1 at the left edge of the first pixel to 1 at the right edge of the last.
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     maps = input.reshape(len(grid), -1, height, width)

@@ -207,6 +207,7 @@ def test_an_offset_that_is_no_number_spoils_its_own_output_alone(version: str, d
     spoilt = output.isnan()
     assert spoilt[1, :, 2, 1].all() and spoilt.sum() == OUT_CHANNELS
     output[~spoilt].sum().backward()
+    assert all(one.grad is None or one.grad.isfinite().all() for one in (image, broken, mask, weight))
     torch.testing.assert_close(output[1][~spoilt[1]], convolved(offset)[1][~spoilt[1]])
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from mmcv.ops import RoIAlign, RoIPool, roi_align, roi_pool
+from mmcv.ops import DeformRoIPool, RoIAlign, RoIPool, deform_roi_pool, roi_align, roi_pool
 
 from swin_dense.errors import UnsupportedOpError
 
@@ -157,10 +157,128 @@ def test_roi_pool_takes_half_precision(dtype: torch.dtype, device: str) -> None:
     assert half.grad is not None and half.grad.sum() == pooled.numel()
 
 
-@pytest.mark.parametrize("layer", [RoIAlign(2, SCALE), RoIPool(2, SCALE)])
+@pytest.mark.parametrize("layer", [RoIAlign(2, SCALE), RoIPool(2, SCALE), DeformRoIPool(2, SCALE)])
 def test_no_regions_give_no_output_and_a_zero_gradient(layer: torch.nn.Module, device: str) -> None:
     features = feature_map(device).requires_grad_()
     pooled = layer(features, torch.zeros(0, 5, device=device).double())
     assert pooled.shape == (0, 3, 2, 2)
     pooled.sum().backward()
     assert features.grad is not None and not features.grad.any()
+
+
+LAYERS = {
+    "align": lambda features, rois: roi_align(features, rois, (2, 3), SCALE, 2),
+    "align, adaptive": lambda features, rois: roi_align(features, rois, (2, 3), SCALE, 0),
+    "align, older": lambda features, rois: roi_align(features, rois, (2, 3), SCALE, 0, "avg", False),
+    "pool": lambda features, rois: roi_pool(features, rois, (2, 3), SCALE),
+    "deformable": lambda features, rois: deform_roi_pool(features, rois, None, (2, 3), SCALE, 0, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38, -3e38, 1e9])
+@pytest.mark.parametrize("column", range(5))
+def test_a_region_that_is_not_sound_spoils_its_own_result_alone(name: str, value: float, column: int) -> None:
+    rois = torch.tensor(ROIS)
+    expected = LAYERS[name](feature_map().float(), rois)
+    rois[1, column] = value
+    features = feature_map().float().requires_grad_()
+    pooled = LAYERS[name](features, rois)
+    others = [0, 2, 3, 4]
+    torch.testing.assert_close(pooled[others], expected[others], rtol=0, atol=0)
+    if not math.isfinite(value) or column == 0:
+        assert pooled[1].isnan().all()
+    pooled[others].sum().backward()
+    assert features.grad is not None and features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("image", [-1, 2])
+def test_a_region_of_an_image_that_is_not_there_gives_no_number(name: str, image: int) -> None:
+    pooled = LAYERS[name](feature_map(), torch.tensor([[float(image), 1.0, 1.0, 9.0, 9.0]]).double())
+    assert pooled.isnan().all()
+
+
+@pytest.mark.parametrize("corners", [[9.0, 2.0, 4.0, 8.0], [2.0, 9.0, 8.0, 4.0], [9.0, 9.0, 4.0, 4.0]])
+@pytest.mark.parametrize("name", ["align, adaptive", "deformable"])
+def test_an_inverted_region_has_no_samples(name: str, corners: list[float], device: str) -> None:
+    features = feature_map(device).requires_grad_()
+    pooled = LAYERS[name](features, torch.tensor([[0.0, *corners]], device=device).double())
+    pooled.sum().backward()
+    assert features.grad is not None
+    assert not pooled.any() and not features.grad.any()
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_region_far_larger_than_its_map_is_sampled_as_any_other(aligned: bool) -> None:
+    """torchvision keeps a table of every sample, and 3,000 x 2,000 of them were too many."""
+    roi = [1.0, -2000.0, -1500.0, 2404.0, 2503.0]
+    features = feature_map().requires_grad_()
+    pooled = roi_align(features, torch.tensor([roi]).double(), (2, 3), SCALE, 0, "avg", aligned)
+    x = bilinear_axis(11, roi[1] * SCALE - aligned / 2, (roi[3] - roi[1]) * SCALE, 3)
+    y = bilinear_axis(9, roi[2] * SCALE - aligned / 2, (roi[4] - roi[2]) * SCALE, 2)
+    expected = torch.einsum("ih,jw,chw->cij", y, x, features[1])
+    torch.testing.assert_close(pooled[0], expected, rtol=1e-9, atol=1e-12)
+    upstream = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)).double()
+    gradients = [torch.autograd.grad(one, features, upstream)[0] for one in (pooled[0], expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def bilinear_axis(limit: int, start: float, length: float, bins: int) -> torch.Tensor:
+    """What each pixel of a line counts in each bin; bilinear samples of a map are the product of both axes."""
+    counts = math.ceil(length / bins)
+    matrix = torch.zeros(bins, limit).double()
+    for row in range(bins):
+        for sample in range(counts):
+            position = start + (row + (sample + 0.5) / counts) * length / bins
+            for pixel in range(limit):
+                unit = torch.zeros(1, 1, limit).double()
+                unit[..., pixel] = 1
+                if -1 <= position <= limit:
+                    matrix[row, pixel] += bilinear(unit, 0.0, position)[0] / counts
+    return matrix
+
+
+def offsets(device: str = "cpu") -> torch.Tensor:
+    return torch.randn(len(ROIS), 2, 2, 3, generator=torch.Generator().manual_seed(5)).double().to(device)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("moved", [True, False])
+def test_deformable_pooling_moves_each_bin(sampling_ratio: int, moved: bool, device: str) -> None:
+    features, size, gamma = feature_map(), (2, 3), 0.3
+    rois = torch.tensor(ROIS, device=device).double()
+    expected = []
+    for roi, shift in zip(rois.tolist(), offsets(), strict=True):
+        width, height = (roi[3] - roi[1]) * gamma, (roi[4] - roi[2]) * gamma
+        bins = features.new_zeros(3, *size)
+        for row in range(size[0]):
+            for column in range(size[1]):
+                x, y = (shift[:, row, column] * moved).tolist()
+                there = [roi[0], roi[1] + x * width, roi[2] + y * height, roi[3] + x * width, roi[4] + y * height]
+                bins[:, row, column] = plain_roi_align(features, there, size, sampling_ratio, True)[:, row, column]
+        expected.append(bins)
+    offset = offsets(device) if moved else None
+    pooled = deform_roi_pool(features.to(device), rois, offset, size, SCALE, sampling_ratio, gamma)
+    torch.testing.assert_close(pooled.cpu(), torch.stack(expected), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_deformable_pooling_gradients_are_those_of_finite_differences(sampling_ratio: int, device: str) -> None:
+    features, rois = feature_map(device)[:, :1].requires_grad_(), torch.tensor(ROIS[:3], device=device).double()
+    torch.autograd.gradcheck(
+        lambda x, offset: deform_roi_pool(x, rois, offset, (2, 3), SCALE, sampling_ratio, 0.1),
+        (features, offsets(device)[:3].requires_grad_()),
+        nondet_tol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_deformable_pooling_takes_half_precision(dtype: torch.dtype, device: str) -> None:
+    features, rois = feature_map(device).to(dtype), torch.tensor(ROIS, device=device).to(dtype)
+    offset = offsets(device).to(dtype).requires_grad_()
+    pooled = deform_roi_pool(features, rois, offset, (2, 3), SCALE, 0, 0.1)
+    expected = deform_roi_pool(features.double(), rois.double(), offset.double(), (2, 3), SCALE, 0, 0.1)
+    torch.testing.assert_close(pooled, expected.to(dtype))
+    pooled.sum().backward()
+    assert offset.grad is not None and offset.grad.isfinite().all()
