@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NoReturn
 
+from torch import nn
+
 from swin_dense.errors import UnsupportedOpError
 from swin_dense.ops import OPS
 
@@ -54,8 +56,23 @@ def _unsupported_op(name: str) -> Callable[..., NoReturn]:
 
     def op(*args: object, **kwargs: object) -> NoReturn:
         raise UnsupportedOpError(
-            f"mmcv's compiled op '{name}' is not among those served without a compiler ({', '.join(OPS)}): "
+            f"mmcv's compiled op '{name}', which {_caller()} needs, is not served without a compiler: "
             "choose a model that does not use it, or install an mmcv that was compiled for this version of torch"
         )
 
     return op
+
+
+def _caller() -> str:
+    """The layer whose forward pass calls the op, with its place in the model; else the function that does."""
+    frame = sys._getframe(2)
+    function, layers = frame.f_code.co_name, []
+    while frame is not None:
+        layer = frame.f_locals.get("self")
+        if isinstance(layer, nn.Module):
+            layers.append(layer)
+        frame = frame.f_back
+    if not layers:
+        return f"{function}()"
+    places = [place for place, layer in layers[-1].named_modules() if layer is layers[0]]
+    return f"the layer {type(layers[0]).__name__}" + (f" ({places[0]})" if any(places) else "")

@@ -8,7 +8,11 @@ where x(p) is bilinear, and zero outside the map. Sampling is torch's own kernel
 pass too. mmcv calls these ops on accelerators alone; on CPUs it computes the same itself. Signatures are those of
 mmcv's compiled ops, so that its autograd wrapper calls them unchanged.
 
-Shapes: B images, S positions of all levels together, M heads, D channels of a head, Q queries, L levels, P points.
+Shapes, with B images, S positions of all levels together, M heads, D channels of a head, Q queries, L levels and P
+points: value (B, S, M, D), the maps of all levels row by row, one after the other; value_spatial_shapes (L, 2) height
+and width of each level; sampling_locations (B, Q, M, L, P, 2) x and y as parts of the level's width and height;
+attention_weights (B, Q, M, L, P); the result is (B, Q, M * D). `value_level_start_index` follows from the shapes, and
+`im2col_step` (images per step) concerns the compiled ops alone.
 """
 
 from __future__ import annotations
@@ -28,19 +32,7 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """Attends to the sampled points.
-
-    Args:
-        value: (B, S, M, D), the maps of all levels row by row, one after the other.
-        value_spatial_shapes: (L, 2) height and width of each level.
-        value_level_start_index: (L,) where each level begins; follows from the shapes.
-        sampling_locations: (B, Q, M, L, P, 2) x and y as parts of the level's width and height.
-        attention_weights: (B, Q, M, L, P).
-        im2col_step: How many images a compiled op would take at a time; all are taken here.
-
-    Returns:
-        (B, Q, M * D), of the type of `value`.
-    """
+    """The attended values of every query."""
     return _attend(value, value_spatial_shapes, sampling_locations, attention_weights)
 
 
@@ -56,20 +48,7 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Writes the gradients; what was sampled is sampled anew instead of being kept since the forward pass.
-
-    Args:
-        value: See `ms_deform_attn_forward`, likewise the next four.
-        value_spatial_shapes: (L, 2).
-        value_level_start_index: (L,).
-        sampling_locations: (B, Q, M, L, P, 2).
-        attention_weights: (B, Q, M, L, P).
-        grad_output: (B, Q, M * D).
-        grad_value: Like `value`, overwritten.
-        grad_sampling_loc: Like `sampling_locations`, overwritten.
-        grad_attn_weight: Like `attention_weights`, overwritten.
-        im2col_step: See `ms_deform_attn_forward`.
-    """
+    """Overwrites the gradients; the samples are taken again instead of being kept since the forward pass."""
     inputs = [one.detach().requires_grad_() for one in (value, sampling_locations, attention_weights)]
     with torch.enable_grad():
         output = _attend(inputs[0], value_spatial_shapes, inputs[1], inputs[2])

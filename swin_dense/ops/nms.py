@@ -1,7 +1,7 @@
 """Non-maximum suppression: hard, soft, and with the groups of suppressed boxes.
 
 All boxes are (x1, y1, x2, y2). With `offset` 1 a box is `x2 - x1 + 1` wide, as in detectors that count pixels; with 0
-it is `x2 - x1` wide.
+it is `x2 - x1` wide. Boxes are (N, 4) in pixels, scores (N,).
 """
 
 from __future__ import annotations
@@ -17,14 +17,7 @@ NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Greedy non-maximum suppression: a box goes if its IoU with a better kept one is above the threshold.
 
-    Args:
-        boxes: (N, 4) in pixels.
-        scores: (N,), higher is better; of two equal ones the earlier wins.
-        iou_threshold: Largest IoU that two kept boxes may have.
-        offset: 0 or 1, added to widths and heights.
-
-    Returns:
-        (K,) int64 indices of the kept boxes, best first.
+    Of two equal scores the earlier wins. The result is (K,) int64 indices of the kept boxes, best first.
     """
     boxes, scores = full_precision(boxes, scores)
     if offset:
@@ -51,20 +44,9 @@ def softnms(
         linear:    1 - IoU if IoU >= iou_threshold else 1        (eq. 2 of the paper)
         gaussian:  exp(-IoU^2 / sigma)                           (eq. 3 of the paper)
 
-    Boxes whose score falls below `min_score` are dropped. Of equal scores the earliest box is taken first.
-
-    Args:
-        boxes: (N, 4) in pixels.
-        scores: (N,), not changed.
-        dets: (N, 5) buffer; its first K rows are overwritten with (x1, y1, x2, y2, decayed score), best first.
-        iou_threshold: Threshold of the naive and the linear weight.
-        sigma: Width of the gaussian weight.
-        min_score: Boxes with a lower score are dropped.
-        method: 0 naive, 1 linear, 2 gaussian.
-        offset: 0 or 1, added to widths and heights.
-
-    Returns:
-        (K,) int64 indices of the kept boxes, in the order of `dets`.
+    Boxes whose score falls below `min_score` are dropped. Of equal scores the earliest box is taken first. The first K
+    rows of the buffer `dets` (N, 5) are overwritten with (x1, y1, x2, y2, decayed score), best first. The result is
+    (K,) int64 indices of the kept boxes, in the same order.
     """
     boxes, scores = full_precision(boxes, scores)
     remaining = torch.arange(len(boxes), device=boxes.device)
@@ -82,16 +64,10 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Greedy suppression that tells which boxes each kept one suppressed.
+    """Greedy suppression of boxes with scores (N, 5) that keeps record of which box suppressed which.
 
-    Unlike in `nms`, an IoU equal to the threshold suppresses too.
-
-    Args:
-        dets: (N, 5) boxes with scores, (x1, y1, x2, y2, score).
-        iou_threshold: Smallest IoU that suppresses.
-
-    Returns:
-        One list per kept box, best first: its index, then the indices of the boxes it suppressed, best first.
+    Unlike in `nms`, an IoU equal to the threshold suppresses too. There is one list per kept box, best first: its
+    index, then the indices of the boxes that it suppressed, best first.
     """
     (dets,) = full_precision(dets)
     boxes, scores = dets[:, :4], dets[:, 4]

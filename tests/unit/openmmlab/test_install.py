@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -70,11 +71,38 @@ def test_every_op_of_ours_is_the_one_that_mmcv_calls() -> None:
     assert mmcv_full_available()
 
 
-def test_any_other_op_raises_when_it_is_called_and_is_named() -> None:
+def test_any_other_op_raises_when_it_is_called_and_names_itself_and_its_caller() -> None:
     assert callable(mmcv.ops.box_iou_rotated)
-    with pytest.raises(UnsupportedOpError, match="'box_iou_rotated'"):
+    with pytest.raises(UnsupportedOpError, match=r"'box_iou_rotated', which box_iou_rotated\(\) needs"):
         mmcv.ops.box_iou_rotated(torch.rand(2, 5), torch.rand(2, 5))
     assert not hasattr(mmcv._ext, "__path__")
+
+
+def test_an_op_that_a_layer_wants_names_the_layer_and_its_place() -> None:
+    with pytest.raises(
+        UnsupportedOpError, match=r"'border_align_forward', which the layer BorderAlign needs, is not served"
+    ):
+        mmcv.ops.BorderAlign(2)(torch.zeros(1, 8, 4, 4), torch.zeros(1, 16, 4))
+    with pytest.raises(UnsupportedOpError, match=r"which the layer BorderAlign \(0\.pool\) needs"):
+        torch.nn.Sequential(Head())(torch.zeros(1, 8, 4, 4))
+
+
+class Head(torch.nn.Module):
+    """A head with an op in it that is not served."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = mmcv.ops.BorderAlign(2)
+
+    def forward(self, maps: torch.Tensor) -> Any:
+        return self.pool(maps, torch.zeros(1, 16, 4))
+
+
+@pytest.mark.parametrize("library", ["mmcv.utils", "mmdet.utils", "mmseg.utils"])
+def test_the_libraries_describe_their_environment(library: str) -> None:
+    info = importlib.import_module(library).collect_env()
+    assert info["PyTorch"] == torch.__version__
+    assert "torchvision" in info.get("MMCV Compiler", "torchvision")
 
 
 def data_sample(with_masks: bool) -> DetDataSample:

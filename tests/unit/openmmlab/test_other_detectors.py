@@ -27,6 +27,7 @@ PACKAGED = {
     "RetinaNet": "retinanet/retinanet_r50_fpn_1x_coco.py",
     "FCOS": "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
     "DINO": "dino/dino-4scale_r50_8xb2-12e_coco.py",
+    "DyHead": "dyhead/atss_r50_fpn_dyhead_1x_coco.py",
     "Mask2Former": "mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
 }
 MASK2FORMER_PANOPTIC = "mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py"
@@ -38,6 +39,7 @@ SMALLER: dict[str, dict[str, Any]] = {
         "dn_cfg.group_cfg.num_dn_queries": 10,
         "test_cfg.max_per_img": 100,
     },
+    "DyHead": {"neck.1.num_blocks": 2},
     "Mask2Former": {
         "panoptic_head.num_queries": 20,
         "panoptic_head.pixel_decoder.encoder.num_layers": 1,
@@ -62,15 +64,16 @@ def on_swin_nano(name: str) -> dict[str, Any]:
     """A packaged model dict with our backbone in the place of its own; widths are left to be filled in."""
     model = copy.deepcopy(packaged(PACKAGED[name]))
     outputs = model.backbone.out_indices
-    if name in ("RetinaNet", "FCOS"):  # their necks leave the first of four maps alone
-        outputs, model.neck.start_level = (1, 2, 3), 0
+    first = model.panoptic_head if name == "Mask2Former" else model.neck[0] if name == "DyHead" else model.neck
+    if "start_level" in first:  # necks that leave the first of four maps alone
+        outputs, first.start_level = (1, 2, 3), 0
     model.backbone = {"type": BACKBONE, "variant": "swin_nano", "out_indices": outputs}
-    del (model.panoptic_head if name == "Mask2Former" else model.neck)["in_channels"]
+    del first["in_channels"]
     for key, value in SMALLER.get(name, {}).items():
         *parents, last = key.split(".")
         part = model
         for parent in parents:
-            part = part[parent]
+            part = part[int(parent) if parent.isdigit() else parent]
         part[last] = value
     return dict(model)
 

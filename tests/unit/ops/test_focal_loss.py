@@ -1,4 +1,4 @@
-"""Sigmoid focal loss against equation 5 of the paper."""
+"""Focal loss, with sigmoid and softmax, against equation 5 of the paper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from mmcv.ops import sigmoid_focal_loss
+from mmcv.ops import sigmoid_focal_loss, softmax_focal_loss
 
 
 def focal_loss(logit: float, is_target: bool, gamma: float, alpha: float) -> float:
@@ -84,3 +84,51 @@ def test_no_rows_give_no_loss() -> None:
     loss = sigmoid_focal_loss(logits, torch.zeros(0, dtype=torch.long), 2.0, 0.25, None, "sum")
     loss.backward()
     assert loss == 0 and logits.grad is not None and logits.grad.shape == (0, 3)
+
+
+SOFTMAX_TARGET = torch.tensor([0, 1, 2, 1, -1, 0])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_softmax_rows_follow_the_formula(gamma: float, weighted: bool, device: str) -> None:
+    logits, _ = random_logits(device)
+    weight = torch.tensor([2.0, 0.5, 3.0], device=device).double()
+    expected = []
+    for row, label in zip(logits.tolist(), SOFTMAX_TARGET.tolist(), strict=True):
+        chance = math.exp(row[label]) / sum(map(math.exp, row))
+        loss = -0.25 * (1 - chance) ** gamma * math.log(chance) if label >= 0 else 0.0
+        expected.append(loss * weight[label].item() if weighted else loss)
+    loss = softmax_focal_loss(logits, SOFTMAX_TARGET.to(device), gamma, 0.25, weight if weighted else None, "none")
+    torch.testing.assert_close(loss.cpu(), torch.tensor(expected).double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_softmax_gradients_are_those_of_finite_differences(gamma: float, reduction: str, device: str) -> None:
+    logits, _ = random_logits(device)
+    weight, target = torch.tensor([2.0, 0.5, 3.0], device=device).double(), SOFTMAX_TARGET.to(device)
+    torch.autograd.gradcheck(
+        lambda x: softmax_focal_loss(x, target, gamma, 0.25, weight, reduction), logits.requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_confident_softmax_keeps_a_finite_loss_and_gradient(gamma: float) -> None:
+    logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
+    loss = softmax_focal_loss(logits, torch.tensor([0, 0]), gamma, 0.25, None, "sum")
+    loss.backward()
+    assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+    assert not logits.grad[0].any() and logits.grad[1, 0] < 0
+
+
+def test_a_softmax_target_that_is_no_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="target 3 is not among the 3 classes"):
+        softmax_focal_loss(torch.zeros(1, 3), torch.tensor([3]), 2.0, 0.25)
+
+
+def test_no_softmax_rows_have_no_loss(device: str) -> None:
+    logits = torch.zeros(0, 3, device=device, requires_grad=True)
+    loss = softmax_focal_loss(logits, torch.zeros(0, dtype=torch.long, device=device), 2.0, 0.25, None, "sum")
+    loss.backward()
+    assert loss == 0 and logits.grad is not None
