@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from torch import nn
@@ -65,8 +65,8 @@ def _unsupported_op(name: str) -> Callable[..., NoReturn]:
 
 def _caller() -> str:
     """The layer whose forward pass calls the op, with its place in the model; else the function that does."""
-    frame = sys._getframe(2)
-    function, layers = frame.f_code.co_name, []
+    frame: FrameType | None = sys._getframe(2)
+    function, layers = sys._getframe(2).f_code.co_name, []
     while frame is not None:
         layer = frame.f_locals.get("self")
         if isinstance(layer, nn.Module):

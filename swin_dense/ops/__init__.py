@@ -14,6 +14,7 @@ from swin_dense.ops.deform_conv import (
     modulated_deform_conv_backward,
     modulated_deform_conv_forward,
 )
+from swin_dense.ops.deform_roi_pool import deform_roi_pool_backward, deform_roi_pool_forward
 from swin_dense.ops.focal_loss import (
     sigmoid_focal_loss_backward,
     sigmoid_focal_loss_forward,
@@ -24,14 +25,7 @@ from swin_dense.ops.kernels import get_compiler_version, get_compiling_cuda_vers
 from swin_dense.ops.masked_conv import masked_col2im_forward, masked_im2col_forward
 from swin_dense.ops.nms import nms, nms_match, softnms
 from swin_dense.ops.psa_mask import psamask_backward, psamask_forward
-from swin_dense.ops.roi import (
-    deform_roi_pool_backward,
-    deform_roi_pool_forward,
-    roi_align_backward,
-    roi_align_forward,
-    roi_pool_backward,
-    roi_pool_forward,
-)
+from swin_dense.ops.roi import roi_align_backward, roi_align_forward, roi_pool_backward, roi_pool_forward
 
 OPS: dict[str, Callable[..., Any]] = {
     op.__name__: op

@@ -30,7 +30,7 @@ def carafe_naive_forward(
 ) -> None:
     """Upsamples features."""
     features, masks = full_precision(features, masks)
-    padded, by_tap = _padded(features, kernel_size, group_size), _by_cell(masks, group_size, scale_factor)
+    padded, by_tap = _padded(features, kernel_size, group_size), _by_cell(masks.contiguous(), group_size, scale_factor)
     total = features.new_zeros(output.shape)
     cells = _by_cell(total, group_size, scale_factor)
     for tap, window in enumerate(_windows(features, kernel_size)):
@@ -50,8 +50,8 @@ def carafe_naive_backward(
 ) -> None:
     """Gradients with respect to the features and the kernels."""
     grad_output, features, masks = full_precision(grad_output, features, masks)
-    padded, by_tap = _padded(features, kernel_size, group_size), _by_cell(masks, group_size, scale_factor)
-    upstream = _by_cell(grad_output, group_size, scale_factor)
+    padded, by_tap = _padded(features, kernel_size, group_size), _by_cell(masks.contiguous(), group_size, scale_factor)
+    upstream = _by_cell(grad_output.contiguous(), group_size, scale_factor)
     by_padded, by_masks = torch.zeros_like(padded), []
     for tap, window in enumerate(_windows(features, kernel_size)):
         by_padded[window] += (upstream * by_tap[:, :, tap, None]).sum(dim=(4, 6))
@@ -96,13 +96,15 @@ def carafe_backward(
 
 
 def _by_cell(maps: Tensor, groups: int, scale: int) -> Tensor:
-    """A view of large maps (B, C, H * s, W * s) as (B, groups, channels, H, s, W, s)."""
-    return maps.unflatten(1, (groups, -1)).unflatten(-1, (-1, scale)).unflatten(-3, (-1, scale))
+    """A view of large maps (B, C, H * s, W * s) as (B, groups, C / groups, H, s, W, s)."""
+    batch, channels, height, width = maps.shape
+    return maps.view(batch, groups, channels // groups, height // scale, scale, width // scale, scale)
 
 
 def _padded(features: Tensor, kernel: int, groups: int) -> Tensor:
     """Features with the zeros around them that the kernel sees: (B, groups, C / groups, H + k - 1, W + k - 1)."""
-    return functional.pad(features, [kernel // 2] * 4).unflatten(1, (groups, -1))
+    padded = functional.pad(features, [kernel // 2] * 4).contiguous()
+    return padded.view(len(padded), groups, padded.shape[1] // groups, *padded.shape[2:])
 
 
 def _windows(features: Tensor, kernel: int) -> Iterator[tuple[EllipsisType, slice, slice]]:
