@@ -8,6 +8,10 @@ PIP_FLAGS := --disable-pip-version-check
 
 OPENMMLAB := mmcv-lite mmdet mmsegmentation mmengine
 ONEDL := onedl-mmcv onedl-mmdetection onedl-mmsegmentation onedl-mmengine
+OPENCV := opencv-python opencv-contrib-python opencv-python-headless opencv-contrib-python-headless
+
+# A file stays on one worker, so that its tests share what they train; each worker computes on one thread.
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint test-onedl
@@ -21,29 +25,38 @@ demo: install ## Train a small Mask R-CNN from random weights and show what it l
 	$(VENV)/bin/swin-dense demo
 
 test: lint ## Run linters, type checker and all tests
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
 
 lint: $(VENV)/.installed-test ## Run linters and type checker
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+test-onedl: VENV := $(ONEDL_VENV)
 test-onedl: $(ONEDL_VENV)/.installed-test ## Run all tests on the onedl-* forks of the OpenMMLab packages
-	$(ONEDL_VENV)/bin/python -m pytest
+	$(PYTEST)
+
+# mmcv asks for opencv-python, which needs libGL and glib, and others for the headless build, over whose files it lies.
+# Both go, and the headless one comes back whole.
+headless = $(@D)/bin/python -m pip uninstall $(PIP_FLAGS) --quiet --yes $(OPENCV) && \
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) opencv-python-headless
 
 # A stamp is as new as the last installation that succeeded.
 $(VENV)/.installed: pyproject.toml $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -e .
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e .
+	$(headless)
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install $(PIP_FLAGS) -e ".[test]"
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e ".[test]"
+	$(headless)
 	@touch $(VENV)/.installed $@
 
 $(ONEDL_VENV)/.installed-test: pyproject.toml $(ONEDL_VENV)/bin/python
-	$(ONEDL_VENV)/bin/python -m pip install $(PIP_FLAGS) -e ".[test]"
-	$(ONEDL_VENV)/bin/python -m pip uninstall --yes $(OPENMMLAB) $(ONEDL)
-	$(ONEDL_VENV)/bin/python -m pip install $(PIP_FLAGS) $(ONEDL)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e ".[test]"
+	$(@D)/bin/python -m pip uninstall --yes $(OPENMMLAB) $(ONEDL)
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) $(ONEDL)
+	$(headless)
 	@touch $@
 
 $(VENV)/bin/python $(ONEDL_VENV)/bin/python:

@@ -55,9 +55,17 @@ IMPORTED = (*PROVIDERS, "mmcv.ops", "mmdet.models", "mmseg.models")
 COMPROMISED = {"lightning": ("2.6.2", "2.6.3")}
 """Releases that carry malicious code."""
 
+HEADLESS = (
+    "pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python-headless; "
+    "or keep opencv-python and apt install libgl1 libglib2.0-0"
+)
+"""One OpenCV, and one that needs no system library: uninstalling one of two takes files of the other with it."""
+
 REMEDIES = (
-    (r"libGL\.so", "pip uninstall -y opencv-python && pip install opencv-python-headless, or apt install libgl1"),
-    (r"libgthread|libglib", "apt install libglib2.0-0, or use opencv-python-headless instead of opencv-python"),
+    (
+        r"lib(GL|EGL|xcb|X\w+|SM|ICE)\.so|libgthread|libglib|No module named 'cv2|module 'cv2' has no attribute",
+        HEADLESS,
+    ),
     (r"torchvision::nms", "install both together: pip install --force-reinstall torch torchvision"),
     (r"MMCV==\S+ is used but incompatible", 'pip uninstall -y mmcv mmcv-lite && pip install "mmcv-lite>=2.1,<2.2"'),
     (r"No module named '(?P<module>\w+)", 'pip install "{distribution}"'),

@@ -47,6 +47,10 @@ class WeightsError(SwinDenseError):
     """A checkpoint is unreadable, unsafe, of an unknown format, or does not fit the model."""
 
 
+class InstallationError(SwinDenseError):
+    """A package that is needed is missing or does not import."""
+
+
 class UnsupportedOpError(SwinDenseError):
     """A compiled mmcv operator was called that no torchvision kernel stands in for."""
 

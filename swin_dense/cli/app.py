@@ -18,7 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[Path, typer.Argument(help="Config file (Python; it is executed).", metavar="CONFIG")]
+ConfigFile = Annotated[
+    Path, typer.Argument(help="Recipe (see swin-dense configs) or config file (it is executed).", metavar="CONFIG")
+]
 Override = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Changes one key of the config, e.g. data.batch_size=4."),
@@ -28,21 +30,19 @@ Devices = Annotated[str, typer.Option(help='Number of devices on this machine, o
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def load(path: Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
-    """Reads a config with what the command line changes.
-
-    Args:
-        path: The config file.
-        data: Folder of the data set; None leaves the config's own.
-        overrides: `KEY=VALUE` texts.
-
-    Returns:
-        The config.
-    """
+def load(config: Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
+    """A config by name or file with what the command line changes; `data` stands for `data.root`."""
     from swin_dense.config import load_config
 
     extra = [f"data.root={str(data)!r}"] if data is not None else []
-    return load_config(path, [*(overrides or ()), *extra])
+    return load_config(config, [*(overrides or ()), *extra])
+
+
+def load_config_or_variant(model: str, overrides: Sequence[str] | None) -> Any:
+    """A config by name or file, or the name of a backbone variant as it is."""
+    from swin_dense.config import is_config
+
+    return load(Path(model), None, overrides) if is_config(model) else model
 
 
 def refuse_options(context: typer.Context, names: Collection[str], reason: str) -> None:
@@ -75,7 +75,7 @@ def device_count(text: str) -> int | str:
     Raises:
         ConfigError: It is neither.
     """
-    if text != "auto" and not text.isdigit():
+    if text != "auto" and not text.isdecimal():
         raise ConfigError(f'--devices takes a number or "auto", not "{text}"')
     return text if text == "auto" else int(text)
 
@@ -94,6 +94,6 @@ def height_and_width(text: str, option: str = "--shape") -> tuple[int, int]:
         ConfigError: It is none.
     """
     height, cross, width = text.partition("x")
-    if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise ConfigError(f'{option} takes HEIGHTxWIDTH, for instance 800x1280, not "{text}"')
     return int(height), int(width)

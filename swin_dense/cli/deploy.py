@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from swin_dense.cli.app import AsJson, Override, app, height_and_width, load
+from swin_dense.cli.app import AsJson, Override, app, height_and_width, load_config_or_variant
 from swin_dense.errors import ConfigError
 
 Model = Annotated[str, typer.Argument(help="Config file or backbone variant.", metavar="CONFIG|VARIANT")]
@@ -104,7 +104,7 @@ def _row_and_column(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     row, comma, column = text.partition(",")
-    if not (comma and row.isdigit() and column.isdigit()):
+    if not (comma and row.isdecimal() and column.isdecimal()):
         raise ConfigError(f'--window takes ROW,COLUMN, for instance 2,3, not "{text}"')
     return int(row), int(column)
 
@@ -113,7 +113,7 @@ def _settings(model: str, overrides: list[str] | None, weights: Path | None, ran
     """The config, or the name of the variant."""
     if (weights is None) != random_weights:
         raise ConfigError("give either --weights FILE or, to go on with random ones, --random-weights")
-    return load(Path(model), None, overrides) if model.endswith(".py") else model
+    return load_config_or_variant(model, overrides)
 
 
 def _parity_table(record: dict[str, Any]) -> Table:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from swin_dense.cli.app import AsJson, Override, app, height_and_width, load
+from swin_dense.cli.app import AsJson, Override, app, height_and_width, load_config_or_variant
 from swin_dense.errors import ConfigError
 
 
@@ -58,14 +58,14 @@ def export(
     if short_side is not None:
         resize["short_side"] = short_side
     numbers = None if stages is None else _numbers(stages)
-    settings = load(Path(model), None, overrides) if model.endswith(".py") else None
+    source = load_config_or_variant(model, overrides)
     from swin_dense.export import export_features
     from swin_dense.workflows.features import evaluation_size, feature_model
 
-    if settings is not None and not (resize or native):
-        resize = evaluation_size(settings)
+    if not isinstance(source, str) and not (resize or native):
+        resize = evaluation_size(source)
     store = export_features(
-        feature_model(settings or model, weights=weights, random_weights=random_weights, stages=numbers, neck=neck),
+        feature_model(source, weights=weights, random_weights=random_weights, stages=numbers, neck=neck),
         images,
         output,
         **resize,
@@ -101,7 +101,7 @@ def export(
 
 def _numbers(text: str) -> list[int]:
     parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
+    if not all(part.strip().isdecimal() for part in parts):
         raise ConfigError(f'--stages takes numbers with commas between, for instance 1,2,3,4, not "{text}"')
     return [int(part) for part in parts]
 

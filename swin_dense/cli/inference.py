@@ -18,6 +18,7 @@ from swin_dense.cli.app import (
     device_count,
     height_and_width,
     load,
+    load_config_or_variant,
     refuse_options,
 )
 from swin_dense.errors import ConfigError
@@ -145,10 +146,10 @@ def stats(
 ) -> None:
     """Counts parameters and multiply-adds of a model."""
     height, width = height_and_width(shape)
-    settings = load(Path(model), None, overrides) if model.endswith(".py") else None
+    source = load_config_or_variant(model, overrides)
     from swin_dense.cli.report import print_report, stats_table
     from swin_dense.workflows.sizes import stats as model_sizes
 
-    sizes = model_sizes(settings or model, height, width).to_dict()
+    sizes = model_sizes(source, height, width).to_dict()
 
     print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)

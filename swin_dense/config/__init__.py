@@ -10,7 +10,7 @@ from swin_dense.config.detection import (
     SplitConfig,
 )
 from swin_dense.config.parsing import TASKS, Config, config_text, load_config
-from swin_dense.config.recipes import describe_recipe, find_config, list_recipes
+from swin_dense.config.recipes import describe_recipe, find_config, is_config, list_recipes
 from swin_dense.config.segmentation import (
     LabelledSplitConfig,
     PolynomialScheduleConfig,
@@ -40,6 +40,7 @@ __all__ = [
     "config_text",
     "describe_recipe",
     "find_config",
+    "is_config",
     "list_recipes",
     "load_config",
 ]

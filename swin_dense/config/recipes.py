@@ -34,8 +34,7 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path)
     if os.path.isfile(path):  # unlike Path.is_file it answers for names that no file system takes, too
         return path
-    name = path.as_posix().removesuffix(".py")
-    recipes = {alias: recipe for key, recipe in list_recipes().items() for alias in (key, recipe.stem)}
+    name, recipes = path.as_posix().removesuffix(".py"), _recipes_by_name()
     if name in recipes:
         return recipes[name]
     if os.path.isdir(path):
@@ -43,6 +42,15 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     near = difflib.get_close_matches(name, recipes, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "swin-dense configs lists the recipes"
     raise ConfigError(f"{path}: no such config file, and no recipe of that name; {hint}")
+
+
+def is_config(text: str) -> bool:
+    """Whether a text that may be a config or a backbone variant is a config."""
+    return text.endswith(".py") or text in _recipes_by_name()
+
+
+def _recipes_by_name() -> dict[str, Path]:
+    return {name: path for key, path in list_recipes().items() for name in (key, path.stem)}
 
 
 @cache

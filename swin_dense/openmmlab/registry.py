@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from swin_dense.backbones import SwinTransformer, create_backbone
+from swin_dense.errors import InstallationError
 from swin_dense.openmmlab.install import install
 
 BACKBONE = "SwinDense"
@@ -20,7 +21,7 @@ def mmdet_models() -> Any:
     Returns:
         `mmdet.registry.MODELS`; every part that mmdet ships is registered.
     """
-    install()
+    _prepare()
     from mmdet.registry import MODELS
 
     import_module("mmdet.models")  # which fills the registry
@@ -35,11 +36,24 @@ def mmseg_models() -> Any:
     Returns:
         `mmseg.registry.MODELS`; every part that mmseg ships is registered, and mmdet's are found as `mmdet.NAME`.
     """
-    install()
+    _prepare()
     from mmseg.registry import MODELS
 
     import_module("mmseg.models")  # which fills the registry
     return _with_our_backbone(MODELS)
+
+
+def _prepare() -> None:
+    """Puts our ops in place, and refuses an OpenCV that mmcv could not import either."""
+    install()
+    try:
+        if not hasattr(import_module("cv2"), "imread"):  # uninstalling one of two OpenCVs leaves an empty package
+            raise ImportError("its files are missing")
+    except ImportError as error:
+        raise InstallationError(
+            f"OpenCV does not import ({error}); its headless build needs no system libraries: pip uninstall -y "
+            "opencv-python opencv-python-headless && pip install opencv-python-headless"
+        ) from error
 
 
 def _with_our_backbone(models: Any) -> Any:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
-import supervision as sv
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as rle_codec
 from torch import Tensor
 
@@ -17,8 +16,6 @@ from swin_dense.visualize.palette import COLOURS
 from swin_dense.visualize.pictures import FONT, Picture, canvas_of, captioned, font_size
 
 _MOST_OBJECTS = 50  # more detections than this hide the image
-_PALETTE = sv.ColorPalette.from_hex(list(COLOURS))
-_TEXT_PALETTE = sv.ColorPalette.from_hex(list(COLOURS.values()))
 
 
 class DrawnTruth(Protocol):
@@ -170,30 +167,34 @@ def _scaled(boxes: Tensor, scale: tuple[float, float]) -> NDArray[np.float64]:
 def _resized(masks: Sequence[NDArray[np.uint8]], canvas: Picture) -> NDArray[np.bool_]:
     """(N, H, W) masks in pixels of the canvas, with smooth rather than stepped edges."""
     height, width = canvas.shape[:2]
-    resized = [cv2.resize(mask * 255, (width, height), interpolation=cv2.INTER_LINEAR) > 127 for mask in masks]
+    images = [Image.fromarray(mask * np.uint8(255)) for mask in masks]
+    resized = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) > 127 for image in images]
     return np.array(resized, dtype=bool).reshape(-1, height, width)
 
 
 def _draw(canvas: Picture, overlay: _Overlay) -> Picture:
     if not overlay.texts:
         return canvas
+    import supervision as sv  # needs OpenCV
+
+    palette = sv.ColorPalette.from_hex(list(COLOURS))
     objects = sv.Detections(xyxy=overlay.boxes, mask=overlay.masks, class_id=overlay.labels)
     thickness = sv.calculate_optimal_line_thickness((canvas.shape[1], canvas.shape[0]))
     labels = sv.RichLabelAnnotator(
-        _PALETTE,
-        text_color=_TEXT_PALETTE,
+        palette,
+        text_color=sv.ColorPalette.from_hex(list(COLOURS.values())),
         font_path=str(FONT),
         font_size=font_size(canvas),
         text_padding=3,
         smart_position=True,
     )
     scene = np.ascontiguousarray(canvas[:, :, ::-1])  # supervision draws BGR
-    scene = sv.MaskAnnotator(_PALETTE, opacity=0.4).annotate(scene, objects)
-    scene = sv.PolygonAnnotator(_PALETTE, thickness=thickness).annotate(
+    scene = sv.MaskAnnotator(palette, opacity=0.4).annotate(scene, objects)
+    scene = sv.PolygonAnnotator(palette, thickness=thickness).annotate(
         scene, objects
     )  # tells neighbours of a class apart
-    scene = sv.BoxAnnotator(
-        _PALETTE, thickness=thickness if overlay.masks is None else max(1, thickness // 2)
-    ).annotate(scene, objects)
+    scene = sv.BoxAnnotator(palette, thickness=thickness if overlay.masks is None else max(1, thickness // 2)).annotate(
+        scene, objects
+    )
     scene = labels.annotate(scene, objects, overlay.texts)
     return np.ascontiguousarray(scene[:, :, ::-1])

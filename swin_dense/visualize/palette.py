@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,9 @@ COLOURS = {  # of the objects of a class, and of the text on it
 
 DISTINCT_COLOURS = 256
 """More classes than this share colours; eyes give up long before."""
+
+_XYZ_OF_RGB = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
+_XYZ_OF_RGB /= _XYZ_OF_RGB.sum(axis=1, keepdims=True)  # white is (1, 1, 1)
 
 _LEVELS = (0, 36, 73, 109, 146, 182, 219, 255)
 
@@ -50,5 +52,8 @@ def _distinct_colours() -> NDArray[np.uint8]:
 
 def _lab(colours: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(N, 3) CIELAB of (N, 3) RGB; lightness is 0..100."""
-    converted = cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    return np.asarray(converted, dtype=np.float32)
+    encoded = colours / 255
+    linear = np.where(encoded > 0.04045, ((encoded + 0.055) / 1.055) ** 2.4, encoded / 12.92)  # sRGB
+    xyz = linear @ _XYZ_OF_RGB.T
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1).astype(np.float32)

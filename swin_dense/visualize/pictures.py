@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import cv2
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ def canvas_of(image: Tensor | Picture) -> Picture:
     factor = max(1, math.ceil(LEAST_LONG_SIDE / max(array.shape[1:])))
     size = (array.shape[2] * factor, array.shape[1] * factor)
     pixels = np.ascontiguousarray(array.transpose(1, 2, 0))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def font_size(canvas: Picture) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -102,7 +101,7 @@ def _painted(canvas: Picture, labels: NDArray[np.int64], colours: Colours) -> Pi
     """The canvas with the classes' colours over it and thin white lines between them."""
     factor = canvas.shape[0] // labels.shape[0]
     labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-    blended = cv2.addWeighted(canvas, 1 - _OPACITY, colours[labels.clip(min=0)], _OPACITY, 0)
+    blended = np.rint(canvas * np.float32(1 - _OPACITY) + colours[labels.clip(min=0)] * np.float32(_OPACITY))
     painted: Picture = np.where(labels[..., None] >= 0, blended, canvas).astype(np.uint8)
     borders = np.zeros(labels.shape, dtype=bool)
     borders[1:] |= labels[1:] != labels[:-1]

@@ -106,7 +106,7 @@ class Saliency:
         try:
             from pytorch_grad_cam import GradCAMElementWise
         except ImportError as error:
-            raise ConfigError('grad-cam is not installed: pip install "swin-dense[export]"') from error
+            raise ConfigError('grad-cam is not installed: pip install "swin-dense[grad-cam]"') from error
         height, width = image.shape[1:]
         images = functional.pad(image[None], (0, -width % DIVISOR, 0, -height % DIVISOR))
         target, score = self._target(images, (height, width))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mmcv.ops
@@ -21,8 +22,9 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from mmengine.utils.dl_utils import mmcv_full_available
 
-from swin_dense.errors import UnsupportedOpError
+from swin_dense.errors import InstallationError, UnsupportedOpError
 from swin_dense.openmmlab.install import install
+from swin_dense.openmmlab.registry import mmdet_models, mmseg_models
 from swin_dense.ops import OPS
 
 
@@ -64,6 +66,15 @@ def test_compiled_ops_keep_their_place(tmp_path: Path, monkeypatch: pytest.Monke
     from mmcv import _ext
 
     assert _ext.nms == "compiled"
+
+
+@pytest.mark.parametrize("models", [mmdet_models, mmseg_models])
+def test_the_empty_package_that_uninstalling_one_of_two_opencvs_leaves_is_an_error(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", ModuleType("cv2"))
+    with pytest.raises(InstallationError, match="its files are missing.*pip install opencv-python-headless"):
+        models.__wrapped__()
 
 
 def test_every_op_of_ours_is_the_one_that_mmcv_calls() -> None:
