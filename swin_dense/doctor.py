@@ -155,11 +155,7 @@ def requirements_of(distribution: str) -> list[Requirement]:
 
 
 def check_python(version: tuple[int, ...]) -> Iterator[Problem]:
-    """Whether this Python is one of those that are supported.
-
-    Args:
-        version: Major and minor.
-    """
+    """Whether this Python, by its major and minor version, is one of those that are supported."""
     if not (3, 10) <= version < (3, 14):
         yield Problem("error", f"Python {version[0]}.{version[1]} is not supported", "use Python 3.10 to 3.13")
 
@@ -202,11 +198,7 @@ def _provider(distribution: str, installed: Mapping[str, str]) -> str:
 
 
 def check_providers(installed: Mapping[str, str]) -> Iterator[Problem]:
-    """Finds distributions that write the same files, and OpenMMLab packages from both of its families.
-
-    Args:
-        installed: Distribution to version.
-    """
+    """Finds distributions that write the same files, and OpenMMLab packages from both of its families."""
     for module, names in PROVIDERS.items():
         found = [name for name in names if name in installed]
         if len(found) > 1:
