@@ -6,9 +6,9 @@ convolution, deformable ones included, and every matrix product counts: linear l
 interpolation count nothing. What is computed counts, needed or not: the padding that fills the last window of a map
 takes part in attention like any token, and in nothing else.
 
-The published figures of detectors are, as far as one can tell, what a counter of layers saw plus the products of window
+The published counts of detectors are, as far as one can infer, what a counter of layers saw plus the products of window
 attention. Such a counter also sees norms, activations and biases (up to 0.5 %: Cascade Mask R-CNN on R-50 is 737.6 G
-here and with them the published 739 G), and it does not see products that no layer makes. All figures of Mask R-CNN,
+here and with them the published 739 G), and it does not see products that no layer makes. All counts of Mask R-CNN,
 Cascade Mask R-CNN and ATSS (on Swin, R-50 and X101, at 800x1280) are met within 0.3 % but one; Sparse R-CNN's are not:
 
 | at 800x1280 | published | counted here | products that were not seen |
@@ -17,7 +17,7 @@ Cascade Mask R-CNN and ATSS (on Swin, R-50 and X101, at 800x1280) are met within
 | Sparse R-CNN, R-50 | 166 G | 168.3 G | the same 3.6 G; norms, activations and biases, which were, are 0.8 G |
 | Cascade Mask R-CNN, Swin-L | 1,382 G (ConvNeXt paper) | 1,391.6 G | 9.8 G: window attention |
 
-The published figures of UperNet on Swin-T, S and B are met within 0.1 % (crops of 512 pixels: at 512x2048, of 640: at
+The published counts of UperNet on Swin-T, S and B are met within 0.1 % (crops of 512 pixels: at 512x2048, of 640: at
 640x2560); the rest is the norms and biases that they include. On Swin-L at 640x2560 it is 2,482 G. The 2,468 G of the
 ConvNeXt paper lacks the two products of attention (15.6 G), which mmseg's own counter does not see; the 3,230 G of the
 Swin paper is 1.3 times the count, and no size of its other rows gives it.
@@ -39,7 +39,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 Forward = Callable[[nn.Module], object]
-"""Runs one forward pass of the module that it is given; inputs are made on that module's own device."""
+"""Runs one forward pass of the module that it is given, whose inputs are made on that module's own device, for instance
+`lambda model: model(torch.empty(1, 3, 800, 1280, device=next(model.parameters()).device))`."""
 
 Shape = tuple[int, ...]
 
@@ -60,7 +61,7 @@ class MacCount:
 
 @dataclass(frozen=True)
 class PartStats:
-    """Size of one submodule: its parameters and its share of the multiply-adds."""
+    """Parameters and multiply-adds of one submodule."""
 
     params: int
     macs: int
@@ -93,11 +94,6 @@ def model_stats(module: nn.Module, forward: Forward) -> ModelStats:
     The forward pass runs in evaluation mode on a copy, on the meta device, where shapes alone are computed; where an
     operator needs values (the indices of a mask, say), it runs on the CPU instead. Accelerators are not used: not all
     of their fused operators can be counted.
-
-    Args:
-        module: Any model.
-        forward: One forward pass at the size in question, for instance
-            `lambda model: model(torch.empty(1, 3, 800, 1280, device=next(model.parameters()).device))`.
     """
     try:
         macs = count_macs(copy.deepcopy(module).eval().to("meta"), forward)
@@ -112,22 +108,12 @@ def model_stats(module: nn.Module, forward: Forward) -> ModelStats:
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """Number of parameters, shared ones counted once.
-
-    Args:
-        module: Any module.
-        trainable_only: Leave out the frozen ones.
-    """
+    """Number of parameters, shared ones counted once."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
 
 
 def count_macs(module: nn.Module, forward: Forward) -> MacCount:
-    """Multiply-adds of one forward pass, by the convention of this file.
-
-    Args:
-        module: The model; it is run as it is, in its present mode and on its present device.
-        forward: One forward pass.
-    """
+    """Multiply-adds of one forward pass of the module in its present mode, on its present device."""
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     # Fused attention layers in evaluation mode are one opaque operator; their plain form is countable.
     with torch.no_grad(), _without_fused_attention_layers(), _macs_by_part(module, counter) as parts, counter:

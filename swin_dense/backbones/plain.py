@@ -38,11 +38,7 @@ class PlainSwin(nn.Module):
     """
 
     def __init__(self, backbone: SwinTransformer) -> None:
-        """Takes the parameters of a backbone.
-
-        Args:
-            backbone: Shares its parameters; nothing is copied.
-        """
+        """Shares the parameters of a backbone; nothing is copied."""
         super().__init__()
         self.feature_specs = backbone.feature_specs
         self.out_indices = backbone.out_indices
@@ -53,14 +49,7 @@ class PlainSwin(nn.Module):
         self.norms = nn.ModuleList(backbone.get_submodule(f"norm{index}") for index in self.out_indices)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Computes what `SwinTransformer.forward` computes.
-
-        Args:
-            images: (B, in_channels, H, W), normalised.
-
-        Returns:
-            One (B, C_i, H_i, W_i) map per entry of `feature_specs`, finest first.
-        """
+        """Maps normalised images (B, in_channels, H, W) to what `SwinTransformer.forward` returns."""
         tokens = _embedded(self.patch_embed, images)
         if self.absolute_pos_embed is not None:
             tokens = tokens + resized_position_embedding(self.absolute_pos_embed, tokens.shape[1:3])
@@ -80,7 +69,7 @@ class PlainStage(nn.Module):
     """Blocks at one resolution, and the patch merging that leads to the next."""
 
     def __init__(self, stage: SwinStage) -> None:
-        """Takes the parameters of a stage."""
+        """Shares the parameters of a stage."""
         super().__init__()
         blocks = enumerate(cast(Iterable[SwinBlock], stage.blocks))
         self.blocks = nn.ModuleList(PlainBlock(block, shifted=index % 2 == 1) for index, block in blocks)
@@ -98,19 +87,14 @@ class PlainBlock(nn.Module):
 
     Attributes:
         window: Side M of the windows, in tokens.
-        shift: By how many tokens the windows are shifted down and to the right; 0 for regular ones.
+        shift: Tokens by which the windows are shifted down and to the right; 0 for regular ones.
         bias_index: (N, N), the row of the bias table for each query and key.
     """
 
     bias_index: Tensor
 
     def __init__(self, block: SwinBlock, *, shifted: bool) -> None:
-        """Takes the parameters of a block.
-
-        Args:
-            block: The block.
-            shifted: Whether its windows are the shifted ones.
-        """
+        """Shares the parameters of a block, with regular or shifted windows."""
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
         self.window = block.attn.window[0]
@@ -149,11 +133,7 @@ class PlainBlock(nn.Module):
         return windows, self._mask(rows, columns, tokens.device) if self.shift else None
 
     def attention_weights(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What `WindowAttention` computes up to its softmax (Swin paper, equation 4).
-
-        Args:
-            windows: Normalised tokens, (..., N, C).
-            mask: (..., N, N), added to the scores; None adds nothing.
+        """What `WindowAttention` computes up to its softmax, from normalised tokens (..., N, C).
 
         Returns:
             The weights (..., heads, N, N), of which each row sums to 1, and the values (..., heads, N, D).
