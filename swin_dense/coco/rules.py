@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swin_dense.coco.annotations import CocoAnnotations
-from swin_dense.images.store import escapes
+from swin_dense.images.names import escapes
 from swin_dense.records import Finding, Severity
 from swin_dense.rle import check_rles
 

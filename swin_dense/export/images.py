@@ -1,10 +1,9 @@
-"""Which images are exported, and how each is read: files, folders, lists of files, zip files."""
+"""How each exported image is read, and at which size."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,86 +14,9 @@ from torch.utils.data import Dataset
 from swin_dense.data.transforms import rescaled_size, resize
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import check_inside
-from swin_dense.images.archive import ZipIndex, locate
-from swin_dense.images.folder import SUFFIXES
-from swin_dense.images.store import MAX_BYTES, ImageStore
+from swin_dense.images.finder import ImageSource
+from swin_dense.images.store import ImageStore
 from swin_dense.records import Sample, Size
-
-LISTS = (".txt", ".lst")
-"""Suffixes of text files that name an image per line."""
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Where an image lies.
-
-    Attributes:
-        root: A folder or a zip file.
-        name: Of the image file below it.
-    """
-
-    root: Path
-    name: str
-
-    @property
-    def path(self) -> str:
-        """Root and name; bytes that are no UTF-8 are written as backslash, x, and two digits."""
-        return str(self.root / self.name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def find_images(inputs: Sequence[Path]) -> list[ImageSource]:
-    """Lists images; nothing is decoded yet.
-
-    Args:
-        inputs: Image files; folders and zip files, which are searched to the bottom, in the order of names, hidden
-            files left out and links to folders not followed; text files (.txt, .lst) with the path of one image file
-            per line, relative to the folder of the text file. What lies in a zip file may be named as if the zip file
-            were a folder.
-
-    Returns:
-        The images in the order given. A path that is named twice counts once, at its first place; a link and what it
-        leads to are two images.
-
-    Raises:
-        DataError: A path does not exist, or holds no image.
-    """
-    found: dict[str, ImageSource] = {}
-    if not inputs:
-        raise DataError("no image is named")
-    for path in map(Path, inputs):
-        sources = list(_sources(path))
-        if not sources:
-            raise DataError(f"{path}: no image in it ({', '.join(SUFFIXES)})")
-        for source in sources:
-            found.setdefault(source.path, source)
-    return list(found.values())
-
-
-def _sources(path: Path) -> Iterator[ImageSource]:
-    place = locate(path)
-    if place is not None:
-        index, inside = place
-        folder = f"{inside}/" if inside else ""
-        names = [inside] if inside in index else [folder + name for name in index.names_below(folder)]
-        yield from (ImageSource(index.path, name) for name in names if name == inside or _is_image(name))
-    elif path.is_dir():
-        yield from (ImageSource(path, name) for name in ImageStore(path).names() if _is_image(name))
-    elif not path.is_file():
-        raise DataError(f"{path}: no such image, folder, list or zip file")
-    else:
-        files = _listed(path) if path.suffix.lower() in LISTS else [path]
-        yield from (ImageSource(file.parent, file.name) for file in files)
-
-
-def _listed(path: Path) -> Iterator[Path]:
-    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
-        if line.strip():
-            yield path.parent / os.fsdecode(line)
-
-
-def _is_image(name: str) -> bool:
-    hidden = any(part.startswith(".") for part in name.split("/"))
-    return not hidden and Path(name).suffix.lower() in SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -173,7 +95,7 @@ class ImageReader(Dataset[LoadedImage]):
             boxes: (N, 4) boxes by the number of the image, for those that have any; None if no image has.
         """
         self.sources, self.target, self.boxes = sources, target, boxes
-        self._opened: dict[Path, tuple[ImageStore, ZipIndex | None]] = {}
+        self._stores: dict[Path, ImageStore] = {}
 
     def __len__(self) -> int:
         """Number of images."""
@@ -188,12 +110,10 @@ class ImageReader(Dataset[LoadedImage]):
             return LoadedImage(number, source.path, error=str(error))
 
     def _read(self, number: int, source: ImageSource) -> LoadedImage:
-        if source.root not in self._opened:
-            index = ZipIndex.open(source.root) if source.root.is_file() else None
-            self._opened[source.root] = ImageStore(source.root), index
-        store, index = self._opened[source.root]
-        image = store.read(source.name)  # first, because it refuses pipes and names that lead elsewhere
-        content = index.read(source.name, MAX_BYTES) if index else (source.root / source.name).read_bytes()
+        if source.root not in self._stores:
+            self._stores[source.root] = ImageStore(source.root)
+        store = self._stores[source.root]
+        image, content = store.read(source.name), store.content(source.name)
         sample = Sample(image, number, source.path, (int(image.shape[-2]), int(image.shape[-1])))
         boxes = None if self.boxes is None else self.boxes.get(number, torch.empty(0, 4))
         if boxes is not None:

@@ -7,7 +7,6 @@ as shared memory.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -32,29 +31,14 @@ class Ragged:
 
     @classmethod
     def from_lengths(cls, values: npt.NDArray[Any], lengths: Iterable[int]) -> Ragged:
-        """Cuts joined values into rows.
-
-        Args:
-            values: (V,) all rows joined.
-            lengths: Length of each row; they sum up to V.
-
-        Returns:
-            The rows.
-        """
+        """Cuts joined values, (V,), into rows of lengths that sum up to V."""
         offsets = np.concatenate([[0], np.cumsum(np.fromiter(lengths, dtype=np.int64))])
         assert offsets[-1] == len(values)
         return cls(torch.from_numpy(values), torch.from_numpy(offsets.astype(np.int64)))
 
     @classmethod
     def from_bytes(cls, rows: Iterable[bytes]) -> Ragged:
-        """Joins byte strings.
-
-        Args:
-            rows: The strings.
-
-        Returns:
-            Rows of uint8.
-        """
+        """Joins byte strings to rows of uint8."""
         rows = list(rows)
         joined = np.frombuffer(b"".join(rows), dtype=np.uint8).copy()
         return cls.from_lengths(joined, map(len, rows))
@@ -81,23 +65,3 @@ class Ragged:
         """All rows of `from_bytes`, as Python objects: quicker than one by one."""
         joined, offsets = self.values.numpy().tobytes(), self.offsets.tolist()
         return [joined[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
-
-    def first_from(self, text: bytes) -> int:
-        """First row that is not before these bytes, by bisection; the number of rows where all are before them.
-
-        Args:
-            text: Where to start; the rows must come from `from_bytes`, sorted.
-        """
-        return bisect_left(range(len(self)), text, key=lambda one: self[one].tobytes())
-
-    def find(self, text: bytes) -> int | None:
-        """Row that holds these bytes, by bisection.
-
-        Args:
-            text: What to look for; the rows must come from `from_bytes`, sorted.
-
-        Returns:
-            The row, or None where there is none.
-        """
-        row = self.first_from(text)
-        return row if row < len(self) and self[row].tobytes() == text else None

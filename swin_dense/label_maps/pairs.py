@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from swin_dense.images.folder import SUFFIXES
+from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.store import ImageStore
 from swin_dense.records import Finding
 
@@ -41,9 +41,8 @@ def match_pairs(images: ImageStore, labels: ImageStore) -> tuple[list[Pair], lis
 def _by_stem(store: ImageStore, suffixes: tuple[str, ...]) -> tuple[dict[str, str], list[Finding]]:
     """Names of files by name without suffix."""
     groups = defaultdict(list)
-    for name in store.names():
-        if name.lower().endswith(suffixes):
-            groups[name.rpartition(".")[0]].append(name)
+    for name in store.names(suffixes):
+        groups[name.rpartition(".")[0]].append(name)
     problems = [
         Finding("ambiguous-name", str(store.root / names[0]), f"{names[1]} has the same name", "remove one of them")
         for names in groups.values()

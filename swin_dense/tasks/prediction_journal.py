@@ -74,12 +74,13 @@ def file_identity(path: Path) -> list[Any]:
     """Tells a file from another, and from what it was before it was changed.
 
     Args:
-        path: A file that exists.
+        path: A file that exists, or one in a zip file.
 
     Returns:
         Its absolute path, size in bytes and time of change.
     """
-    facts = path.stat()
+    # An image in a zip file has the zip file's size and time.
+    facts = next(file for file in (path, *path.parents) if file.is_file()).stat()
     return [str(path.resolve()), facts.st_size, facts.st_mtime_ns]
 
 

@@ -22,7 +22,7 @@ from swin_dense.export.graph import INPUT, Graph, RawImages, load_program, trace
 from swin_dense.export.models import weights_hash
 from swin_dense.export.onnx import OPSET, onnx_session, write_onnx
 from swin_dense.export.parity import Deviation, deviations
-from swin_dense.images.folder import ImageFiles
+from swin_dense.images.finder import ImageFiles
 from swin_dense.records import Size
 from swin_dense.workflows.parts import ModelPart, load_part
 

@@ -16,7 +16,7 @@ from swin_dense.backbones.plain import PlainBlock, PlainSwin
 from swin_dense.backbones.swin import PATCH_SIZE
 from swin_dense.config import Config
 from swin_dense.errors import ConfigError
-from swin_dense.images.folder import ImageFiles
+from swin_dense.images.finder import ImageFiles
 from swin_dense.visualize.attention import PositionBias, WindowAttention, draw_attention, draw_biases
 from swin_dense.visualize.features import HeatMap, StageFeatures, draw_components, draw_heat_maps
 from swin_dense.workflows.saliency import saliency_of

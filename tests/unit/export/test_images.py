@@ -12,54 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swin_dense.errors import ConfigError, DataError
-from swin_dense.export.images import ImageReader, TargetSize, find_images
+from swin_dense.errors import ConfigError
+from swin_dense.export.images import ImageReader, TargetSize
+from swin_dense.images.finder import find_images
 
 Draw = Callable[[Path, tuple[int, int], int], Path]
 
 
-def paths(*inputs: Path) -> list[str]:
-    return [source.path for source in find_images(inputs)]
-
-
-def test_folders_are_searched_to_the_bottom_without_hidden_files(tmp_path: Path, draw: Draw) -> None:
-    for name in ("b/2.JPG", "b/1.png", "a.jpg", ".cache/x.png", "b/._1.png"):
-        draw(tmp_path / name, (8, 8), 0)
-    (tmp_path / "notes.csv").write_text("no image")
-    assert paths(tmp_path) == [str(tmp_path / name) for name in ("a.jpg", "b/1.png", "b/2.JPG")]
-
-
-def test_a_list_is_relative_to_itself_and_keeps_its_order(tmp_path: Path, draw: Draw) -> None:
-    one, two = draw(tmp_path / "deep/x.png", (8, 8), 0), draw(tmp_path / "x.png", (8, 8), 1)
-    (tmp_path / "all.txt").write_bytes(b"\xef\xbb\xbfdeep/x.png\r\n\r\nx.png\nabsent.png\n")
-    assert paths(tmp_path / "all.txt") == [str(one), str(two), str(tmp_path / "absent.png")]
-
-
-def test_the_same_path_counts_once_and_a_link_is_an_image_of_its_own(tmp_path: Path, draw: Draw) -> None:
-    image = draw(tmp_path / "a.png", (8, 8), 0)
-    (tmp_path / "link.png").symlink_to(image)
-    (tmp_path / "list.txt").write_text("a.png\n./a.png\nlink.png\n")
-    assert paths(image, tmp_path / "list.txt", tmp_path) == [str(image), str(tmp_path / "link.png")]
+def test_a_link_is_an_image_of_its_own(tmp_path: Path, draw: Draw) -> None:
+    (tmp_path / "link.png").symlink_to(draw(tmp_path / "a.png", (8, 8), 0))
     first, second = (ImageReader(find_images([tmp_path]), TargetSize())[place] for place in range(2))
     assert first.sha256 == second.sha256 and first.path != second.path
 
 
-def test_a_zip_file_is_read_in_place_whole_or_by_folder(tmp_path: Path, draw: Draw) -> None:
+def test_an_image_in_a_zip_file_is_read_as_one_on_disk(tmp_path: Path, draw: Draw) -> None:
     image = draw(tmp_path / "a.png", (8, 12), 0)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
-        for name in (
-            "all/train/1.png",
-            "all/val/2.png",
-            "__MACOSX/all/val/._2.png",
-            "all/val/.hidden/3.png",
-            "all/x.csv",
-        ):
-            file.write(image, name)
-    zip_file = tmp_path / "all.zip"
-    assert paths(zip_file) == [str(zip_file / "all/train/1.png"), str(zip_file / "all/val/2.png")]
-    assert paths(zip_file / "val") == paths(zip_file / "all/val/2.png") == [str(zip_file / "all/val/2.png")]
-    packed = ImageReader(find_images([zip_file]), TargetSize())[1]
-    plain = ImageReader(find_images([image]), TargetSize())[0]
+        file.write(image, "all/val/2.png")
+    packed, plain = (ImageReader(find_images([one]), TargetSize())[0] for one in (tmp_path / "all.zip", image))
     assert packed.pixels is not None and plain.pixels is not None
     assert (packed.sha256, packed.original_size) == (plain.sha256, (8, 12))
     assert packed.pixels.equal(plain.pixels)
@@ -73,20 +43,6 @@ def test_names_that_are_no_utf8_are_read_and_written_in_plain_characters(tmp_pat
     for source in (*find_images([tmp_path]), *find_images([tmp_path / "list.txt"])):
         assert source.path == str(tmp_path / r"caf\xe9.png")
         assert ImageReader([source], TargetSize())[0].error is None
-
-
-@pytest.mark.parametrize("name", ["absent.png", "absent", "empty", "empty.txt", "empty.zip"])
-def test_what_holds_no_image_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty.txt").write_text("\n")
-    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
-    with pytest.raises(DataError, match=name):
-        find_images([tmp_path / name])
-
-
-def test_no_image_at_all_is_an_error() -> None:
-    with pytest.raises(DataError, match="no image is named"):
-        find_images([])
 
 
 def test_what_is_wrong_with_an_image_is_told_in_its_place(tmp_path: Path, draw: Draw) -> None:

@@ -3,6 +3,8 @@ import multiprocessing
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
@@ -13,10 +15,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from swin_dense.errors import DataError
-from swin_dense.images.store import ORIENTATIONS, ImageError, ImageStore, escapes
+from swin_dense.images.names import escapes
+from swin_dense.images.store import ImageError, ImageStore
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -74,16 +77,26 @@ def test_cmyk_jpeg_keeps_its_colours(tmp_path):
     assert np.abs(pixels.astype(int) - (220, 30, 40)).max() <= 4
 
 
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_exif_orientation_is_applied(tmp_path, orientation):
+HOW_CAMERAS_STORE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What turns an upright picture into the raster of each EXIF orientation (EXIF 2.3, tag 274)."""
+
+
+@pytest.mark.parametrize("band", [2**24, 9, 20])
+@pytest.mark.parametrize("orientation", HOW_CAMERAS_STORE)
+def test_exif_orientation_is_applied_band_by_band(tmp_path, orientation, band, monkeypatch):
     """The camera stored the upright picture turned; reading must turn it back."""
-    undo = ORIENTATIONS[orientation]
-    opposite = {
-        Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
-        Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
-    }
-    stored = Image.fromarray(PIXELS).transpose(opposite.get(undo, undo))
+    monkeypatch.setattr("swin_dense.images.pixels.BAND_PIXELS", band)
+    stored = Image.fromarray(PIXELS).transpose(HOW_CAMERAS_STORE[orientation])
     path = save(tmp_path / "a.png", stored, orientation)
+    np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(Image.open(path))), PIXELS)
     np.testing.assert_array_equal(read(path), PIXELS)
     np.testing.assert_array_equal(read(path, PIXELS.shape[:2]), PIXELS)
 
@@ -143,7 +156,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, m
     with pytest.raises(ImageError, match=fault) as error:
         ImageStore(tmp_path).read("a.png")
     assert error.value.kind == "unreadable-image" and pillows_limit == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr("swin_dense.images.store.MAX_PIXELS", PIXELS[..., 0].size)
+    monkeypatch.setattr("swin_dense.images.pixels.MAX_PIXELS", PIXELS[..., 0].size)
     assert read(save(tmp_path / "exactly.png", Image.fromarray(PIXELS))).shape == PIXELS.shape
 
 
@@ -233,7 +246,7 @@ def test_zip_member_with_a_flipped_bit_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[60] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"0\.png.*wrong checksum"):
+    with pytest.raises(ImageError, match=r"0\.png: damaged in the zip file.*CRC"):
         ImageStore(path).read("0.png")
 
 
@@ -254,3 +267,178 @@ def test_zip_store_works_in_forked_processes_at_once_and_pickles(tmp_path):
     # An executor ends its workers in good order; a pool kills them, for which they may wait with a lock for ever.
     with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as executor:
         assert all(executor.map(read_all, [store] * 30))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_members_of_every_common_compression_are_read(tmp_path, compression):
+    assert read_all(ImageStore(make_zip(tmp_path / "a.zip", "folder/", compression)))
+
+
+def zip_with(path: Path, position: int, value: bytes) -> Path:
+    """A zip file of one member whose central directory says something else at a position (APPNOTE.TXT 4.3.12)."""
+    make_zip(path, "", zipfile.ZIP_STORED)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02") + position
+    content[start : start + len(value)] = value
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "fault", "fix"),
+    [
+        (10, b"\x5d\x00", "compression method is not supported", "pack it with store or deflate"),
+        (8, b"\x01\x00", "encrypted", "pack it without a password"),
+        (24, b"\xff\xff\xff\x7f", "claims 2147483647 bytes, more than", "pack smaller files"),
+        (42, b"\xff\xff\xff\x7f", "damaged in the zip file", "download it again"),
+    ],
+)
+def test_a_zip_member_that_cannot_be_read_has_one_fault_and_one_fix(tmp_path, position, value, fault, fix):
+    store = ImageStore(zip_with(tmp_path / "a.zip", position, value))
+    with pytest.raises(ImageError, match=fault) as error:
+        store.read("0.png")
+    assert str(error.value).endswith(fix) and str(error.value).count(";") <= 1
+
+
+def test_a_zip_member_of_2_to_the_63_bytes_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("a.png", b"small")
+        file.filelist[0].file_size = 2**63
+    with pytest.raises(ImageError, match=r"a\.png: claims 9223372036854775808 bytes"):
+        ImageStore(tmp_path / "a.zip").read("a.png")
+
+
+def jpeg_that_claims(height: int, width: int) -> bytes:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(buffer, "JPEG", exif=exif)
+    content = bytearray(buffer.getvalue())
+    frame = content.index(b"\xff\xc0") + 5
+    content[frame : frame + 4] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+def tiff_that_claims(height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64)).save(buffer, "TIFF")
+    content = buffer.getvalue()
+    rows = struct.pack("<HHII", 257, 4, 1, 64)
+    assert rows in content
+    return content.replace(rows, struct.pack("<HHII", 257, 4, 1, height))
+
+
+@pytest.mark.parametrize(
+    "content", [jpeg_that_claims(40_000, 20_000), tiff_that_claims(9_961_536)], ids=["jpeg", "tiff"]
+)
+def test_a_size_that_the_file_cannot_hold_is_refused_before_anything_is_decoded(tmp_path, content):
+    (tmp_path / "a.img").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.img: claims to be \d+ wide and \d+ high in \d+ bytes"):
+        ImageStore(tmp_path).read("a.img")
+
+
+def test_a_large_image_of_one_colour_is_still_an_image(tmp_path):
+    """Deflate packs a thousandfold at most; 1 bit a pixel makes that 8000 pixels to the byte."""
+    Image.new("L", (8000, 5000)).save(tmp_path / "a.png")
+    assert read(tmp_path / "a.png").shape == (5000, 8000, 3)
+
+
+def test_reading_takes_no_more_memory_than_promised(tmp_path):
+    """7 bytes a pixel while a turned photograph is read, beside 150 MB for bands and the decoder."""
+    side = 6000
+    save(tmp_path / "a.jpg", Image.effect_noise((side, side), 9).convert("RGB"), orientation=6)
+    code = (
+        "import resource, sys; from pathlib import Path; from swin_dense.images.store import ImageStore;"
+        "ImageStore(Path(sys.argv[1])); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "ImageStore(Path(sys.argv[1])).read('a.jpg');"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert int(answer.stdout) * 1024 <= 7 * side * side + 150e6
+
+
+def test_threads_read_large_images_while_others_finish_theirs(tmp_path, monkeypatch):
+    """Pillow's limit is the process's: it must come back only when the last reader is done."""
+    save(tmp_path / "a.png", Image.fromarray(PIXELS))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # refuses the 54 pixels
+    store = ImageStore(tmp_path)
+    with store.open("a.png"):
+        with store.open("a.png"):
+            pass
+        assert store.read("a.png").shape == (3, 6, 9)
+    assert Image.MAX_IMAGE_PIXELS == 10
+    first = store.open("a.png")
+    first.__enter__()
+    second = store.open("a.png")
+    second.__enter__()
+    first.__exit__(None, None, None)  # the one that lifted the limit ends first
+    assert store.read("a.png").shape == (3, 6, 9)
+    second.__exit__(None, None, None)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+NEAR = [
+    ("train\\a.png", "train/a.png", "backslashes"),
+    ("images\\a.png", "a.png", "backslashes and the folder"),
+    ("my%20img%20(HD).png", "my img (HD).png", "percent-encoding"),
+    ("u\u0308ber.png", "\u00fcber.png", "the Unicode normal form"),
+    ("\u00fcber.png", "u\u0308ber.png", "the Unicode normal form"),
+    ("\u00c3\u00bcber.png", "\u00fcber.png", "the text encoding"),
+    ("A.PNG", "a.png", "upper and lower case"),
+    ("a.jpg", "a.jpeg", "the suffix"),
+    ("a", "a.png", "the suffix"),
+    ("a.png ", "a.png", "spaces"),
+    ("7.png", "000007.png", "leading zeros"),
+    ("val2017/a.png", "a.png", "the folder"),
+    ("a.png", "deep/er/a.png", "the folder"),
+    ("R&amp;D.png", "R&D.png", "HTML encoding"),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("asked", "there", "difference"), NEAR)
+def test_a_missing_image_is_looked_for_under_near_names(tmp_path, asked, there, difference, packed):
+    root = tmp_path / "root"
+    (root / there).parent.mkdir(parents=True)
+    save(root / there, Image.fromarray(PIXELS), format="PNG")
+    save(root / "other.png", Image.fromarray(PIXELS))
+    if packed:
+        with zipfile.ZipFile(tmp_path / "packed.zip", "w") as file:
+            for name in (there, "other.png"):
+                file.write(root / name, name)
+        root = tmp_path / "packed.zip"
+    with pytest.raises(ImageError, match="no such file, but there is") as error:
+        ImageStore(root).read(asked)
+    assert repr(there) in str(error.value) and f"the names differ in {difference};" in str(error.value)
+    assert "remove" not in str(error.value) and error.value.kind == "missing-image"
+
+
+def test_a_name_that_could_mean_two_files_means_none(tmp_path):
+    for name in ("one/a.png", "two/a.png"):
+        (tmp_path / name).parent.mkdir()
+        save(tmp_path / name, Image.fromarray(PIXELS))
+    with pytest.raises(ImageError, match=r"a\.png: no such file; restore it, or correct the name or the folder"):
+        ImageStore(tmp_path).read("a.png")
+
+
+def test_a_link_to_an_image_that_is_gone_is_called_one(tmp_path):
+    (tmp_path / "a.png").symlink_to("../store/a.png")
+    with pytest.raises(ImageError, match=r"a\.png: a link to \.\./store/a\.png, which cannot be reached"):
+        ImageStore(tmp_path).read("a.png")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_all_missing_files_are_found_without_opening_any(tmp_path, packed):
+    (tmp_path / "root/sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / "root" / name).write_text("no image")
+    (tmp_path / "root/linked.png").symlink_to("a.png")
+    (tmp_path / "root/broken.png").symlink_to("gone.png")
+    root = tmp_path / "root"
+    if packed:
+        root = tmp_path / "root.zip"
+        with zipfile.ZipFile(root, "w") as file:
+            for name in ("a.png", "sub/b.png", "linked.png"):
+                file.write(tmp_path / "root" / name, f"root/{name}")
+    names = ["a.png", "sub/b.png", "linked.png", "broken.png", "b.png", "sub", "sub/c.png", "no/d.png", "x\0.png"]
+    assert ImageStore(root).missing(names) == names[3:]

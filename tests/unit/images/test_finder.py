@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from swin_dense.errors import DataError
-from swin_dense.images.folder import ImageFiles
+from swin_dense.images.finder import ImageFiles, find_images
 
 
 def picture(path: Path, red: int = 0) -> Path:
@@ -37,14 +38,14 @@ def test_a_folder_is_searched_to_the_bottom_and_other_files_are_left(tmp_path: P
 
 
 def test_every_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="do not exist") as error:
+    with pytest.raises(DataError, match="there is no such image") as error:
         ImageFiles([tmp_path / "absent.png", picture(tmp_path / "there.png"), tmp_path / "gone"])
     assert error.value.problems == (str(tmp_path / "absent.png"), str(tmp_path / "gone"))
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "readme.md").write_text("")
-    with pytest.raises(DataError, match=rf"{tmp_path.name}: no image in this folder \(\.jpg"):
+    with pytest.raises(DataError, match=rf"{tmp_path.name}: no image in it \(\.jpg"):
         ImageFiles([picture(tmp_path.with_name(f"{tmp_path.name}_fine.png")), tmp_path])
 
 
@@ -81,3 +82,82 @@ def test_results_in_a_folder_are_not_taken_for_its_images(tmp_path: Path, monkey
     assert ImageFiles([drawn], tmp_path / "photos" / "out").paths == [drawn]
     assert ImageFiles([drawn.parent], tmp_path / "photos" / "out").paths == [drawn]
     assert ImageFiles([tmp_path / "photos"], tmp_path / "photos").paths == [photo, drawn, namesake]
+
+
+def paths(*inputs: Path) -> list[str]:
+    return [source.path for source in find_images(inputs)]
+
+
+def test_folders_are_searched_to_the_bottom_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("b/2.JPG", "b/1.png", "a.jpg", ".cache/x.png", "b/._1.png"):
+        picture(tmp_path / name)
+    (tmp_path / "notes.csv").write_text("no image")
+    assert paths(tmp_path) == [str(tmp_path / name) for name in ("a.jpg", "b/1.png", "b/2.JPG")]
+
+
+def test_a_list_is_relative_to_itself_and_keeps_its_order(tmp_path: Path) -> None:
+    one, two = picture(tmp_path / "deep/x.png"), picture(tmp_path / "x.png")
+    (tmp_path / "all.txt").write_bytes(b"\xef\xbb\xbfdeep/x.png\r\n\r\nx.png\nabsent.png\n")
+    assert paths(tmp_path / "all.txt") == [str(one), str(two), str(tmp_path / "absent.png")]
+
+
+def test_the_same_path_counts_once_and_a_link_is_an_image_of_its_own(tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(image)
+    (tmp_path / "list.txt").write_text("a.png\n./a.png\nlink.png\n")
+    assert paths(image, tmp_path / "list.txt", tmp_path) == [str(image), str(tmp_path / "link.png")]
+
+
+def test_a_zip_file_is_read_in_place_whole_or_by_folder(tmp_path: Path) -> None:
+    image = picture(tmp_path / "a.png")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
+        for name in (
+            "all/train/1.png",
+            "all/val/2.png",
+            "__MACOSX/all/val/._2.png",
+            "all/val/.hidden/3.png",
+            "all/x.csv",
+        ):
+            file.write(image, name)
+    zip_file = tmp_path / "all.zip"
+    assert paths(zip_file) == [str(zip_file / "all/train/1.png"), str(zip_file / "all/val/2.png")]
+    assert paths(zip_file / "val") == paths(zip_file / "all/val/2.png") == [str(zip_file / "all/val/2.png")]
+
+
+@pytest.mark.parametrize("name", ["absent.png", "absent", "empty", "empty.txt", "empty.zip"])
+def test_what_holds_no_image_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    with pytest.raises(DataError, match=name):
+        find_images([tmp_path / name])
+
+
+def test_no_image_at_all_is_an_error() -> None:
+    with pytest.raises(DataError, match="no image is named"):
+        find_images([])
+
+
+def test_linked_folders_are_searched_and_one_that_leads_back_is_entered_once(tmp_path: Path) -> None:
+    elsewhere = picture(tmp_path / "store" / "deep" / "a.png").parent.parent
+    folder = picture(tmp_path / "images" / "b.png").parent
+    (folder / "one").symlink_to(elsewhere)
+    (folder / "two").symlink_to(elsewhere)
+    (elsewhere / "deep" / "up").symlink_to(elsewhere)
+    (folder / "self").symlink_to(folder)
+    assert paths(folder) == [str(folder / name) for name in ("b.png", "one/deep/a.png", "two/deep/a.png")]
+
+
+@pytest.mark.parametrize("name", ["a.png", "folder"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "b.png")
+    (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=rf"{name}: a link to .*gone"):
+        find_images([tmp_path])
+
+
+def test_links_that_no_image_hangs_on_may_lead_nowhere(tmp_path: Path) -> None:
+    image = picture(tmp_path / "b.png")
+    for name in (".#lock", "notes.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    assert paths(tmp_path) == [str(image)]

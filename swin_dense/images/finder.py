@@ -1,0 +1,153 @@
+"""Images that nobody has annotated, to predict on and to export features of: finding them, and reading them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from swin_dense.errors import DataError
+from swin_dense.images.archive import locate
+from swin_dense.images.names import visible
+from swin_dense.images.store import ImageStore
+from swin_dense.records import Batch, Sample, collate
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
+"""What counts as an image in a folder or zip file; a file that is named itself may have any other suffix."""
+
+LISTS = (".txt", ".lst")
+"""Suffixes of text files that name an image per line."""
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where an image lies.
+
+    Attributes:
+        root: A folder or a zip file.
+        name: Of the image file below it.
+    """
+
+    root: Path
+    name: str
+
+    @property
+    def path(self) -> str:
+        """Root and name; bytes that are no UTF-8 are written as backslash, x, and two digits."""
+        return str(self.root / self.name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[ImageSource]:
+    """Lists images; nothing is decoded yet.
+
+    Args:
+        inputs: Image files; folders and zip files, which are searched to the bottom, in the order of names, links
+            followed and hidden files left out; text files (.txt, .lst) with the path of one image file per line,
+            relative to the folder of the text file. What lies in a zip file may be named as if the zip file were a
+            folder.
+        output: Where results go. A folder around it is searched without it, so that what an earlier run has drawn is
+            not taken for images; a folder inside it was named on purpose and is searched as any other.
+
+    Returns:
+        The images in the order given. A path that is named twice counts once, at its first place; a link and what it
+        leads to are two images.
+
+    Raises:
+        DataError: A path does not exist, or holds no image.
+    """
+    if not inputs:
+        raise DataError("no image is named")
+    paths = [Path(path) for path in inputs]
+    absent = [str(path) for path in paths if not path.exists() and locate(path) is None]
+    if absent:
+        raise DataError("there is no such image, folder, list or zip file", absent)
+    found: dict[str, ImageSource] = {}
+    for path in paths:
+        sources = list(_sources(path, output))
+        if not sources:
+            raise DataError(f"{path}: no image in it ({', '.join(SUFFIXES)})")
+        for source in sources:
+            found.setdefault(source.path, source)
+    return list(found.values())
+
+
+def _sources(path: Path, output: Path | None) -> Iterator[ImageSource]:
+    place = locate(path)
+    if place is not None:
+        archive, inside = place
+        if inside and inside in archive:
+            yield ImageSource(archive.path, inside)
+        elif not inside or archive.has(inside):
+            below = f"{inside}/" if inside else ""
+            yield from (
+                ImageSource(archive.path, below + name) for name in visible(archive.names_below(inside), SUFFIXES)
+            )
+    elif path.is_dir():
+        results = None if output is None or path.resolve().is_relative_to(output.resolve()) else output.resolve()
+        for name in ImageStore(path).names(SUFFIXES):
+            if results is None or not (path.resolve() / name).is_relative_to(results):
+                yield ImageSource(path, name)
+    else:
+        files = _listed(path) if path.suffix.lower() in LISTS else [path]
+        yield from (ImageSource(file.parent, file.name) for file in files)
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
+        if line.strip():
+            yield path.parent / os.fsdecode(line)
+
+
+class ImageFiles(Dataset[Sample]):
+    """Found images as samples without instances; the id of an image is its position.
+
+    Attributes:
+        sources: Where they lie.
+        paths: Their paths; one in a zip file as if that were a folder.
+    """
+
+    def __init__(self, inputs: Sequence[Path], output: Path | None = None) -> None:
+        """Lists the files, as `find_images` does."""
+        self.sources = find_images(inputs, output)
+        self.paths = [source.root / source.name for source in self.sources]
+        self._stores: dict[Path, ImageStore] = {}
+        self._stems_differ = len({path.stem for path in self.paths}) == len(self.paths)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Decodes one image.
+
+        Raises:
+            DataError: It is damaged, or no image.
+        """
+        source = self.sources[index]
+        if source.root not in self._stores:
+            self._stores[source.root] = ImageStore(source.root)
+        image = self._stores[source.root].read(source.name)
+        return Sample(image, index, source.path, (int(image.shape[-2]), int(image.shape[-1])))
+
+    def stem(self, index: int) -> str:
+        """A name for what is made of an image: the file's, with its position before it where two have the same."""
+        stem = self.paths[index].stem
+        return stem if self._stems_differ else f"{index:06d}_{stem}"
+
+
+def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | None, dict[int, str]]:
+    """Reads some images, such that one that cannot be read does not stop the others.
+
+    Returns:
+        The images that could be read, if any, and by position what is wrong with the others.
+    """
+    samples, failures = [], {}
+    for position in positions:
+        try:
+            samples.append(files[position])
+        except DataError as error:
+            failures[position] = str(error)
+    return (collate(samples, size_divisor=1) if samples else None), failures
