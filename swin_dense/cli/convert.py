@@ -27,12 +27,16 @@ def convert_weights(
     ignore: Annotated[
         list[str] | None, typer.Option(help="Tensors of IN to leave out, by name or module; repeat for several.")
     ] = None,
+    ema: Annotated[
+        bool,
+        typer.Option("--ema", help="Take the averages that mmcv's EMA hook keeps in IN as ema_... beside the weights."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Converts the weights of a classifier, a backbone, or a whole detector or segmenter."""
     from swin_dense.weights import convert_weights as convert
 
-    report = convert(source, target, to, format=from_format, ignore=tuple(ignore or ()))
+    report = convert(source, target, to, format=from_format, ignore=tuple(ignore or ()), ema=ema)
     print(report, file=sys.stderr)
     if as_json:
         print(json.dumps({"output": str(target), "tensors": report.written, **asdict(report)}))

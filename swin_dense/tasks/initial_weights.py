@@ -13,7 +13,7 @@ from swin_dense.config import Config
 from swin_dense.errors import WeightsError
 from swin_dense.tasks.run_folder import is_first_process
 from swin_dense.weights import LoadReport, load_weights
-from swin_dense.weights.metadata import read_class_names, same_classes
+from swin_dense.weights.files import read_class_names, same_classes
 
 SHOWN = 5
 """Class names in a message."""

@@ -12,8 +12,7 @@ from swin_dense import tasks
 from swin_dense.config import Config, DetectionConfig
 from swin_dense.errors import DataError, WeightsError
 from swin_dense.weights import load_weights
-from swin_dense.weights.files import missing_file
-from swin_dense.weights.metadata import read_class_names, read_labels, same_classes
+from swin_dense.weights.files import missing_file, read_class_names, read_labels, same_classes
 
 
 def load_whole_model(network: nn.Module, weights: Path, class_names: Sequence[str]) -> None:

@@ -10,15 +10,23 @@ from pathlib import Path
 from torch import Tensor
 
 from swin_dense.errors import WeightsError
-from swin_dense.weights.buffers import absent_buffers
-from swin_dense.weights.files import read_checkpoint, save_checkpoint, save_weights, unwrap
-from swin_dense.weights.formats import Converted, Format, format_named
-from swin_dense.weights.metadata import read_metadata
-from swin_dense.weights.parts import Parts, take_apart
+from swin_dense.weights.files import read_checkpoint, read_metadata, save_checkpoint, save_weights, unwrap
+from swin_dense.weights.formats import Converted, Format, Parts, format_named, take_apart
+from swin_dense.weights.names import (
+    BESIDE,
+    BUFFER,
+    IGNORED,
+    OTHER_TASKS,
+    OUTPUT_NORM,
+    check_selection,
+    is_finite,
+    is_named,
+    listed,
+    selection,
+    without_wrappers,
+)
 from swin_dense.weights.report import ConversionReport, Note
-from swin_dense.weights.roles import BESIDE, BUFFER, OTHER_TASKS, OUTPUT_NORM
-from swin_dense.weights.selection import IGNORED, check_selection, is_named, selection
-from swin_dense.weights.tensors import is_finite, listed
+from swin_dense.weights.sizes import absent_buffers
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 """Written with `torch.save`."""
@@ -33,6 +41,7 @@ def convert_weights(
     *,
     format: str = "auto",
     ignore: Iterable[str] = (),
+    ema: bool = False,
 ) -> ConversionReport:
     """Converts a checkpoint file.
 
@@ -46,8 +55,9 @@ def convert_weights(
         target: The file to write, whole or not at all: safetensors for `.safetensors`, `torch.save` for `.pth`, `.pt`
             and `.bin`.
         to: A name in `swin_dense.weights.FORMATS`.
-        format: The format of the source, or "auto" to tell it from the key names.
+        format: The format of the source, or "auto" to detect it by the key names.
         ignore: Tensors of the source to leave out: their names, or those of modules around them.
+        ema: Take the averages that mmcv's EMA hook keeps among the weights as `ema_backbone_...`.
 
     Returns:
         What became of every tensor.
@@ -55,6 +65,17 @@ def convert_weights(
     Raises:
         WeightsError: A file cannot be read safely or written, a format is unknown, or the target format has no place
             for a tensor.
+
+    Example:
+        >>> import tempfile
+        >>> from swin_dense.backbones import SwinTransformer
+        >>> from swin_dense.weights import convert_weights, save_weights
+        >>> model = SwinTransformer(embed_dim=8, depths=(1, 1), num_heads=(1, 2), out_indices=(0, 1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(model, f"{folder}/mine.safetensors")
+        ...     report = convert_weights(f"{folder}/mine.safetensors", f"{folder}/theirs.pth", "openmmlab")
+        >>> report.format, report.to, len(report.kept), report.converted[0].reason, report.skipped
+        ('swin-dense', 'openmmlab', 34, 'patch-merging channels reordered', ())
     """
     source_path, target_path = Path(source), Path(target)
     wanted = format_named(to)
@@ -63,7 +84,7 @@ def convert_weights(
     content, where = read_checkpoint(source_path), str(source_path)
     try:
         tensors, where = unwrap(content, where)
-        converted, report = convert_state_dict(tensors, to, format=format, ignore=ignore)
+        converted, report = convert_state_dict(tensors, to, format=format, ignore=ignore, ema=ema)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
     if target_path.suffix == ".safetensors":
@@ -75,40 +96,36 @@ def convert_weights(
 
 
 def convert_state_dict(
-    tensors: Mapping[str, Tensor], to: str, *, format: str = "auto", ignore: Iterable[str] = ()
+    tensors: Mapping[str, Tensor], to: str, *, format: str = "auto", ignore: Iterable[str] = (), ema: bool = False
 ) -> tuple[dict[str, Tensor], ConversionReport]:
     """Converts a state dict; see `convert_weights`.
-
-    Args:
-        tensors: The state dict, without wrappers around it.
-        to: A name in `FORMATS`.
-        format: The format of the tensors, or "auto" to tell it from the key names.
-        ignore: Tensors to leave out: their names, or those of modules around them.
 
     Returns:
         The tensors in the other format, without what stood before all names, such as `module.`; what surrounds a
         backbone stands beside `backbone.`, and a backbone alone has no prefix. And what became of every tensor.
-
-    Raises:
-        WeightsError: A format is unknown, a value is NaN or infinite, or the target format has no place for a tensor.
     """
     wanted, unwanted = format_named(to), selection("ignore", ignore)
     check_selection("ignore", unwanted, tensors)
     taken = {key: tensor for key, tensor in tensors.items() if not is_named(unwanted, key)}
-    if broken := [key for key, tensor in taken.items() if not is_finite(tensor)]:
+    named = without_wrappers(taken, ema=ema)
+    if broken := [named.keys[name] for name, tensor in named.tensors.items() if not is_finite(tensor)]:
         raise WeightsError(f"{len(broken)} tensors hold NaN or infinity: {listed(broken)}")
-    parts = take_apart(taken, format)
+    parts = _with_keys(take_apart(named.tensors, format), named.keys)
     backbone, around = _with_heads_inside(parts)
     form = wanted.form_for(backbone)
     body = {name: item for name, item in backbone.items() if form.write(name) is not None}
-    heads = {name: item for name, item in around.items() if name not in parts.foreign and wanted.has_around(name)}
+    heads = {
+        name: item
+        for name, item in around.items()
+        if name not in parts.foreign and wanted.around.write(name) is not None
+    }
     reasons = {name: _reason_inside(name) for name in backbone if name not in body}
     explained = _explain(backbone, reasons, parts.unmatched, wanted)
     reasons = {name: _reason_beside(name) for name in around if name not in heads}
     explained += _explain(around, reasons, (), wanted)
     added = absent_buffers(body, form)
     own = _with_history(form.from_official({**_tensors(body), **added}), body)
-    beside = _with_history(wanted.write_around(_tensors(heads)), heads)
+    beside = _with_history(wanted.around.from_official(_tensors(heads)), heads)
     written = {("backbone." if heads else "") + name: item for name, item in own.items()} | beside
     is_new = {name: item.keys[0] in added for name, item in written.items()}
     report = ConversionReport(
@@ -118,9 +135,18 @@ def convert_state_dict(
         kept=tuple(name for name, item in written.items() if not item.change and not is_new[name]),
         converted=tuple(Note(name, item.change) for name, item in written.items() if item.change and not is_new[name]),
         added=tuple(Note(name, _COMPUTED) for name in written if is_new[name]),
-        skipped=(*(Note(key, IGNORED) for key in tensors if key not in taken), *explained),
+        skipped=(*(Note(key, IGNORED) for key in tensors if key not in taken), *named.skipped, *explained),
     )
     return _tensors(written), report
+
+
+def _with_keys(parts: Parts, keys: Mapping[str, str]) -> Parts:
+    """The same, made of the full keys of the checkpoint."""
+    return parts._replace(
+        backbone={name: item.made_of(keys) for name, item in parts.backbone.items()},
+        around={name: item.made_of(keys) for name, item in parts.around.items()},
+        unmatched=tuple(keys[name] for name in parts.unmatched),
+    )
 
 
 def _with_history(written: Mapping[str, Converted], sources: Mapping[str, Converted]) -> dict[str, Converted]:

@@ -1,19 +1,21 @@
-"""Reads checkpoints without running what they hold, and writes safetensors files whole or not at all."""
+"""Reads checkpoints without running what they hold, and writes weights whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import pickletools
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,7 +24,10 @@ from swin_dense.files import atomic_write
 from swin_dense.weights.releases import RELEASES
 
 # Where training frameworks put the weights inside a checkpoint; an average of the weights is what was evaluated.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher", "student")
+
+SPELLINGS = {"bed ": "bed", "television receiver": "television"}
+"""Names in mmseg's list of ADE20K's classes, and what ADE20K's own list calls them first."""
 
 _OTHER_KINDS = {
     b"\x1f\x8b": "compressed with gzip",
@@ -50,17 +55,9 @@ _ISOLATED_ARRAYS = (
 
 
 def read_checkpoint(path: Path) -> object:
-    """Reads a checkpoint file without running what it holds.
+    """What a file of safetensors or `torch.save` holds: tensors on the CPU, memory-mapped if possible, in containers.
 
-    Args:
-        path: A safetensors file, or a file of `torch.save`; the content tells them apart.
-
-    Returns:
-        What the file holds: tensors, on the CPU and memory-mapped where the file allows, in plain containers.
-
-    Raises:
-        WeightsError: The file is missing, a folder, empty, truncated, a web page, no checkpoint, or holds other things
-            than tensors and plain values.
+    Nothing that it holds is run; what holds other things than tensors and plain values is refused.
     """
     kind = _sniff(path)
     if kind != "safetensors" and path.suffix == ".safetensors":
@@ -79,14 +76,7 @@ def read_checkpoint(path: Path) -> object:
 
 
 def missing_file(path: Path) -> WeightsError:
-    """The error of a file that is not there.
-
-    Args:
-        path: Where it was looked for.
-
-    Returns:
-        It says how to fetch the file, where its name is that of a published one.
-    """
+    """The error of a file that is not there; says how to fetch it, where its name is that of a published one."""
     names = [release.name for release in RELEASES.values() if path.name in (release.name, release.file_name)]
     if not names:
         return WeightsError(f"there is no file {path}")
@@ -97,18 +87,7 @@ def missing_file(path: Path) -> WeightsError:
 
 
 def unwrap(content: object, source: str) -> tuple[dict[str, Tensor], str]:
-    """Opens the usual wrappers around a state dict and checks that it holds named tensors alone.
-
-    Args:
-        content: What the file held.
-        source: Name of the file, for the report.
-
-    Returns:
-        The state dict, and the source with the wrappers opened.
-
-    Raises:
-        WeightsError: There is no state dict inside, or it holds something else than tensors.
-    """
+    """Opens the usual wrappers around a state dict of tensors; gives it and the source with the wrappers' names."""
     while isinstance(content, Mapping):
         wrapper = next((name for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if wrapper is None:
@@ -116,7 +95,9 @@ def unwrap(content: object, source: str) -> tuple[dict[str, Tensor], str]:
         content, source = content[wrapper], f"{source}[{wrapper}]"
     if not isinstance(content, Mapping):
         raise WeightsError(f"holds a {type(content).__name__} instead of a state dict")
-    others = [f"{key} ({_kind(value)})" for key, value in content.items() if not _is_named_tensor(key, value)]
+    others = [
+        f"{str(key)[:200]} ({_kind(value)})" for key, value in content.items() if not _is_named_tensor(key, value)
+    ]
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         raise WeightsError(
@@ -147,6 +128,81 @@ def _peculiarity(tensor: Tensor) -> str:
     return "expanded" if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() else ""
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What `save_weights` was given as metadata; nothing for other formats than safetensors, and damaged files."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def read_class_names(path: Path) -> tuple[str, ...] | None:
+    """Names of the classes 0..K-1 that the weights in a file were trained on; None where it does not say.
+
+    Ours hold the names as metadata, those of mmdet and mmseg under "meta".
+    """
+    content = read_checkpoint(path)
+    names: Any = None
+    if "class_names" in (metadata := read_metadata(path)):
+        names = _parsed(metadata["class_names"])
+    elif isinstance(content, Mapping) and isinstance(meta := content.get("meta"), Mapping):
+        described = meta.get("dataset_meta", meta)
+        described = described if isinstance(described, Mapping) else {}
+        names = described.get("classes", described.get("CLASSES"))
+    if names is None:
+        return None
+    _check_names(path, names)
+    return tuple(names)
+
+
+def same_classes(theirs: Sequence[str], ours: Sequence[str]) -> bool:
+    """Whether weights and data name the same classes in the same order, but for the known `SPELLINGS`."""
+    return len(theirs) == len(ours) and all(
+        their == our or SPELLINGS.get(their) == our for their, our in zip(theirs, ours, strict=True)
+    )
+
+
+def read_labels(path: Path) -> dict[str, Any]:
+    """What the numbers mean that a model predicts, as a training writes it beside the weights.
+
+    Returns:
+        Those that the file holds of "class_names" (K names), "category_ids" (K integers) and "palette" (K colours of
+        three integers 0..255).
+    """
+    metadata = read_metadata(path)
+    known = ("class_names", "category_ids", "palette")
+    labels: dict[str, Any] = {name: _parsed(metadata[name]) for name in known if name in metadata}
+    if "class_names" in labels:
+        _check_names(path, labels["class_names"])
+        ids, palette, count = labels.get("category_ids"), labels.get("palette"), len(labels["class_names"])
+        if ids is not None and not (_is_list(ids, count) and all(type(one) is int for one in ids)):
+            raise WeightsError(f"{path}: what it holds as category ids is no list of {count} integers: {ids!r:.100}")
+        if palette is not None and not (_is_list(palette, count) and all(_is_colour(one) for one in palette)):
+            raise WeightsError(f"{path}: what it holds as palette is no list of {count} colours: {palette!r:.100}")
+    return labels
+
+
+def _check_names(path: Path, names: Any) -> None:
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{path}: what it holds as names of its classes is no list of names: {names!r:.100}")
+
+
+def _is_list(value: object, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count
+
+
+def _is_colour(value: Any) -> bool:
+    return _is_list(value, 3) and all(type(one) is int and 0 <= one <= 255 for one in value)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def save_weights(
     model_or_state_dict: nn.Module | Mapping[str, Tensor],
     path: str | os.PathLike[str],
@@ -169,16 +225,7 @@ def save_weights(
 
 
 def save_checkpoint(state_dict: Mapping[str, Tensor], path: Path, *, wrapper: str = "") -> None:
-    """Writes weights with `torch.save`, for libraries that read nothing else; whole or not at all.
-
-    Args:
-        state_dict: Tensors by name.
-        path: The file; its folder is made if it does not exist.
-        wrapper: Entry under which the state dict stands; empty puts it at the top.
-
-    Raises:
-        WeightsError: The file cannot be written.
-    """
+    """Writes weights with `torch.save`, for libraries that read nothing else; under `wrapper`, or else at the top."""
     tensors = _separate(state_dict)
     with _written_whole(path) as unfinished:
         torch.save({wrapper: tensors} if wrapper else tensors, unfinished)

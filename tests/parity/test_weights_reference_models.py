@@ -191,7 +191,7 @@ class TestOpenMMLab:
         model = self.detector(our_backbone())
         report = load_weights(model, {"meta": {}, "state_dict": reference.state_dict()})
         assert report.format == "openmmlab" and not report.missing
-        assert {note.reason for note in report.skipped} == {"computed anew"}
+        assert {note.reason for note in report.skipped} == {"recomputed"}
         assert_close(model.extract_feat(images(97, 130)), reference.extract_feat(images(97, 130)))
         around = {key: value for key, value in reference.state_dict().items() if not key.startswith("backbone.")}
         assert {name.split(".")[0] for name in around} == {"neck", "rpn_head", "roi_head"}

@@ -1,9 +1,8 @@
-"""The weight formats and how one is told from another."""
+"""The weight formats, as tables, and how they are detected."""
 
 from __future__ import annotations
 
-from swin_dense.weights.formats.detect import FORMATS, Layout, detect_layout, format_named, root_of
-from swin_dense.weights.formats.format import Format
-from swin_dense.weights.formats.table import Converted, Table
+from swin_dense.weights.formats.detect import FORMATS, Parts, detect_layout, format_named, root_of, take_apart
+from swin_dense.weights.formats.table import Converted, Format, Table
 
-__all__ = ["FORMATS", "Converted", "Format", "Layout", "Table", "detect_layout", "format_named", "root_of"]
+__all__ = ["FORMATS", "Converted", "Format", "Parts", "Table", "detect_layout", "format_named", "root_of", "take_apart"]

@@ -1,18 +1,18 @@
-"""Tells the format of a state dict from its key names."""
+"""Detects the format of a state dict by its key names, and takes it apart into a backbone and what surrounds it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from torch import Tensor
+
 from swin_dense.errors import WeightsError, nearest
-from swin_dense.weights.formats.format import Format
 from swin_dense.weights.formats.huggingface import HUGGINGFACE, HUGGINGFACE_4
-from swin_dense.weights.formats.official import INDEX, MASK, OFFICIAL, OWN
+from swin_dense.weights.formats.official import INDEX, MASK, OFFICIAL, OWN, TIMM
 from swin_dense.weights.formats.openmmlab import OPENMMLAB
-from swin_dense.weights.formats.table import Name
-from swin_dense.weights.formats.timm import TIMM
+from swin_dense.weights.formats.table import Converted, Format, Name
 from swin_dense.weights.formats.torchvision import TORCHVISION
 
 FORMATS = {table.name: table for table in (OWN, OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE, HUGGINGFACE_4)}
@@ -39,39 +39,37 @@ def root_of(prefix: str) -> str:
     return "".join(re.findall(r"[^.]*\.", prefix)[:-1])
 
 
-def format_named(name: str) -> Format:
-    """Looks a format up.
+class Parts(NamedTuple):
+    """A checkpoint of a known format, taken apart.
 
-    Args:
-        name: A key of `FORMATS`.
-
-    Returns:
-        The format.
-
-    Raises:
-        WeightsError: There is none of that name; the nearest are named.
+    Attributes:
+        layout: The format, and where the backbone was.
+        backbone: Tensors of the backbone by official name, without prefix.
+        around: Tensors of what surrounds it by the names of mmdet and mmseg, without what stood before all names.
+        unmatched: Keys in the place of the backbone that the format does not have.
+        foreign: Names in `around` that the format does not know, and that are therefore the checkpoint's own.
     """
+
+    layout: Layout
+    backbone: dict[str, Converted]
+    around: dict[str, Converted]
+    unmatched: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def format_named(name: str) -> Format:
+    """The format of `FORMATS` that is called so."""
     if name not in FORMATS:
         raise WeightsError(f'unknown weight format "{name}"; {nearest(name, FORMATS)}')
     return FORMATS[name]
 
 
 def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
-    """Finds the format and the place of the backbone in a state dict.
+    """Finds the format (a name, or "auto") and the place of the backbone in a state dict.
 
     The patch embedding's name gives the prefix; then the stages and the patch mergings between them must fit together,
-    which tells timm's names from the official ones. Buffers tell files of the official code from ours, and those of
-    transformers 4 from those of 5.
-
-    Args:
-        keys: The keys of the state dict.
-        name: A format of `FORMATS`, or "auto".
-
-    Returns:
-        The format and the prefix.
-
-    Raises:
-        WeightsError: The format's name is unknown, or the keys fit no format, or several.
+    which distinguishes timm's names from the official ones. Buffers distinguish files of the official code from ours,
+    and those of transformers 4 from those of 5.
     """
     if name != "auto":
         format_named(name)
@@ -90,6 +88,24 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
     if not layouts:
         raise WeightsError(_describe_unknown(keys, name))
     return layouts[0]
+
+
+def take_apart(tensors: Mapping[str, Tensor], format_name: str) -> Parts:
+    """Finds the backbone and translates all names; `Converted.keys` are keys of the state dict."""
+    layout = detect_layout(tensors, format_name)
+    inside = {key.removeprefix(layout.prefix): key for key in tensors if key.startswith(layout.prefix)}
+    root = root_of(layout.prefix)
+    beside = {key.removeprefix(root): key for key in tensors if not key.startswith(layout.prefix)}
+    backbone, unmatched = layout.format.to_official({name: tensors[key] for name, key in inside.items()})
+    translated, others = layout.format.around.to_official({name: tensors[key] for name, key in beside.items()})
+    around = {**translated, **{name: Converted(tensors[beside[name]], (name,)) for name in others}}
+    return Parts(
+        layout=layout,
+        backbone={name: item.made_of(inside) for name, item in backbone.items()},
+        around={name: item.made_of(beside) for name, item in around.items()},
+        unmatched=tuple(inside[name] for name in unmatched),
+        foreign=others,
+    )
 
 
 def _prefixes(table: Format, keys: Collection[str]) -> list[str]:
@@ -142,7 +158,8 @@ def _describe_unknown(keys: Collection[str], name: str) -> str:
 
 
 def _first(keys: Collection[str], shown: int = 5) -> str:
-    return ", ".join([*keys][:shown]) + (", ..." if len(keys) > shown else "") if keys else "none"
+    first = [key if len(key) <= 200 else f"{key[:200]}... ({len(key):,} characters)" for key in [*keys][:shown]]
+    return ", ".join(first) + (", ..." if len(keys) > shown else "") if keys else "none"
 
 
 def _reads_somewhere(table: Format, key: str) -> bool:

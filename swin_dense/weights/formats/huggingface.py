@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from swin_dense.weights.formats.format import Format
 from swin_dense.weights.formats.official import AS_TOKENS, INDEX, OUTPUT_NORM, POSITIONS
-from swin_dense.weights.formats.table import Row, Table
+from swin_dense.weights.formats.table import Format, Row, Table
 
 _BLOCK = "encoder.layers.{i}.blocks.{j}"
 _OFFICIAL = "layers.{i}.blocks.{j}"

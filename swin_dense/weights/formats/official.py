@@ -1,6 +1,7 @@
-"""The official names, of classification and dense checkpoints alike, which are also this project's own.
+"""The official names, of classification and dense checkpoints alike, which are also this project's own and timm's.
 
-Official files hold computed buffers; ours hold parameters alone.
+Official files hold computed buffers; ours hold parameters alone. In timm's, patch merging opens a stage instead of
+closing the one before it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from math import isqrt
 from torch import Tensor
 
 from swin_dense.errors import WeightsError
-from swin_dense.weights.formats.format import Format
-from swin_dense.weights.formats.table import SAME_NAMES, Rearrangement, Row, Table
+from swin_dense.weights.formats.table import SAME_NAMES, Format, Rearrangement, Row, Table
 
 
 def _tokens_to_map(embedding: Tensor) -> Tensor:
@@ -105,4 +105,25 @@ OWN = Format(
     forms=(Table(rows(*BODY, POSITIONS, OUTPUT_NORM, *CLASSIFIER, *MASKED_PRETRAINING)),),
     around=SAME_NAMES,
     has_buffers=False,
+)
+
+_RENAMED = {
+    "layers.{i}.downsample.norm": "layers.{i+1}.downsample.norm",
+    "layers.{i}.downsample.reduction": "layers.{i+1}.downsample.reduction",
+    "head": "head.fc",
+}
+# No output norms: timm's feature maps are not normalised.
+_OF_TIMM = [Row(_RENAMED.get(name, name), name) for name in (*BODY, *CLASSIFIER)]
+# `features_only=True` flattens `layers.0` to `layers_0`.
+_FLATTENED = [
+    Row(theirs.replace("layers.", "layers_", 1), official)
+    for theirs, official, _ in _OF_TIMM
+    if isinstance(theirs, str) and theirs.startswith("layers.")
+]
+
+TIMM = Format(
+    "timm",
+    # Older versions had embeddings and buffers too.
+    reading=Table([*_OF_TIMM, _TOKENS, *rows(INDEX, MASK), *_FLATTENED]),
+    forms=(Table(_OF_TIMM),),
 )

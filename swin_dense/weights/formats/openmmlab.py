@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from swin_dense.weights.formats.format import Format
 from swin_dense.weights.formats.official import AS_TOKENS, INDEX, OUTPUT_NORM, POSITIONS
-from swin_dense.weights.formats.table import SAME_NAMES, Rearrangement, Row, Table
+from swin_dense.weights.formats.table import SAME_NAMES, Format, Rearrangement, Row, Table
 
 
 def _unfold_to_official(values: Tensor) -> Tensor:

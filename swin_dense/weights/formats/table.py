@@ -1,4 +1,4 @@
-"""Weight formats as tables: one row per module, from the names of another library to the official dense ones.
+"""A weight format as tables: one row per module, from the names of another library to the official dense ones.
 
 A name holds `{i}` for the stage and `{j}` for the block. The stage may be written as a line, `{i+1}` or `{2i+1}`, where
 the other library counts differently. A name stands for the tensors of a module, such as `weight` and `bias`, or for a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ class Name:
         """Compiles the template."""
         self.template = template
         self._lines = {m["index"]: (int(m["scale"] or 1), int(m["offset"] or 0)) for m in _FIELD.finditer(template)}
-        pattern = re.sub(r"\\\{\d*([ij])(?:\\\+\d+)?\\\}", r"(?P<\1>0|[1-9]\\d*)", re.escape(template))
+        pattern = re.sub(r"\\\{\d*([ij])(?:\\\+\d+)?\\\}", r"(?P<\1>0|[1-9][0-9]{0,3})", re.escape(template))
         self._pattern = re.compile(rf"{pattern}(?P<leaf>{_LEAVES})?")
 
     def match(self, key: str) -> tuple[dict[str, int], str] | None:
@@ -112,6 +112,10 @@ class Converted:
     keys: tuple[str, ...]
     change: str = ""
 
+    def made_of(self, keys: Mapping[str, str]) -> Converted:
+        """The same under other names of the keys that it was made of."""
+        return replace(self, keys=tuple(keys[key] for key in self.keys))
+
 
 class Table:
     """Names of another library and the official ones.
@@ -145,18 +149,7 @@ class Table:
         return ((official,), Row(official, official)) if self.others_keep_names else None
 
     def to_official(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Converted], tuple[str, ...]]:
-        """Renames and rearranges tensors of the other library.
-
-        Args:
-            tensors: The tensors by their names there, without prefix.
-
-        Returns:
-            The converted tensors by official name, and the keys that the table does not have.
-
-        Raises:
-            WeightsError: Two keys stand for one parameter, a part of a parameter is missing, or a tensor has a shape
-                that cannot be rearranged.
-        """
+        """Renames and rearranges tensors of the other library; also gives the keys that the table does not have."""
         gathered: dict[str, tuple[Row, dict[int, str]]] = {}
         unmatched = []
         for key in tensors:
@@ -189,17 +182,7 @@ class Table:
         return Converted(tensor, ordered, ", ".join(changes))
 
     def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Converted]:
-        """Renames and rearranges official tensors: the inverse of `to_official`.
-
-        Args:
-            tensors: Tensors by official name, without prefix.
-
-        Returns:
-            The tensors by the other library's names, bit for bit what `to_official` came from.
-
-        Raises:
-            WeightsError: The table has no place for a name, or a tensor has a shape that cannot be rearranged.
-        """
+        """Renames and rearranges official tensors: the inverse of `to_official`, bit for bit."""
         result = {}
         for key, tensor in tensors.items():
             found = self.write(key)
@@ -228,3 +211,55 @@ SAME_NAMES = Table(others_keep_names=True)
 
 def _shapes(keys: Sequence[str], values: Sequence[Tensor]) -> str:
     return ", ".join(f"{key} {tuple(value.shape)}" for key, value in zip(keys, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Format:
+    """The tables of one library, and what its files hold beside a backbone.
+
+    Attributes:
+        name: The public name, as in `load_weights(..., format=name)`.
+        reading: Every name of a backbone, or of a classifier around it, that files of this format hold.
+        forms: What is written: one table per class of the library, which names things in its own way or lacks some.
+        optional_prefix: A prefix that some classes of that library put before some of the names.
+        around: The names around the backbone in whole detectors and segmenters, against those of mmdet and mmseg; empty
+            if only backbones come in this format.
+        has_buffers: Whether files hold computed tensors, which distinguishes formats of the same names; None if no
+            other format has these names.
+        wrapper: The entry of a `torch.save` file under which the library looks for the weights; empty if at the top.
+    """
+
+    name: str
+    reading: Table
+    forms: tuple[Table, ...]
+    optional_prefix: str = ""
+    around: Table = Table()
+    has_buffers: bool | None = None
+    wrapper: str = ""
+
+    def read(self, key: str) -> Reading | None:
+        """Looks a key of this format up; None if the format does not have it."""
+        return self.reading.read(key.removeprefix(self.optional_prefix))
+
+    def to_official(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Converted], tuple[str, ...]]:
+        """Renames and rearranges the tensors of a backbone; also gives the keys that the format does not have."""
+        keys: dict[str, str] = {}
+        for key in tensors:
+            bare = key.removeprefix(self.optional_prefix)
+            if bare in keys:
+                raise WeightsError(f"{keys[bare]} and {key} both stand for one parameter")
+            keys[bare] = key
+        official, unmatched = self.reading.to_official({bare: tensors[key] for bare, key in keys.items()})
+        return {name: item.made_of(keys) for name, item in official.items()}, tuple(keys[key] for key in unmatched)
+
+    def form_for(self, official: Iterable[str]) -> Table:
+        """The form that has a place for most of these official names."""
+        names = list(official)
+        return max(self.forms, key=lambda form: sum(form.write(name) is not None for name in names))
+
+    def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Renames and rearranges the tensors of a backbone into this format: the inverse of `to_official`."""
+        form = self.form_for(tensors)
+        if homeless := [name for name in tensors if form.write(name) is None]:
+            raise WeightsError(f"the {self.name} format has no name for {', '.join(homeless)}")
+        return {name: item.tensor for name, item in form.from_official(tensors).items()}

@@ -6,9 +6,8 @@ from math import isqrt
 
 from torch import Tensor
 
-from swin_dense.weights.formats.format import Format
 from swin_dense.weights.formats.official import INDEX
-from swin_dense.weights.formats.table import Rearrangement, Row, Table
+from swin_dense.weights.formats.table import Format, Rearrangement, Row, Table
 
 
 def _square(index: Tensor) -> Tensor:

@@ -215,7 +215,7 @@ def test_published_weights_draw_the_published_features() -> None:
     others = {name: values for name, values in network.state_dict().items() if not name.startswith("mask_head.")}
     report = load_weights(network, {**others, **buffers, **published})
     assert report.format == "official" and not report.missing
-    assert {note.reason for note in report.skipped} == {"computed anew", "a setting, which the config states"}
+    assert {note.reason for note in report.skipped} == {"recomputed", "a setting, which the config states"}
     maps = [torch.randn(1, 64, 16 // 2**i, 24 // 2**i) for i in range(3)]
     with torch.no_grad():
         torch.testing.assert_close(network.mask_head(maps), branch(maps))

@@ -14,7 +14,7 @@ from helpers.small_swin import Detector, backbone, equal, official_classifier, r
 from swin_dense.cli import main
 from swin_dense.errors import WeightsError
 from swin_dense.weights import FORMATS, convert_state_dict, convert_weights, load_weights, save_weights
-from swin_dense.weights.buffers import relative_position_index, shifted_window_mask
+from swin_dense.weights.sizes import relative_position_index, shifted_window_mask
 
 NORMS = {f"norm{stage}.{leaf}" for stage in range(4) for leaf in ("weight", "bias")}
 

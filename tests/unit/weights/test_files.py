@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights import save_weights
-from swin_dense.weights.files import read_checkpoint, unwrap
-from swin_dense.weights.metadata import read_metadata
+from swin_dense.weights.files import read_checkpoint, read_metadata, unwrap
 
 
 def state(seed: int = 0) -> dict[str, torch.Tensor]:

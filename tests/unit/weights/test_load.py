@@ -41,8 +41,8 @@ class TestBackbone:
         skipped = reasons(report.skipped)
         assert skipped["head.weight"] == skipped["head.bias"] == "head of a classifier"
         assert skipped["norm.weight"] == skipped["norm.bias"] == "last norm of a classifier"
-        assert skipped["layers.2.blocks.1.attn_mask"] == "computed anew"
-        assert skipped["layers.0.blocks.0.attn.relative_position_index"] == "computed anew"
+        assert skipped["layers.2.blocks.1.attn_mask"] == "recomputed"
+        assert skipped["layers.0.blocks.0.attn.relative_position_index"] == "recomputed"
         assert report.source == "state dict[model]"
 
     @pytest.mark.parametrize("window_size", [2, 3])

@@ -78,7 +78,7 @@ class TestDetector:
             raised.value
         )
         assert equal(target.state_dict(), before)
-        hint = str(raised.value).partition("if it was trained on other classes, start these layers anew: ignore=")[2]
+        hint = str(raised.value).partition("if it was trained on other classes, re-initialise these layers: ignore=")[2]
         assert hint == '["roi_head.fc_cls", "roi_head.fc_reg"]'
         load_weights(target, source.state_dict(), ignore=["roi_head.fc_cls", "roi_head.fc_reg"])
         changed = {key for key, value in target.state_dict().items() if not torch.equal(value, before[key])}

@@ -17,7 +17,7 @@ from swin_dense.export.graph import load_program
 from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
 from swin_dense.export.onnx import onnx_session
 from swin_dense.weights import save_weights
-from swin_dense.weights.metadata import read_metadata
+from swin_dense.weights.files import read_metadata
 
 SMALL = SwinVariant(8, (2, 1, 1, 1), (1, 1, 2, 2), window_size=4)
 

@@ -9,7 +9,7 @@ import torch
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights import save_weights
-from swin_dense.weights.metadata import read_class_names, read_labels, same_classes
+from swin_dense.weights.files import read_class_names, read_labels, same_classes
 
 TENSORS = {"fc.weight": torch.zeros(2)}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from swin_dense.errors import WeightsError
-from swin_dense.weights.resize import resize_bias_table, resize_position_embedding
+from swin_dense.weights.sizes import resize_bias_table, resize_position_embedding
 
 
 def plane(side: int, slope_rows: float, slope_columns: float) -> torch.Tensor:

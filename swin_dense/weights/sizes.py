@@ -1,0 +1,152 @@
+"""What depends on the size of window, image or model: resized tables, computed buffers, and which variant it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from math import isqrt
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from swin_dense.backbones.position import relative_position_bias
+from swin_dense.backbones.variants import VARIANTS
+from swin_dense.backbones.windows import MASKED
+from swin_dense.errors import WeightsError
+from swin_dense.weights.formats import Converted, Table
+from swin_dense.weights.formats.table import Name
+
+_TABLE = Name("layers.{i}.blocks.{j}.attn.relative_position_bias_table")
+_INDEX = Name("layers.{i}.blocks.{j}.attn.relative_position_index")
+_MASK = Name("layers.{i}.blocks.{j}.attn_mask")
+_NORM = Name("layers.{i}.blocks.{j}.norm1")
+
+_WINDOWS_OF_FIRST_MAP = 8
+"""Windows along a side of the first map, in every published classifier: 224 pixels with windows of 7, 384 with 12."""
+
+
+def resize_bias_table(table: Tensor, length: int) -> Tensor:
+    """Resizes a relative position bias table to another window, as the official code does (bicubic).
+
+    Args:
+        table: (L, heads) with L = (2M - 1)^2 for windows of M x M tokens.
+        length: The wanted L.
+
+    Returns:
+        (length, heads); `table` itself where L is the same.
+    """
+    if table.shape[0] == length:
+        return table
+    old, new = _side(table.shape[0]), _side(length)
+    return _bicubic(table.T.reshape(1, -1, old, old), (new, new)).reshape(-1, length).T.contiguous()
+
+
+def resize_position_embedding(embedding: Tensor, size: torch.Size) -> Tensor:
+    """Resizes an absolute position embedding (1, C, H, W) to another image of H x W patches (bicubic)."""
+    return embedding if embedding.shape[2:] == size else _bicubic(embedding, (size[0], size[1]))
+
+
+def _side(area: int) -> int:
+    side = isqrt(area)
+    if side == 0 or side * side != area:
+        raise WeightsError(f"cannot resize {area} positions: they do not form a square")
+    return side
+
+
+def _bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    # In half precision the interpolation weights would be rounded as well.
+    values = grid if grid.dtype in (torch.float32, torch.float64) else grid.float()
+    return interpolate(values, size=size, mode="bicubic", align_corners=False).to(grid.dtype)
+
+
+def absent_buffers(backbone: Mapping[str, Converted], form: Table) -> dict[str, Tensor]:
+    """Computes the buffers that a form holds and a backbone lacks, by official name.
+
+    These are relative position indices, and the attention masks of shifted windows for the image size of the absolute
+    position embedding, or else for the one that all published classifiers have.
+    """
+    buffers: dict[str, Tensor] = {}
+    for key, item in backbone.items():
+        found = _TABLE.match(key)
+        if found is None:
+            continue
+        window = _window_side(key, item.tensor)
+        stage, block = found[0]["i"], found[0]["j"]
+        index, mask = (name.fill(found[0], "") for name in (_INDEX, _MASK))
+        if index not in backbone and form.write(index) is not None:
+            buffers[index] = relative_position_index(window)
+        side = _first_side(backbone, window) >> stage
+        is_shifted = block % 2 == 1 and side > window and side % window == 0
+        if is_shifted and mask not in backbone and form.write(mask) is not None:
+            buffers[mask] = shifted_window_mask(side, window).to(item.tensor.dtype)
+    return buffers
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the bias table for each pair of tokens of a square window, (N, N) with N = window * window."""
+    rows = torch.arange((2 * window - 1) ** 2)[:, None]
+    return relative_position_bias(rows, (window, window))[0].clone()
+
+
+def shifted_window_mask(side: int, window: int) -> Tensor:
+    """What is added to the attention of shifted windows, (windows, N, N): -100 between tokens that were no neighbours.
+
+    Args:
+        side: Tokens along a side of the map, whole windows.
+        window: Tokens along a side of a window; the shift is half of that.
+    """
+    positions = torch.arange(side)
+    part = (positions >= side - window).long() + (positions >= side - window // 2)
+    count = side // window
+    regions = (3 * part[:, None] + part[None, :]).reshape(count, window, count, window)
+    regions = regions.transpose(1, 2).reshape(count * count, window * window)
+    return torch.where(regions[:, :, None] == regions[:, None, :], 0.0, MASKED)
+
+
+def _window_side(name: str, table: Tensor) -> int:
+    offsets = isqrt(table.shape[0]) if table.ndim == 2 else 0
+    if offsets % 2 == 0 or offsets * offsets != table.shape[0]:
+        raise WeightsError(f"{name} {tuple(table.shape)} is not the bias table of a square window")
+    return (offsets + 1) // 2
+
+
+def _first_side(backbone: Mapping[str, Converted], window: int) -> int:
+    embedding = backbone.get("absolute_pos_embed")
+    if embedding is None or embedding.tensor.ndim != 4:
+        return _WINDOWS_OF_FIRST_MAP * window
+    return embedding.tensor.shape[-1]
+
+
+def other_variant(theirs: Mapping[str, torch.Size], ours: Mapping[str, torch.Size]) -> str | None:
+    """The variant that a checkpoint holds, where the model is another one.
+
+    Args:
+        theirs: Shapes of the checkpoint's backbone by official name.
+        ours: Shapes of the model's backbone by official name.
+
+    Returns:
+        A key of `VARIANTS`; None if none has these sizes, or if width and depths are the model's own: tables of other
+        windows are resized.
+    """
+    found = _sizes(theirs)
+    if found[:2] == _sizes(ours)[:2]:
+        return None
+    names = [
+        name
+        for name, variant in VARIANTS.items()
+        if found == (variant.embed_dim, variant.depths, (2 * variant.window_size - 1) ** 2)
+    ]
+    return names[0] if len(names) == 1 else None
+
+
+def _sizes(shapes: Mapping[str, torch.Size]) -> tuple[int, tuple[int, ...], int]:
+    """Channels of the first stage, blocks per stage, and rows of a relative position bias table."""
+    blocks = Counter(
+        found[0]["i"] for key in shapes if (found := _NORM.match(key)) is not None and found[1] == ".weight"
+    )
+    embedding, table = (
+        shapes.get(name) or (0,)
+        for name in ("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table")
+    )
+    return embedding[0], tuple(blocks[i] for i in sorted(blocks)), table[0]
