@@ -198,17 +198,17 @@ def _build_plan(
         mask = MASKED * (regions[:, :, None] != regions[:, None, :]).float()
 
         raster = (~is_padding).cumsum(0) - 1
-        images = torch.arange(batch, device=device)[:, None] * math.prod(grid)
+        numbers = torch.arange(batch * math.prod(grid), device=device)
+        images = numbers[:: math.prod(grid), None]
         from_grid, partitions = [], []
         for windows, window_mask in ((regular, mask[:0]), (shifted, mask)):
             shape, places = (len(windows), batch, math.prod(window)), None
             index = (raster.take(windows)[:, None, :] + images).flatten()
             if padded != grid:
-                places = _places(~is_padding.take(windows), batch, batch * math.prod(grid))
+                places = _places(~is_padding.take(windows), batch, len(numbers))
                 index = index.index_select(0, places)
-            # The inverse of a permutation, without sorting.
-            inverse = torch.empty_like(index).scatter_(0, index, torch.arange(len(index), device=device))
-            from_grid.append(Permutation(index, inverse))
+            inverse_index = torch.empty_like(index).scatter_(0, index, numbers)
+            from_grid.append(Permutation(index, inverse_index))
             partitions.append(Partition(shape, window_mask, places))
         to_regular, to_shifted = from_grid
         shift_rows = Permutation(
@@ -242,7 +242,7 @@ def _places(is_real: Tensor, batch: int, rows: int) -> Tensor:
     # `nonzero` would wait for a GPU. Padding goes to a last row, which is cut off.
     row = torch.where(of_batch, of_batch.cumsum(0) - 1, rows)
     places = torch.arange(len(row), device=row.device)
-    return places.new_empty(rows + 1).scatter_(0, row, places)[:rows].clone()
+    return places.new_empty(rows + 1).scatter_(0, row, places)[:rows]
 
 
 def window_groups(shape: Sequence[int], mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
