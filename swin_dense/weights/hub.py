@@ -86,7 +86,7 @@ def fetch_weights(
         >>> import os, tempfile
         >>> from pathlib import Path
         >>> from unittest.mock import patch
-        >>> from swin_dense.weights.hub import fetch_weights
+        >>> from swin_dense.weights import fetch_weights
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Path(folder, "model.pth").write_bytes(b"weights")
         ...     with patch.dict(os.environ, SWIN_DENSE_MIRROR=folder, SWIN_DENSE_CACHE=f"{folder}/cache"):
@@ -129,7 +129,7 @@ def verify_weights(name_or_file: str | Path, *, sha256: str | None = None) -> Ve
     Example:
         >>> import hashlib, tempfile
         >>> from pathlib import Path
-        >>> from swin_dense.weights.hub import verify_weights
+        >>> from swin_dense.weights import verify_weights
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.pth")
         ...     _ = path.write_bytes(b"weights")

@@ -9,6 +9,8 @@ unless `fetch_weights` or `swin-dense weights fetch` is asked to.
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +22,7 @@ _MICROSOFT = "https://github.com/SwinTransformer/storage/releases/download"
 _PYTORCH = "https://download.pytorch.org/models"
 _MMDET = "https://download.openmmlab.com/mmdetection/v2.0/swin"
 _MMSEG = "https://download.openmmlab.com/mmsegmentation/v0.5/swin"
+_IN1K = "ImageNet-1K"
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,7 @@ class Release:
 
 
 def find_release(name: str) -> Release:
-    """Looks a release up.
-
-    Args:
-        name: Its name.
-
-    Returns:
-        The release.
-
-    Raises:
-        WeightsError: There is none of that name.
-    """
+    """The release of that name."""
     if name not in RELEASES:
         near = [release.name for release in search_releases(name)][:3] or difflib.get_close_matches(name, RELEASES)
         hint = f"did you mean {', '.join(near)}?" if near else "swin-dense weights list shows them"
@@ -72,14 +65,7 @@ def find_release(name: str) -> Release:
 
 
 def search_releases(text: str = "") -> tuple[Release, ...]:
-    """Finds releases by words.
-
-    Args:
-        text: Words that must all occur in a release's name, task, data, variant or format, in any case.
-
-    Returns:
-        The releases in the table's order; all of them for an empty text.
-    """
+    """The releases whose name, task, data, variant or format holds all words of a text, in any case."""
     words = text.lower().split()
     return tuple(
         release
@@ -91,181 +77,116 @@ def search_releases(text: str = "") -> tuple[Release, ...]:
     )
 
 
-def _microsoft(tag: str, file: str, task: Task, data: str, variant: str, size_mib: float | None = None) -> Release:
-    """A release of the authors, who publish neither checksums nor sizes."""
-    return Release(file, f"{_MICROSOFT}/{tag}/{file}.pth", task, data, variant, "official", size_mib)
-
-
-_IN1K, _IN22K, _IN22K_TO_1K = "ImageNet-1K", "ImageNet-22K", "ImageNet-22K, ImageNet-1K"
-_COCO, _ADE, _MOBY_COCO, _MOBY_ADE = (
-    "ImageNet-1K, COCO",
-    "ImageNet-1K, ADE20K",
-    "MoBY ImageNet-1K, COCO",
-    "MoBY ImageNet-1K, ADE20K",
-)
-
-_CLASSIFICATION = (
-    # The size is that of Open Model Zoo's manifest, which names this file as its source.
-    _microsoft("v1.0.0", "swin_tiny_patch4_window7_224", "classification", _IN1K, "swin_tiny", size_mib=109.045),
-    _microsoft("v1.0.0", "swin_small_patch4_window7_224", "classification", _IN1K, "swin_small"),
-    _microsoft("v1.0.0", "swin_base_patch4_window7_224", "classification", _IN1K, "swin_base"),
-    _microsoft("v1.0.0", "swin_base_patch4_window12_384", "classification", _IN1K, "swin_base_384"),
-    _microsoft("v1.0.8", "swin_tiny_patch4_window7_224_22k", "classification", _IN22K, "swin_tiny"),
-    _microsoft("v1.0.8", "swin_small_patch4_window7_224_22k", "classification", _IN22K, "swin_small"),
-    _microsoft("v1.0.0", "swin_base_patch4_window7_224_22k", "classification", _IN22K, "swin_base"),
-    _microsoft("v1.0.0", "swin_base_patch4_window12_384_22k", "classification", _IN22K, "swin_base_384"),
-    _microsoft("v1.0.0", "swin_large_patch4_window7_224_22k", "classification", _IN22K, "swin_large"),
-    _microsoft("v1.0.0", "swin_large_patch4_window12_384_22k", "classification", _IN22K, "swin_large_384"),
-    _microsoft("v1.0.8", "swin_tiny_patch4_window7_224_22kto1k_finetune", "classification", _IN22K_TO_1K, "swin_tiny"),
-    _microsoft(
-        "v1.0.8", "swin_small_patch4_window7_224_22kto1k_finetune", "classification", _IN22K_TO_1K, "swin_small"
+# Of the authors: tag and name, by task and data. A detector without a schedule in its name was trained for 36 epochs.
+_OFFICIAL: dict[tuple[Task, str], tuple[str, ...]] = {
+    ("classification", "ImageNet-1K"): (
+        "v1.0.0/swin_tiny_patch4_window7_224",
+        "v1.0.0/swin_small_patch4_window7_224",
+        "v1.0.0/swin_base_patch4_window7_224",
+        "v1.0.0/swin_base_patch4_window12_384",
     ),
-    _microsoft("v1.0.0", "swin_base_patch4_window7_224_22kto1k", "classification", _IN22K_TO_1K, "swin_base"),
-    _microsoft("v1.0.0", "swin_base_patch4_window12_384_22kto1k", "classification", _IN22K_TO_1K, "swin_base_384"),
-    _microsoft("v1.0.0", "swin_large_patch4_window7_224_22kto1k", "classification", _IN22K_TO_1K, "swin_large"),
-    _microsoft("v1.0.0", "swin_large_patch4_window12_384_22kto1k", "classification", _IN22K_TO_1K, "swin_large_384"),
-)
-
-# A detector without a schedule in its name was trained for 36 epochs (3x).
-_DETECTION = (
-    _microsoft("v1.0.3", "mask_rcnn_swin_tiny_patch4_window7_1x", "detection", _COCO, "swin_tiny"),
-    _microsoft("v1.0.2", "mask_rcnn_swin_tiny_patch4_window7", "detection", _COCO, "swin_tiny"),
-    _microsoft("v1.0.2", "mask_rcnn_swin_small_patch4_window7", "detection", _COCO, "swin_small"),
-    _microsoft("v1.0.3", "cascade_mask_rcnn_swin_tiny_patch4_window7_1x", "detection", _COCO, "swin_tiny"),
-    _microsoft("v1.0.2", "cascade_mask_rcnn_swin_tiny_patch4_window7", "detection", _COCO, "swin_tiny"),
-    _microsoft("v1.0.2", "cascade_mask_rcnn_swin_small_patch4_window7", "detection", _COCO, "swin_small"),
-    _microsoft("v1.0.2", "cascade_mask_rcnn_swin_base_patch4_window7", "detection", _COCO, "swin_base"),
-    _microsoft("v1.0.9", "reppointsv2_swin_tiny_patch4_window7_3x", "detection", _COCO, "swin_tiny"),
-    _microsoft("v1.0.9", "mask_reppointsv2_swin_tiny_patch4_window7_3x", "detection", _COCO, "swin_tiny"),
-    _microsoft("v1.0.3", "moby_mask_rcnn_swin_tiny_patch4_window7_1x", "detection", _MOBY_COCO, "swin_tiny"),
-    _microsoft("v1.0.3", "moby_mask_rcnn_swin_tiny_patch4_window7_3x", "detection", _MOBY_COCO, "swin_tiny"),
-    _microsoft("v1.0.3", "moby_cascade_mask_rcnn_swin_tiny_patch4_window7_1x", "detection", _MOBY_COCO, "swin_tiny"),
-    _microsoft("v1.0.3", "moby_cascade_mask_rcnn_swin_tiny_patch4_window7_3x", "detection", _MOBY_COCO, "swin_tiny"),
-)
-
-_SEGMENTATION = (
-    _microsoft("v1.0.1", "upernet_swin_tiny_patch4_window7_512x512", "segmentation", _ADE, "swin_tiny"),
-    _microsoft("v1.0.1", "upernet_swin_small_patch4_window7_512x512", "segmentation", _ADE, "swin_small"),
-    _microsoft("v1.0.1", "upernet_swin_base_patch4_window7_512x512", "segmentation", _ADE, "swin_base"),
-    _microsoft("v1.0.3", "moby_upernet_swin_tiny_patch4_window7_512x512", "segmentation", _MOBY_ADE, "swin_tiny"),
-)
-
-
-def _torchvision(name: str, variant: str, size_mib: float, digits: str) -> Release:
-    url = f"{_PYTORCH}/{name}-{digits}.pth"
-    return Release(name, url, "classification", _IN1K, variant, "torchvision", size_mib, digits)
-
-
-_TORCHVISION = (
-    _torchvision("swin_t", "swin_tiny", 108.190, "704ceda3"),
-    _torchvision("swin_s", "swin_small", 189.786, "5e29d889"),
-    _torchvision("swin_b", "swin_base", 335.364, "68c6b09e"),
-)
-
-
-def _mmdet(name: str, variant: str, folder: str, date: str, digits: str, size_mib: float | None = None) -> Release:
-    url = f"{_MMDET}/{folder}/{folder}_{date}-{digits}.pth"
-    return Release(name, url, "detection", _COCO, variant, "openmmlab", size_mib, digits)
-
-
-# Sizes are of files whose SHA-256 begins as published.
-_MMDETECTION = (
-    _mmdet(
-        "mask-rcnn_swin-t-p4-w7_fpn_1x_coco",
-        "swin_tiny",
-        "mask_rcnn_swin-t-p4-w7_fpn_1x_coco",
-        "20210902_120937",
-        "9d6b7cfa",
-        size_mib=182.592,
+    ("classification", "ImageNet-22K"): (
+        "v1.0.8/swin_tiny_patch4_window7_224_22k",
+        "v1.0.8/swin_small_patch4_window7_224_22k",
+        "v1.0.0/swin_base_patch4_window7_224_22k",
+        "v1.0.0/swin_base_patch4_window12_384_22k",
+        "v1.0.0/swin_large_patch4_window7_224_22k",
+        "v1.0.0/swin_large_patch4_window12_384_22k",
     ),
-    _mmdet(
-        "mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco",
-        "swin_tiny",
-        "mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco",
-        "20210906_131725",
-        "bacf6f7b",
+    ("classification", "ImageNet-22K, ImageNet-1K"): (
+        "v1.0.8/swin_tiny_patch4_window7_224_22kto1k_finetune",
+        "v1.0.8/swin_small_patch4_window7_224_22kto1k_finetune",
+        "v1.0.0/swin_base_patch4_window7_224_22kto1k",
+        "v1.0.0/swin_base_patch4_window12_384_22kto1k",
+        "v1.0.0/swin_large_patch4_window7_224_22kto1k",
+        "v1.0.0/swin_large_patch4_window12_384_22kto1k",
     ),
-    _mmdet(
-        "mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco",
-        "swin_tiny",
-        "mask_rcnn_swin-t-p4-w7_fpn_fp16_ms-crop-3x_coco",
-        "20210908_165006",
-        "90a4008c",
+    ("detection", "ImageNet-1K, COCO"): (
+        "v1.0.3/mask_rcnn_swin_tiny_patch4_window7_1x",
+        "v1.0.2/mask_rcnn_swin_tiny_patch4_window7",
+        "v1.0.2/mask_rcnn_swin_small_patch4_window7",
+        "v1.0.3/cascade_mask_rcnn_swin_tiny_patch4_window7_1x",
+        "v1.0.2/cascade_mask_rcnn_swin_tiny_patch4_window7",
+        "v1.0.2/cascade_mask_rcnn_swin_small_patch4_window7",
+        "v1.0.2/cascade_mask_rcnn_swin_base_patch4_window7",
+        "v1.0.9/reppointsv2_swin_tiny_patch4_window7_3x",
+        "v1.0.9/mask_reppointsv2_swin_tiny_patch4_window7_3x",
     ),
-    _mmdet(
-        "mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco",
-        "swin_small",
-        "mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco",
-        "20210903_104808",
-        "b92c91f1",
+    ("detection", "MoBY ImageNet-1K, COCO"): (
+        "v1.0.3/moby_mask_rcnn_swin_tiny_patch4_window7_1x",
+        "v1.0.3/moby_mask_rcnn_swin_tiny_patch4_window7_3x",
+        "v1.0.3/moby_cascade_mask_rcnn_swin_tiny_patch4_window7_1x",
+        "v1.0.3/moby_cascade_mask_rcnn_swin_tiny_patch4_window7_3x",
     ),
-)
-
-
-def _mmseg(
-    name: str, variant: str, model: str, pretraining: str, date: str, digits: str, size_mib: float | None = None
-) -> Release:
-    folder = f"upernet_swin_{model}_512x512_160k_ade20k_pretrain_{pretraining}"
-    data = _ADE if pretraining.endswith("1K") else "ImageNet-22K, ADE20K"
-    name = f"{name}-pre_upernet_8xb2-160k_ade20k-512x512"
-    url = f"{_MMSEG}/{folder}/{folder}_{date}-{digits}.pth"
-    return Release(name, url, "segmentation", data, variant, "openmmlab", size_mib, digits)
-
-
-_MMSEGMENTATION = (
-    _mmseg(
-        "swin-tiny-patch4-window7-in1k",
-        "swin_tiny",
-        "tiny_patch4_window7",
-        "224x224_1K",
-        "20210531_112542",
-        "e380ad3e",
-        size_mib=229.029,
+    ("segmentation", "ImageNet-1K, ADE20K"): (
+        "v1.0.1/upernet_swin_tiny_patch4_window7_512x512",
+        "v1.0.1/upernet_swin_small_patch4_window7_512x512",
+        "v1.0.1/upernet_swin_base_patch4_window7_512x512",
     ),
-    _mmseg(
-        "swin-small-patch4-window7-in1k",
-        "swin_small",
-        "small_patch4_window7",
-        "224x224_1K",
-        "20210526_192015",
-        "ee2fff1c",
-    ),
-    _mmseg(
-        "swin-base-patch4-window7-in1k",
-        "swin_base",
-        "base_patch4_window7",
-        "224x224_1K",
-        "20210526_192340",
-        "593b0e13",
-    ),
-    _mmseg(
-        "swin-base-patch4-window7-in22k",
-        "swin_base",
-        "base_patch4_window7",
-        "224x224_22K",
-        "20210526_211650",
-        "762e2178",
-    ),
-    _mmseg(
-        "swin-base-patch4-window12-in1k-384x384",
-        "swin_base_384",
-        "base_patch4_window12",
-        "384x384_1K",
-        "20210531_132020",
-        "05b22ea4",
-    ),
-    _mmseg(
-        "swin-base-patch4-window12-in22k-384x384",
-        "swin_base_384",
-        "base_patch4_window12",
-        "384x384_22K",
-        "20210531_125459",
-        "429057bf",
-    ),
-)
-
-RELEASES = {
-    release.name: release
-    for release in (*_CLASSIFICATION, *_DETECTION, *_SEGMENTATION, *_TORCHVISION, *_MMDETECTION, *_MMSEGMENTATION)
+    ("segmentation", "MoBY ImageNet-1K, ADE20K"): ("v1.0.3/moby_upernet_swin_tiny_patch4_window7_512x512",),
 }
+
+# Published sizes in MiB: of the first by the manifest of Open Model Zoo, which names this file as its source; those of
+# OpenMMLab are of files whose SHA-256 begins as published.
+_SIZES = {
+    "swin_tiny_patch4_window7_224": 109.045,
+    "swin_t": 108.190,
+    "swin_s": 189.786,
+    "swin_b": 335.364,
+    "mask-rcnn_swin-t-p4-w7_fpn_1x_coco": 182.592,
+    "swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512": 229.029,
+}
+
+_TORCHVISION = ("swin_t-704ceda3", "swin_s-5e29d889", "swin_b-68c6b09e")
+
+# Files of OpenMMLab by name, without what all have in common.
+_MMDET_FILES = {
+    "swin-t-p4-w7_fpn_1x_coco": "swin-t-p4-w7_fpn_1x_coco_20210902_120937-9d6b7cfa",
+    "swin-t-p4-w7_fpn_ms-crop-3x_coco": "swin-t-p4-w7_fpn_ms-crop-3x_coco_20210906_131725-bacf6f7b",
+    "swin-t-p4-w7_fpn_amp-ms-crop-3x_coco": "swin-t-p4-w7_fpn_fp16_ms-crop-3x_coco_20210908_165006-90a4008c",
+    "swin-s-p4-w7_fpn_amp-ms-crop-3x_coco": "swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1",
+}
+_MMSEG_FILES = {
+    "swin-tiny-patch4-window7-in1k": "swin_tiny_patch4_window7_*_224x224_1K_20210531_112542-e380ad3e",
+    "swin-small-patch4-window7-in1k": "swin_small_patch4_window7_*_224x224_1K_20210526_192015-ee2fff1c",
+    "swin-base-patch4-window7-in1k": "swin_base_patch4_window7_*_224x224_1K_20210526_192340-593b0e13",
+    "swin-base-patch4-window7-in22k": "swin_base_patch4_window7_*_224x224_22K_20210526_211650-762e2178",
+    "swin-base-patch4-window12-in1k-384x384": "swin_base_patch4_window12_*_384x384_1K_20210531_132020-05b22ea4",
+    "swin-base-patch4-window12-in22k-384x384": "swin_base_patch4_window12_*_384x384_22K_20210531_125459-429057bf",
+}
+
+
+def _variant(name: str) -> str:
+    """The backbone that a publisher's name of a model speaks of."""
+    found = re.search(r"swin[_-](tiny|small|base|large|[tsb])(?![a-z])", name)
+    assert found is not None
+    size = {"t": "tiny", "s": "small", "b": "base"}.get(found[1], found[1])
+    return f"swin_{size}" + ("_384" if "window12" in name else "")
+
+
+def _openmmlab(name: str, file: str, base: str, task: Task, data: str) -> Release:
+    folder, digits = file.rsplit("_", 2)[0], file.rpartition("-")[2]
+    url = f"{base}/{folder}/{file}.pth"
+    return Release(name, url, task, data, _variant(name), "openmmlab", _SIZES.get(name), digits)
+
+
+def _releases() -> Iterator[Release]:
+    for (task, data), files in _OFFICIAL.items():
+        for file in files:
+            name = file.partition("/")[2]
+            url = f"{_MICROSOFT}/{file}.pth"
+            yield Release(name, url, task, data, _variant(name), "official", _SIZES.get(name))
+    for file in _TORCHVISION:
+        name, _, digits = file.partition("-")
+        url = f"{_PYTORCH}/{file}.pth"
+        yield Release(name, url, "classification", _IN1K, _variant(name), "torchvision", _SIZES[name], digits)
+    for name, file in _MMDET_FILES.items():
+        yield _openmmlab(f"mask-rcnn_{name}", f"mask_rcnn_{file}", _MMDET, "detection", f"{_IN1K}, COCO")
+    for name, file in _MMSEG_FILES.items():
+        file = f"upernet_{file.replace('*', '512x512_160k_ade20k_pretrain')}"
+        data = f"{_IN1K if '_1K_' in file else 'ImageNet-22K'}, ADE20K"
+        yield _openmmlab(f"{name}-pre_upernet_8xb2-160k_ade20k-512x512", file, _MMSEG, "segmentation", data)
+
+
+RELEASES = {release.name: release for release in _releases()}
 """Every release by name."""

@@ -25,7 +25,7 @@ def _tokens_to_map(embedding: Tensor) -> Tensor:
 
 
 def _map_to_tokens(embedding: Tensor) -> Tensor:
-    """The inverse; a map that is no square is refused, because its tokens would not tell its sides."""
+    """The inverse; a map that is no square is refused, because its sides cannot be read from its tokens."""
     if embedding.ndim != 4:
         return embedding
     if embedding.shape[2] != embedding.shape[3]:
