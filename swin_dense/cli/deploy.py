@@ -32,8 +32,8 @@ def export_onnx(
     ] = "800x1280",
     fixed: Annotated[bool, typer.Option("--fixed", help="Only one image of --shape at a time.")] = False,
     opset: Annotated[int, typer.Option(min=18, help="Version of ONNX's operators.")] = 18,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest relative deviation that is well.")] = 1e-4,
-    images: Annotated[Path | None, typer.Option(help="Folder of images to check on; else scenes are drawn.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest relative deviation that is accepted.")] = 1e-4,
+    images: Annotated[Path | None, typer.Option(help="Folder of images to check on; else some are generated.")] = None,
     overrides: Override = None,
     random_weights: RandomWeights = False,
     as_json: AsJson = False,
@@ -42,14 +42,14 @@ def export_onnx(
     size = height_and_width(shape)
     settings = _settings(model, overrides, weights, random_weights)
     from swin_dense.cli.report import print_report
-    from swin_dense.workflows.deployment import export_model
+    from swin_dense.export.deploy import check_output, export_model
+    from swin_dense.workflows.parts import load_part
 
+    check_output(output, to)
     record = export_model(
-        settings,
+        load_part(settings, part, weights),
         output,
-        weights=weights,
         to=to,
-        part=part,
         size=size,
         fixed=fixed,
         opset=opset,
@@ -85,16 +85,16 @@ def visualize_features(
     place = _row_and_column(window)
     settings = _settings(model, overrides, weights, random_weights)
     from swin_dense.cli.report import print_report
-    from swin_dense.workflows.feature_pictures import visualize_features as draw
+    from swin_dense.images.finder import ImageFiles
+    from swin_dense.visualize.inspection import visualize_features as draw
+    from swin_dense.workflows.parts import load_inspected
 
     record = draw(
-        settings,
-        image,
+        load_inspected(settings, weights, class_name),
+        ImageFiles([image])[0].image,
         output,
-        weights=weights,
         stages=stage or (),
         window=place,
-        class_name=class_name,
         short_side=short_side,
     )
     print_report(record, *record["files"], f"Grad-CAM explains: {record['gradcam']}", as_json=as_json)
@@ -132,7 +132,9 @@ def _parity_table(record: dict[str, Any]) -> Table:
 def _remarks(record: dict[str, Any]) -> list[str]:
     shape = dict(zip(("batch", "", "height", "width"), record["traced_shape"], strict=True))
     fixed = {name: shape[name] for name in ("batch", "height", "width") if name not in record["open_axes"]}
-    remarks = [f"any {', '.join(record['open_axes'])}"] if record["open_axes"] else []
+    remarks = [f"input {record['input']}"]
+    if record["open_axes"]:
+        remarks.append(f"any {', '.join(record['open_axes'])}")
     if fixed:
         reason = f", because {record['why_fixed']}" if record["why_fixed"] else ""
         remarks.append(f"fixed: {', '.join(f'{name} {size}' for name, size in fixed.items())}{reason}")

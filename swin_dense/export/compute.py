@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from swin_dense.backbones import FeatureSpec
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import CELLS, pool_map, pool_pyramid
 from swin_dense.export.images import LoadedImage
-from swin_dense.export.models import FeatureModel, MapSpec
 from swin_dense.records import Size
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,46 +46,27 @@ class Extractor:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: str, *, maps: bool, pool: bool) -> None:
-        """Moves the model and sets it to evaluation mode.
-
-        Args:
-            model: A `FeatureModel`.
-            device: Where to compute.
-            dtype: A key of `DTYPES`.
-            maps: Keep the maps.
-            pool: Keep the mean of each map over its image.
+        """Moves a model of `as_feature_model` to the device and sets it to evaluation mode.
 
         Raises:
-            ConfigError: The type is unknown.
+            ConfigError: `dtype` is no key of `DTYPES`.
         """
         if dtype not in DTYPES:
             raise ConfigError(f'dtype: unknown "{dtype}"; valid: {", ".join(DTYPES)}')
-        self.model = cast(FeatureModel, model.to(device).eval())
-        self.specs, self.size_divisor = tuple(self.model.feature_specs), self.model.size_divisor
+        moved: Any = model.to(device).eval()
+        self.model = moved
+        self.specs: tuple[FeatureSpec, ...] = tuple(moved.feature_specs)
+        self.size_divisor: int = moved.size_divisor
         self.device, self.dtype = device, DTYPES[dtype]
         self.maps, self.pool = maps, pool
 
     def padding(self, size: Size) -> Size:
-        """Rows below and columns right of an image that the model adds.
-
-        Args:
-            size: Height and width of the image.
-
-        Returns:
-            Both numbers.
-        """
+        """Rows below and columns right of an image of some height and width that the model adds."""
         height, width = size
         return -height % self.size_divisor, -width % self.size_divisor
 
     def bytes_of(self, image: LoadedImage) -> int:
-        """Bytes that the features of an image will take, known before they are computed.
-
-        Args:
-            image: The image, or the error in its place.
-
-        Returns:
-            The number; 0 for an error.
-        """
+        """Bytes that the features of an image will take, known before they are computed; 0 for an error."""
         if image.pixels is None:
             return 0
         boxes = 0 if image.boxes is None else len(image.boxes)
@@ -99,13 +80,7 @@ class Extractor:
         return (values + boxes * pyramid * CELLS**2) * self.dtype.itemsize + boxes * 16
 
     def __call__(self, images: Sequence[LoadedImage]) -> list[list[Feature]]:
-        """Computes the features of images of one size.
-
-        Args:
-            images: Without errors.
-
-        Returns:
-            What is kept of each image.
+        """Computes what is kept of images of one size, none of them an error.
 
         Raises:
             ConfigError: The maps are not what `feature_specs` promises.
@@ -123,7 +98,7 @@ class Extractor:
                 for i, image in enumerate(images)
             ]
 
-    def _grid(self, spec: MapSpec, pixels: Tensor) -> Size:
+    def _grid(self, spec: FeatureSpec, pixels: Tensor) -> Size:
         """Cells of a map, those of the padding too."""
         (height, width), (below, right) = pixels.shape[-2:], self.padding((pixels.shape[-2], pixels.shape[-1]))
         return -(-(height + below) // spec.stride), -(-(width + right) // spec.stride)
@@ -166,15 +141,7 @@ class Extractor:
 
 
 def by_size(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
-    """Cuts images into batches of one size, in the order in which each size first comes.
-
-    Args:
-        images: Without errors.
-        batch_size: Most images of a batch.
-
-    Yields:
-        The batches.
-    """
+    """Cuts images, none of them an error, into batches of one size, in the order in which each size first comes."""
     groups: dict[torch.Size, list[LoadedImage]] = {}
     for image in images:
         assert image.pixels is not None

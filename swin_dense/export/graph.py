@@ -1,13 +1,16 @@
-"""From a module to a graph that runs without this package: raw RGB images in, maps out, sizes left open.
+"""Graphs that run without this package: tracing, ONNX files and torch.export programs, written and run.
 
-Shapes: B images, (H, W) pixels, C channels.
+Shapes: B images, (H, W) pixels.
 """
 
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -15,15 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
-from torch.nn import functional
 
 from swin_dense.errors import ConfigError
+from swin_dense.export.models import RawImages
 from swin_dense.files import atomic_write
+from swin_dense.records import Size
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 """Axes of the input (B, 3, H, W) that may be left open, by position."""
 
 INPUT = "images"
+INPUT_IS = "(batch, 3, height, width) float32, RGB in 0..255; normalised inside"
+"""What every file says about its input."""
 
 TRACED_SIZE = (864, 992)
 """Height and width while open axes are traced: larger than one window in every stage, so that no size is taken for 1.
@@ -32,81 +38,11 @@ Nothing of this size is computed."""
 OTHER_SHAPE = (1, 3, 67, 93)
 """A shape to try open axes with."""
 
+OPSET = 18
+"""Of ONNX: old enough for today's runtimes, and the first with all that a Swin needs."""
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a model expects to have been done to RGB images in 0..255.
-
-    Attributes:
-        mean: Subtracted from red, green and blue.
-        std: Red, green and blue are divided by it.
-        bgr: Whether the colours are then put in the order blue, green, red.
-        divisor: Images are then zero-padded at the bottom and the right to multiples of this many pixels.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    bgr: bool = False
-    divisor: int = 1
-
-
-class RawImages(nn.Module):
-    """What is exported: a model with its preprocessing before it, so that no user can get that wrong."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, body: nn.Module, preprocessing: Preprocessing) -> None:
-        """Puts the preprocessing before a model.
-
-        Args:
-            body: Takes preprocessed images (B, 3, H, W), and returns maps.
-            preprocessing: What `body` expects.
-        """
-        super().__init__()
-        self.body, self.preprocessing = body, preprocessing
-        self.register_buffer("mean", torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Computes the maps of images (B, 3, H, W), RGB, float32 in 0..255."""
-        normalised = (images - self.mean) / self.std
-        if self.preprocessing.bgr:
-            normalised = normalised.flip(1)
-        if self.preprocessing.divisor > 1:
-            side = self.preprocessing.divisor
-            (height, width) = images.shape[2:]
-            bottom, right = ((size + side - 1) // side * side - size for size in (height, width))
-            normalised = functional.pad(normalised, (0, right, 0, bottom))
-        return tuple(self.body(normalised))
-
-
-class PlainAdaptivePool(nn.Module):
-    """`nn.AdaptiveAvgPool2d` as two matrix products, which a tracer can follow with height and width left open."""
-
-    def __init__(self, size: tuple[int, int]) -> None:
-        """Creates the pooling.
-
-        Args:
-            size: Rows and columns of the result.
-        """
-        super().__init__()
-        self.size = size
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Averages maps (B, C, H, W) to (B, C, *size)."""
-        down, across = (_bins(cells, length, maps) for cells, length in zip(self.size, maps.shape[2:], strict=True))
-        return down @ maps @ across.t()
-
-
-def _bins(cells: int, length: int, like: Tensor) -> Tensor:
-    """(cells, length), the weights with which each cell averages over positions."""
-    cell = torch.arange(cells, device=like.device)[:, None]
-    position = torch.arange(length, device=like.device)
-    first = (cell * length).div(cells, rounding_mode="floor")
-    stop = ((cell + 1) * length + cells - 1).div(cells, rounding_mode="floor")
-    inside = ((position >= first) & (position < stop)).to(like.dtype)
-    return inside / (stop - first)
+MOST_BYTES = 2**31 - 2**24
+"""Of weights: an ONNX file is one protobuf message, which ends at 2 GiB, and the graph needs its part."""
 
 
 @dataclass(frozen=True)
@@ -126,16 +62,13 @@ class Graph:
     why_fixed: str | None
 
 
-def trace(model: RawImages, size: tuple[int, int], *, fixed: bool = False) -> Graph:
+def trace(model: RawImages, size: Size, *, fixed: bool = False) -> Graph:
     """Traces a model with as many open axes as it allows: batch, height and width; else batch; else none.
 
     Args:
         model: In evaluation mode.
         size: Height and width where they cannot stay open.
         fixed: Leave nothing open: one image of `size`.
-
-    Returns:
-        The graph.
 
     Raises:
         ConfigError: The model cannot be traced at all.
@@ -172,24 +105,80 @@ def _first_line(error: Exception) -> str:
 
 
 def write_program(graph: Graph, path: Path, metadata: dict[str, str]) -> None:
-    """Writes a graph as a program of torch.export, whole or not at all.
+    """Writes a graph as a program of torch.export (.pt2), whole or not at all.
 
-    `torch.export.load(path).module()` runs it, on the device that the model was on when it was traced.
-
-    Args:
-        graph: What to write.
-        path: The file, of suffix .pt2.
-        metadata: Texts that the file keeps; `torch.export.load` fills in `extra_files` with them.
+    `torch.export.load(path).module()` runs it, on the device that the model was on when it was traced, and fills in
+    `extra_files` with the metadata.
     """
     with atomic_write(path) as unfinished:
         torch.export.save(graph.program, unfinished, extra_files=dict(metadata))
 
 
 def load_program(path: Path) -> nn.Module:
-    """Reads a program of torch.export back as a module that maps images to a tuple of maps.
-
-    Args:
-        path: A file of `write_program`; only read what you wrote or trust.
-    """
+    """Reads a file of `write_program` as a module that maps images to a tuple of maps; only read what you trust."""
     module: nn.Module = torch.export.load(path).module()
     return module
+
+
+def write_onnx(
+    graph: Graph, path: Path, output_names: Sequence[str], metadata: dict[str, str], opset: int = OPSET
+) -> None:
+    """Writes a graph as an ONNX file, whole or not at all; `metadata_props` keep the metadata, and the input its form.
+
+    Raises:
+        ConfigError: A package is missing, the weights are too large for one file, or an operator has no ONNX form.
+    """
+    _require_onnx()
+    weights = sum(tensor.nbytes for tensor in graph.program.state_dict.values())
+    if weights > MOST_BYTES:
+        raise ConfigError(
+            f"{path}: {weights / 2**30:.2f} GiB of weights do not fit into an ONNX file, which ends at 2 GiB; "
+            "use --to torch-export"
+        )
+    names = {axis: name for axis, name in AXES.items() if name in graph.open_axes}
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the exporter's own insides
+            program = torch.onnx.export(
+                graph.program,
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(output_names),
+                dynamic_shapes=(names,) if names else None,
+                opset_version=opset,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ConfigError(f"{path}: {error}".splitlines()[0]) from error
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    program.model.graph.inputs[0].doc_string = INPUT_IS
+    with atomic_write(path) as unfinished:
+        program.save(unfinished)
+
+
+def onnx_session(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """An ONNX file as a function of images (B, 3, H, W), run by onnxruntime on the CPU.
+
+    Raises:
+        ConfigError: onnxruntime is not installed.
+    """
+    runtime = _require_onnx()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(output) for output in session.run(None, {INPUT: images.numpy()}))
+
+    return run
+
+
+def _require_onnx() -> ModuleType:
+    try:
+        for name in ("onnx", "onnxscript"):  # the exporter would import them later, with a less helpful message
+            import_module(name)
+        runtime = import_module("onnxruntime")
+    except ImportError as error:
+        raise ConfigError(f'{error.name} is not installed: pip install "swin-dense[export]"') from error
+    return runtime

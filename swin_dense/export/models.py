@@ -1,145 +1,184 @@
-"""What an export asks of a model, and how a plain backbone meets it.
+"""What an export takes: a model with its preprocessing, and its form that a tracer can follow.
 
 Shapes: B images of one size, (H, W) pixels, C channels.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from swin_dense.backbones import FeatureSpec, SwinTransformer
+from swin_dense.backbones.plain import PlainSwin
 from swin_dense.errors import ConfigError
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-"""Of red, green and blue in 0..255; what nearly all published Swin weights were trained with."""
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model expects to have been done to RGB images in 0..255.
+
+    Attributes:
+        mean: Subtracted from red, green and blue.
+        std: Red, green and blue are divided by it.
+        bgr: Whether the colours are then put in the order blue, green, red.
+        divisor: Images are then zero-padded at the bottom and the right to multiples of this many pixels.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+    divisor: int = 1
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalises images (B, 3, H, W), without the padding."""
+        mean, std = (torch.tensor(one, device=images.device).view(3, 1, 1) for one in (self.mean, self.std))
+        normalised = (images.float() - mean) / std
+        return normalised.flip(1) if self.bgr else normalised
 
 
-class MapSpec(Protocol):
-    """One feature map; `swin_dense.backbones.FeatureSpec` is one."""
-
-    @property
-    def name(self) -> str:
-        """Such as "stage1" or "p2"."""
-        ...
-
-    @property
-    def channels(self) -> int:
-        """Channels of the map."""
-        ...
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell."""
-        ...
+IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""What nearly all published Swin weights were trained with."""
 
 
-class FeatureModel(Protocol):
-    """Images in, feature maps out.
+@dataclass(frozen=True)
+class ModelPart:
+    """A model, or a part of one, ready to be exported.
+
+    Attributes:
+        module: Takes preprocessed images (B, 3, H, W) and returns a tuple of maps; in evaluation mode.
+        outputs: The maps.
+        preprocessing: What `module` expects.
+        name: Which part it is: "backbone", "neck" (with the backbone) or "whole".
+        description: Which model it is of.
+        class_names: Of the logits, where the weights hold them.
+        weights: Name of the file that the weights came from.
+        missing: Parameters that the weights do not hold, and that stayed as they are initialised.
+        pyramid: Names of the outputs that share one space of features, as the levels of an FPN do.
+    """
+
+    module: nn.Module
+    outputs: tuple[FeatureSpec, ...]
+    preprocessing: Preprocessing = IMAGENET
+    name: str = "backbone"
+    description: str = ""
+    class_names: tuple[str, ...] = ()
+    weights: str = "random"
+    missing: tuple[str, ...] = ()
+    pyramid: tuple[str, ...] = ()
+
+
+class RawImages(nn.Module):
+    """A model behind its preprocessing: it takes RGB images in 0..255, so that no user can get that wrong.
 
     Attributes:
         feature_specs: One per map.
-        size_divisor: The model pads images right and bottom to a multiple of this many pixels.
-        pyramid: Names of the maps that share one space of features, as the levels of an FPN do.
-    """
-
-    feature_specs: Sequence[MapSpec]
-    size_divisor: int
-    pyramid: tuple[str, ...]
-
-    def __call__(self, images: Tensor) -> Sequence[Tensor]:
-        """Computes the maps of images of one size.
-
-        Args:
-            images: (B, 3, H, W) uint8 RGB.
-
-        Returns:
-            One (B, C_i, H_i, W_i) map per spec, H_i = ceil(padded H / stride).
-        """
-        ...
-
-
-class NormalizedBackbone(nn.Module):
-    """A backbone that is given uint8 images.
-
-    Attributes:
-        backbone: Takes normalised images and has `feature_specs`.
-        feature_specs: The backbone's.
-        size_divisor: 1; a Swin pads inside its windows alone.
-        pyramid: Empty: each stage has features of its own.
+        size_divisor: Images are padded right and bottom to a multiple of this many pixels.
+        pyramid: As in `ModelPart`.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, backbone: nn.Module, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+        self,
+        body: nn.Module,
+        preprocessing: Preprocessing = IMAGENET,
+        feature_specs: Sequence[FeatureSpec] = (),
+        pyramid: tuple[str, ...] = (),
     ) -> None:
-        """Puts the normalisation before a backbone.
-
-        Args:
-            backbone: The backbone.
-            mean: Of red, green and blue, in 0..255, as in the training of the weights.
-            std: Likewise.
-        """
+        """Puts the preprocessing before `body`, which takes preprocessed images (B, 3, H, W) and returns maps."""
         super().__init__()
-        specs: Any = backbone.feature_specs
-        self.backbone = backbone
-        self.feature_specs: tuple[MapSpec, ...] = tuple(specs)
-        self.size_divisor = 1
-        self.pyramid: tuple[str, ...] = ()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.body, self.bgr, self.size_divisor = body, preprocessing.bgr, preprocessing.divisor
+        self.feature_specs, self.pyramid = tuple(feature_specs), pyramid
+        self.register_buffer("mean", torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Normalises, and runs the backbone.
+        """The maps of images (B, 3, H, W), RGB, uint8 or float32 in 0..255."""
+        normalised = (images - self.mean) / self.std
+        if self.bgr:
+            normalised = normalised.flip(1)
+        if (side := self.size_divisor) > 1:
+            height, width = images.shape[2:]
+            bottom, right = ((size + side - 1) // side * side - size for size in (height, width))
+            normalised = functional.pad(normalised, (0, right, 0, bottom))
+        return tuple(self.body(normalised))
 
-        Args:
-            images: (B, 3, H, W) uint8 RGB.
 
-        Returns:
-            One map per spec.
-        """
-        maps: tuple[Tensor, ...] = self.backbone((images.float() - self.mean) / self.std)
-        return maps
+def as_feature_model(model: nn.Module | ModelPart) -> nn.Module:
+    """A module that maps uint8 images (B, 3, H, W) to maps, and has `feature_specs`, `size_divisor` and `pyramid`.
 
-
-def as_feature_model(model: nn.Module) -> nn.Module:
-    """Makes sure that a model can be exported from.
-
-    Args:
-        model: A `FeatureModel`, or a backbone, which is then given images normalised as ImageNet's.
-
-    Returns:
-        A module that is a `FeatureModel`.
+    A backbone without the last two is given images normalised as ImageNet's.
 
     Raises:
-        ConfigError: It is something else.
+        ConfigError: The model is something else.
     """
-    if isinstance(model, nn.Module) and hasattr(model, "feature_specs"):
-        return model if hasattr(model, "size_divisor") else NormalizedBackbone(model)
+    if isinstance(model, ModelPart):
+        return RawImages(model.module, model.preprocessing, model.outputs, model.pyramid)
+    specs = getattr(model, "feature_specs", None)
+    if isinstance(model, nn.Module) and specs is not None:
+        return model if hasattr(model, "size_divisor") else RawImages(model, feature_specs=specs)
     shown = f'"{model}"' if isinstance(model, str) else type(model).__name__
     raise ConfigError(
-        f"{shown} is no model with feature_specs; swin_dense.workflows.features.feature_model makes one of a config "
-        "or a variant with its weights"
+        f"{shown} is no model with feature_specs; pass a backbone (swin_dense.backbones.create_backbone) with its "
+        "weights, or what swin_dense.load gives"
     )
 
 
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and values of all parameters and buffers.
+def traceable(module: nn.Module) -> nn.Module:
+    """A copy with the same parameters that leaves batch, height and width open to a tracer.
 
-    The same weights have the same hash whatever file and format they came from.
-
-    Args:
-        model: On any device.
-
-    Returns:
-        64 hexadecimal digits.
+    What computes sizes in Python is replaced: the backbone by its plain form, adaptive pools by matrix products.
     """
+    shared = {id(tensor): tensor for tensor in itertools.chain(module.parameters(), module.buffers())}
+    return _replaced(copy.deepcopy(module, memo=dict(shared)))
+
+
+def _replaced(module: nn.Module) -> nn.Module:
+    if isinstance(module, SwinTransformer):
+        return PlainSwin(module).eval()
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        size = module.output_size
+        rows, columns = size if isinstance(size, tuple) else (size, size)
+        return module if rows is None or columns is None else PlainAdaptivePool((rows, columns))
+    for name, child in module.named_children():
+        setattr(module, name, _replaced(child))
+    return module
+
+
+class PlainAdaptivePool(nn.Module):
+    """`nn.AdaptiveAvgPool2d` as two matrix products, which a tracer can follow with height and width left open."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        """Creates the pooling to `size` rows and columns."""
+        super().__init__()
+        self.size = size
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Averages maps (B, C, H, W) to (B, C, *size)."""
+        down, across = (_bins(cells, length, maps) for cells, length in zip(self.size, maps.shape[2:], strict=True))
+        return down @ maps @ across.t()
+
+
+def _bins(cells: int, length: int, like: Tensor) -> Tensor:
+    """(cells, length), the weights with which each cell averages over positions."""
+    cell = torch.arange(cells, device=like.device)[:, None]
+    position = torch.arange(length, device=like.device)
+    first = (cell * length).div(cells, rounding_mode="floor")
+    stop = ((cell + 1) * length + cells - 1).div(cells, rounding_mode="floor")
+    inside = ((position >= first) & (position < stop)).to(like.dtype)
+    return inside / (stop - first)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of all parameters and buffers, whatever file they came from."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         tensor = value.detach().cpu().contiguous()

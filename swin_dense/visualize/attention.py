@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from swin_dense.visualize.panels import DPI, PANEL, crop, extent_of, save_figure, show_image
+from swin_dense.visualize.features import DPI, PANEL, crop, extent_of, save_figure, show_image
 
 _HEADS_PER_ROW = 8
 _MARK = "#39ff14"
 
 
 @dataclass(frozen=True)
-class WindowAttention:
-    """Attention inside one window.
+class WindowView:
+    """Attention inside one window of one block.
 
     Attributes:
         title: Which block.
@@ -83,10 +83,7 @@ class PositionBias:
 
 
 def bias_maps(table: Tensor) -> Tensor:
-    """Lays out a table of relative position biases by where the key lies, as seen from the query.
-
-    Args:
-        table: ((2M - 1)^2, heads), by the offset from key to query, as the Swin paper orders it.
+    """Lays out a table of position biases, ((2M - 1)^2, heads), by where the key lies as seen from the query.
 
     Returns:
         (heads, 2M - 1, 2M - 1); the middle is the query itself, below it are keys that lie below it.
@@ -95,14 +92,8 @@ def bias_maps(table: Tensor) -> Tensor:
     return table.detach().t().reshape(-1, side, side).flip(1, 2)
 
 
-def draw_attention(image: Tensor, windows: Sequence[WindowAttention], path: Path) -> None:
-    """Draws how the middle token of a window attends to the others, for every head.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        windows: One section each.
-        path: Where to write.
-    """
+def draw_attention(image: Tensor, windows: Sequence[WindowView], path: Path) -> None:
+    """Draws how the middle token of each window attends to the others, for every head, on an image (3, H, W)."""
     heads = windows[0].weights.shape[0]
     rows = math.ceil(heads / _HEADS_PER_ROW)
     columns = math.ceil(heads / rows)
@@ -127,12 +118,7 @@ def draw_attention(image: Tensor, windows: Sequence[WindowAttention], path: Path
 
 
 def draw_biases(blocks: Sequence[PositionBias], path: Path) -> None:
-    """Draws the relative position bias of every head, by where the key lies as seen from the query.
-
-    Args:
-        blocks: One section each.
-        path: Where to write.
-    """
+    """Draws the relative position bias of every head, by where the key lies as seen from the query."""
     heads = blocks[0].table.shape[1]
     rows = math.ceil(heads / _HEADS_PER_ROW)
     columns = math.ceil(heads / rows)
@@ -159,7 +145,7 @@ def draw_biases(blocks: Sequence[PositionBias], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_head(axes: Any, image: Tensor, window: WindowAttention, head: int) -> None:
+def _draw_head(axes: Any, image: Tensor, window: WindowView, head: int) -> None:
     """Heat over the part of the image around the window, scaled to the head's largest weight."""
     row, column = window.query()
     weights = window.weights[head, row * len(window.columns) + column].detach().float().cpu()
@@ -182,7 +168,7 @@ def _draw_head(axes: Any, image: Tensor, window: WindowAttention, head: int) -> 
     axes.set_title(f"head {head + 1} · max {largest:.2f}", fontsize="medium")
 
 
-def _outline(axes: Any, window: WindowAttention) -> None:
+def _outline(axes: Any, window: WindowView) -> None:
     """Marks the window and the query."""
     for left, top, width, height in window.pieces():
         corner = (left * window.stride, top * window.stride)

@@ -14,15 +14,15 @@ from swin_dense.files import atomic_write
 
 
 def draw_curves(metrics_csv: Path, output: Path) -> None:
-    """Draws the losses over the steps and the scores of the validations of a training run.
+    """Draws the losses over the steps and the scores of the validations of a training run; epochs count from 1.
 
     Args:
-        metrics_csv: Table with the columns "step" and "epoch" and, mostly empty, those of figures: "train/loss...", and
-            "val/..._AP" (0..1) or "val/mIoU" (percent).
+        metrics_csv: Table with the columns "step" and "epoch" (from 0) and, mostly empty, those of metrics:
+            "train/loss...", and "val/..._AP" (0..1) or "val/mIoU" (percent).
         output: Where to write the picture; the suffix names the format, such as .png or .svg.
 
     Raises:
-        DataError: If the table cannot be read.
+        DataError: The table cannot be read.
     """
     table = _read_table(metrics_csv)
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
@@ -36,7 +36,7 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
         losses.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
     for name in sorted(name for name in table if name.startswith("val/") and name.endswith(("_AP", "/mIoU"))):
         in_percent = name.endswith("/mIoU")
-        when, values = _points(table["step" if in_percent else "epoch"], table[name])
+        when, values = _points(table["step"] if in_percent else table["epoch"] + 1, table[name])
         scored = values >= 0  # -1 says that there was nothing to find
         shown = values[scored] if in_percent else 100 * values[scored]
         scores.plot(when[scored], shown, marker="o", markersize=4, label=name[4:].replace("_", " "))
@@ -63,9 +63,9 @@ def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
             rows = list(csv.DictReader(file))
         table = {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else ())}
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}: is not a table of training figures ({error})") from error
+        raise DataError(f"{path}: is not a table of training metrics ({error})") from error
     if rows and not {"step", "epoch"} <= table.keys():
-        raise DataError(f"{path}: has no columns 'step' and 'epoch', so it is not a table of training figures")
+        raise DataError(f"{path}: has no columns 'step' and 'epoch', so it is not a table of training metrics")
     return table
 
 

@@ -2,75 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as rle_codec
 from torch import Tensor
 
-from swin_dense.visualize.palette import COLOURS
-from swin_dense.visualize.pictures import FONT, Picture, canvas_of, captioned, font_size
+from swin_dense.records import Detections, Instances
+from swin_dense.visualize.pictures import (
+    Picture,
+    as_colour,
+    as_picture,
+    beside,
+    captioned,
+    class_colours,
+    enlarged,
+    font_size,
+    ink_on,
+    text_of,
+)
 
 _MOST_OBJECTS = 50  # more detections than this hide the image
+_OPACITY = 0.4
 
-
-class DrawnTruth(Protocol):
-    """The annotated objects of one image."""
-
-    @property
-    def boxes(self) -> Tensor:
-        """(N, 4) XYXY in pixels."""
-
-    @property
-    def masks(self) -> Tensor | None:
-        """(N, H, W) bool; None where there are boxes alone."""
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,) integers, contiguous 0..K-1."""
-
-    @property
-    def crowd(self) -> Tensor:
-        """(N,) bool."""
-
-
-class DrawnDetections(Protocol):
-    """What a detector found in one image, in pixels of the image that is drawn on."""
-
-    @property
-    def boxes(self) -> Tensor:
-        """(N, 4) XYXY."""
-
-    @property
-    def scores(self) -> Tensor:
-        """(N,)."""
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,) integers, contiguous 0..K-1."""
-
-    @property
-    def masks(self) -> Sequence[Mapping[str, Any]] | None:
-        """N compressed RLE masks of the image's size; None for a box-only detector."""
+Place = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class _Overlay:
-    """Objects to draw: (N, 4) XYXY boxes and (N, H, W) masks in pixels of the canvas, a class and a text for each."""
+    """Objects to draw, the most important one first.
+
+    Attributes:
+        boxes: (N, 4) XYXY in pixels of the canvas.
+        masks: N (H, W) masks of any size, 0 or 1.
+        labels: N classes.
+        texts: N.
+    """
 
     boxes: NDArray[np.float64]
-    masks: NDArray[np.bool_] | None
-    labels: NDArray[np.int64]
+    masks: list[NDArray[np.uint8]] | None
+    labels: list[int]
     texts: list[str]
 
 
 def draw_detections(
-    image: Tensor | Picture,
-    detections: DrawnDetections,
+    image: Tensor | Picture | Image.Image,
+    detections: Detections,
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.3,
@@ -78,7 +58,7 @@ def draw_detections(
     """Draws boxes, masks, classes and scores onto an image.
 
     Args:
-        image: (3, H, W) uint8 RGB.
+        image: (3, H, W) uint8 RGB tensor, (H, W, 3) array or Pillow image.
         detections: What a detector found, of which the best are drawn.
         class_names: Name of every label.
         score_threshold: Detections below it are left out.
@@ -86,115 +66,129 @@ def draw_detections(
     Returns:
         (H', W', 3) picture, enlarged by a whole factor where the image is small.
     """
-    canvas = canvas_of(image)
-    scale = _scale(canvas, image.shape[-2:])
-    return _draw(canvas, _overlay_of(detections, class_names, score_threshold, canvas, scale))
+    picture = as_picture(image)
+    canvas = enlarged(picture)
+    return _draw(canvas, _overlay_of(detections, class_names, score_threshold, _scale(canvas, picture)))
 
 
 def draw_comparison(
-    image: Tensor | Picture,
-    truth: DrawnTruth,
-    detections: DrawnDetections,
+    image: Tensor | Picture | Image.Image,
+    truth: Instances,
+    detections: Detections,
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.3,
 ) -> Picture:
-    """Draws the annotated objects on the left and the detections on the right of one picture.
+    """Draws the annotated objects on the left and the detections on the right, with a caption over each side.
 
     Args:
-        image: (3, H, W) uint8 RGB.
+        image: As in `draw_detections`.
         truth: The annotated objects, in pixels of `image`.
         detections: What a detector found, of which the best are drawn.
         class_names: Name of every label.
         score_threshold: Detections below it are left out.
-
-    Returns:
-        (H', W', 3) picture with a caption over each side.
     """
-    canvas = canvas_of(image)
-    scale = _scale(canvas, image.shape[-2:])
-    wanted = _overlay_of_truth(truth, class_names, canvas, scale)
-    found = _overlay_of(detections, class_names, score_threshold, canvas, scale)
+    picture = as_picture(image)
+    canvas = enlarged(picture)
+    scale = _scale(canvas, picture)
+    wanted = _overlay_of_truth(truth, class_names, scale)
+    found = _overlay_of(detections, class_names, score_threshold, scale)
     left = captioned(_draw(canvas, wanted), f"ground truth: {len(wanted.texts)}")
     right = captioned(_draw(canvas, found), f"predicted: {len(found.texts)} with score \u2265 {score_threshold:g}")
-    gap = np.full((left.shape[0], 6, 3), 255, dtype=np.uint8)
-    return np.concatenate([left, gap, right], axis=1)
+    return beside(left, right)
 
 
-def _scale(canvas: Picture, size: Sequence[int]) -> tuple[float, float]:
-    """Factors (x, y) from pixels of an image of this (H, W) to those of the canvas."""
-    return canvas.shape[1] / size[1], canvas.shape[0] / size[0]
+def _scale(canvas: Picture, picture: Picture) -> float:
+    return len(canvas) / len(picture)
 
 
-def _overlay_of(
-    detections: DrawnDetections,
-    class_names: Sequence[str],
-    score_threshold: float,
-    canvas: Picture,
-    scale: tuple[float, float],
-) -> _Overlay:
+def _overlay_of(detections: Detections, class_names: Sequence[str], score_threshold: float, scale: float) -> _Overlay:
     scores = detections.scores.detach().float().cpu().numpy()
     best = np.argsort(-scores, kind="stable")
-    kept = best[scores[best] >= score_threshold][:_MOST_OBJECTS][::-1]  # the best is drawn last, on top
-    labels = detections.labels.cpu().numpy()[kept]
+    kept = best[scores[best] >= score_threshold][:_MOST_OBJECTS]
+    labels = detections.labels.cpu().numpy()[kept].tolist()
     masks = None
     if detections.masks is not None:
-        masks = _resized([rle_codec.decode(dict(detections.masks[index])) for index in kept], canvas)
+        masks = [rle_codec.decode(detections.masks[index]) for index in kept]
     texts = [f"{class_names[label]} {scores[index]:.2f}" for index, label in zip(kept, labels, strict=True)]
     return _Overlay(_scaled(detections.boxes, scale)[kept], masks, labels, texts)
 
 
-def _overlay_of_truth(
-    truth: DrawnTruth, class_names: Sequence[str], canvas: Picture, scale: tuple[float, float]
-) -> _Overlay:
-    labels = truth.labels.cpu().numpy()
-    crowd = truth.crowd.cpu().numpy()
+def _overlay_of_truth(truth: Instances, class_names: Sequence[str], scale: float) -> _Overlay:
+    labels = truth.labels.tolist()
     texts = [
-        f"{class_names[label]} (crowd)" if many else class_names[label]
-        for label, many in zip(labels, crowd, strict=True)
+        f"{class_names[label]} (crowd)" if crowd else class_names[label]
+        for label, crowd in zip(labels, truth.crowd.tolist(), strict=True)
     ]
-    masks = None
-    if truth.masks is not None:
-        masks = _resized(list(truth.masks.cpu().numpy().astype(np.uint8)), canvas)
+    masks = None if truth.masks is None else list(truth.masks.cpu().numpy().astype(np.uint8))
     return _Overlay(_scaled(truth.boxes, scale), masks, labels, texts)
 
 
-def _scaled(boxes: Tensor, scale: tuple[float, float]) -> NDArray[np.float64]:
-    scaled: NDArray[np.float64] = boxes.detach().double().cpu().numpy() * np.array([*scale, *scale])
-    return scaled.reshape(-1, 4)
-
-
-def _resized(masks: Sequence[NDArray[np.uint8]], canvas: Picture) -> NDArray[np.bool_]:
-    """(N, H, W) masks in pixels of the canvas, with smooth rather than stepped edges."""
-    height, width = canvas.shape[:2]
-    images = [Image.fromarray(mask * np.uint8(255)) for mask in masks]
-    resized = [np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) > 127 for image in images]
-    return np.array(resized, dtype=bool).reshape(-1, height, width)
+def _scaled(boxes: Tensor, scale: float) -> NDArray[np.float64]:
+    scaled: NDArray[np.float64] = boxes.detach().double().cpu().numpy().reshape(-1, 4) * scale
+    return scaled
 
 
 def _draw(canvas: Picture, overlay: _Overlay) -> Picture:
-    if not overlay.texts:
-        return canvas
-    import supervision as sv  # needs OpenCV
+    """Paints the objects, large ones first, so that they do not hide small ones; then the texts."""
+    canvas = canvas.copy()
+    thickness = max(2, min(canvas.shape[:2]) // 300)
+    colours = [as_colour(rgb) for rgb in class_colours(max(overlay.labels, default=-1) + 1)[overlay.labels]]
+    sizes = (overlay.boxes[:, 2] - overlay.boxes[:, 0]) * (overlay.boxes[:, 3] - overlay.boxes[:, 1])
+    order = np.argsort(-sizes, kind="stable").tolist()
+    if overlay.masks is not None:
+        for index in order:
+            _paint(canvas, overlay.masks[index], np.array(colours[index]), thickness)
+    scene = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(scene)
+    for index in order:
+        width = thickness if overlay.masks is None else max(1, thickness // 2)
+        left, top, right, bottom = overlay.boxes[index].round().tolist()
+        draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colours[index], width=width)
+    taken: list[Place] = []
+    for box, text, colour in zip(overlay.boxes.tolist(), overlay.texts, colours, strict=True):
+        line = text_of(text, font_size(canvas))
+        size = (line.width + 6, int(1.4 * font_size(canvas)))
+        place = _free_place(box, size, (canvas.shape[1], canvas.shape[0]), taken)
+        taken.append(place)
+        draw.rectangle(place, fill=colour)
+        draw.text(
+            (place[0] + 3, (place[1] + place[3]) / 2), line.text, fill=ink_on(colour), font=line.font, anchor="lm"
+        )
+    return np.asarray(scene)
 
-    palette = sv.ColorPalette.from_hex(list(COLOURS))
-    objects = sv.Detections(xyxy=overlay.boxes, mask=overlay.masks, class_id=overlay.labels)
-    thickness = sv.calculate_optimal_line_thickness((canvas.shape[1], canvas.shape[0]))
-    labels = sv.RichLabelAnnotator(
-        palette,
-        text_color=sv.ColorPalette.from_hex(list(COLOURS.values())),
-        font_path=str(FONT),
-        font_size=font_size(canvas),
-        text_padding=3,
-        smart_position=True,
-    )
-    scene = np.ascontiguousarray(canvas[:, :, ::-1])  # supervision draws BGR
-    scene = sv.MaskAnnotator(palette, opacity=0.4).annotate(scene, objects)
-    scene = sv.PolygonAnnotator(palette, thickness=thickness).annotate(
-        scene, objects
-    )  # tells neighbours of a class apart
-    scene = sv.BoxAnnotator(palette, thickness=thickness if overlay.masks is None else max(1, thickness // 2)).annotate(
-        scene, objects
-    )
-    scene = labels.annotate(scene, objects, overlay.texts)
-    return np.ascontiguousarray(scene[:, :, ::-1])
+
+def _paint(canvas: Picture, mask: NDArray[np.uint8], colour: NDArray[np.int64], thickness: int) -> None:
+    """Blends a colour into a mask's pixels and draws its outline, on the part of the canvas that it covers."""
+    height, width = canvas.shape[:2]
+    shape = Image.fromarray(mask * np.uint8(255))
+    if shape.size != (width, height):  # with smooth rather than stepped edges
+        shape = shape.resize((width, height), Image.Resampling.BILINEAR).point(lambda value: 255 if value > 127 else 0)
+    area = shape.getbbox()
+    if area is None:
+        return
+    left, top, right, bottom = area
+    around = shape.crop((left - thickness, top - thickness, right + thickness, bottom + thickness))  # zeros outside
+    inner = np.asarray(around.filter(ImageFilter.MinFilter(2 * thickness - 1)))
+    inner = inner[thickness:-thickness, thickness:-thickness] > 0
+    inside = np.asarray(shape.crop(area)) > 0
+    part = canvas[top:bottom, left:right]
+    part[inside] = ((1 - _OPACITY) * part[inside] + _OPACITY * colour).round()
+    part[inside & ~inner] = colour  # separates neighbours of one class
+
+
+def _free_place(box: Sequence[float], size: Sequence[int], canvas: Sequence[int], taken: Sequence[Place]) -> Place:
+    """Where a label of some width and height hides the least of the labels before it: above its box, in it, below."""
+    (left, top, right, bottom), (width, height) = box, size
+    corners = [(left, top - height), (left, top), (left, bottom), (left, bottom - height), (right - width, top)]
+    places = []
+    for x, y in corners:
+        x, y = max(0.0, min(x, canvas[0] - width)), max(0.0, min(y, canvas[1] - height))
+        places.append((x, y, x + width, y + height))
+    return min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+
+
+def _overlap(one: Place, other: Place) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)

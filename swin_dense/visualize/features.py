@@ -1,4 +1,4 @@
-"""Pictures of features: their principal components, and heat maps of what counts.
+"""Pictures of features: their principal components, and heat maps of what counts. Matplotlib draws them.
 
 Shapes: the image has (H, W) pixels; a map has C channels and (h, w) cells of `stride` pixels each.
 """
@@ -8,13 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swin_dense.visualize.panels import crop, extent_of, panels, save_figure, show_image
+from swin_dense.files import atomic_write
+from swin_dense.visualize.pictures import FONT, escaped, font_for
+
+PANEL = 2.6
+"""Side of a small panel, in inches."""
+
+DPI = 120
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,8 @@ def principal_components(values: Tensor, count: int = 3) -> tuple[Tensor, Tensor
 
 
 def draw_components(image: Tensor, stages: Sequence[StageFeatures], path: Path) -> None:
-    """Draws the first three principal components of each map as red, green and blue: alone, and over the image.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        stages: The maps.
-        path: Where to write.
-    """
-    figure, axes = panels(image, 2, len(stages) + 1, "First three principal components of each stage as RGB")
+    """Draws the first three principal components of each map as red, green and blue: alone, and over the image."""
+    figure, axes = _panels(image, 2, len(stages) + 1, "First three principal components of each stage as RGB")
     show_image(axes[0][0], image, "image")
     axes[1][0].set_axis_off()
     axes[1][0].text(0.5, 0.5, "over the image", ha="center", va="center", transform=axes[1][0].transAxes)
@@ -100,15 +102,8 @@ def draw_components(image: Tensor, stages: Sequence[StageFeatures], path: Path) 
 
 
 def draw_heat_maps(image: Tensor, maps: Sequence[HeatMap], title: str, path: Path) -> None:
-    """Draws heat maps over the image.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        maps: The heat maps.
-        title: What they have in common.
-        path: Where to write.
-    """
-    figure, axes = panels(image, 1, len(maps) + 1, title)
+    """Draws heat maps over the image, under a title that says what they have in common."""
+    figure, axes = _panels(image, 1, len(maps) + 1, title)
     show_image(axes[0][0], image, "image")
     for one, panel in zip(maps, axes[0][1:], strict=True):
         show_image(panel, image, one.title)
@@ -124,3 +119,37 @@ def _stretched(values: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = np.percentile(values, (1, 99))
     stretched: NDArray[np.float64] = np.clip((values - low) / (high - low or 1.0), 0, 1)
     return stretched
+
+
+def _panels(image: Tensor, rows: int, columns: int, title: str) -> tuple[Figure, Any]:
+    """A figure of (rows, columns) panels of the image's shape."""
+    aspect = image.shape[1] / image.shape[2]
+    size = (columns * PANEL * 1.25, rows * PANEL * 1.25 * aspect + 1.1)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    font = font_for(title)
+    figure.suptitle(title if font else escaped(title), font=font or FONT, fontweight="bold")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def show_image(axes: Any, image: Tensor, title: str) -> None:
+    """Draws an image (3, H, W) uint8 RGB in pixel coordinates, without ticks."""
+    axes.imshow(image.permute(1, 2, 0).cpu().numpy(), extent=extent_of(image.shape[1:], 1))
+    axes.set_title(title, fontsize="medium")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def extent_of(size: Sequence[int], stride: int) -> tuple[int, int, int, int]:
+    """Left, right, bottom and top in pixels, y pointing down, of a grid of (rows, columns)."""
+    return 0, size[1] * stride, size[0] * stride, 0
+
+
+def crop(axes: Any, left: float, top: float, right: float, bottom: float) -> None:
+    """Shows only this part of a panel, given in pixels."""
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all; the suffix names the format."""
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished)

@@ -6,14 +6,24 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from swin_dense.visualize.legend import LegendEntry, with_legend
-from swin_dense.visualize.palette import class_colours
-from swin_dense.visualize.pictures import Picture, canvas_of, captioned, font_size
+from swin_dense.errors import DataError
+from swin_dense.visualize.pictures import (
+    LegendEntry,
+    Picture,
+    as_colour,
+    as_picture,
+    beside,
+    captioned,
+    class_colours,
+    enlarged,
+    font_size,
+    with_legend,
+)
 
 _OPACITY = 0.6
-_GAP = 6  # pixels between two pictures
 _UNLABELLED = "no class"
 
 Colours = NDArray[np.uint8]
@@ -21,7 +31,7 @@ Colours = NDArray[np.uint8]
 
 
 def draw_segmentation(
-    image: Tensor | Picture,
+    image: Tensor | Picture | Image.Image,
     label_map: Tensor,
     class_names: Sequence[str],
     palette: Colours | None = None,
@@ -29,7 +39,7 @@ def draw_segmentation(
     """Colours the classes of an image, with a legend below it: each class's share of the pixels, largest first.
 
     Args:
-        image: (3, H, W) uint8 RGB.
+        image: (3, H, W) uint8 RGB tensor, (H, W, 3) array or Pillow image.
         label_map: (H, W) classes 0..K-1, or -1 where there is none; those pixels stay as they are.
         class_names: Name of every class.
         palette: (K, 3) RGB colour of every class; None for `class_colours`.
@@ -38,16 +48,17 @@ def draw_segmentation(
         (H', W', 3) picture, enlarged by a whole factor where the image is small.
 
     Raises:
-        ValueError: If the label map is not of the image's size, or has other labels.
+        DataError: The label map is not of the image's size, or has other labels.
     """
+    picture = as_picture(image)
     colours = _checked_palette(palette, len(class_names))
-    labels = _checked_labels(label_map, image, len(class_names))
-    painted = _painted(canvas_of(image), labels, colours)
+    labels = _checked_labels(label_map, picture, len(class_names))
+    painted = _painted(enlarged(picture), labels, colours)
     return with_legend(painted, _entries([labels], class_names, colours), font_size(painted))
 
 
 def draw_segmentation_comparison(
-    image: Tensor | Picture,
+    image: Tensor | Picture | Image.Image,
     truth: Tensor,
     predicted: Tensor,
     class_names: Sequence[str],
@@ -55,45 +66,36 @@ def draw_segmentation_comparison(
 ) -> Picture:
     """Colours the true classes on the left and the predicted ones on the right, with one legend below both.
 
-    Args:
-        image: (3, H, W) uint8 RGB.
-        truth: (H, W) classes 0..K-1, or -1 where there is none.
-        predicted: (H, W) classes likewise.
-        class_names: Name of every class.
-        palette: (K, 3) RGB colour of every class; None for `class_colours`.
-
-    Returns:
-        (H', W', 3) picture; captions say which side is which, and how many of the pixels with a class are right.
-
-    Raises:
-        ValueError: If a label map is not of the image's size, or has other labels.
+    Captions say which side is which, and how many of the pixels with a class are right. Arguments, result and errors
+    are those of `draw_segmentation`.
     """
+    picture = as_picture(image)
     colours = _checked_palette(palette, len(class_names))
-    canvas = canvas_of(image)
-    wanted, found = (_checked_labels(one, image, len(class_names)) for one in (truth, predicted))
+    canvas = enlarged(picture)
+    wanted, found = (_checked_labels(one, picture, len(class_names)) for one in (truth, predicted))
     counted = wanted >= 0
     right = f": {_percent(float((wanted == found)[counted].mean()))} of the pixels right" if counted.any() else ""
-    left_side = captioned(_painted(canvas, wanted, colours), "ground truth")
-    right_side = captioned(_painted(canvas, found, colours), f"predicted{right}")
-    gap = np.full((left_side.shape[0], _GAP, 3), 255, dtype=np.uint8)
-    both = np.concatenate([left_side, gap, right_side], axis=1)
+    both = beside(
+        captioned(_painted(canvas, wanted, colours), "ground truth"),
+        captioned(_painted(canvas, found, colours), f"predicted{right}"),
+    )
     return with_legend(both, _entries([wanted, found], class_names, colours), font_size(canvas))
 
 
 def _checked_palette(palette: Colours | None, class_count: int) -> Colours:
     colours = class_colours(class_count) if palette is None else palette
     if colours.shape != (class_count, 3) or colours.dtype != np.uint8:
-        raise ValueError(f"a palette of {class_count} classes is ({class_count}, 3) uint8, not {colours.shape}")
+        raise DataError(f"a palette of {class_count} classes is ({class_count}, 3) uint8, not {colours.shape}")
     return colours
 
 
-def _checked_labels(label_map: Tensor, image: Tensor | Picture, class_count: int) -> NDArray[np.int64]:
+def _checked_labels(label_map: Tensor, picture: Picture, class_count: int) -> NDArray[np.int64]:
     """(H, W) classes 0..K-1, and -1 where there is none."""
     labels: NDArray[np.int64] = label_map.detach().cpu().numpy().astype(np.int64)
-    if labels.shape != tuple(image.shape[-2:]):
-        raise ValueError(f"a label map of {labels.shape} cannot be drawn on an image of {tuple(image.shape[-2:])}")
+    if labels.shape != picture.shape[:2]:
+        raise DataError(f"a label map of {labels.shape} cannot be drawn on an image of {picture.shape[:2]}")
     if ((labels < -1) | (labels >= class_count)).any():
-        raise ValueError(f"labels to draw are 0..{class_count - 1} or -1, not {np.unique(labels).tolist()}")
+        raise DataError(f"labels to draw are 0..{class_count - 1} or -1, not {np.unique(labels).tolist()}")
     return labels
 
 
@@ -101,8 +103,9 @@ def _painted(canvas: Picture, labels: NDArray[np.int64], colours: Colours) -> Pi
     """The canvas with the classes' colours over it and thin white lines between them."""
     factor = canvas.shape[0] // labels.shape[0]
     labels = labels.repeat(factor, axis=0).repeat(factor, axis=1)
-    blended = np.rint(canvas * np.float32(1 - _OPACITY) + colours[labels.clip(min=0)] * np.float32(_OPACITY))
-    painted: Picture = np.where(labels[..., None] >= 0, blended, canvas).astype(np.uint8)
+    covered = Image.blend(Image.fromarray(canvas), Image.fromarray(colours[labels.clip(min=0)]), _OPACITY)
+    painted = np.array(covered)
+    painted[labels < 0] = canvas[labels < 0]
     borders = np.zeros(labels.shape, dtype=bool)
     borders[1:] |= labels[1:] != labels[:-1]
     borders[:, 1:] |= labels[:, 1:] != labels[:, :-1]
@@ -119,8 +122,8 @@ def _entries(
     largest_first = np.argsort(-shares.sum(axis=0), kind="stable").tolist()
     return [
         LegendEntry(
-            colour=colours[position - 1] if position else None,
-            figures=tuple(_percent(share) for share in shares[:, position].tolist()),
+            colour=as_colour(colours[position - 1]) if position else None,
+            numbers=tuple(_percent(share) for share in shares[:, position].tolist()),
             name=class_names[position - 1] if position else _UNLABELLED,
         )
         for position in sorted(largest_first, key=lambda position: position == 0)
@@ -129,7 +132,7 @@ def _entries(
 
 
 def _percent(share: float) -> str:
-    """A share as text; none at all is told from one that rounds to nothing."""
+    """A share as text; none at all differs from one that rounds to nothing."""
     if share == 0:
         return "\u2013"
     return "< 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import FeatureSpec, create_backbone
 from swin_dense.config import Config, DetectionConfig, load_config
 from swin_dense.errors import ConfigError
-from swin_dense.export.models import NormalizedBackbone
+from swin_dense.export.models import RawImages
 from swin_dense.weights import LoadReport, load_weights
 from swin_dense.workflows.headless import PROBE, build_headless, load_headless, specs_of
 
@@ -103,7 +103,7 @@ def feature_model(
         neck: Whether the levels of a config's neck are wanted.
 
     Returns:
-        A `swin_dense.export.models.FeatureModel`.
+        A model for `export_features`.
 
     Raises:
         ConfigError: There is no such model, stage or neck, or nothing says which weights are wanted.
@@ -141,7 +141,7 @@ def evaluation_size(config: Config) -> dict[str, int]:
     return {} if scale is None else {"short_side": min(scale), "max_long_side": max(scale)}
 
 
-def _variant(name: str, weights: Path | str | None, stages: Sequence[int] | None, neck: bool) -> NormalizedBackbone:
+def _variant(name: str, weights: Path | str | None, stages: Sequence[int] | None, neck: bool) -> RawImages:
     if neck:
         raise ConfigError(
             f"{name} is a backbone without a neck; name a detection config to export the levels of its FPN"
@@ -152,7 +152,7 @@ def _variant(name: str, weights: Path | str | None, stages: Sequence[int] | None
         backbone = create_backbone(name, out_indices=places)
     if weights is not None:
         _tell(load_weights(backbone, weights))
-    return NormalizedBackbone(backbone)
+    return RawImages(backbone, feature_specs=backbone.feature_specs)
 
 
 def _tell(report: LoadReport) -> None:

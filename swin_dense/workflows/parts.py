@@ -1,10 +1,8 @@
-"""A model, or a part of one, with trained weights: what an export takes."""
+"""A model, or a part of one, with trained weights: what an export and pictures of features take."""
 
 from __future__ import annotations
 
-import copy
-import itertools
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +13,18 @@ from swin_dense.backbones import FeatureSpec, SwinTransformer, create_backbone
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config, SegmentationConfig
 from swin_dense.errors import ConfigError, nearest
-from swin_dense.export.graph import PlainAdaptivePool, Preprocessing
-from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
+from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, traceable
 from swin_dense.openmmlab import segmentation
+from swin_dense.openmmlab.detection import OpenMMLabDetector
+from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.tasks.trained import labels_of, load_whole_model
+from swin_dense.visualize.inspection import InspectedModel, area_target, object_target
 from swin_dense.weights import load_weights
 from swin_dense.weights.files import missing_file
 from swin_dense.workflows.headless import ANY_CLASSES, PROBE, build_headless, load_headless, specs_of
 
 PARTS = ("backbone", "neck", "whole")
 """What of a model can be had; "neck" is backbone and neck."""
-
-
-@dataclass(frozen=True)
-class ModelPart:
-    """Part of a model.
-
-    Attributes:
-        name: One of `PARTS`.
-        description: Which model it is of.
-        module: Takes preprocessed images (B, 3, H, W) and returns a tuple of maps; in evaluation mode.
-        outputs: The maps.
-        preprocessing: What it expects.
-        class_names: Of the logits, where the weights tell.
-        missing: Parameters that the weights do not hold, and that stayed as they are initialised.
-    """
-
-    name: str
-    description: str
-    module: nn.Module
-    outputs: tuple[FeatureSpec, ...]
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-    def traceable(self) -> nn.Module:
-        """The same with the same parameters, in a form that leaves batch, height and width open to a tracer."""
-        return traceable(self.module)
 
 
 class _Chain(nn.Module):
@@ -75,31 +48,6 @@ class _WholeSegmenter(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return (segmentation.decode(self.network, images).float(),)
-
-
-def traceable(module: nn.Module) -> nn.Module:
-    """Replaces what sizes are computed in by Python in a model: the backbone by its plain form, adaptive pools too.
-
-    Args:
-        module: Any model.
-
-    Returns:
-        Another module, which shares parameters and buffers with `module`.
-    """
-    shared = {id(tensor): tensor for tensor in itertools.chain(module.parameters(), module.buffers())}
-    return _replaced(copy.deepcopy(module, memo=dict(shared)))
-
-
-def _replaced(module: nn.Module) -> nn.Module:
-    if isinstance(module, SwinTransformer):
-        return PlainSwin(module).eval()
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        size = module.output_size
-        rows, columns = size if isinstance(size, tuple) else (size, size)
-        return module if rows is None or columns is None else PlainAdaptivePool((rows, columns))
-    for name, child in module.named_children():
-        setattr(module, name, _replaced(child))
-    return module
 
 
 def load_part(model: Config | str, part: str | None, weights: Path | None) -> ModelPart:
@@ -137,7 +85,11 @@ def _variant(name: str, part: str, weights: Path | None) -> ModelPart:
     report = load_weights(backbone, weights) if weights else None
     missing = tuple(note.name for note in report.missing) if report else ()
     return ModelPart(
-        part, name, backbone, backbone.feature_specs, Preprocessing(IMAGENET_MEAN, IMAGENET_STD), missing=missing
+        backbone,
+        backbone.feature_specs,
+        description=name,
+        weights=weights.name if weights else "random",
+        missing=missing,
     )
 
 
@@ -153,7 +105,16 @@ def _feature_part(network: Any, config: Config, part: str | None, weights: Path 
     chain = _Chain(network.backbone, neck if part == "neck" else None).eval()
     preprocessing = preprocessing_of(network, padded=part == "neck")
     outputs = _outputs(chain, "p" if part == "neck" else "stage")
-    return ModelPart(part, _describe(config), chain, outputs, preprocessing, missing=missing)
+    return ModelPart(
+        chain,
+        outputs,
+        preprocessing,
+        part,
+        _describe(config),
+        weights=weights.name if weights else "random",
+        missing=missing,
+        pyramid=tuple(one.name for one in outputs) if part == "neck" else (),
+    )
 
 
 def _segmenter(config: SegmentationConfig, weights: Path | None) -> ModelPart:
@@ -168,15 +129,12 @@ def _segmenter(config: SegmentationConfig, weights: Path | None) -> ModelPart:
     (output,) = _outputs(whole, "p")
     preprocessing = preprocessing_of(network, padded=False)
     outputs = (FeatureSpec("logits", output.channels, output.stride),)
-    return ModelPart("whole", _describe(config), whole, outputs, preprocessing, names)
+    source = weights.name if weights else "random"
+    return ModelPart(whole, outputs, preprocessing, "whole", _describe(config), names, source)
 
 
 def declared_classes(model: dict[str, Any]) -> int:
-    """The class count that a config's model dict gives, where no weights and no data tell another.
-
-    Args:
-        model: mmdet or mmseg model dict.
-    """
+    """The class count of an mmdet or mmseg model dict, where neither weights nor data give another."""
     heads = model.get("decode_head") or model.get("bbox_head") or model.get("roi_head", {}).get("bbox_head")
     head = heads[-1] if isinstance(heads, list) else heads
     return int(head["num_classes"]) if isinstance(head, dict) and "num_classes" in head else ANY_CLASSES
@@ -188,14 +146,7 @@ def _outputs(module: nn.Module, letter: str) -> tuple[FeatureSpec, ...]:
 
 
 def preprocessing_of(network: Any, *, padded: bool) -> Preprocessing:
-    """What mm*'s own preprocessor does, for images that are RGB.
-
-    Args:
-        network: Detector or segmentor of mm*.
-        padded: Whether its padding counts.
-
-    Returns:
-        The same for an export.
+    """What the preprocessor of an mmdet or mmseg network does to RGB images; its padding only where it is asked for.
 
     Raises:
         ConfigError: It pads with something else than zeros.
@@ -220,3 +171,42 @@ def _numbers(values: Tensor) -> tuple[float, ...]:
 def _describe(config: Config) -> str:
     backbone = config.model["backbone"]
     return f"{config.model['type']} with {backbone.get('variant', backbone['type'])}"
+
+
+def load_inspected(model: Config | str, weights: Path | None, class_name: str | None) -> InspectedModel:
+    """A model in plain form, to draw pictures of its features.
+
+    Args:
+        model: A config, or the name of a backbone variant.
+        weights: Of all of it; None leaves random weights.
+        class_name: The class that Grad-CAM explains; None takes the one that the model is surest of.
+
+    Raises:
+        SwinDenseError: The model cannot be built, the weights do not fit, or a backbone was given a class.
+    """
+    torch.manual_seed(0)
+    if isinstance(model, str):
+        if class_name is not None:
+            raise ConfigError(f"--class {class_name}: {model} is a backbone alone and knows no classes; name a config")
+        backbone = create_backbone(model)
+        if weights is not None:
+            load_weights(backbone, weights)
+        return InspectedModel(PlainSwin(backbone.eval()).eval(), IMAGENET)
+    names = _class_names(model, weights)
+    is_segmenter = isinstance(model, SegmentationConfig)
+    whole = (OpenMMLabSegmenter if is_segmenter else OpenMMLabDetector)(model.model, len(names)).eval()
+    if weights is not None:
+        load_whole_model(whole.network, weights, names)
+    if not isinstance(whole.network.backbone, SwinTransformer):
+        raise ConfigError(
+            f"model.backbone is a {type(whole.network.backbone).__name__}; only a Swin can be looked into"
+        )
+    copy: Any = traceable(whole)
+    target = (area_target if is_segmenter else object_target)(copy, names, class_name)
+    return InspectedModel(copy.network.backbone, preprocessing_of(copy.network, padded=False), target)
+
+
+def _class_names(config: Config, weights: Path | None) -> Sequence[str]:
+    if weights is not None:
+        return tuple(labels_of(weights, config)["class_names"])
+    return tuple(f"class {number}" for number in range(1, declared_classes(config.model) + 1))

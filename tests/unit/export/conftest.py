@@ -12,7 +12,7 @@ from torch import nn
 
 from helpers.random_values import randomised
 from swin_dense.backbones import SwinTransformer
-from swin_dense.export.models import NormalizedBackbone
+from swin_dense.export.models import RawImages
 
 SIZES = ((40, 56), (64, 48), (40, 56), (33, 50), (64, 48), (40, 56), (21, 90), (64, 48), (40, 56), (33, 50))
 """Heights and widths; some are no multiples of any stride."""
@@ -20,9 +20,8 @@ SIZES = ((40, 56), (64, 48), (40, 56), (33, 50), (64, 48), (40, 56), (21, 90), (
 
 @pytest.fixture(scope="session")
 def model() -> nn.Module:
-    return NormalizedBackbone(
-        randomised(SwinTransformer(8, (1, 2, 1), (1, 2, 4), window_size=3, out_indices=(0, 1, 2)))
-    )
+    backbone = randomised(SwinTransformer(8, (1, 2, 1), (1, 2, 4), window_size=3, out_indices=(0, 1, 2)))
+    return RawImages(backbone, feature_specs=backbone.feature_specs)
 
 
 def write_image(path: Path, size: tuple[int, int], seed: int) -> Path:

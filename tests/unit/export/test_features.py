@@ -18,7 +18,7 @@ from swin_dense.backbones import FeatureSpec, SwinTransformer
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export import FeatureStore, export_features
 from swin_dense.export.boxes import pool_map
-from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD, NormalizedBackbone, weights_hash
+from swin_dense.export.models import IMAGENET, RawImages, weights_hash
 
 
 def pixels_of(path: str) -> Tensor:
@@ -60,7 +60,7 @@ def test_a_plain_backbone_gets_normalised_images_of_the_size_asked_for(images: P
     backbone = randomised(SwinTransformer(8, (1, 1), (1, 2), window_size=3, out_indices=(1,)))
     store = export_features(backbone, images / "3.png", tmp_path / "f", size=(30, 44))
     resized = kernels.resize(pixels_of(str(images / "3.png")), [30, 44], antialias=False).float()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
     with torch.inference_mode():
         (expected,) = backbone(((resized - mean) / std)[None])
     assert relative_error(store.read(0, "stage2"), expected[0]) < 1e-5
@@ -76,8 +76,8 @@ def test_the_manifest_says_where_everything_comes_from(model: nn.Module, images:
     assert record.path == str(images / "6.png") and record.image == 6
     assert record.key == "00000006.stage3" and (tmp_path / "f" / record.shard).is_file()
     with torch.no_grad():
-        changed = NormalizedBackbone(randomised(SwinTransformer(8, (1, 2, 1), (1, 2, 4), 3, out_indices=(0, 1, 2))))
-        changed.backbone.norm0.bias[0] += 1e-6
+        changed = RawImages(randomised(SwinTransformer(8, (1, 2, 1), (1, 2, 4), 3, out_indices=(0, 1, 2))))
+        changed.body.norm0.bias[0] += 1e-6
     assert weights_hash(changed) != weights_hash(model)
 
 
@@ -225,7 +225,7 @@ def test_wrong_options_are_refused_before_anything_is_written(
 
 
 def test_a_name_instead_of_a_model_is_told_what_makes_one(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="feature_model makes one"):
+    with pytest.raises(ConfigError, match="no model with feature_specs; pass a backbone"):
         export_features("swin_tiny", images, tmp_path / "f")
 
 

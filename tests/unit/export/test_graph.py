@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.errors import ConfigError
-from swin_dense.export.graph import PlainAdaptivePool, Preprocessing, RawImages, trace
+from swin_dense.export.graph import trace
+from swin_dense.export.models import PlainAdaptivePool, Preprocessing, RawImages
 
 
 @pytest.mark.parametrize("cells", [(1, 1), (2, 2), (3, 3), (6, 6), (5, 2)])

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.errors import ConfigError
-from swin_dense.export import onnx
-from swin_dense.export.graph import Graph, Preprocessing, RawImages, trace
+from swin_dense.export import graph as onnx
+from swin_dense.export.graph import Graph, trace
+from swin_dense.export.models import Preprocessing, RawImages
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from swin_dense.export.parity import deviations
+from swin_dense.export.deploy import deviations
 
 
 def reference(images: Tensor) -> tuple[Tensor, Tensor]:

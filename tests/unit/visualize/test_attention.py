@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from swin_dense.backbones.position import relative_position_bias
-from swin_dense.visualize.attention import PositionBias, WindowAttention, bias_maps, draw_attention, draw_biases
+from swin_dense.visualize.attention import PositionBias, WindowView, bias_maps, draw_attention, draw_biases
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -25,9 +25,9 @@ def test_a_bias_map_tells_the_bias_by_where_the_key_lies() -> None:
             assert torch.equal(maps[:, down + side - 1, right + side - 1], bias[:, query, key])
 
 
-def window(rows: list[int], columns: list[int], grid: tuple[int, int] = (6, 7)) -> WindowAttention:
+def window(rows: list[int], columns: list[int], grid: tuple[int, int] = (6, 7)) -> WindowView:
     weights = random(2, len(rows) * len(columns), len(rows) * len(columns)).softmax(-1)
-    return WindowAttention("stage 1", 4, grid, torch.tensor(rows), torch.tensor(columns), weights)
+    return WindowView("stage 1", 4, grid, torch.tensor(rows), torch.tensor(columns), weights)
 
 
 def test_a_wrapped_window_is_drawn_in_pieces_without_its_padding() -> None:

@@ -2,6 +2,7 @@ import csv
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from swin_dense.errors import DataError
@@ -40,3 +41,12 @@ def test_a_table_of_something_else_is_named(tmp_path, text):
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(DataError, match=r"metrics\.csv"):
         draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png")
+
+
+def test_epochs_count_from_1_as_in_the_text(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: shown.append(figure) or path.touch())
+    rows = [{"step": 9, "epoch": 0, "val/bbox_AP": 0.25}, {"step": 19, "epoch": 1, "val/bbox_AP": 0.5}]
+    draw_curves(write_metrics(tmp_path / "metrics.csv", rows), tmp_path / "curves.png")
+    line, *_ = shown[0].axes[1].lines
+    assert line.get_xydata().tolist() == [[1, 25], [2, 50]]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from swin_dense.visualize.legend import _shortened
-from swin_dense.visualize.palette import class_colours
+from swin_dense.errors import DataError
+from swin_dense.visualize.pictures import Text, class_colours
 from swin_dense.visualize.segmentation import draw_segmentation, draw_segmentation_comparison
 
 GREY = torch.full((3, 128, 96), 128, dtype=torch.uint8)
@@ -111,9 +111,9 @@ def test_a_name_too_long_for_a_column_loses_its_end():
     class OneEach:
         getlength = staticmethod(len)
 
-    assert _shortened("skyscraper", 10, OneEach()) == "skyscraper"
-    assert _shortened("skyscraper", 9, OneEach()) == "skyscrap\u2026"
-    assert _shortened("traffic light", 9, OneEach()) == "traffic\u2026"
+    assert Text("skyscraper", OneEach()).shortened(10).text == "skyscraper"
+    assert Text("skyscraper", OneEach()).shortened(9).text == "skyscrap\u2026"
+    assert Text("traffic light", OneEach()).shortened(9).text == "traffic\u2026"
 
 
 @pytest.mark.parametrize(
@@ -128,5 +128,5 @@ def test_a_name_too_long_for_a_column_loses_its_end():
     ],
 )
 def test_what_does_not_fit_together_is_refused(labels, palette, fault):
-    with pytest.raises(ValueError, match=fault):
+    with pytest.raises(DataError, match=fault):
         draw_segmentation(GREY, labels, NAMES, palette)

@@ -12,8 +12,8 @@ import torch
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
 from swin_dense.errors import ConfigError, WeightsError
-from swin_dense.export.graph import RawImages, trace
-from swin_dense.export.onnx import onnx_session, write_onnx
+from swin_dense.export.graph import onnx_session, trace, write_onnx
+from swin_dense.export.models import RawImages, traceable
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.records import Batch
@@ -72,7 +72,7 @@ def test_backbone_and_neck_compute_the_detectors_own_maps(
     for ours, right in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, right)
 
-    graph = trace(RawImages(part.traceable(), part.preprocessing).eval(), (64, 64))
+    graph = trace(RawImages(traceable(part.module), part.preprocessing).eval(), (64, 64))
     assert graph.open_axes == ("batch", "height", "width")
     write_onnx(graph, tmp_path / "neck.onnx", [one.name for one in part.outputs], {})
     for ours, right in zip(onnx_session(tmp_path / "neck.onnx")(images.float()), expected, strict=True):
@@ -83,7 +83,7 @@ def test_traceable_form_shares_parameters_and_leaves_the_model_as_it_is(
     detection: Any, detector: tuple[OpenMMLabDetector, Path]
 ) -> None:
     part = load_part(detection, "backbone", detector[1])
-    plain = part.traceable()
+    plain = traceable(part.module)
     assert isinstance(plain.backbone, PlainSwin) and not isinstance(part.module.backbone, PlainSwin)
     own = {id(parameter) for parameter in part.module.parameters()}
     assert {id(parameter) for parameter in plain.parameters()} <= own
@@ -98,7 +98,7 @@ def test_a_whole_segmenter_gives_the_logits(segmentation: Any) -> None:
     images = pixels(61, 83)
     with torch.no_grad():
         expected = segmenter.logits(images)
-        for module in (part.module, part.traceable()):
+        for module in (part.module, traceable(part.module)):
             (logits,) = RawImages(module, part.preprocessing).eval()(images.float())
             torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 

@@ -1,30 +1,38 @@
-"""Write a model as an ONNX file or a torch.export program, and compare what was written with the model."""
+"""Write a model as an ONNX file or a torch.export program, and compare what was written with the model.
+
+Shapes: B images, (H, W) pixels.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
 
-from swin_dense.config import Config
-from swin_dense.data.scenes import draw_scene
 from swin_dense.errors import ConfigError, nearest
-from swin_dense.export.graph import INPUT, Graph, RawImages, load_program, trace, write_program
-from swin_dense.export.models import weights_hash
-from swin_dense.export.onnx import OPSET, onnx_session, write_onnx
-from swin_dense.export.parity import Deviation, deviations
+from swin_dense.export.graph import (
+    INPUT,
+    INPUT_IS,
+    OPSET,
+    Graph,
+    load_program,
+    onnx_session,
+    trace,
+    write_onnx,
+    write_program,
+)
+from swin_dense.export.models import ModelPart, RawImages, traceable, weights_hash
 from swin_dense.images.finder import ImageFiles
 from swin_dense.records import Size
-from swin_dense.workflows.parts import ModelPart, load_part
 
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 """What a model can be exported to, and how the file is called."""
@@ -32,16 +40,15 @@ SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 CHECKED_SIZES = ((224, 224), (250, 310))
 """Height and width of the first two images that an export is checked on; the third has the size that was asked for."""
 
-SCENE_SIDE = 256
+Model = Callable[[Tensor], Sequence[Tensor]]
+"""Maps images (B, 3, H, W), float32 in 0..255, to maps."""
 
 
 def export_model(
-    model: Config | str,
+    part: ModelPart,
     output: Path,
     *,
-    weights: Path | None,
     to: str = "onnx",
-    part: str | None = None,
     size: Size = (800, 1280),
     fixed: bool = False,
     opset: int = OPSET,
@@ -53,38 +60,37 @@ def export_model(
     The file takes `images`, (B, 3, H, W) float32 RGB in 0..255; normalisation and padding are inside.
 
     Args:
-        model: A config, or the name of a backbone variant.
+        part: The model, or a part of it.
         output: The file, of the suffix that belongs to `to`.
-        weights: Of the part; None exports random weights.
         to: A key of `SUFFIXES`.
-        part: "backbone", "neck" (backbone and neck) or "whole" (a segmenter); None takes the most that there is.
         size: Height and width of the largest image that is checked, and of every image where they cannot stay open.
         fixed: Leave neither batch nor height nor width open.
         opset: Version of ONNX's operators.
-        tolerance: Largest relative deviation that is well.
-        images: Folder of the images to check on; None draws scenes.
+        tolerance: Largest relative deviation that is accepted.
+        images: Folder of the images to check on; None generates some.
 
     Returns:
-        What was written and how it compares, ready for JSON: "ok" tells whether all deviations are within the
+        What was written and how it compares, ready for JSON: "ok" says whether all deviations are within the
         tolerance, "open_axes" and "why_fixed" which sizes may vary.
 
     Raises:
-        SwinDenseError: The model, the weights, the images or an option is wrong, or the model cannot be exported.
+        SwinDenseError: The images or an option is wrong, or the model cannot be exported.
     """
-    _check_output(output, to)
+    check_output(output, to)
     names, pictures = _pictures(images)
-    chosen = load_part(model, part, weights)
-    reference = RawImages(chosen.module, chosen.preprocessing).eval()
-    graph = trace(RawImages(chosen.traceable(), chosen.preprocessing).eval(), size, fixed=fixed)
-    facts = _facts(chosen, graph, weights)
+    reference = RawImages(part.module, part.preprocessing).eval()
+    graph = trace(RawImages(traceable(part.module), part.preprocessing).eval(), size, fixed=fixed)
+    facts = _facts(part, graph)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    output_names = [one.name for one in part.outputs]
+    exported: Model
     if to == "onnx":
-        write_onnx(graph, output, [one.name for one in chosen.outputs], texts, opset)
-        exported: Any = onnx_session(output)
+        write_onnx(graph, output, output_names, texts, opset)
+        exported = onnx_session(output)
     else:
         write_program(graph, output, texts)
         exported = load_program(output)
-    rows = deviations(reference, exported, _batches(pictures, graph, size), [one.name for one in chosen.outputs])
+    rows = deviations(reference, exported, _batches(pictures, graph, size), output_names)
     return {
         "file": str(output),
         "to": to,
@@ -96,7 +102,12 @@ def export_model(
     }
 
 
-def _check_output(output: Path, to: str) -> None:
+def check_output(output: Path, to: str) -> None:
+    """Refuses a file name that does not belong to the format; cheap, so that it can be asked before a model is built.
+
+    Raises:
+        ConfigError: The format is unknown, or the name has another suffix.
+    """
     if to not in SUFFIXES:
         raise ConfigError(f'--to: unknown "{to}"; {nearest(to, SUFFIXES)}')
     if output.suffix != SUFFIXES[to]:
@@ -107,21 +118,20 @@ def _check_output(output: Path, to: str) -> None:
         raise ConfigError(f"{output} is a folder; name a file")
 
 
-def _facts(part: ModelPart, graph: Graph, weights: Path | None) -> dict[str, Any]:
+def _facts(part: ModelPart, graph: Graph) -> dict[str, Any]:
     """What a user of the file must know; the file keeps it."""
-    preprocessing = part.preprocessing
     return {
         "swin_dense_version": version("swin-dense"),
         "model": part.description,
         "part": part.name,
-        "input": f"{INPUT}: (batch, 3, height, width) float32, RGB in 0..255; normalised inside",
-        **asdict(preprocessing),
+        "input": f"{INPUT}: {INPUT_IS}",
+        **asdict(part.preprocessing),
         "outputs": [asdict(one) for one in part.outputs],
         "open_axes": list(graph.open_axes),
         "traced_shape": list(graph.shape),
         "why_fixed": graph.why_fixed,
         "class_names": list(part.class_names),
-        "weights": "random" if weights is None else weights.name,
+        "weights": part.weights,
         "weights_sha256": weights_hash(part.module),
         "not_in_weights": list(part.missing),
     }
@@ -130,8 +140,9 @@ def _facts(part: ModelPart, graph: Graph, weights: Path | None) -> dict[str, Any
 def _pictures(folder: Path | None) -> tuple[list[str], list[Tensor]]:
     """Three uint8 images (3, H, W) with their names; of fewer files some come twice."""
     if folder is None:
-        scenes = [draw_scene(np.random.default_rng(seed), SCENE_SIDE)[0] for seed in range(3)]
-        return ["generated shapes"] * 3, [torch.from_numpy(scene).permute(2, 0, 1) for scene in scenes]
+        coarse = torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+        smooth = interpolate(255 * coarse, (256, 256), mode="bilinear")
+        return ["generated images"] * 3, list(smooth.round().to(torch.uint8))
     files = ImageFiles([folder])
     samples = [files[index % len(files)] for index in range(3)]
     return [sample.file_name for sample in samples], [sample.image.as_subclass(Tensor) for sample in samples]
@@ -147,6 +158,43 @@ def _batches(pictures: Sequence[Tensor], graph: Graph, size: Size) -> list[Tenso
         torch.stack([functional.resize(picture, list(one), antialias=True).float() for picture in group])
         for group, one in zip(groups, sizes, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Of one output on one batch of images.
+
+    Attributes:
+        shape: (B, 3, H, W) of the images.
+        output: Name of the output.
+        absolute: Largest difference; infinite where a shape differs, or a value of one side is not finite.
+        relative: That, as a part of the largest value.
+    """
+
+    shape: tuple[int, ...]
+    output: str
+    absolute: float
+    relative: float
+
+
+def deviations(
+    reference: Model, exported: Model, batches: Iterable[Tensor], output_names: Sequence[str]
+) -> list[Deviation]:
+    """Runs two models on the same images and compares each output: one row per batch and output."""
+    rows = []
+    for images in batches:
+        with torch.no_grad():
+            pairs = zip(output_names, reference(images), exported(images), strict=True)
+            rows += [Deviation(tuple(images.shape), name, *_distance(right, ours)) for name, right, ours in pairs]
+    return rows
+
+
+def _distance(right: Tensor, ours: Tensor) -> tuple[float, float]:
+    if right.shape != ours.shape or not bool(right.isfinite().all() and ours.isfinite().all()):
+        return float("inf"), float("inf")
+    absolute = float((right.double() - ours.double()).abs().max())
+    largest = float(right.abs().max())
+    return absolute, absolute / largest if largest else absolute and float("inf")
 
 
 def _row(row: Deviation) -> dict[str, Any]:

@@ -13,9 +13,8 @@ from PIL import Image
 
 from swin_dense.backbones import VARIANTS, SwinVariant, create_backbone
 from swin_dense.cli import main
-from swin_dense.export.graph import load_program
-from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
-from swin_dense.export.onnx import onnx_session
+from swin_dense.export.graph import load_program, onnx_session
+from swin_dense.export.models import IMAGENET
 from swin_dense.weights import save_weights
 from swin_dense.weights.files import read_metadata
 
@@ -54,7 +53,7 @@ def right_maps(weights: Path, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
     backbone = create_backbone("small").eval()
     load_weights(backbone, weights)
-    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET.mean, IMAGENET.std))
     with torch.no_grad():
         return backbone((images - mean) / std)
 
@@ -104,7 +103,7 @@ def test_the_file_says_what_it_is(exported: tuple[Path, int, dict[str, Any]], we
     facts = {one.key: one.value for one in onnx.load(exported[0]).metadata_props}
     assert (facts["model"], facts["part"], facts["weights"]) == ("small", "backbone", weights.name)
     assert facts["weights_sha256"] == exported[2]["weights_sha256"]
-    assert json.loads(facts["mean"]) == list(IMAGENET_MEAN)
+    assert json.loads(facts["mean"]) == list(IMAGENET.mean)
     assert [one["stride"] for one in json.loads(facts["outputs"])] == [4, 8, 16, 32]
 
 
@@ -114,7 +113,7 @@ def test_torch_export_fixed_to_one_image(weights: Path, tmp_path: Path, capsys: 
     assert command("small", str(path), *words) == 0
     said = capsys.readouterr().out
     assert "fixed: batch 1, height 37, width 54" in said
-    assert "generated shapes" in said and "1x3x37x54" in said
+    assert "generated images" in said and "1x3x37x54" in said
     images = 255 * torch.rand(1, 3, 37, 54, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         for ours, right in zip(load_program(path)(images), right_maps(weights, images), strict=True):
