@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Identity
 
 from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.segmentation import SegmentationDataset
+from swin_dense.data.segmentation_transforms import official_transform
 from swin_dense.data.transforms import Transform
-from swin_dense.label_maps.labels import LabelConversion
-from swin_dense.label_maps.layout import find_class_list, read_classes
+from swin_dense.errors import ConfigError, DataError
+from swin_dense.label_maps.classes import read_classes
+from swin_dense.label_maps.conversion import LabelConversion
+from swin_dense.label_maps.layout import find_class_list, official_layout
 from swin_dense.label_maps.palettes import Palette
+from swin_dense.label_maps.rules import coverage_findings
 from swin_dense.records import Sample
+
+logger = logging.getLogger(__name__)
+
+MOST_LOOKED_AT = 1000
+"""Training label maps that are counted before the first step, which takes some seconds."""
 
 
 class ADE20KDataModule(ImageDataModule):
@@ -26,6 +37,19 @@ class ADE20KDataModule(ImageDataModule):
         val_dataset: The validation images; None until `setup`.
         class_names: Names by class 0..K-1; after `setup`.
         palette: (K, 3) uint8 RGB by class, None where the data set brings no colours; after `setup`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from swin_dense.data import ADE20KDataModule
+        >>> from swin_dense.data.shapes import write_shapes
+        >>> folder = Path(tempfile.mkdtemp()) / "shapes"
+        >>> root = write_shapes(folder, train=2, val=1, size=64) / "ade20k"  # in place of ADEChallengeData2016
+        >>> data = ADE20KDataModule(root, batch_size=2, num_workers=0)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch.images.dtype, len(batch.label_maps), data.class_names[0]
+        (torch.uint8, 2, 'circle')
     """
 
     class_names: tuple[str, ...]
@@ -33,17 +57,18 @@ class ADE20KDataModule(ImageDataModule):
 
     def __init__(
         self,
+        root: str | Path | None = None,
         *,
-        train_images: Path,
-        train_labels: Path,
-        val_images: Path,
-        val_labels: Path,
-        classes: Path | None = None,
+        train_images: str | Path | None = None,
+        train_labels: str | Path | None = None,
+        val_images: str | Path | None = None,
+        val_labels: str | Path | None = None,
+        classes: str | Path | None = None,
         label_shift: int = -1,
         ignore_index: int = 255,
-        train_transform: Transform,
-        test_transform: Transform,
-        batch_size: int,
+        train_transform: Transform | None = None,
+        test_transform: Transform | None = None,
+        batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
         seed: int = 0,
@@ -52,15 +77,19 @@ class ADE20KDataModule(ImageDataModule):
         """Takes note of where the data is and how it is to be read; nothing is opened yet.
 
         Args:
-            train_images: Folder, zip file, or folder in a zip file.
+            root: The official layout: the folder `ADEChallengeData2016`, its zip file, or the folder that either lies
+                in. None where the four places are named one by one.
+            train_images: Folder, zip file, or folder in a zip file; None takes that of the layout, as below.
             train_labels: Likewise, of label PNGs with the names of the images.
             val_images: Likewise, for validation.
             val_labels: Likewise, for validation.
             classes: Class list; None looks for it where the official layout has it (see `find_class_list`).
-            label_shift: Added to the labels in the files to get classes; see `labels`.
+            label_shift: Added to the labels in the files to get classes; see `label_maps.conversion`.
             ignore_index: The label in the files without a class, beside those that the shift makes negative.
-            train_transform: Applied to training samples; drawn anew for every (seed, epoch, index).
-            test_transform: Applied to the images of validation samples; their label maps stay as they are on disk.
+            train_transform: Applied to training samples; drawn again for every (seed, epoch, index). None takes the
+                official one: `official_transform()`.
+            test_transform: Applied to the images of validation samples; their label maps stay as they are on disk. None
+                leaves the images as they are, too.
             batch_size: Training images per device.
             eval_batch_size: Validation images per device.
             num_workers: Reading processes per device; 0 reads in the training process.
@@ -68,22 +97,27 @@ class ADE20KDataModule(ImageDataModule):
             limit_images: Use only the first images of training and of validation, to see whether a model can overfit.
 
         Raises:
-            ConfigError: A number is out of range.
+            ConfigError: A number is out of range, or a place is not named.
         """
         super().__init__(
-            train_transform=train_transform,
-            test_transform=test_transform,
+            train_transform=official_transform() if train_transform is None else train_transform,
+            test_transform=Identity() if test_transform is None else test_transform,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
             limit_images=limit_images,
         )
-        self.train_images = train_images
-        self.train_labels = train_labels
-        self.val_images = val_images
-        self.val_labels = val_labels
-        self.classes = classes
+        self.root = None if root is None else Path(root)
+        self.places = {
+            "train_images": train_images,
+            "train_labels": train_labels,
+            "val_images": val_images,
+            "val_labels": val_labels,
+        }
+        if root is None and (missing := [name for name, place in self.places.items() if place is None]):
+            raise ConfigError(f"ADE20KDataModule needs root, or else {', '.join(missing)}")
+        self.classes = None if classes is None else Path(classes)
         self.label_shift = label_shift
         self.ignore_index = ignore_index
         self.train_dataset: SegmentationDataset | None = None
@@ -92,22 +126,50 @@ class ADE20KDataModule(ImageDataModule):
     def read_splits(self, stage: str) -> None:
         """Reads the class list and lists the files that the stage needs; a second call does nothing again.
 
+        Before a training, label maps are looked at: a class without a pixel, and many pixels without a class, are
+        logged as warnings.
+
         Args:
             stage: "fit" needs both splits; "validate" leaves the training data alone, so that it may be absent.
 
         Raises:
             ConfigError: A label has two meanings: `ignore_index` is a class.
-            DataError: The class list is unreadable, or images and label maps do not fit together.
+            DataError: The class list is unreadable, images and label maps do not fit together, or no pixel has a class.
         """
         if self.val_dataset is None:
-            classes = self.classes or find_class_list(self.val_labels)
-            self.class_names, self.palette = read_classes(classes)
-            self.val_dataset = self._read("validation", self.val_images, self.val_labels)
+            self.class_names, self.palette = read_classes(self._locate())
+            self.val_dataset = self._read("validation", "val")
         if stage == "fit" and self.train_dataset is None:
-            self.train_dataset = self._read("training", self.train_images, self.train_labels)
+            self.train_dataset = self._read("training", "train")
+            if self._rank_and_world_size()[0] == 0:
+                self._look_at_labels(self.train_dataset)
 
-    def _read(self, name: str, images: Path, labels: Path) -> SegmentationDataset:
+    def _locate(self) -> Path:
+        """Takes what is not named from the official layout; returns the class list."""
+        layout = official_layout(self.root, self.classes) if self.root is not None else None
+        if layout is not None:
+            for name, place in self.places.items():
+                self.places[name] = getattr(layout, name) if place is None else place
+        labels = Path(str(self.places["val_labels"]))
+        found = self.classes or (layout.classes if layout else find_class_list(labels))
+        if found is None:
+            raise DataError(f"{labels}: no class list where the official layout has it; name one with classes=FILE")
+        return found
+
+    def _look_at_labels(self, dataset: SegmentationDataset) -> None:
+        """Logs what the label maps, or as many of them spread evenly, say about the class list."""
+        count = len(range(len(dataset))[: self.limit_images])
+        looked_at = min(count, MOST_LOOKED_AT)
+        pixels = dataset.count_labels([i * count // looked_at for i in range(looked_at)])
+        where = f"{looked_at} training label maps" + (f" spread over all {count}" if looked_at < count else "")
+        for finding in coverage_findings(pixels, dataset.conversion, self.class_names, dataset.labels, where):
+            if finding.severity == "error" and looked_at == count:
+                raise DataError(str(finding))
+            logger.warning("%s", finding)
+
+    def _read(self, name: str, split: str) -> SegmentationDataset:
         """The data set of one split."""
+        images, labels = (Path(str(self.places[f"{split}_{what}"])) for what in ("images", "labels"))
         conversion = LabelConversion(len(self.class_names), self.label_shift, self.ignore_index)
         dataset = SegmentationDataset(images, labels, conversion)
         self._log_limit(name, len(dataset))

@@ -18,7 +18,8 @@ from swin_dense.coco.annotations import CocoAnnotations, read_annotations
 from swin_dense.coco.rules import find_problems
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageStore
-from swin_dense.label_maps.labels import LabelConversion, read_label_file
+from swin_dense.label_maps.conversion import LabelConversion
+from swin_dense.label_maps.files import read_label_file
 from swin_dense.records import Finding, Instances, Sample, Size
 
 logger = logging.getLogger(__name__)

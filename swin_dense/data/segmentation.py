@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from swin_dense.errors import DataError
 from swin_dense.images.ragged import Ragged
 from swin_dense.images.store import ImageStore
-from swin_dense.label_maps.labels import LabelConversion, read_label_file
-from swin_dense.label_maps.pairs import match_pairs
+from swin_dense.label_maps.conversion import LabelConversion
+from swin_dense.label_maps.files import count_labels, read_label_file
+from swin_dense.label_maps.layout import match_pairs
 from swin_dense.records import Sample
 
 
@@ -21,6 +28,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     Attributes:
         conversion: From the labels in the files to classes.
+        labels: Where the label maps lie.
     """
 
     def __init__(self, images: Path, labels: Path, conversion: LabelConversion) -> None:
@@ -35,6 +43,7 @@ class SegmentationDataset(Dataset[Sample]):
             DataError: The files cannot be listed, there is none, or some have no partner: the message lists them.
         """
         self.conversion = conversion
+        self.labels = labels
         self._images, self._labels = ImageStore(images), ImageStore(labels)
         pairs, problems = match_pairs(self._images, self._labels)
         if problems:
@@ -49,12 +58,6 @@ class SegmentationDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Reads one image with its label map, untransformed.
 
-        Args:
-            index: 0..len - 1.
-
-        Returns:
-            The sample.
-
         Raises:
             DataError: A file cannot be read, the two differ in size, or a label is no class.
         """
@@ -68,3 +71,18 @@ class SegmentationDataset(Dataset[Sample]):
             raise DataError(f"image of {path}: {error}") from error
         label_map = tv_tensors.Mask(torch.from_numpy(self.conversion.classes(labels, path)))
         return Sample(image, index, file_name, (height, width), label_map=label_map)
+
+    def count_labels(self, indices: Sequence[int]) -> Counter[int]:
+        """Pixels by stored label in some label maps, several of which are read at a time.
+
+        Raises:
+            DataError: A label map cannot be read.
+        """
+        pixels: Counter[int] = Counter()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for values, counts in pool.map(self._count, indices):
+                pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return pixels
+
+    def _count(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return count_labels(read_label_file(self._labels, self._label_names.text(index)).labels)

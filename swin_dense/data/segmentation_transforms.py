@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import Compose
 from torchvision.transforms.v2 import functional as kernels
 
-from swin_dense.data.transforms import crop, rescaled_size, resize
+from swin_dense.data.transforms import RandomHorizontalFlip, Transform, crop, rescaled_size, resize
 from swin_dense.errors import ConfigError
 from swin_dense.records import Sample, Size
 
@@ -141,29 +142,21 @@ class PhotoMetricDistortion:
         return replace(sample, image=tv_tensors.Image(image))
 
 
+def official_transform(crop_size: Size = (512, 512), scale: tuple[int, int] = (2048, 512)) -> Transform:
+    """The published recipe of training on ADE20K, for a crop of this height and width."""
+    transform: Transform = Compose(
+        [RandomRatioResize(scale), RandomClassCrop(crop_size), RandomHorizontalFlip(0.5), PhotoMetricDistortion()]
+    )
+    return transform
+
+
 def shift_brightness(image: Tensor, levels: float) -> Tensor:
-    """Adds grey levels.
-
-    Args:
-        image: (3, H, W) uint8.
-        levels: Number of levels, of either sign.
-
-    Returns:
-        The new image; fractions are cut off.
-    """
+    """Adds grey levels to a (3, H, W) uint8 image; fractions are cut off."""
     return image.float().add_(levels).clamp_(0, 255).to(torch.uint8)
 
 
 def scale_contrast(image: Tensor, factor: float) -> Tensor:
-    """Multiplies the grey levels: what torchvision calls brightness.
-
-    Args:
-        image: (3, H, W) uint8.
-        factor: Of every level.
-
-    Returns:
-        The new image; fractions are cut off.
-    """
+    """Multiplies the grey levels: what torchvision calls brightness; fractions are cut off."""
     scaled: Tensor = kernels.adjust_brightness(image, factor)
     return scaled
 
@@ -172,13 +165,6 @@ def scale_saturation(image: Tensor, factor: float) -> Tensor:
     """Multiplies the saturation S = (max - min) / max of HSV, at most to 1, at the same hue and value.
 
     Torchvision's saturation is another thing: it blends with grey of the same luma, and so changes the value.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        factor: Of the saturation.
-
-    Returns:
-        The new image, rounded.
     """
     pixels = image.float()
     least, greatest = pixels.aminmax(dim=0)
@@ -188,15 +174,7 @@ def scale_saturation(image: Tensor, factor: float) -> Tensor:
 
 
 def turn_hue(image: Tensor, steps: float) -> Tensor:
-    """Turns the hue of HSV, saturation and value unchanged.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        steps: Of OpenCV, 180 to the full circle; -90..90.
-
-    Returns:
-        The new image.
-    """
+    """Turns the hue of HSV by -90..90 of OpenCV's steps, 180 to the full circle; saturation and value stay."""
     turned: Tensor = kernels.adjust_hue(image, steps / 180)
     return turned
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,12 @@ import numpy as np
 
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.label_maps.labels import LabelConversion, count_labels, read_label_file
-from swin_dense.label_maps.layout import official_layout, read_classes
-from swin_dense.label_maps.pairs import Pair, match_pairs
+from swin_dense.label_maps.classes import read_classes
+from swin_dense.label_maps.conversion import LabelConversion
+from swin_dense.label_maps.files import count_labels, read_label_file
+from swin_dense.label_maps.layout import Pair, match_pairs, official_layout
+from swin_dense.label_maps.rules import conversion_findings, coverage_findings
 from swin_dense.records import Finding, Progress
-
-ADE20K = (150, "wall", "flag")
-"""How many classes ADE20K has, the first and the last; its own label maps never hold 255."""
 
 Split = tuple[Path, Path]
 """Where images and label maps of a split lie."""
@@ -28,7 +27,7 @@ Split = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class LabelCount:
-    """How often a raw label occurs.
+    """How often a stored label occurs.
 
     Attributes:
         label: As the files store it.
@@ -53,7 +52,7 @@ class SplitReport:
         images: Image folder or zip file.
         labels: Folder or zip file of the label maps.
         pairs: Images that have a label map.
-        histogram: Every class and every other label that occurs, by raw label.
+        histogram: Every class and every other label that occurs, by stored label.
     """
 
     images: str
@@ -119,18 +118,7 @@ def check_ade(
     ignore_index: int = 255,
     progress: Progress | None = None,
 ) -> SegmentationReport:
-    """Checks both splits of the official layout; see `check_segmentation`.
-
-    Args:
-        root: As for `official_layout`.
-        classes: Class list; None takes the one of the layout.
-        label_shift: Added to the labels in the files to get classes.
-        ignore_index: The label in the files without a class, beside those that the shift makes negative.
-        progress: Shows how many of the images are done, split by split.
-
-    Returns:
-        Counts and all problems; nothing that is wrong with the data raises.
-    """
+    """Checks both splits of the official layout; see `official_layout` and `check_segmentation`."""
     try:
         layout = official_layout(root, classes)
     except DataError as error:
@@ -184,13 +172,15 @@ def check_segmentation(
         if len(stores) == 2:
             reports[name], found = _check_split(stores[0], stores[1], class_names, conversion, progress)
             problems += found
-    problems += _conversion_problems(reports, class_names, conversion)
+    seen = {row.label for report in reports.values() for row in report.histogram if row.pixels}
+    label_folders = ", ".join(report.labels for report in reports.values())
+    problems += conversion_findings(seen, class_names, conversion, label_folders)
     return SegmentationReport(str(classes), class_names, reports, tuple(problems))
 
 
 @dataclass(frozen=True)
 class _CheckedPair:
-    """What was found in one image and its label map: pixels by raw label, and what is wrong."""
+    """What was found in one image and its label map: pixels by stored label, and what is wrong."""
 
     pixels: dict[int, int]
     has_palette: bool
@@ -220,12 +210,8 @@ def _check_split(
         message = f"{palettes} of {len(pairs)} label files have a palette, whose indices are read as the labels"
         fix = "make sure that they are, as in PASCAL VOC, and not those of a coloured picture"
         problems.append(Finding("palette", str(labels.root), message, fix, severity="warning"))
+    problems += coverage_findings(pixels, conversion, class_names, labels.root, f"{len(pairs)} label maps")
     names = dict(enumerate(class_names, start=conversion.first_label))
-    if missing := [name for label, name in names.items() if label not in pixels]:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        message = f"{len(missing)} of {len(names)} classes occur in no label map: {shown}"
-        fix = "check that the class list belongs to the label maps"
-        problems.append(Finding("unseen-classes", str(labels.root), message, fix, severity="warning"))
     present = np.array(sorted(names.keys() | pixels.keys()))
     histogram = tuple(
         LabelCount(label, names.get(label), ignored, pixels[label], image_counts[label])
@@ -259,38 +245,6 @@ def _check_pair(images: ImageStore, labels: ImageStore, pair: Pair, conversion: 
     except ImageError as error:
         problems.append(Finding(error.kind, str(images.root / image_name), error.fault, error.fix))
     return _CheckedPair(pixels, has_palette, tuple(problems))
-
-
-def _conversion_problems(
-    reports: Mapping[str, SplitReport], class_names: tuple[str, ...], conversion: LabelConversion
-) -> Iterator[Finding]:
-    """Whether label maps look converted already, so that a shift would move every class down a second time.
-
-    A converted ADE20K map has 0..149, and 255 where there was 0. Two signs together tell it from an original: pixels of
-    255, and in no split a pixel of the last class, 150. Label maps of other classes may have a background, a void of
-    255 and a last class that is rare; they get a warning.
-    """
-    if conversion.first_label == 0:
-        return
-    seen = {row.label for report in reports.values() for row in report.histogram if row.pixels}
-    last = conversion.first_label + conversion.class_count - 1
-    files = ", ".join(report.labels for report in reports.values())
-    shift, ignore_index = conversion.label_shift, conversion.ignore_index
-    if ignore_index in seen and last not in seen:
-        is_ade20k = (len(class_names), class_names[0], class_names[-1]) == ADE20K
-        look = "" if is_ade20k else f", unless the last class, {class_names[-1]}, is just rare"
-        message = (
-            f"label {ignore_index} occurs and the last label {last} does not: the labels look converted already, and "
-            f"label_shift={shift} would move every class once more{look}"
-        )
-        fix = "use label_shift=0 for files that hold 0..K-1, or restore the original label maps"
-        if not is_ade20k:
-            fix = f"look where label {conversion.first_label} lies: if that is no {class_names[0]}, {fix}"
-        yield Finding("converted-twice", files, message, fix, severity="error" if is_ade20k else "warning")
-    elif seen and not any(conversion.is_ignored(np.array(sorted(seen)))):
-        message = f"no pixel is without a class: neither label 0 nor {ignore_index} occurs"
-        fix = "expected only of label maps that name every pixel; else check label_shift"
-        yield Finding("nothing-ignored", files, message, fix, severity="warning")
 
 
 def _problem(kind: str, path: Path, error: Exception) -> Finding:

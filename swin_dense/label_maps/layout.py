@@ -1,23 +1,26 @@
-"""Where ADE20K, and whatever is stored like it, has its files; names and colours of its classes."""
+"""Where ADE20K, and whatever is stored like it, has its files, and which label map belongs to which image."""
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from swin_dense.errors import DataError
-from swin_dense.images.archive import exists, read_bytes
-from swin_dense.label_maps.files import CLASS_LISTS, class_names_of
-from swin_dense.label_maps.palettes import Palette, read_palette
+from swin_dense.images.archive import exists
+from swin_dense.images.finder import SUFFIXES
+from swin_dense.images.store import ImageStore
+from swin_dense.label_maps.classes import CLASS_LISTS
+from swin_dense.records import Finding
 
 FOLDER = "ADEChallengeData2016"
 """The folder that the official zip file holds, and its name."""
 
-PALETTE = "color150.mat"
-"""The official colours, which the developers give out beside the data."""
+LABEL_SUFFIXES = (".png",)
 
-MAX_BYTES = 2**24
-"""Largest class list that is read from a zip file; that of ADE20K has 5000 bytes."""
+Pair = tuple[str, str]
+"""File names of an image and of its label map, relative to where they lie."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class ADE20KLayout:
 
 
 def official_layout(root: Path, classes: Path | None = None) -> ADE20KLayout:
-    """Finds the official layout, for instance for `ADE20KDataModule(**vars(official_layout(root)), ...)`.
+    """Finds the official layout.
 
     Args:
         root: The folder `ADEChallengeData2016`, a folder with that folder or its zip file in it, or the zip file.
@@ -61,54 +64,59 @@ def official_layout(root: Path, classes: Path | None = None) -> ADE20KLayout:
             f"annotations/{{training,validation}}; name its folder or its zip file"
         )
     images, labels = base / "images", base / "annotations"
+    found = classes or find_class_list(labels)
+    if found is None:
+        raise DataError(
+            f"{base / CLASS_LISTS[0]}: no such class list; put it there, or name a file with one class name per line"
+        )
     return ADE20KLayout(
         train_images=images / "training",
         train_labels=labels / "training",
         val_images=images / "validation",
         val_labels=labels / "validation",
-        classes=classes or find_class_list(labels / "validation"),
+        classes=found,
     )
 
 
-def find_class_list(labels: Path) -> Path:
-    """The class list of the official layout.
-
-    Args:
-        labels: The label maps of one split, `annotations/validation`.
-
-    Returns:
-        `objectInfo150.txt` or `objectInfo150.csv` beside the folder `annotations`.
-
-    Raises:
-        DataError: There is neither.
-    """
-    paths = [labels.parent.parent / name for name in CLASS_LISTS]
-    found = next(filter(exists, paths), None)
-    if found is None:
-        raise _no_class_list(paths[0])
-    return found
+def find_class_list(labels: Path) -> Path | None:
+    """The class list of the official layout, beside the folder `annotations` that the labels are or lie in, if any."""
+    folder = Path(os.path.abspath(labels))  # links stay: their target may lie beside another list
+    for candidate in (folder, folder.parent):
+        if candidate.name == "annotations":
+            return next(filter(exists, (candidate.parent / name for name in CLASS_LISTS)), None)
+    return None
 
 
-def _no_class_list(path: Path) -> DataError:
-    return DataError(f"{path}: no such class list; put it there, or name a file with one class name per line")
-
-
-def read_classes(path: Path) -> tuple[tuple[str, ...], Palette | None]:
-    """Reads names and colours of the classes.
-
-    Args:
-        path: Class list, also inside a zip file (see `label_maps.read_class_names`).
+def match_pairs(images: ImageStore, labels: ImageStore) -> tuple[list[Pair], list[Finding]]:
+    """Finds the label map of every image: the PNG of the same name, but for the suffix.
 
     Returns:
-        The name of every class 0..K-1, and (K, 3) RGB of the file `color150.mat` beside the list; None
-        where there is no such file.
-
-    Raises:
-        DataError: A file is missing or no such file, or the two have another number of classes.
+        The pairs, sorted, and what has no partner or more than one; files that are no pictures are passed over.
     """
-    path = Path(path)
-    if not exists(path):
-        raise _no_class_list(path)
-    names = class_names_of(read_bytes(path, MAX_BYTES), path)
-    colours = path.with_name(PALETTE)
-    return names, read_palette(colours, len(names)) if exists(colours) else None
+    image_names, problems = names_by_stem(images, SUFFIXES)
+    label_names, more_problems = names_by_stem(labels, LABEL_SUFFIXES)
+    problems += more_problems
+    for stem in sorted(image_names.keys() - label_names.keys()):
+        message, fix = f"has no label map {labels.root / stem}.png", "add it or remove the image"
+        problems.append(Finding("missing-label-map", str(images.root / image_names[stem]), message, fix))
+    for stem in sorted(label_names.keys() - image_names.keys()):
+        message, fix = f"has no image {images.root / stem}.*", "add it or remove the label map"
+        problems.append(Finding("missing-image", str(labels.root / label_names[stem]), message, fix))
+    pairs = [(image_names[stem], label_names[stem]) for stem in sorted(image_names.keys() & label_names.keys())]
+    if not pairs and not problems:
+        message, fix = f"holds no image, nor {labels.root} a label map", "name the folders that do"
+        problems.append(Finding("no-images", str(images.root), message, fix))
+    return pairs, problems
+
+
+def names_by_stem(store: ImageStore, suffixes: tuple[str, ...]) -> tuple[dict[str, str], list[Finding]]:
+    """Names of the files with these suffixes by name without suffix, and which of them have the same."""
+    groups = defaultdict(list)
+    for name in store.names(suffixes):
+        groups[name.rpartition(".")[0]].append(name)
+    problems = [
+        Finding("ambiguous-name", str(store.root / names[0]), f"{names[1]} has the same name", "remove one of them")
+        for names in groups.values()
+        if len(names) > 1
+    ]
+    return {stem: names[0] for stem, names in groups.items()}, problems

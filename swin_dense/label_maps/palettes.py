@@ -1,4 +1,7 @@
-"""The colours that a data set gives its classes."""
+"""The colours that a data set gives its classes.
+
+SciPy reads more kinds of MATLAB files, but one of some hundred mutated files crashes the interpreter in its `loadmat`.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,18 @@ Palette = NDArray[np.uint8]
 """(K, 3) RGB."""
 
 MAX_BYTES = 2**20
-"""Largest palette file that is read, packed or unpacked; that of ADE20K has 500 bytes."""
+"""Largest palette file that is read or unpacked; that of ADE20K has 500 bytes."""
 
 MI_UINT8, MI_MATRIX, MI_COMPRESSED = 2, 14, 15
 """Data types of MATLAB's level 5 files (MAT-File Format, table 1-1)."""
 
 
 def read_palette(path: Path, class_count: int) -> Palette:
-    """Reads the colours of ADE20K's `color150.mat`: a MATLAB level 5 file of one uint8 matrix.
+    """(K, 3) RGB of ADE20K's `color150.mat`: a MATLAB level 5 file of one uint8 matrix.
 
     Args:
         path: The file, also in a zip file.
         class_count: Number of classes K.
-
-    Returns:
-        (K, 3) RGB.
 
     Raises:
         DataError: It is no such file, or has another number of colours.

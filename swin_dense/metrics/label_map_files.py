@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from swin_dense.errors import DataError
-from swin_dense.label_maps.files import CLASS_LISTS, LabelMap, classes_of, read_class_names, read_label_map
-from swin_dense.metrics.confusion import added, count_pairs, segmentation_figures
-
-_Pair = tuple[Path, Path]
-"""Files of one image: its ground truth, its prediction."""
+from swin_dense.images.store import ImageStore
+from swin_dense.label_maps.classes import read_class_names
+from swin_dense.label_maps.conversion import LabelConversion
+from swin_dense.label_maps.files import LabelMap, count_labels, in_chunks, read_label_file
+from swin_dense.label_maps.layout import LABEL_SUFFIXES, find_class_list, names_by_stem
+from swin_dense.metrics.mean_iou import check_class_count, count_pairs, segmentation_metrics
+from swin_dense.records import IGNORE_INDEX
 
 
 def evaluate_label_map_files(
@@ -33,8 +32,8 @@ def evaluate_label_map_files(
     unless `prediction_shift` says otherwise: nothing is guessed from the labels that occur.
 
     Args:
-        ground_truth: Folder of label PNGs, at any depth, such as `annotations/validation`.
-        predictions: Folder of label PNGs of the same relative names and sizes.
+        ground_truth: Folder or zip file of label PNGs, at any depth, such as `annotations/validation`.
+        predictions: Folder or zip file of label PNGs of the same relative names and sizes.
         label_shift: What is added to a stored label to get its class 0..K-1; labels that fall below 0 have no class.
             None is ADE20K's -1 where the class list of its layout is used, and refused where it is not.
         ignore_index: The other stored label without a class.
@@ -47,118 +46,87 @@ def evaluate_label_map_files(
         As `MeanIoU.compute`: "mIoU", "mAcc", "aAcc" and "per_class" in percent, NaN for absent classes.
 
     Raises:
-        DataError: If files are missing or too many, are no label PNGs, differ in size, or hold labels out of range, or
-            it is not known which label is the first class.
+        SwinDenseError: If files are missing or too many, are no label PNGs, differ in size, or hold labels out of
+            range, or it is not known which label is the first class.
     """
-    pairs = _pairs(ground_truth, predictions)
+    stores = ImageStore(ground_truth), ImageStore(predictions)
+    pairs = _pairs(*stores)
+    official = find_class_list(ground_truth)
     if label_shift is None:
-        if classes is not None or _official_class_list(ground_truth) is None:
+        if classes is not None or official is None:
             raise DataError(
                 f"{ground_truth}: which label is the first class? Pass --label-shift 0 where it is 0, and "
                 "--label-shift -1 where it is 1 and 0 does not count"
             )
         label_shift = -1
-    if prediction_shift is None:
-        prediction_shift = label_shift
-    class_list = classes or _official_class_list(ground_truth)
+    shifts = label_shift, label_shift if prediction_shift is None else prediction_shift
+    for shift in shifts:
+        LabelConversion(1, shift, ignore_index)  # refuses numbers that no label can meet before any file is read
+    class_list = classes or official
     if class_list is not None:
         names = read_class_names(class_list)
     else:
-        last = max(_last_class(pairs, (label_shift, prediction_shift), ignore_index))
-        names = tuple(str(number - label_shift) for number in range(last + 1))
-    _check_ignore_index(len(names), (label_shift, prediction_shift), ignore_index)
-    counts = []
-    for truth_file, predicted_file in pairs:
-        truth, predicted = _read_pair(truth_file, predicted_file)
-        wanted = classes_of(truth, truth_file, label_shift=label_shift, ignore_index=ignore_index)
-        found = classes_of(predicted, predicted_file, label_shift=prediction_shift, ignore_index=ignore_index)
-        counted = wanted != ignore_index
-        _refuse_labels(truth_file, truth, counted & (wanted >= len(names)), len(names), label_shift)
-        outside = counted & ((found == ignore_index) | (found >= len(names)))
-        _refuse_labels(predicted_file, predicted, outside, len(names), prediction_shift)
-        counts.append(
-            count_pairs(
-                torch.from_numpy(found),
-                torch.from_numpy(wanted),
-                class_count=len(names),
-                ignore_index=ignore_index,
-                name=str(predicted_file),
-            )
+        last = max(
+            _last_class(read_label_file(store, name).labels, shift, ignore_index)
+            for pair in pairs
+            for store, name, shift in zip(stores, pair, shifts, strict=True)
         )
-    return segmentation_figures(added(counts), names)
-
-
-def _pairs(ground_truth: Path, predictions: Path) -> list[_Pair]:
-    """The files of every image, in the order of their names."""
-    wanted, found = _label_files(ground_truth), _label_files(predictions)
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    problems = [f"{wanted[name]}: has no prediction" for name in missing]
-    problems += [f"{found[name]}: has no ground truth" for name in extra]
-    if problems:
-        raise DataError(f"{predictions}: does not hold one prediction for each file of {ground_truth}", problems)
-    return [(wanted[name], found[name]) for name in sorted(wanted)]
-
-
-def _label_files(folder: Path) -> dict[Path, Path]:
-    """The files by name without suffix, as data are read: `.PNG` is one, and hidden ones are not."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of label PNGs")
-    files: dict[Path, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.suffix.lower() != ".png" or any(part.startswith(".") for part in name.parts):
-            continue
-        if (other := files.setdefault(name.with_suffix(""), path)) != path:
-            raise DataError(f"{other}: {path} has the same name; remove one of them")
-    if not files:
-        raise DataError(f"{folder}: holds no label PNG (*.png)")
-    return files
-
-
-def _official_class_list(ground_truth: Path) -> Path | None:
-    """The class list beside the `annotations` folder that the ground truth is, or lies in."""
-    folder = ground_truth.resolve()
-    for candidate in (folder, folder.parent):
-        if candidate.name == "annotations":
-            return next(filter(Path.is_file, (candidate.parent / name for name in CLASS_LISTS)), None)
-    return None
-
-
-def _last_class(pairs: list[_Pair], shifts: tuple[int, int], ignore_index: int) -> Iterator[int]:
-    """The largest class of each file; -1 where there is none."""
-    for files in pairs:
-        for file, shift in zip(files, shifts, strict=True):
-            classes = classes_of(read_label_map(file), file, label_shift=shift, ignore_index=ignore_index)
-            yield int(np.where(classes == ignore_index, -1, classes).max())
-
-
-def _check_ignore_index(class_count: int, shifts: tuple[int, int], ignore_index: int) -> None:
-    """Refuses an `ignore_index` that is a class, or the stored label of one."""
-    for shift in {0, *shifts}:
-        if 0 <= ignore_index + shift < class_count:
+        names = tuple(str(number - label_shift) for number in range(max(last, 0) + 1))
+    check_class_count(len(names))
+    conversions = tuple(LabelConversion(len(names), shift, ignore_index) for shift in shifts)
+    matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for pair in pairs:
+        files = tuple(store.root / name for store, name in zip(stores, pair, strict=True))
+        stored = tuple(read_label_file(store, name).labels for store, name in zip(stores, pair, strict=True))
+        if stored[0].shape != stored[1].shape:
+            sizes = [f"{labels.shape[1]} wide and {labels.shape[0]} high" for labels in stored]
             raise DataError(
-                f"the ignore_index {ignore_index} is a label of one of the {class_count} classes;"
-                " choose one beyond them, such as 65535"
+                f"{files[1]}: is {sizes[1]}, {files[0]} {sizes[0]}; predict at the size of the image on disk"
             )
+        start = 0
+        for chunks in zip(*map(in_chunks, stored), strict=True):
+            truth, predicted = (one.table[chunk] for one, chunk in zip(conversions, chunks, strict=True))
+            wrong = truth < IGNORE_INDEX, (truth >= 0) & (predicted < 0)
+            for file, labels, bad, conversion in zip(files, stored, wrong, conversions, strict=True):
+                if bad.any():
+                    raise _wrong_label(file, labels, start + int(bad.argmax()), conversion)
+            maps = torch.from_numpy(predicted), torch.from_numpy(truth)
+            matrix += count_pairs(*maps, class_count=len(names), ignore_index=IGNORE_INDEX)[0]
+            start += len(truth)
+    return segmentation_metrics(matrix.numpy(), names)
 
 
-def _read_pair(truth_file: Path, predicted_file: Path) -> tuple[LabelMap, LabelMap]:
-    truth, predicted = read_label_map(truth_file), read_label_map(predicted_file)
-    if truth.shape != predicted.shape:
+def _pairs(ground_truth: ImageStore, predictions: ImageStore) -> list[tuple[str, str]]:
+    """The files of every image, in the order of their names; `.PNG` is one, and hidden ones are not."""
+    by_stem = []
+    for store in (ground_truth, predictions):
+        names, ambiguous = names_by_stem(store, LABEL_SUFFIXES)
+        if ambiguous:
+            raise DataError(str(ambiguous[0]))
+        if not names:
+            raise DataError(f"{store.root}: holds no label PNG (*.png)")
+        by_stem.append(names)
+    wanted, found = by_stem
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    problems = [f"{ground_truth.root / wanted[stem]}: has no prediction" for stem in missing]
+    problems += [f"{predictions.root / found[stem]}: has no ground truth" for stem in extra]
+    if problems:
         raise DataError(
-            f"{predicted_file}: is {predicted.shape[1]} wide and {predicted.shape[0]} high, {truth_file}"
-            f" {truth.shape[1]} wide and {truth.shape[0]} high; predict at the size of the image on disk"
+            f"{predictions.root}: does not hold one prediction for each file of {ground_truth.root}", problems
         )
-    return truth, predicted
+    return [(wanted[stem], found[stem]) for stem in sorted(wanted)]
 
 
-def _refuse_labels(file: Path, stored: LabelMap, outside: NDArray[np.bool_], count: int, shift: int) -> None:
-    """Refuses labels where `outside` is set: they should have been those of the classes, and are not."""
-    if not outside.any():
-        return
-    row, column = np.argwhere(outside)[0].tolist()
-    raise DataError(
-        f"{file}: label {stored[row, column]} at row {row}, column {column} is none of the {count} classes, which are"
-        f" {-shift}..{count - 1 - shift} here; mend the file, or say how the labels are stored (label_shift,"
-        " prediction_shift)"
+def _last_class(labels: LabelMap, shift: int, ignore_index: int) -> int:
+    """The largest class of a label map; below 0 where there is none."""
+    values, _ = count_labels(labels)
+    return int(values[values != ignore_index].max(initial=-1)) + shift
+
+
+def _wrong_label(file: Path, labels: LabelMap, position: int, conversion: LabelConversion) -> DataError:
+    row, column = divmod(position, labels.shape[1])
+    return DataError(
+        f"{file}: label {labels[row, column]} at row {row}, column {column} is none of the {conversion.class_count} "
+        f"classes, which are {conversion.first_label}..{conversion.last_label} here; correct the file, or say how the "
+        "labels are stored (label_shift, prediction_shift)"
     )

@@ -1,50 +1,78 @@
-"""Mean IoU of semantic segmentation during training and evaluation, on one or several ranks."""
+"""Mean IoU of semantic segmentation during training and evaluation, on one or several ranks.
+
+Shapes: K classes, (H, W) pixels.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from swin_dense.errors import DataError
-from swin_dense.metrics.confusion import PairCounts, added, count_pairs, segmentation_figures
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
+from swin_dense.records import IGNORE_INDEX
+
+MAX_CLASSES = 4096
+"""Most classes that are scored: their confusion matrix takes 128 MB."""
+
+PIXELS_AT_ONCE = 2**20
+"""Bounds the int64 copies of a large map to some 10 MB each."""
+
+Matrix = NDArray[np.int64]
+"""(K, K) pixels by true class (row) and predicted class (column)."""
 
 
 class MeanIoU:
     """Mean IoU, mean accuracy and pixel accuracy of a data set, from one confusion matrix over all of its images.
 
     On several ranks each calls `update` with its own images; an image that several ranks saw counts once, and `compute`
-    refuses to score when images are missing. (torchmetrics adds up the ranks' matrices, in which an image that a
-    distributed sampler repeats counts twice.)
+    refuses to score when images are missing. (Adding up the ranks' matrices, as torchmetrics does, counts an image that
+    a distributed sampler repeats twice.) So the few pairs of classes that occur are kept image by image.
 
     Attributes:
         figure_names: What a training may be judged by.
+
+    Example:
+        >>> import torch
+        >>> from swin_dense.metrics import MeanIoU
+        >>> metric = MeanIoU(["sky", "road"], image_ids=[7])
+        >>> predicted, truth = torch.tensor([[0, 0], [1, 1]]), torch.tensor([[0, 1], [1, -1]])
+        >>> metric.update([7], [predicted], [truth])  # -1 has no class
+        >>> scores = metric.compute()
+        >>> scores["mIoU"], scores["per_class"]["road"]
+        (50.0, {'IoU': 50.0, 'Acc': 50.0})
     """
 
     figure_names = ("mIoU", "mAcc", "aAcc")
 
-    def __init__(self, class_names: Sequence[str], image_ids: Collection[int], *, ignore_index: int) -> None:
+    def __init__(
+        self, class_names: Sequence[str], image_ids: Collection[int], *, ignore_index: int = IGNORE_INDEX
+    ) -> None:
         """Sets what is to be scored.
 
         Args:
             class_names: Distinct names of the classes 0..K-1.
             image_ids: The images to score.
-            ignore_index: Marks the pixels of the truth that have no class and do not count.
+            ignore_index: Marks the pixels of the truth that have no class and do not count; -1 in this library's
+                batches.
 
         Raises:
-            DataError: If there are no classes or images, two classes of one name, or if `ignore_index` is a class.
+            DataError: If there are no classes or images, too many classes, two of one name, or if `ignore_index` is a
+                class.
         """
         self._class_names = tuple(class_names)
         self._image_ids = frozenset(image_ids)
         self._ignore_index = ignore_index
-        self._pairs: dict[int, PairCounts] = {}
+        self._counts: dict[int, Tensor] = {}
         if not self._class_names or not self._image_ids:
             raise DataError(f"no {'images' if self._class_names else 'classes'} to score")
+        check_class_count(len(self._class_names))
         if len(set(self._class_names)) != len(self._class_names):
             raise DataError(f"two of the classes {list(self._class_names)} have one name; give each its own")
         if 0 <= ignore_index < len(self._class_names):
@@ -52,6 +80,8 @@ class MeanIoU:
                 f"the ignore_index {ignore_index} is class {self._class_names[ignore_index]!r};"
                 f" choose one beyond the {len(self._class_names)} classes"
             )
+        if abs(ignore_index) >= 2**31:
+            raise DataError(f"the ignore_index {ignore_index} does not fit into 32 bits; choose another, such as -1")
 
     def update(self, image_ids: Sequence[int], predicted: Sequence[Tensor], truth: Sequence[Tensor]) -> None:
         """Takes in some images, on any device; of an image that is handed in again, the last time counts.
@@ -69,30 +99,30 @@ class MeanIoU:
             raise DataError(
                 f"{len(image_ids)} image ids came with {len(predicted)} predicted and {len(truth)} true label maps"
             )
+        class_count = len(self._class_names)
         for image_id, one_predicted, one_truth in zip(map(operator.index, image_ids), predicted, truth, strict=True):
             if image_id not in self._image_ids:
                 raise DataError(f"image {image_id} is not among the {len(self._image_ids)} images to score")
-            self._pairs[image_id] = count_pairs(
-                one_predicted,
-                one_truth,
-                class_count=len(self._class_names),
-                ignore_index=self._ignore_index,
-                name=f"image {image_id}",
-            )
+            _check_maps(image_id, one_predicted, one_truth)
+            matrix, outside = count_pairs(one_predicted, one_truth, class_count, self._ignore_index)
+            if outside:
+                fault = _first_fault(one_predicted, one_truth, class_count, self._ignore_index)
+                raise DataError(f"image {image_id}: {fault}")
+            self._counts[image_id] = matrix.to_sparse().cpu()
 
     def compute(self) -> dict[str, Any]:
         """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.
 
         Returns:
             In percent: "mIoU", "mAcc" and "aAcc" as floats, and "per_class", by class name {"IoU": float, "Acc": float}
-            with NaN where a class is absent, as `segmentation_figures` says.
+            with NaN where a class is absent, as `segmentation_metrics` says.
 
         Raises:
             DataError: If not every image has been seen, or no pixel has a class.
         """
-        return segmentation_figures(self._gathered(), self._class_names)
+        return segmentation_metrics(self.confusion(), self._class_names)
 
-    def confusion(self) -> NDArray[np.int64]:
+    def confusion(self) -> Matrix:
         """Counts what all ranks have seen; every rank has to call it, and every rank gets the same answer.
 
         Returns:
@@ -101,34 +131,103 @@ class MeanIoU:
         Raises:
             DataError: If not every image has been seen.
         """
-        class_count, pairs = len(self._class_names), self._gathered()
-        matrix = np.zeros(class_count**2, dtype=np.int64)
-        matrix[pairs.codes] = pairs.counts
-        return matrix.reshape(class_count, class_count)
-
-    def reset(self) -> None:
-        """Forgets every image, for the next evaluation."""
-        self._pairs = {}
-
-    def _gathered(self) -> PairCounts:
-        """The counts of all ranks, each image once, on every rank."""
-        gathered = gather_to_first_rank(self._pairs)
-        answer: tuple[PairCounts, list[int]] | None = None
+        gathered = gather_to_first_rank(self._counts)
+        answer: tuple[Matrix, list[int]] | None = None
         if gathered is not None:
-            merged = _merged(gathered)
-            answer = added(list(merged.values())), sorted(self._image_ids - merged.keys())
-        pairs, missing = broadcast_from_first_rank(answer)
+            counts = {image_id: one for rank in reversed(gathered) for image_id, one in rank.items()}
+            total = torch.zeros(len(self._class_names), len(self._class_names), dtype=torch.int64)
+            for one in counts.values():
+                total += one
+            answer = total.numpy(), sorted(self._image_ids - counts.keys())
+        matrix, missing = broadcast_from_first_rank(answer)
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(self._image_ids)} images to score were never seen, the first is {missing[0]};"
                 " predict on them all, or name the images to score"
             )
-        return pairs
+        return matrix
+
+    def reset(self) -> None:
+        """Forgets every image, for the next evaluation."""
+        self._counts = {}
 
 
-def _merged(gathered: Sequence[Mapping[int, PairCounts]]) -> dict[int, PairCounts]:
-    """One entry per image; of an image that several ranks saw, that of the first rank."""
-    merged: dict[int, PairCounts] = {}
-    for pairs in gathered:
-        merged = {**pairs, **merged}
-    return merged
+def check_class_count(count: int) -> None:
+    """Refuses more classes than a confusion matrix is made for."""
+    if count > MAX_CLASSES:
+        raise DataError(f"{count} classes are more than the {MAX_CLASSES} that can be scored; merge some of them")
+
+
+def count_pairs(predicted: Tensor, truth: Tensor, class_count: int, ignore_index: int) -> tuple[Tensor, int]:
+    """Counts the pixels where they lie by true and predicted class; those whose truth is `ignore_index` do not count.
+
+    Returns:
+        (K, K) int64, and how many counted pixels have a class outside 0..K-1.
+    """
+    ignored, outside = class_count**2, class_count**2 + 1  # two more bins: one look at the counts finds every fault
+    counts = torch.zeros(class_count**2 + 2, dtype=torch.int64, device=predicted.device)
+    for start in range(0, truth.numel(), PIXELS_AT_ONCE):
+        pixels = slice(start, start + PIXELS_AT_ONCE)
+        found = predicted.reshape(-1)[pixels].to(torch.int64)
+        wanted = truth.reshape(-1)[pixels].to(found.device, torch.int64)
+        codes = wanted * class_count + found
+        codes[(found < 0) | (found >= class_count) | (wanted < 0) | (wanted >= class_count)] = outside
+        codes[wanted == ignore_index] = ignored
+        counts += torch.bincount(codes, minlength=len(counts))
+    return counts[:ignored].view(class_count, class_count), int(counts[outside])
+
+
+def segmentation_metrics(matrix: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
+    """Scores a whole data set from its one confusion matrix.
+
+    A class's IoU is its hits / (its true or predicted pixels), its accuracy its hits / its true pixels. A class that is
+    neither in the truth nor predicted has no IoU, one that is not in the truth has no accuracy: these are NaN, and left
+    out of the means. So a class that is predicted but not there has an IoU of 0, as in mmsegmentation's IoUMetric.
+
+    Returns:
+        In percent: "mIoU", "mAcc", "aAcc" (the share of hits among all counted pixels), and "per_class", by class name
+        {"IoU": float, "Acc": float}.
+
+    Raises:
+        DataError: If no pixel was counted.
+    """
+    if not matrix.any():
+        raise DataError("no pixel of the ground truth has a class; are its labels read with the right label_shift?")
+    hits, of_truth, of_prediction = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an absent class
+        iou = 100.0 * hits / (of_truth + of_prediction - hits)
+        accuracy = 100.0 * hits / of_truth
+    return {
+        "mIoU": float(np.nanmean(iou)),
+        "mAcc": float(np.nanmean(accuracy)),
+        "aAcc": float(100.0 * hits.sum() / of_truth.sum()),
+        "per_class": {
+            name: {"IoU": float(one_iou), "Acc": float(one_accuracy)}
+            for name, one_iou, one_accuracy in zip(class_names, iou, accuracy, strict=True)
+        },
+    }
+
+
+def _check_maps(image_id: int, predicted: Tensor, truth: Tensor) -> None:
+    for side, labels in (("predicted", predicted), ("true", truth)):
+        if labels.ndim != 2 or labels.dtype == torch.bool or labels.is_floating_point() or labels.is_complex():
+            kind = f"{tuple(labels.shape)} {labels.dtype}"
+            raise DataError(f"image {image_id}: the {side} map is {kind}, not (height, width) integers")
+    if predicted.shape != truth.shape:
+        raise DataError(
+            f"image {image_id}: the predicted map is {predicted.shape[0]} x {predicted.shape[1]},"
+            f" the true one {truth.shape[0]} x {truth.shape[1]} (height x width)"
+        )
+
+
+def _first_fault(predicted: Tensor, truth: Tensor, class_count: int, ignore_index: int) -> str:
+    """What is wrong with the first counted pixel that has a class outside 0..K-1."""
+    wanted, found = truth.cpu().numpy(), predicted.cpu().numpy()
+    outside_truth = (wanted != ignore_index) & ((wanted < 0) | (wanted >= class_count))
+    outside = outside_truth | ((wanted != ignore_index) & ((found < 0) | (found >= class_count)))
+    row, column = np.argwhere(outside)[0].tolist()
+    side, labels = ("true", wanted) if outside_truth[row, column] else ("predicted", found)
+    return (
+        f"the {side} class at row {row}, column {column} is {labels[row, column]}, which is neither among the classes"
+        f" 0..{class_count - 1}" + (f" nor {ignore_index}, to be ignored" if side == "true" else "")
+    )

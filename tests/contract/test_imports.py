@@ -57,8 +57,7 @@ ALLOWED = {
         "numpy",
         "pycocotools",
         "faster_coco_eval",
-        "swin_dense.coco",
-        "swin_dense.label_maps",
+        *FILES,
         *LEAVES,
     },
     # Models are handed to these rooms; they know what they do, not what they are.

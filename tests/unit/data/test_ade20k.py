@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import Compose, Identity
 
-from swin_dense.data import ADE20KDataModule
+from swin_dense.data import ADE20KDataModule, ade20k
 from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
 from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide
@@ -160,3 +160,64 @@ def test_an_ignore_index_that_is_a_class_is_refused(root):
     data = data_module(root, label_shift=0, ignore_index=3)
     with pytest.raises(ConfigError, match="ignore_index 3 is a class"):
         data.setup("validate")
+
+
+def test_the_official_layout_is_all_that_it_needs(root):
+    data = ADE20KDataModule(root, num_workers=0)
+    data.setup("fit")
+    assert len(data.train_dataset) == 7 and len(data.val_dataset) == 3
+    assert data.class_names == SEGMENTATION_CLASS_NAMES
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch) == 2 and batch.images.shape[2:] <= (512, 512)
+    named = ADE20KDataModule(root, val_images=root / "images/training", val_labels=root / "annotations/training")
+    named.setup("validate")
+    assert len(named.val_dataset) == 7
+
+
+def test_places_that_are_not_named_are_asked_for(root):
+    with pytest.raises(ConfigError, match="needs root, or else train_labels, val_images, val_labels"):
+        ADE20KDataModule(train_images=root / "images/training")
+
+
+def with_masks(root: Path, folder: Path, values: tuple[int, int]) -> ADE20KDataModule:
+    """The shapes as masks of two values; a third of the pixels has the second."""
+    for split in ("training", "validation"):
+        (folder / split).mkdir(parents=True)
+        for path in (root / "annotations" / split).glob("*.png"):
+            mask = np.full((48, 48), values[0], np.uint8)
+            mask[:16] = values[1]
+            Image.fromarray(mask).save(folder / split / path.name)
+    (folder / "names.txt").write_text("background\ntarget\n")
+    labels = {"train_labels": folder / "training", "val_labels": folder / "validation"}
+    return data_module(root, **labels, classes=folder / "names.txt", label_shift=0)
+
+
+def test_training_on_masks_of_0_and_255_says_which_class_has_no_pixel_and_why(root, tmp_path, caplog):
+    with_masks(root, tmp_path / "fine", (0, 1)).setup("fit")
+    assert caplog.text == ""
+    data = with_masks(root, tmp_path, (0, 255))
+    data.setup("validate")
+    assert caplog.text == ""
+    data.setup("fit")
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "1 of 2 classes have no pixel in 7 training label maps: target; label 255 is ignored on 33.3%" in caplog.text
+
+
+def test_training_data_without_any_class_is_refused_before_the_first_step(root, tmp_path):
+    data = with_masks(root, tmp_path, (255, 255))
+    with pytest.raises(DataError, match="no pixel of 7 training label maps has a class: label 255 is ignored on 100"):
+        data.setup("fit")
+
+
+def test_of_many_label_maps_some_are_looked_at_and_the_others_ranks_look_at_none(root, monkeypatch, caplog):
+    monkeypatch.setattr(ade20k, "MOST_LOOKED_AT", 2)
+    data = data_module(root, ignore_index=65535, classes=None)
+    names = tuple(f"class {i}" for i in range(20))
+    monkeypatch.setattr(ade20k, "read_classes", lambda path: (names, None))
+    data.trainer = standing(0, 0, rank=1, world_size=2)
+    data.setup("fit")
+    assert caplog.text == ""
+    data.train_dataset, data.trainer = None, None
+    data.setup("fit")
+    assert "classes have no pixel in 2 training label maps spread over all 7" in caplog.text

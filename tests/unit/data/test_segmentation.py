@@ -14,8 +14,9 @@ from torchvision import tv_tensors
 
 from swin_dense.data.segmentation import SegmentationDataset
 from swin_dense.errors import DataError
-from swin_dense.label_maps.labels import LabelConversion
-from swin_dense.label_maps.layout import official_layout, read_classes
+from swin_dense.label_maps.classes import read_classes
+from swin_dense.label_maps.conversion import LabelConversion
+from swin_dense.label_maps.layout import official_layout
 from swin_dense.records import IGNORE_INDEX
 
 THREE = LabelConversion(3, 0, 255)

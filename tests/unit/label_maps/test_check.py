@@ -82,10 +82,11 @@ def test_everything_that_is_wrong_is_found_at_once(root):
         ("image-size", "c.jpg"),
         ("empty-label-map", "d.png"),
         ("unreadable-image", "d.jpg"),
+        ("mostly-ignored", "validation"),
     ]
     assert "labels 77 (24 pixels) are no class: files hold 1..3" in str(report.problems[2])
     assert [row.label for row in report.splits["training"].histogram if row.class_name is None] == [0, 77]
-    assert report.to_dict()["counts"] == {"classes": 3, "errors": 6, "warnings": 1}
+    assert report.to_dict()["counts"] == {"classes": 3, "errors": 6, "warnings": 2}
 
 
 def converted(labels: np.ndarray) -> np.ndarray:
@@ -155,7 +156,7 @@ def test_palette_files_are_counted_with_a_warning_and_unseen_classes_are_named(r
     report = check_ade(root)
     assert report.ok and kinds(report) == [("palette", "training"), ("unseen-classes", "training")]
     assert report.problems[0].message.startswith("2 of 2 label files have a palette")
-    assert report.problems[1].message == "1 of 3 classes occur in no label map: sky"
+    assert report.problems[1].message.startswith("1 of 3 classes have no pixel in 2 label maps: sky")
 
 
 def test_sixteen_bit_labels_beyond_255_are_counted(root):
@@ -199,3 +200,53 @@ def test_the_embedded_shapes_are_sound_also_straight_from_a_zip_file_with_progre
     assert totals == [3, 2] * 2 and all(report.ok for report in reports)
     ours, zipped = ({name: split.histogram for name, split in report.splits.items()} for report in reports)
     assert ours == zipped
+
+
+def binary_masks(root: Path, background: int, target: int) -> None:
+    """Masks of an object on a quarter of the pixels."""
+    for name in ("training/a", "training/b", "validation/c"):
+        write(root, name, label_map(target, target, background))
+    (root / "objectInfo150.txt").write_text("background\ntarget")
+
+
+def found(report: SegmentationReport) -> list[tuple[str, str, str]]:
+    return [(one.kind, one.message, one.fix) for one in report.problems if Path(one.file).name == "training"]
+
+
+def test_masks_of_0_and_255_are_explained_by_the_number_in_the_files(root):
+    binary_masks(root, 0, 255)
+    report = check_ade(root, label_shift=0)
+    assert found(report) == [
+        (
+            "unseen-classes",
+            "1 of 2 classes have no pixel in 2 label maps: target; label 255 is ignored on 25.0% of the pixels, because"
+            " it is ignore_index",
+            "if label 255 stands for a class, store the number of that class instead (0..1); else check that the class"
+            " list belongs to the label maps",
+        )
+    ]
+    binary_masks(root, 255, 0)
+    assert [kind for kind, *_ in found(check_ade(root, label_shift=0))] == ["unseen-classes", "mostly-ignored"]
+
+
+def test_masks_of_0_and_1_that_a_shift_moves_are_explained_by_the_shift(root):
+    binary_masks(root, 0, 1)
+    kinds_, messages, _ = zip(*found(check_ade(root)), strict=True)
+    assert kinds_ == ("unseen-classes", "mostly-ignored")
+    assert "target; label 0 is ignored on 75.0% of the pixels, because label_shift is -1" in messages[0]
+    assert messages[1].startswith("75.0% of the pixels of 2 label maps have no class: label 0 is ignored on 75.0%")
+
+
+def test_label_maps_of_which_no_pixel_has_a_class_are_an_error(root):
+    binary_masks(root, 0, 255)
+    (root / "objectInfo150.txt").write_text("target")
+    report = check_ade(root)
+    assert not report.ok
+    assert ("no-classes", "training") in kinds(report) and ("unseen-classes", "training") not in kinds(report)
+    assert "no pixel of 2 label maps has a class: label 0 is ignored on 75.0%" in found(report)[-1][1]
+
+
+@pytest.mark.parametrize(("label_shift", "ignore_index"), [(-(10**12), 255), (0, 10**30), (5, 255)])
+def test_numbers_that_no_label_map_can_meet_are_a_problem(root, label_shift, ignore_index):
+    report = check_ade(root, label_shift=label_shift, ignore_index=ignore_index)
+    assert [problem.kind for problem in report.problems] == ["label-conversion"]

@@ -1,12 +1,16 @@
 """Folders of label PNGs: which file is scored against which, which label is which class, and faults by their file."""
 
 import math
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from swin_dense.errors import DataError
+from swin_dense.errors import ConfigError, DataError
+from swin_dense.label_maps import files
 from swin_dense.label_maps.files import label_image
 from swin_dense.metrics import evaluate_label_map_files
 
@@ -96,7 +100,7 @@ def test_hundreds_of_classes_are_stored_with_16_bits(tmp_path):
     figures = evaluate_label_map_files(*folders, label_shift=-1, ignore_index=65535)
     assert len(figures["per_class"]) == 400
     assert figures["aAcc"] == pytest.approx(100 * 2 / 3)
-    with pytest.raises(DataError, match="the ignore_index 255 is a label of one of the 400 classes"):
+    with pytest.raises(ConfigError, match="ignore_index 255 is a class, or the label that files store for one"):
         evaluate_label_map_files(*folders, label_shift=-1)
 
 
@@ -135,3 +139,76 @@ def test_a_ground_truth_without_any_class_is_refused(tmp_path):
     write(tmp_path / "found" / "a.png", [[1, 1]])
     with pytest.raises(DataError, match="no pixel of the ground truth has a class"):
         evaluate_label_map_files(tmp_path / "truth", tmp_path / "found", label_shift=-1)
+
+
+def test_a_zip_file_is_scored_like_the_folder_that_it_holds(folders, tmp_path):
+    expected = evaluate_label_map_files(*folders, label_shift=-1)
+    packed = [tmp_path / "truth.zip", tmp_path / "found.zip"]
+    for folder, path in zip(folders, packed, strict=True):
+        with zipfile.ZipFile(path, "w") as file:
+            for name in ("a.png", "sub/a.png"):
+                file.write(folder / name, name)
+    assert evaluate_label_map_files(*packed, label_shift=-1) == expected
+
+
+def test_linked_folders_are_scored_and_broken_links_are_named(folders, tmp_path):
+    expected = evaluate_label_map_files(*folders, label_shift=-1)
+    for folder in folders:
+        store = tmp_path / f"store_{folder.name}"
+        (folder / "sub").rename(store)
+        (folder / "sub").symlink_to(store)
+    assert evaluate_label_map_files(*folders, label_shift=-1) == expected
+    (folders[0] / "b.png").symlink_to(tmp_path / "absent.png")
+    with pytest.raises(DataError, match=r"b\.png"):
+        evaluate_label_map_files(*folders, label_shift=-1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"label_shift": -(10**12)},
+        {"label_shift": 10**30},
+        {"label_shift": 0, "prediction_shift": -(10**9)},
+        {"label_shift": -1, "ignore_index": 10**30},
+        {"label_shift": -1, "ignore_index": 65536},
+    ],
+)
+def test_numbers_that_no_label_can_meet_are_refused(folders, options):
+    with pytest.raises(ConfigError, match="label PNG holds 0..65535|label_shift must be|ignore_index must be"):
+        evaluate_label_map_files(*folders, **options)
+
+
+def test_more_classes_than_a_confusion_matrix_is_made_for_are_refused(tmp_path):
+    write(tmp_path / "truth" / "a.png", [[1, 5000]])
+    with pytest.raises(DataError, match="5001 classes are more than the 4096 that can be scored"):
+        evaluate_label_map_files(tmp_path / "truth", tmp_path / "truth", label_shift=0)
+
+
+def test_a_map_is_counted_in_parts_and_faults_are_found_in_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_PIXELS_AT_ONCE", 100)
+    random = np.random.default_rng(0)
+    truth, found = random.integers(0, 5, (2, 31, 37))
+    write(tmp_path / "truth" / "a.png", truth)
+    write(tmp_path / "found" / "a.png", found)
+    scores = evaluate_label_map_files(tmp_path / "truth", tmp_path / "found", label_shift=0)
+    assert scores["aAcc"] == pytest.approx(100 * (truth == found).mean())
+    found[29, 30] = 200
+    write(tmp_path / "found" / "a.png", found)
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
+    with pytest.raises(DataError, match="label 200 at row 29, column 30 is none of the 5 classes"):
+        evaluate_label_map_files(tmp_path / "truth", tmp_path / "found", label_shift=0, classes=tmp_path / "names.txt")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from Linux's /proc")
+def test_a_small_file_of_a_huge_map_takes_little_more_memory_than_its_pixels(tmp_path):
+    for folder in ("truth", "found"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (6000, 6000), 1).save(tmp_path / folder / "a.png")
+    script = (
+        "import sys; from pathlib import Path; from swin_dense.metrics import evaluate_label_map_files as evaluate\n"
+        "def peak(): return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1024\n"
+        "before = peak(); evaluate(Path(sys.argv[1]), Path(sys.argv[2]), label_shift=0); print(peak() - before)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "truth"), str(tmp_path / "found")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(answer.stdout) < 3 * 36 + 150  # megabytes

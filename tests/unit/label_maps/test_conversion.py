@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.label_maps.labels import LabelConversion, count_labels, read_label_file
+from swin_dense.label_maps.conversion import LabelConversion
+from swin_dense.label_maps.files import count_labels
 from swin_dense.records import IGNORE_INDEX as NONE
 
 
@@ -50,39 +49,28 @@ def test_a_label_with_two_meanings_is_refused(arguments):
         LabelConversion(*arguments)
 
 
-def test_counting_labels_equals_numpys_sorting():
-    labels = np.random.default_rng(0).integers(0, 70, (40, 50)).astype(np.int32) * 900
-    for ours, theirs in zip(count_labels(labels), np.unique(labels, return_counts=True), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ((3, -(10**12), 255), "labels 1000000000000..1000000000002, but a label PNG holds 0..65535"),
+        ((3, -65534, 255), r"65534\.\.65536"),
+        ((70_000, 0, 255), r"70000 classes .* 0\.\.69999"),
+        ((3, 10**30, 255), "0 or negative"),
+        ((3, 0, 65536), "ignore_index must be at most 65535"),
+        ((3, 0, 10**30), "ignore_index must be at most 65535"),
+    ],
+)
+def test_numbers_that_no_png_can_hold_are_refused(arguments, fault):
+    with pytest.raises(ConfigError, match=fault):
+        LabelConversion(*arguments)
 
 
-def test_palette_files_are_read_by_their_indices_and_told_apart(tmp_path):
-    gray = Image.fromarray(np.array([[0, 1], [2, 150]], np.uint8))
-    palette = gray.copy()
-    palette.putpalette([9, 9, 9] * 256)  # all colours alike, so that only the indices can tell the labels
-    for name, image in (("gray.png", gray), ("palette.png", palette)):
-        image.save(tmp_path / name)
-        file = read_label_file(ImageStore(tmp_path), name)
-        assert file.labels.tolist() == [[0, 1], [2, 150]] and file.has_palette == (name == "palette.png")
+@pytest.mark.parametrize("ignore_index", [-1, -100, -(10**30)])
+def test_a_negative_ignore_index_ignores_no_label(ignore_index, tmp_path):
+    labels = np.array([[0, 255]], np.uint8)
+    assert LabelConversion(256, 0, ignore_index).classes(labels, tmp_path).tolist() == [[0, 255]]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colours_are_no_labels(tmp_path, mode):
-    Image.new(mode, (3, 2)).save(tmp_path / "a.png")
-    with pytest.raises(ImageError, match=rf"a\.png: its pixels are colours \({mode}\), not labels; store") as error:
-        read_label_file(ImageStore(tmp_path), "a.png")
-    assert error.value.kind == "label-format"
-
-
-def test_a_lossy_file_is_no_label_file(tmp_path):
-    Image.new("L", (3, 2)).save(tmp_path / "a.jpg")
-    with pytest.raises(ImageError, match="not an image in a known format; use one of PNG"):
-        read_label_file(ImageStore(tmp_path), "a.jpg")
-
-
-def test_a_truncated_label_file_is_named(tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 99, (40, 40), np.uint8)).save(tmp_path / "a.png")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:500])
-    with pytest.raises(ImageError, match=r"a\.png: cannot be decoded") as error:
-        read_label_file(ImageStore(tmp_path), "a.png")
-    assert error.value.kind == "unreadable-image"
+def test_the_largest_labels_are_classes_too(tmp_path):
+    labels = np.array([[0, 65534, 65535]], np.uint16)
+    assert LabelConversion(2, -65534, -1).classes(labels, tmp_path).tolist() == [[NONE, 0, 1]]
