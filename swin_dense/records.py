@@ -105,7 +105,7 @@ class Batch:
         return len(self.image_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Moves images, boxes, labels and label maps; masks of instances stay on the CPU, where the heads crop them.
+        """Moves images, boxes, labels and label maps; masks and crowd flags stay on the CPU, where they are read.
 
         Args:
             device: Where to.
@@ -119,7 +119,6 @@ class Batch:
                 one,
                 boxes=tv_tensors.wrap(one.boxes.to(device, non_blocking=non_blocking), like=one.boxes),
                 labels=one.labels.to(device, non_blocking=non_blocking),
-                crowd=one.crowd.to(device, non_blocking=non_blocking),
             )
             for one in self.instances
         )

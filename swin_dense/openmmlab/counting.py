@@ -25,15 +25,10 @@ MASK_PROPOSALS = 100
 
 
 def run_detector(network: Any, height: int, width: int) -> None:
-    """Runs every layer once, as the published counts have it.
+    """Runs every layer of an mmdet detector once on a blank image, as the published counts have it.
 
     Two-stage detectors of a kind that is not known here run as mmdet runs them with `mode="tensor"`, on the proposals
     of their own RPN; other detectors run their one forward pass.
-
-    Args:
-        network: An mmdet detector in evaluation mode.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
     """
     from mmdet.models.detectors import SingleStageDetector
     from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
@@ -56,13 +51,7 @@ def run_detector(network: Any, height: int, width: int) -> None:
 
 
 def run_segmenter(network: Any, height: int, width: int) -> None:
-    """Runs every layer that prediction needs once, as the published counts have it.
-
-    Args:
-        network: An mmseg segmentor in evaluation mode.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-    """
+    """Runs every layer of an mmseg segmentor that prediction needs once on a blank image."""
     decode(network, _blank_image(network, height, width))
 
 

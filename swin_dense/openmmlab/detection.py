@@ -20,7 +20,7 @@ from swin_dense.openmmlab.registry import mmdet_models
 from swin_dense.records import IGNORE_INDEX, Batch, Detections, Instances, Rle
 
 NO_CLASS = 255
-"""In mmdet's label maps, the pixel has no class; its preprocessors fill the padding with it."""
+"""The label of a pixel without a class in mmdet's label maps; its preprocessors fill the padding with it."""
 
 
 class OpenMMLabDetector(nn.Module):
@@ -34,15 +34,7 @@ class OpenMMLabDetector(nn.Module):
     """
 
     def __init__(self, model: Mapping[str, Any], num_classes: int) -> None:
-        """Builds the detector with freshly initialised weights.
-
-        Args:
-            model: mmdet model dict.
-            num_classes: K, set in every head.
-
-        Raises:
-            ConfigError: A part of the dict is unknown or does not fit the others.
-        """
+        """Builds the detector that an mmdet model dict describes, with initialised weights."""
         super().__init__()
         self.num_classes = num_classes
         self.network = build_network(model, num_classes)
@@ -52,14 +44,9 @@ class OpenMMLabDetector(nn.Module):
             part.register_forward_hook(_in_float32)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Every loss term of a batch.
+        """Every loss term of a batch with instances: scalars by mmdet's names, lists over levels and stages summed.
 
-        Args:
-            batch: Images with their instances.
-
-        Returns:
-            Scalars by mmdet's names; lists over levels and stages are summed. Those with "loss" in their name are to be
-            minimised; others, such as an accuracy, are there to be looked at.
+        Those with "loss" in their name are to be minimised; others, such as an accuracy, are to be logged.
 
         Raises:
             DataError: The model learns masks or label maps, and an image comes without.
@@ -81,14 +68,7 @@ class OpenMMLabDetector(nn.Module):
         }
 
     def predict(self, batch: Batch) -> list[Detections]:
-        """The objects of each image, in pixels of the image on disk.
-
-        Args:
-            batch: Images; their instances are not looked at.
-
-        Returns:
-            One `Detections` per image, best score first.
-        """
+        """The objects of each image, in pixels of the image on disk, best score first."""
         inputs, data_samples = self._preprocess(batch, training=False)
         predicted = self.network.predict(inputs, data_samples, rescale=True)
         return [_to_detections(one.pred_instances) for one in predicted]
@@ -102,18 +82,7 @@ class OpenMMLabDetector(nn.Module):
 
 
 def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
-    """Builds the mmdet detector that a model dict describes.
-
-    Args:
-        model: mmdet model dict; see `build_model` for what is filled in.
-        num_classes: Number of classes of the data set.
-
-    Returns:
-        The `mmdet.models.BaseDetector`, weights initialised.
-
-    Raises:
-        ConfigError: A part is unknown, or does not fit.
-    """
+    """The mmdet detector that a model dict describes; see `build_model`."""
     return build_model(model, num_classes, mmdet_models())
 
 
@@ -169,14 +138,14 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
 
-    boxes = instances.boxes.as_subclass(Tensor)
-    crowd = instances.crowd
-    objects, regions = InstanceData(), InstanceData()
-    objects.bboxes, objects.labels = boxes[~crowd], instances.labels[~crowd]
+    boxes, labels, crowd = instances.boxes.as_subclass(Tensor), instances.labels, instances.crowd
+    objects, regions = InstanceData(bboxes=boxes, labels=labels), InstanceData(bboxes=boxes[:0])
+    if crowd.any():  # the flags are on the CPU, so that the device is not waited for
+        single, many = (mask.nonzero()[:, 0].to(boxes.device, non_blocking=True) for mask in (~crowd, crowd))
+        objects, regions = InstanceData(bboxes=boxes[single], labels=labels[single]), InstanceData(bboxes=boxes[many])
     if instances.masks is not None:
         masks = instances.masks.as_subclass(Tensor).numpy().astype(np.uint8, copy=False)
-        objects.masks = BitmapMasks(masks[~crowd.cpu().numpy()], *masks.shape[-2:])
-    regions.bboxes = boxes[crowd]
+        objects.masks = BitmapMasks(masks[~crowd.numpy()], *masks.shape[-2:])
     return objects, regions
 
 
@@ -192,12 +161,5 @@ def _to_detections(predicted: Any) -> Detections:
 
 
 def encode_masks(masks: Iterable[Tensor]) -> list[Rle]:
-    """Compresses masks, one at a time, since all of them in another form would fill the memory.
-
-    Args:
-        masks: (N, H, W) bool, or one (H, W) after the other.
-
-    Returns:
-        N compressed COCO run-length masks.
-    """
+    """Compresses bool masks (H, W) one at a time, since all of them in another form would fill the memory."""
     return [coco_mask.encode(np.asfortranarray(one.cpu().numpy().view(np.uint8))) for one in masks]

@@ -1,25 +1,26 @@
 """From an OpenMMLab model dict to a network: what mmdet's and mmseg's dicts have in common.
 
-A dict is completed by what the data set and the backbone say (class count, widths of the maps), checked part by part,
-and built by the library whose dict it is.
+A dict is completed with what the data set and the backbone determine (class count, widths of the maps), checked part by
+part, and built by the library whose dict it is.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from swin_dense.errors import ConfigError, nearest
-from swin_dense.openmmlab.registry import BACKBONE
+from swin_dense.openmmlab.registry import BACKBONE, quiet_logger
 
 FIXED_CLASS_COUNT = ("rpn_head", "rpn", "semantic_head")
-"""Heads whose `num_classes` is not the data set's: two tell objects from background, HTC's third one knows stuff."""
+"""Heads whose `num_classes` is not the data set's: two classify objects and background, HTC's third one knows stuff."""
 
-CLASS_COUNTS = ("num_classes", "num_things_classes")
+CLASS_COUNT_KEYS = ("num_classes", "num_things_classes")
 """Keys that hold the number of classes; panoptic heads call those that can be counted "things"."""
 
 MASK_PARTS = ("mask_head", "panoptic_head", "loss_mask")
@@ -43,6 +44,22 @@ PARTS = (
 SEGMENTATION_HEADS = ("decode_head", "auxiliary_head")
 """Heads that pick some of the maps with `in_index`, and state their widths as `in_channels`."""
 
+COMPARED_CLASS_COUNTS = (3, 4)
+"""Small ones, but larger than one or two classes, which some heads treat in a way of their own."""
+
+BUILDING_ERRORS = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    NotImplementedError,
+)
+"""What the libraries raise for a wrong model dict."""
+
 CHATTER = (
     "``build_.*`` would be deprecated soon",
     "Default ``avg_non_ignore`` is False",
@@ -53,7 +70,7 @@ CHATTER = (
 
 
 def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> Any:
-    """Builds the network that a model dict describes.
+    """The network that a model dict describes, an mmengine `BaseModel` with initialised weights.
 
     The class count is filled in, and the widths of our backbone's maps too where the neck, or a segmentation head on
     the maps themselves, leaves `in_channels` out. Synchronised batch norms stay what they are where there is an
@@ -65,11 +82,8 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
         num_classes: Number of classes of the data set.
         registry: `mmdet_models()` or `mmseg_models()`.
 
-    Returns:
-        An mmengine `BaseModel`, weights initialised.
-
     Raises:
-        ConfigError: A part is unknown, or does not fit.
+        ConfigError: A part is unknown, or does not fit; its cause is what the library raised.
     """
     from mmengine.config import ConfigDict
     from mmengine.model import revert_sync_batchnorm
@@ -84,14 +98,15 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
     _check_types(parts, registry, "model")
     _fill_in_channels(parts, registry)
     try:
-        with DefaultScope.overwrite_default_scope(registry.scope), warnings.catch_warnings():
+        with DefaultScope.overwrite_default_scope(registry.scope), quiet_logger(), warnings.catch_warnings():
             for message in CHATTER:
                 warnings.filterwarnings("ignore", message)
             network = registry.build(ConfigDict(parts))
             if torch.get_default_device().type != "meta":
                 network.init_weights()
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        raise ConfigError(f"model: {registry.scope} cannot build it: {error}") from error
+    except BUILDING_ERRORS as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"model: {registry.scope} cannot build it: {reason}; --debug shows where") from error
     return network if torch.cuda.is_available() else revert_sync_batchnorm(network)
 
 
@@ -103,7 +118,7 @@ def _set_class_count(model: Any, num_classes: int) -> int:
         return 0
     places = 0
     for key, value in model.items():
-        if key in CLASS_COUNTS:
+        if key in CLASS_COUNT_KEYS:
             model[key] = num_classes
             places += 1
         elif key not in FIXED_CLASS_COUNT:
@@ -141,14 +156,7 @@ def _check_panoptic(model: dict[str, Any]) -> None:
 
 
 def has_masks(model: Any) -> bool:
-    """Whether a model dict describes a model that finds masks, and needs them to learn from.
-
-    Args:
-        model: mmdet model dict, or a part of it.
-
-    Returns:
-        True where a mask head, a panoptic head or a loss on masks is in it.
-    """
+    """Whether the model of an mmdet model dict, or a part of it, finds masks, and needs them to learn from."""
     if isinstance(model, list | tuple):
         return any(map(has_masks, model))
     return isinstance(model, Mapping) and any(
@@ -157,16 +165,40 @@ def has_masks(model: Any) -> bool:
 
 
 def has_semantic_branch(model: Mapping[str, Any]) -> bool:
-    """Whether a model dict describes a model that also learns the class of every pixel, as HTC does.
-
-    Args:
-        model: mmdet model dict.
-
-    Returns:
-        True where its RoI head has a semantic head.
-    """
+    """Whether the RoI head of an mmdet model dict also learns the class of every pixel, as HTC's does."""
     roi_head = model.get("roi_head")
     return isinstance(roi_head, Mapping) and roi_head.get("semantic_head") is not None
+
+
+def class_dependent_tensors(
+    model: Mapping[str, Any], build: Callable[[Mapping[str, Any], int], nn.Module]
+) -> list[str]:
+    """Names in the network's state dict of the tensors whose shape depends on the number of classes.
+
+    Weights of other classes cannot fill them. The network is built by `build`, the `build_network` of its library, for
+    two class counts, as shapes alone, and compared. So every model is served: classification layers, box regression and
+    masks of each class, embeddings of labels that queries are made of.
+
+    Raises:
+        ConfigError: A part of the dict is unknown or does not fit the others.
+    """
+    with torch.device("meta"):
+        fewer, more = (build(_with_equal_weights(model), count).state_dict() for count in COMPARED_CLASS_COUNTS)
+    return [name for name, tensor in fewer.items() if tensor.shape != more[name].shape]
+
+
+def _with_equal_weights(model: Any) -> Any:
+    """The same with one weight for all classes: lists of weights fit the number of classes of the data alone."""
+    if isinstance(model, list | tuple):
+        return [_with_equal_weights(item) for item in model]
+    if not isinstance(model, Mapping):
+        return model
+    return {
+        key: [1.0] * len(value)
+        if key == "class_weight" and isinstance(value, list | tuple)
+        else _with_equal_weights(value)
+        for key, value in model.items()
+    }
 
 
 def _refuse_downloads(model: Any, key: str) -> None:

@@ -29,29 +29,16 @@ class OpenMMLabSegmenter(nn.Module):
     """
 
     def __init__(self, model: Mapping[str, Any], num_classes: int) -> None:
-        """Builds the segmenter with freshly initialised weights.
-
-        Args:
-            model: mmseg model dict.
-            num_classes: K, set in every head.
-
-        Raises:
-            ConfigError: A part of the dict is unknown or does not fit the others.
-        """
+        """Builds the segmenter that an mmseg model dict describes, with initialised weights."""
         super().__init__()
         self.num_classes = num_classes
         self.network = build_network(model, num_classes)
         self.align_corners = bool(self.network.align_corners)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Every loss term of a batch.
+        """Every loss term of a batch with label maps: scalars by mmseg's names.
 
-        Args:
-            batch: Images with their label maps.
-
-        Returns:
-            Scalars by mmseg's names. Those with "loss" in their name are to be minimised; others, such as an accuracy,
-            are there to be looked at.
+        Those with "loss" in their name are to be minimised; others, such as an accuracy, are to be logged.
 
         Raises:
             ConfigError: The images are larger than the size that the model pads to, or too few for its batch norms.
@@ -92,18 +79,7 @@ class OpenMMLabSegmenter(nn.Module):
 
 
 def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
-    """Builds the mmseg segmentor that a model dict describes.
-
-    Args:
-        model: mmseg model dict; see `build_model` for what is filled in.
-        num_classes: Number of classes of the data set.
-
-    Returns:
-        The `mmseg.models.EncoderDecoder`, weights initialised.
-
-    Raises:
-        ConfigError: A part is unknown, or does not fit.
-    """
+    """The mmseg segmentor that a model dict describes; see `build_model`."""
     network = build_model(model, num_classes, mmseg_models())
     _check_preprocessor(network.data_preprocessor)
     for key, head in _heads(network):
@@ -112,15 +88,10 @@ def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
 
 
 def decode(network: Any, inputs: Tensor) -> Tensor:
-    """Backbone, neck and decode head; auxiliary heads do not run.
+    """The logits (B, K, h, w) of normalised images (B, 3, H, W) by backbone, neck and decode head, not auxiliary heads.
 
-    Args:
-        network: mmseg segmentor.
-        inputs: (B, 3, H, W), normalised.
-
-    Returns:
-        (B, K, h, w), at the head's own resolution. A head that turns its outputs into logits in a way of its own
-        (PointRend, Mask2Former) gives them at the size of the images.
+    They have the head's own resolution. A head that computes logits from its outputs in a way of its own (PointRend,
+    Mask2Former) gives them at the size of the images.
     """
     *_, (_, head) = _heads(network, auxiliary=False)
     if _predicts_by_forward(head):

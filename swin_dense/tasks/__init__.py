@@ -12,8 +12,8 @@ from typing import Any
 
 from swin_dense.config import Config, DetectionConfig
 from swin_dense.data import ADE20KDataModule, CocoDataModule
-from swin_dense.openmmlab.class_layers import class_dependent_tensors
 from swin_dense.openmmlab.detection import build_network as build_detector
+from swin_dense.openmmlab.model_dicts import class_dependent_tensors
 from swin_dense.openmmlab.segmentation import build_network as build_segmenter
 from swin_dense.tasks import detection, segmentation
 from swin_dense.tasks.paths import path_notes

@@ -23,11 +23,7 @@ class FusedSum(nn.Module):
     """Fast normalised fusion: swish(sum of w_i x_i / (epsilon + sum of w_i)), with learnt w_i >= 0."""
 
     def __init__(self, inputs: int) -> None:
-        """Creates one weight per input.
-
-        Args:
-            inputs: Number of maps that are added.
-        """
+        """Creates one weight per map that is added."""
         super().__init__()
         self.weights = nn.Parameter(torch.ones(1, 1, 1, 1, inputs))
 
@@ -42,13 +38,7 @@ class BiFPNLayer(nn.Module):
     """One pass from the coarsest level to the finest and back."""
 
     def __init__(self, in_channels: Sequence[int], channels: int, norm: dict[str, Any] | None) -> None:
-        """Creates the sums and convolutions.
-
-        Args:
-            in_channels: Width of each level, finest first; those that differ from `channels` are projected.
-            channels: Width of the levels that come out.
-            norm: mmcv's description of the norm after each convolution.
-        """
+        """Creates the sums and convolutions; levels whose width differs from `channels` are projected."""
         super().__init__()
         steps = len(in_channels) - 1
         self.lateral_convs = nn.ModuleList(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.errors import ConfigError
-from swin_dense.openmmlab.heads.precision import full_precision
+from swin_dense.openmmlab.heads.grid import full_precision
 
 SIZE_OF_INTEREST = 8
 """Relative coordinates are in units of this many strides of the object's level."""
@@ -85,14 +85,9 @@ class CondConvMaskHead(nn.Module):
         return features
 
     def draw(self, features: Tensor, objects: Any) -> list[Tensor]:
-        """What each layer takes the masks to be.
+        """The mask logits (N, h, w) of each layer at `mask_out_stride`, from the features (C, H, W) of an image.
 
-        Args:
-            features: (C, H, W) of one image.
-            objects: mmengine `InstanceData` with `param_preds` (N, M), `points` (N, 2) and `strides` (N,).
-
-        Returns:
-            (N, h, w) logits of each layer, at `mask_out_stride`; None of them where there are no objects.
+        Objects are mmengine `InstanceData` with `param_preds` (N, M), `points` (N, 2) and `strides` (N,).
 
         Raises:
             ConfigError: The dense head hands out another M.
@@ -151,15 +146,9 @@ class CondConvMaskHead(nn.Module):
     def loss(
         self, maps: Sequence[Tensor], batch_data_samples: Sequence[Any], positive_infos: Sequence[Any]
     ) -> dict[str, Tensor]:
-        """The dice loss of the mask that each layer tries, averaged over the objects of the batch.
+        """The dice loss of the mask of each layer with a weight, averaged over the objects of the batch.
 
-        Args:
-            maps: The neck's levels.
-            batch_data_samples: mmdet's samples with `gt_instances` that have masks.
-            positive_infos: What the dense head's `get_positive_infos` hands out.
-
-        Returns:
-            One scalar per layer with a weight.
+        `positive_infos` are what the dense head's `get_positive_infos` returns.
         """
         features = self(maps)
         images, _, _ = unpack_gt_instances(batch_data_samples)
@@ -190,16 +179,9 @@ class CondConvMaskHead(nn.Module):
     def predict(
         self, maps: Sequence[Tensor], batch_data_samples: Sequence[Any], rescale: bool, results_list: Sequence[Any]
     ) -> Sequence[Any]:
-        """Adds masks to what the dense head found.
+        """Adds `masks` (N, height, width) bool to what the dense head found, in pixels of the image that entered.
 
-        Args:
-            maps: The neck's levels.
-            batch_data_samples: mmdet's samples with their sizes.
-            rescale: Whether boxes and masks are in pixels of the original image.
-            results_list: What the dense head's `predict` returned, in pixels of the image that entered.
-
-        Returns:
-            The same objects, with `masks` (N, height, width) bool.
+        With `rescale`, boxes and masks are in pixels of the original image afterwards.
         """
         assert self.test_cfg is not None, "the model dict has no test_cfg"
         for feature, sample, found in zip(self(maps), batch_data_samples, results_list, strict=True):
@@ -218,15 +200,7 @@ class CondConvMaskHead(nn.Module):
 
 
 def dice_losses(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 - 2 sum(p t) / (sum(p^2) + sum(t^2)) of each mask (V-Net, arXiv 1606.04797).
-
-    Args:
-        predicted: (N, h, w) in 0..1.
-        target: (N, h, w), 0 or 1.
-
-    Returns:
-        (N,).
-    """
+    """1 - 2 sum(p t) / (sum(p^2) + sum(t^2)) of each mask (N, h, w) in 0..1 (V-Net, arXiv 1606.04797)."""
     overlap = (predicted * target).flatten(1).sum(dim=1)
     squares = (predicted**2).flatten(1).sum(dim=1) + (target**2).flatten(1).sum(dim=1)
     return 1 - 2 * overlap / (squares + DICE_EPSILON)

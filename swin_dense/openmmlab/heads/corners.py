@@ -19,14 +19,7 @@ class CornerPooling(nn.Module):
     def __init__(
         self, channels: int, pooled_channels: int, directions: tuple[str, str], norm: dict[str, Any] | None
     ) -> None:
-        """Creates the convolutions.
-
-        Args:
-            channels: Width of the map that enters and leaves.
-            pooled_channels: Width of the two maps that are pooled.
-            directions: ("top", "left") gathers for top left corners, ("bottom", "right") for the opposite ones.
-            norm: mmcv's description of the norms; None for none.
-        """
+        """Creates the convolutions; directions are ("top", "left") or ("bottom", "right")."""
         super().__init__()
         self.p1_conv1 = ConvModule(channels, pooled_channels, 3, padding=1, norm_cfg=norm)
         self.p2_conv1 = ConvModule(channels, pooled_channels, 3, padding=1, norm_cfg=norm)
@@ -48,16 +41,8 @@ class CornerPooling(nn.Module):
 def refine_corners(corners: Tensor, logits: Tensor, offsets: Tensor, stride: int) -> Tensor:
     """Joint inference (RepPoints V2, section 3.4): moves each corner to the strongest corner around it.
 
-    The strongest of the four cells around the place says, with its offset, where the corner is.
-
-    Args:
-        corners: (N, 2) x and y in pixels, inside the image.
-        logits: (H, W) of the heatmap.
-        offsets: (2, H, W) x and y from each cell to its corner, in units of the stride.
-        stride: Pixels per cell.
-
-    Returns:
-        (N, 2) x and y in pixels.
+    The strongest of the four cells around a corner (N, 2), by the logits (H, W) of the heatmap, gives its place with
+    its offset (2, H, W), x and y in units of the stride. Corners are in pixels, inside the image.
     """
     height, width = logits.shape
     limit = torch.tensor([width - 2, height - 2], device=corners.device).clamp(min=0)

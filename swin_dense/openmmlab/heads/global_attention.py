@@ -25,16 +25,12 @@ class GlobalAttention(nn.Module):
     """Lets every position of the coarsest map attend to every other one; the finer maps pass unchanged.
 
     One Swin block whose single window is the whole map. It has no position term of its own: maps of any size enter,
-    and the backbone's relative position biases have already left their mark on the features. The padding of a batch is
+    and the features already depend on the backbone's relative position biases. The padding of a batch is
     attended to as well, as in Swin's windows.
     """
 
     def __init__(self, in_channels: Sequence[int]) -> None:
-        """Creates norms, attention and MLP.
-
-        Args:
-            in_channels: Widths of the maps, finest first; the last one is a multiple of `HEAD_CHANNELS`.
-        """
+        """Creates norms, attention and MLP for the last map, whose width is a multiple of `HEAD_CHANNELS`."""
         super().__init__()
         channels = in_channels[-1]
         self.norm1 = nn.LayerNorm(channels)

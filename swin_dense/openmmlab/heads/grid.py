@@ -1,4 +1,4 @@
-"""The cells of a feature pyramid in one list, and points beside them.
+"""The cells of a feature pyramid in one list, and points beside them, in float32 whatever autocast says.
 
 Shapes: B images, L levels of (H, W) cells, P cells of all levels together, n points of a cell.
 """
@@ -6,10 +6,11 @@ Shapes: B images, L levels of (H, W) cells, P cells of all levels together, n po
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,7 @@ class Grid:
 
     @classmethod
     def of(cls, maps: Sequence[Tensor], strides: Sequence[int]) -> Grid:
-        """The cells of a pyramid.
-
-        Args:
-            maps: One (..., H, W) tensor per level.
-            strides: Pixels per cell of each level.
-        """
+        """The cells of a pyramid of maps (..., H, W)."""
         levels = []
         for one, stride in zip(maps, strides, strict=True):
             rows, columns = (torch.arange(size, device=one.device, dtype=torch.float32) for size in one.shape[-2:])
@@ -58,40 +54,37 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
 
 
 def to_points(offsets: Tensor, grid: Grid) -> Tensor:
-    """Where the points of each cell lie.
+    """Where the points of each cell lie, x and y in pixels (..., P, n, 2).
 
-    Args:
-        offsets: (..., P, 2n) from the cell, in units of its stride: y and x of each point in turn, as deformable
-            convolutions have it.
-        grid: The cells.
-
-    Returns:
-        (..., P, n, 2) x and y in pixels.
+    Offsets (..., P, 2n) from the cell are in units of its stride: y and x of each point in turn, as deformable
+    convolutions have it.
     """
     xy = offsets.reshape(*offsets.shape[:-1], offsets.shape[-1] // 2, 2).flip(-1)
     return xy * grid.strides[:, None, None] + grid.xy[:, None]
 
 
 def to_boxes(points: Tensor) -> Tensor:
-    """The first point of a cell is the top left corner of its box, the second one the bottom right.
+    """Boxes (..., 4) of points (..., n, 2): the first is the top left corner, the second the bottom right.
 
-    Args:
-        points: (..., n, 2), x and y.
-
-    Returns:
-        (..., 4) XYXY; the other points only say where the features come from.
+    The other points only determine where the features come from.
     """
     return points[..., :2, :].flatten(-2)
 
 
 def mask_points(points: Tensor, strides: Tensor) -> Tensor:
-    """Where the masks of Mask RepPoints V2 have their origin: in the middle of the points, seen from the cell's middle.
-
-    Args:
-        points: (P, n, 2) in pixels, as `to_points` gives them, from the cell's corner.
-        strides: (P,) of the cells.
-
-    Returns:
-        (P, 2) x and y in pixels.
-    """
+    """The origins (P, 2) of the masks of Mask RepPoints V2: the middle of the points (P, n, 2), half a cell on."""
     return points.mean(dim=1) + (strides / 2)[:, None]
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocast off, where the device has it: the meta device, on which sizes are counted, has none."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def in_full_precision(layer: nn.Module, features: Tensor) -> Tensor:
+    """Runs a layer in float32: bfloat16 would round a point that is 40 strides away to a quarter of a stride."""
+    with full_precision(features.device):
+        exact: Tensor = layer(features.float())
+        return exact

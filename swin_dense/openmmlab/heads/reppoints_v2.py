@@ -21,10 +21,8 @@ from torch import Tensor, nn
 
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.heads.corners import CornerPooling
-from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, mask_points, to_points
-from swin_dense.openmmlab.heads.outputs import LevelOutputs
-from swin_dense.openmmlab.heads.precision import in_full_precision
-from swin_dense.openmmlab.heads.reppoints_v2_inference import detect
+from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, in_full_precision, mask_points, to_points
+from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, detect
 from swin_dense.openmmlab.heads.reppoints_v2_loss import (
     ImageTargets,
     Losses,
@@ -33,10 +31,10 @@ from swin_dense.openmmlab.heads.reppoints_v2_loss import (
     image_targets,
     reppoints_losses,
 )
-from swin_dense.openmmlab.heads.targets import NOBODY
+from swin_dense.openmmlab.heads.targets import UNASSIGNED
 
 PRIOR = 0.01
-"""What every class and every corner is taken to be worth before training (RetinaNet, section 4.1)."""
+"""The probability of every class and every corner before training (RetinaNet, section 4.1)."""
 
 
 class RepPointsV2Head(nn.Module):
@@ -205,32 +203,17 @@ class RepPointsV2Head(nn.Module):
         return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
 
     def loss(self, maps: Sequence[Tensor], batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
-        """The loss terms of a batch.
-
-        Args:
-            maps: The neck's levels (B, C, H_i, W_i).
-            batch_data_samples: mmdet's samples with `gt_instances`; regions to be ignored are not looked at, as
-                published.
-
-        Returns:
-            Scalars by mmdet's names.
-        """
+        """The loss terms of a batch, by mmdet's names; regions to be ignored are not read, as published."""
         objects, _, metas = unpack_gt_instances(batch_data_samples)
         return self.loss_by_outputs(self(maps), objects, [meta["pad_shape"] for meta in metas])
 
     def loss_by_outputs(
         self, outputs: Sequence[LevelOutputs], objects: Sequence[Any], pad_shapes: Sequence[Sequence[int]]
     ) -> dict[str, Tensor]:
-        """The loss terms of what `forward` said.
-
-        Args:
-            outputs: Of each level.
-            objects: mmengine `InstanceData` of each image.
-            pad_shapes: Height and width of each image with its own padding.
-        """
+        """The loss terms of the outputs of `forward`, with the size of each image with its own padding."""
         assert self.train_cfg is not None, "the model dict has no train_cfg"
         grid = Grid.of([one.class_logits for one in outputs], self.point_strides)
-        said = Predictions(
+        predictions = Predictions(
             class_logits=flatten_levels([one.class_logits for one in outputs]),
             first_points=to_points(flatten_levels([one.first_offsets for one in outputs]), grid),
             refined_points=to_points(flatten_levels([one.refined_offsets for one in outputs]), grid),
@@ -239,48 +222,38 @@ class RepPointsV2Head(nn.Module):
         )
         targets = [
             image_targets(grid, points, one, pad_shape, self.train_cfg, self.has_masks)
-            for points, one, pad_shape in zip(said.first_points, objects, pad_shapes, strict=True)
+            for points, one, pad_shape in zip(predictions.first_points, objects, pad_shapes, strict=True)
         ]
-        terms = reppoints_losses(said, targets, grid.strides, self.losses, self.train_cfg["scale"])
+        terms = reppoints_losses(predictions, targets, grid.strides, self.losses, self.train_cfg["scale"])
         logits = [one.foreground_logits for one in outputs]
         terms["loss_sem"] = foreground_loss(logits, targets, self.point_strides[0], self.losses.foreground)
         if self.has_masks:
             params = flatten_levels([one.mask_params for one in outputs if one.mask_params is not None])
-            self._positives = _positives(said.first_points, params, targets, grid)
+            self._positives = _positives(predictions.first_points, params, targets, grid)
         return terms
 
     def get_positive_infos(self) -> list[Any]:
-        """The cells that `loss` has just made answer for objects, for the mask head; they are handed out once.
+        """The cells to which the last `loss` assigned objects, for the mask head; they can be fetched once.
 
-        Returns:
-            mmengine `InstanceData` of each image: `param_preds` (N, M), `points` (N, 2), `strides` (N,) and
-            `pos_assigned_gt_inds` (N,).
+        They are mmengine `InstanceData` of each image: `param_preds` (N, M), `points` (N, 2), `strides` (N,) and
+        `pos_assigned_gt_inds` (N,).
         """
-        handed_out, self._positives = self._positives, []
-        return handed_out
+        positives, self._positives = self._positives, []
+        return positives
 
     def predict(self, maps: Sequence[Tensor], batch_data_samples: Sequence[Any], rescale: bool = False) -> list[Any]:
-        """The objects of each image.
-
-        Args:
-            maps: The neck's levels.
-            batch_data_samples: mmdet's samples with their sizes.
-            rescale: Whether boxes are in pixels of the original image.
-
-        Returns:
-            mmengine `InstanceData` of each image: `bboxes`, `scores`, `labels`, and what a mask head needs.
-        """
+        """The objects of each image, see `reppoints_v2_inference.detect`."""
         assert self.test_cfg is not None, "the model dict has no test_cfg"
         metas = [sample.metainfo for sample in batch_data_samples]
         return detect(self(maps), self.point_strides, metas, self.test_cfg, rescale)
 
 
 def _positives(first_points: Tensor, params: Tensor, targets: Sequence[ImageTargets], grid: Grid) -> list[Any]:
-    """The cells that answer for objects; see `RepPointsV2Head.get_positive_infos`."""
-    handed_out = []
+    """The cells with objects; see `RepPointsV2Head.get_positive_infos`."""
+    positives = []
     for points, numbers, target in zip(first_points, params, targets, strict=True):
-        positive = target.refined != NOBODY
-        handed_out.append(
+        positive = target.refined != UNASSIGNED
+        positives.append(
             InstanceData(
                 param_preds=numbers[positive],
                 points=mask_points(points[positive], grid.strides[positive]),
@@ -288,4 +261,4 @@ def _positives(first_points: Tensor, params: Tensor, targets: Sequence[ImageTarg
                 pos_assigned_gt_inds=target.refined[positive],
             )
         )
-    return handed_out
+    return positives

@@ -1,4 +1,4 @@
-"""From what RepPoints V2 says to detections: scores, boxes that corners correct, and non-maximum suppression.
+"""From the outputs of RepPoints V2 to detections: scores, boxes that corners correct, and non-maximum suppression.
 
 Shapes: P cells of all levels, n points of a cell, M numbers that describe a mask.
 """
@@ -6,6 +6,7 @@ Shapes: P cells of all levels, n points of a cell, M numbers that describe a mas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +17,30 @@ from torch import Tensor
 
 from swin_dense.openmmlab.heads.corners import refine_corners
 from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, mask_points, to_boxes, to_points
-from swin_dense.openmmlab.heads.outputs import LevelOutputs
+
+
+@dataclass(frozen=True)
+class LevelOutputs:
+    """What the head predicts on one level of (H, W) cells, for B images and K classes.
+
+    Attributes:
+        class_logits: (B, K, H, W).
+        first_offsets: (B, 2n, H, W) float32 y and x of each point from its cell, in units of the stride.
+        refined_offsets: Likewise, after the second step.
+        corner_logits: (B, 2, H, W) of top left and bottom right corners.
+        corner_offsets: (B, 4, H, W) float32 x and y to the top left and to the bottom right corner, in units of the
+            stride.
+        foreground_logits: (B, K, H, W) of lying inside a box.
+        mask_params: (B, M, H, W) float32; None without masks.
+    """
+
+    class_logits: Tensor
+    first_offsets: Tensor
+    refined_offsets: Tensor
+    corner_logits: Tensor
+    corner_offsets: Tensor
+    foreground_logits: Tensor
+    mask_params: Tensor | None
 
 
 def detect(
@@ -26,18 +50,11 @@ def detect(
     settings: Mapping[str, Any],
     rescale: bool,
 ) -> list[Any]:
-    """The objects of each image.
+    """The objects of each image, in pixels of the original image with `rescale`.
 
-    Args:
-        outputs: What the head says about each level.
-        strides: Pixels per cell of each level.
-        metas: mmdet's `img_shape` and `scale_factor` of each image.
-        settings: The head's `test_cfg`.
-        rescale: Whether boxes are in pixels of the original image.
-
-    Returns:
-        mmengine `InstanceData` of each image, best score first: `bboxes` (N, 4), `scores` (N,), `labels` (N,), and for
-        a mask head `points` (N, 2), `strides` (N,) and `param_preds` (N, M).
+    They are mmengine `InstanceData`, best score first: `bboxes` (N, 4), `scores` (N,), `labels` (N,), and for a mask
+    head `points` (N, 2), `strides` (N,) and `param_preds` (N, M). `settings` are the head's `test_cfg`, `metas` mmdet's
+    `img_shape` and `scale_factor` of each image.
     """
     found = []
     for image, meta in enumerate(metas):
@@ -57,14 +74,14 @@ def _candidates(
     settings: Mapping[str, Any],
 ) -> Any:
     """The best cells of one level, each with its corrected box."""
-    said = outputs[level]
-    grid = Grid.of([said.class_logits], strides[level : level + 1])
-    scores = flatten_levels([said.class_logits[image : image + 1]])[0].sigmoid()
+    predicted = outputs[level]
+    grid = Grid.of([predicted.class_logits], strides[level : level + 1])
+    scores = flatten_levels([predicted.class_logits[image : image + 1]])[0].sigmoid()
     scores, labels, cells, _ = filter_scores_and_topk(scores, settings["score_thr"], settings["nms_pre"])
     chosen = Grid(grid.xy[cells], grid.strides[cells], [len(cells)])
     first, refined = (
         to_points(flatten_levels([offsets[image : image + 1]])[0][cells], chosen)
-        for offsets in (said.first_offsets, said.refined_offsets)
+        for offsets in (predicted.first_offsets, predicted.refined_offsets)
     )
     found = InstanceData(
         bboxes=_corrected(_clip(to_boxes(refined), image_size), outputs, level, image, strides, image_size),
@@ -73,8 +90,8 @@ def _candidates(
         points=mask_points(first, chosen.strides),
         strides=chosen.strides,
     )
-    if said.mask_params is not None:
-        found.param_preds = flatten_levels([said.mask_params[image : image + 1]])[0][cells]
+    if predicted.mask_params is not None:
+        found.param_preds = flatten_levels([predicted.mask_params[image : image + 1]])[0][cells]
     return found
 
 

@@ -1,4 +1,4 @@
-"""The losses of RepPoints V2: what the head says about a batch against what it is to say.
+"""The losses of RepPoints V2: the predictions of a batch against their targets.
 
 Shapes: B images, P cells of all levels, N objects of an image, K classes, n points of a cell, V cells of an image
 that do not lie in the padding.
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
+from torch.nn import functional
 
 from swin_dense.openmmlab.heads.grid import Grid, to_boxes
 from swin_dense.openmmlab.heads.targets import (
-    NOBODY,
+    UNASSIGNED,
     CornerTargets,
     assign_adaptive,
     assign_nearest,
@@ -25,6 +26,59 @@ from swin_dense.openmmlab.heads.targets import (
     gaussian_radii,
     object_centers,
 )
+
+
+class InclusiveGIoULoss(nn.Module):
+    """Generalised IoU loss (arXiv 1902.09630) of boxes whose last pixel belongs to them: width = x2 - x1 + 1.
+
+    RepPoints V2 measures boxes in units of four strides before it compares them, so the 1 is most of a box there.
+    Points start in one place, as boxes without area, and this gives them a gradient that the plain loss lacks.
+    """
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        """Stores the factor of the loss."""
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, predicted: Tensor, target: Tensor, avg_factor: float) -> Tensor:
+        """The sum over pairs of boxes (N, 4) XYXY, divided by `avg_factor`; 0 where there are none."""
+        overlap = _area(torch.maximum(predicted[:, :2], target[:, :2]), torch.minimum(predicted[:, 2:], target[:, 2:]))
+        hull = _area(torch.minimum(predicted[:, :2], target[:, :2]), torch.maximum(predicted[:, 2:], target[:, 2:]))
+        sizes = [boxes[:, 2:] - boxes[:, :2] + 1 for boxes in (predicted, target)]
+        union = sizes[0].prod(dim=1) + sizes[1].prod(dim=1) - overlap + 1e-6  # a bound would hold inverted boxes fast
+        hull = hull + 1e-6
+        giou = overlap / union - (hull - union) / hull
+        return self.loss_weight * (1 - giou).sum() / avg_factor
+
+
+class ForegroundFocalLoss(nn.Module):
+    """Focal loss of the foreground branch (RepPoints V2, section 3.3), positives and negatives normalised apart.
+
+    Positives are weighted by one over the area of their object, so that large objects count no more than small ones,
+    and divided by the sum of these weights; negatives are divided by the number of positives.
+    """
+
+    def __init__(self, gamma: float = 2.0, alpha: float = 0.25, loss_weight: float = 1.0) -> None:
+        """Stores the focusing exponent, the share of the positives, and the factor of the loss."""
+        super().__init__()
+        self.gamma = gamma
+        self.alpha = alpha
+        self.loss_weight = loss_weight
+
+    def forward(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """The loss of logits of any shape, with the weight of each positive, and 0 for a negative."""
+        is_positive = weights > 0
+        chance = logits.sigmoid()
+        positive = functional.softplus(-logits) * (1 - chance) ** self.gamma * weights
+        negative = functional.softplus(logits) * chance**self.gamma * ~is_positive
+        positive_mean = positive.sum() / weights.sum().clamp(min=1e-12)
+        negative_mean = negative.sum() / is_positive.sum().clamp(min=1)
+        return self.loss_weight * (self.alpha * positive_mean + (1 - self.alpha) * negative_mean)
+
+
+def _area(top_left: Tensor, bottom_right: Tensor) -> Tensor:
+    """Pixels from one corner to the other, both included; 0 where they lie the other way round."""
+    return (bottom_right - top_left + 1).clamp(min=0).prod(dim=1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +95,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the head says about the cells of all levels, in float32; of one image or of a batch in front.
+    """Predictions for the cells of all levels, in float32, of one image, or of a batch with a dimension in front.
 
     Attributes:
         class_logits: (P, K).
@@ -64,14 +118,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ImageTargets:
-    """What the cells of one image are to say.
+    """The targets of the cells of one image.
 
     Attributes:
         boxes: (N, 4) of the objects.
         labels: (N,) of the objects.
-        valid: (P,) bool: cells that do not lie in the padding; all others learn nothing but the foreground.
-        first: (P,) the object whose box the first points are to have, or `NOBODY`.
-        refined: (P,) the object whose class and box the refined points are to have, or `NOBODY`.
+        valid: (P,) bool: cells outside the padding; the others learn the foreground alone.
+        first: (P,) the object whose box the first points are to have, or `UNASSIGNED`.
+        refined: (P,) the object whose class and box the refined points are to have, or `UNASSIGNED`.
         corners: Of top left and bottom right corners, each on the V valid cells.
     """
 
@@ -87,25 +141,20 @@ class ImageTargets:
 def image_targets(
     grid: Grid, first_points: Tensor, objects: Any, pad_shape: Sequence[int], settings: Mapping[str, Any], masks: bool
 ) -> ImageTargets:
-    """Works out the targets of one image.
+    """The targets of one image, of which the first points (P, n, 2) are predicted.
 
-    Args:
-        grid: The cells.
-        first_points: (P, n, 2) predicted.
-        objects: mmengine `InstanceData` with `bboxes`, `labels` and, where `masks`, `masks`.
-        pad_shape: Height and width of the image with its own padding.
-        settings: The head's `train_cfg`.
-        masks: Whether the centre of an object is the centroid of its mask.
+    Objects are mmengine `InstanceData` with `bboxes` and `labels`; with `masks`, their centres are the centroids of
+    their masks. `pad_shape` is the size of the image with its own padding, `settings` the head's `train_cfg`.
     """
     boxes, labels = objects.bboxes.float(), objects.labels
     bitmaps = objects.masks.to_tensor(torch.bool, boxes.device) if masks else None
     centers = object_centers(boxes, bitmaps)
     valid = grid.is_inside(pad_shape[0], pad_shape[1])
     cells = grid.select(valid)
-    nobody = torch.full_like(valid, NOBODY, dtype=torch.long)
-    first = nobody.masked_scatter(valid, assign_nearest(cells, boxes, centers, settings["scale"]))
+    unassigned = torch.full_like(valid, UNASSIGNED, dtype=torch.long)
+    first = unassigned.masked_scatter(valid, assign_nearest(cells, boxes, centers, settings["scale"]))
     predicted = to_boxes(first_points)[valid]
-    refined = nobody.masked_scatter(valid, assign_adaptive(predicted, cells, boxes, centers, settings["topk"]))
+    refined = unassigned.masked_scatter(valid, assign_adaptive(predicted, cells, boxes, centers, settings["topk"]))
     radii = gaussian_radii(boxes, settings["corner_overlap"])
     top_left, bottom_right = (corner_targets(cells, corners, radii) for corners in torch.split(boxes, 2, dim=1))
     return ImageTargets(boxes, labels, valid, first, refined, (top_left, bottom_right))
@@ -121,87 +170,73 @@ def reppoints_losses(
     """Every term but that of the foreground.
 
     Each is a sum over the cells of the batch, divided by the number of its positive ones; images without any count as
-    one.
-
-    Args:
-        predictions: Of the batch.
-        targets: Of each image.
-        strides: (P,) of the cells.
-        losses: The loss of each term.
-        box_scale: Boxes are compared in units of so many strides.
+    one. Boxes are compared in units of `box_scale` strides.
     """
     totals = {
-        "first": sum(max(1, int((one.first != NOBODY).sum())) for one in targets),
-        "refined": sum(max(1, int((one.refined != NOBODY).sum())) for one in targets),
+        "first": sum(max(1, int((one.first != UNASSIGNED).sum())) for one in targets),
+        "refined": sum(max(1, int((one.refined != UNASSIGNED).sum())) for one in targets),
         "corners": [sum(max(1, int(one.corners[kind].is_corner.sum())) for one in targets) for kind in range(2)],
     }
     units = box_scale * strides
     terms: dict[str, list[Tensor]] = {}
     for image, target in enumerate(targets):
-        said = predictions[image]
+        predicted = predictions[image]
         sums = {
-            "loss_cls": _class_loss(said, target, losses.classes, totals["refined"]),
+            "loss_cls": _class_loss(predicted, target, losses.classes, totals["refined"]),
             "loss_pts_init": _box_loss(
-                said.first_points, target.first, target.boxes, units, losses.first_boxes, totals["first"]
+                predicted.first_points, target.first, target.boxes, units, losses.first_boxes, totals["first"]
             ),
             "loss_pts_refine": _box_loss(
-                said.refined_points, target.refined, target.boxes, units, losses.refined_boxes, totals["refined"]
+                predicted.refined_points, target.refined, target.boxes, units, losses.refined_boxes, totals["refined"]
             ),
-            **_corner_losses(said, target, losses, totals["corners"]),
+            **_corner_losses(predicted, target, losses, totals["corners"]),
         }
         for name, value in sums.items():
             terms.setdefault(name, []).append(value)
     return {name: torch.stack(values).sum() for name, values in terms.items()}
 
 
-def _class_loss(said: Predictions, target: ImageTargets, loss: nn.Module, total: Any) -> Tensor:
+def _class_loss(predicted: Predictions, target: ImageTargets, loss: nn.Module, total: Any) -> Tensor:
     """A positive cell is to score as high as its box is good; others 0 in every class."""
-    labels = torch.full_like(target.refined, said.class_logits.shape[1])
-    quality = said.class_logits.new_zeros(len(labels))
-    positive = target.refined != NOBODY
+    labels = torch.full_like(target.refined, predicted.class_logits.shape[1])
+    quality = predicted.class_logits.new_zeros(len(labels))
+    positive = target.refined != UNASSIGNED
     objects = target.refined[positive]
     labels[positive] = target.labels[objects]
-    boxes = to_boxes(said.refined_points[positive]).detach()
+    boxes = to_boxes(predicted.refined_points[positive]).detach()
     quality[positive] = bbox_overlaps(boxes, target.boxes[objects], is_aligned=True)
     valid = target.valid
-    value: Tensor = loss(said.class_logits[valid], (labels[valid], quality[valid]), avg_factor=total)
+    value: Tensor = loss(predicted.class_logits[valid], (labels[valid], quality[valid]), avg_factor=total)
     return value
 
 
 def _box_loss(points: Tensor, assigned: Tensor, boxes: Tensor, units: Tensor, loss: nn.Module, total: Any) -> Tensor:
-    positive = assigned != NOBODY
+    positive = assigned != UNASSIGNED
     unit = units[positive, None]
     value: Tensor = loss(to_boxes(points[positive]) / unit, boxes[assigned[positive]] / unit, avg_factor=total)
     return value
 
 
-def _corner_losses(said: Predictions, target: ImageTargets, losses: Losses, totals: Any) -> dict[str, Tensor]:
+def _corner_losses(predicted: Predictions, target: ImageTargets, losses: Losses, totals: Any) -> dict[str, Tensor]:
     """The mean of top left and bottom right."""
     heatmaps, offsets = [], []
     for kind, corners in enumerate(target.corners):
-        chance = said.corner_logits[target.valid, kind].sigmoid()
+        chance = predicted.corner_logits[target.valid, kind].sigmoid()
         heatmaps.append(losses.heatmap(chance, corners.heatmap, avg_factor=totals[kind]))
-        predicted = said.corner_offsets[target.valid, 2 * kind : 2 * kind + 2][corners.is_corner]
-        offsets.append(losses.offset(predicted, corners.offsets[corners.is_corner], avg_factor=totals[kind]))
+        found = predicted.corner_offsets[target.valid, 2 * kind : 2 * kind + 2][corners.is_corner]
+        offsets.append(losses.offset(found, corners.offsets[corners.is_corner], avg_factor=totals[kind]))
     return {"loss_heatmap": sum(heatmaps) / 2, "loss_offset": sum(offsets) / 2}
 
 
 def foreground_loss(
     logits: Sequence[Tensor], targets: Sequence[ImageTargets], finest_stride: int, loss: nn.Module
 ) -> Tensor:
-    """The loss of the foreground branch; every level learns the finest one's map, cell by nearest cell.
-
-    Args:
-        logits: (B, K, H_i, W_i) of each level.
-        targets: Of each image.
-        finest_stride: Pixels per cell of the first level.
-        loss: Takes logits and weights.
-    """
+    """The loss of the foreground logits (B, K, H_i, W_i); every level learns the finest one's map, by nearest cell."""
     finest = logits[0]
     size = (finest.shape[2], finest.shape[3])
     weights = torch.stack(
         [foreground_weights(one.boxes, one.labels, finest.shape[1], size, finest_stride) for one in targets]
     )
-    by_level = [nn.functional.interpolate(weights, size=level.shape[-2:]).flatten() for level in logits]
+    by_level = [functional.interpolate(weights, size=level.shape[-2:]).flatten() for level in logits]
     value: Tensor = loss(torch.cat([level.float().flatten() for level in logits]), torch.cat(by_level))
     return value

@@ -1,4 +1,4 @@
-"""What RepPoints V2 is to predict: which cell answers for which object, where corners are, what lies inside boxes.
+"""The targets of RepPoints V2: the object of each cell, where corners are, what lies inside boxes.
 
 Shapes: P cells, N objects, K classes, (H, W) cells of a level. Boxes are XYXY in pixels. Objects of all sizes may be
 none.
@@ -14,23 +14,15 @@ from torch import Tensor
 
 from swin_dense.openmmlab.heads.grid import Grid
 
-NOBODY = -1
-"""In an assignment: the cell answers for no object."""
+UNASSIGNED = -1
+"""In an assignment: the cell has no object."""
 
 LEAST_MARGIN = 0.01
 """Pixels that a cell's centre must lie inside the box of its object."""
 
 
 def object_centers(boxes: Tensor, masks: Tensor | None) -> Tensor:
-    """The middle of each box, or the centroid of each mask where there are masks with pixels.
-
-    Args:
-        boxes: (N, 4).
-        masks: (N, h, w) bool of the image, or None.
-
-    Returns:
-        (N, 2) x and y.
-    """
+    """The middle (N, 2) of each box, or the centroid of each mask (N, h, w) where there are masks with pixels."""
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     if masks is None or not len(masks):
         return middles
@@ -42,21 +34,13 @@ def object_centers(boxes: Tensor, masks: Tensor | None) -> Tensor:
 
 
 def assign_nearest(grid: Grid, boxes: Tensor, centers: Tensor, scale: float) -> Tensor:
-    """For the first points: each object goes to the nearest cell of the one level that suits its size (RepPoints).
+    """The object of each cell (P,) for the first points: the nearest cell of the level of its size (RepPoints).
 
-    Distances are in units of the box's width and height. A cell that several objects choose takes the nearest.
-
-    Args:
-        grid: P cells.
-        boxes: (N, 4).
-        centers: (N, 2) of the objects.
-        scale: A box of this many strides a side suits a level.
-
-    Returns:
-        (P,) index of the object, or `NOBODY`.
+    A box of `scale` strides a side suits a level. Distances are in units of the box's width and height. A cell that
+    several objects choose takes the nearest.
     """
     if not len(boxes) or not len(grid.xy):
-        return grid.xy.new_full((len(grid.xy),), NOBODY, dtype=torch.long)
+        return grid.xy.new_full((len(grid.xy),), UNASSIGNED, dtype=torch.long)
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-6)
     levels = grid.strides.log2()
     wanted = torch.log2(sides / scale).mean(dim=1).trunc().clamp(levels.min(), levels.max())
@@ -65,26 +49,17 @@ def assign_nearest(grid: Grid, boxes: Tensor, centers: Tensor, scale: float) -> 
     chosen = distances.argmin(dim=0, keepdim=True)
     claims = torch.full_like(distances, torch.inf).scatter(0, chosen, distances.gather(0, chosen))
     nearest, objects = claims.min(dim=1)
-    return torch.where(nearest.isfinite(), objects, NOBODY)
+    return torch.where(nearest.isfinite(), objects, UNASSIGNED)
 
 
 def assign_adaptive(predicted: Tensor, grid: Grid, boxes: Tensor, centers: Tensor, topk: int) -> Tensor:
-    """For refined points and classes: adaptive training sample selection (ATSS, arXiv 1912.02424, algorithm 1).
+    """The object of each cell (P,) for refined points and classes, by ATSS (arXiv 1912.02424, algorithm 1).
 
-    mmdet's assigner measures distances to the middles of boxes; Mask RepPoints V2 needs those to the masks' centroids.
-
-    Args:
-        predicted: (P, 4) the boxes of the first points.
-        grid: Their P cells.
-        boxes: (N, 4).
-        centers: (N, 2) of the objects.
-        topk: Candidates of each object on each level.
-
-    Returns:
-        (P,) index of the object, or `NOBODY`.
+    The boxes of the first points (P, 4) are predicted; each object has `topk` candidates on each level. mmdet's
+    assigner measures distances to the middles of boxes; Mask RepPoints V2 needs those to the masks' centroids.
     """
     if not len(boxes) or not len(predicted):
-        return grid.xy.new_full((len(predicted),), NOBODY, dtype=torch.long)
+        return grid.xy.new_full((len(predicted),), UNASSIGNED, dtype=torch.long)
     middles = (predicted[:, :2] + predicted[:, 2:]) / 2
     distances = (middles[:, None] - centers).norm(dim=2)
     candidates, start = [], 0
@@ -98,12 +73,12 @@ def assign_adaptive(predicted: Tensor, grid: Grid, boxes: Tensor, centers: Tenso
     is_positive = (overlaps >= threshold) & (margins > LEAST_MARGIN).all(dim=2)
     claims = distances.new_full(distances.shape, -1.0).scatter(0, chosen, overlaps.masked_fill(~is_positive, -1.0))
     best, objects = claims.max(dim=1)
-    return torch.where(best >= 0, objects, NOBODY)
+    return torch.where(best >= 0, objects, UNASSIGNED)
 
 
 @dataclass(frozen=True)
 class CornerTargets:
-    """What the corner branch learns of one kind of corner.
+    """The targets of the corner branch for one kind of corner.
 
     Attributes:
         heatmap: (P,) 1 at the cell nearest to a corner on each level, falling off as a Gaussian around corners.
@@ -117,14 +92,10 @@ class CornerTargets:
 
 
 def corner_targets(grid: Grid, corners: Tensor, radii: Tensor) -> CornerTargets:
-    """Every corner shows on every level (RepPoints V2, section 3.2), under a Gaussian as in CornerNet.
+    """Targets of corners (N, 2) on every level (RepPoints V2, section 3.2), under Gaussians as in CornerNet.
 
-    Where several corners have the same nearest cell, its offset leads to the nearest of them.
-
-    Args:
-        grid: P cells.
-        corners: (N, 2) x and y.
-        radii: (N,) where the Gaussians are cut off, in pixels; a third of 2 r + 1 is two standard deviations.
+    Gaussians are cut off at radii (N,) in pixels; a third of 2 r + 1 is two standard deviations. Where several corners
+    have the same nearest cell, its offset leads to the nearest of them.
     """
     heatmap, offsets = grid.xy.new_zeros(len(grid.xy)), torch.zeros_like(grid.xy)
     is_corner = torch.zeros_like(heatmap, dtype=torch.bool)
@@ -146,16 +117,9 @@ def corner_targets(grid: Grid, corners: Tensor, radii: Tensor) -> CornerTargets:
 
 
 def gaussian_radii(boxes: Tensor, least_overlap: float) -> Tensor:
-    """How far both corners of a box may be off before its overlap falls below a bound (CornerNet, section 3.2).
+    """How many pixels (N,) both corners of a box may be off before its IoU falls below a bound (CornerNet, 3.2).
 
     The least of three distances: for a box that is shifted, for one that shrinks, and for one that grows.
-
-    Args:
-        boxes: (N, 4).
-        least_overlap: The bound on the intersection over union.
-
-    Returns:
-        (N,) pixels.
     """
     sides = boxes[:, 2:] - boxes[:, :2]
     total, area = sides.sum(dim=1), sides.prod(dim=1)
@@ -172,17 +136,8 @@ def gaussian_radii(boxes: Tensor, least_overlap: float) -> Tensor:
 def foreground_weights(boxes: Tensor, labels: Tensor, num_classes: int, size: tuple[int, int], stride: int) -> Tensor:
     """Where the boxes of each class lie (RepPoints V2, section 3.3), each cell weighted by one over the box's area.
 
-    Where boxes of one class overlap, the smallest counts. A box of less than a pixel counts as one pixel.
-
-    Args:
-        boxes: (N, 4).
-        labels: (N,) int64 classes.
-        num_classes: K.
-        size: Height and width of the map in cells.
-        stride: Pixels per cell.
-
-    Returns:
-        (K, H, W) weights; 0 outside all boxes.
+    Where boxes of one class overlap, the smallest counts. A box of less than a pixel counts as one pixel. The result is
+    (K, H, W), 0 outside all boxes.
     """
     weights = boxes.new_zeros(num_classes, *size)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).clamp(min=1.0)

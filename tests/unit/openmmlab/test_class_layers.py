@@ -11,7 +11,7 @@ import pytest
 
 from swin_dense.config import load_config
 from swin_dense.openmmlab import detection, segmentation
-from swin_dense.openmmlab.class_layers import class_dependent_tensors
+from swin_dense.openmmlab.model_dicts import class_dependent_tensors
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 

@@ -117,6 +117,14 @@ def test_crowd_regions_are_no_objects(detector: OpenMMLabDetector) -> None:
     assert packed.ignored_instances.bboxes.tolist() == [[10.0, 40.0, 60.0, 64.0]]
 
 
+def test_crowd_flags_stay_where_they_are_read() -> None:
+    """The heads want them image by image on the host, and each would wait for the device."""
+    batch = collate([sample(64, 96, 1, crowd=True)]).to("meta")
+    assert batch.instances is not None
+    (instances,) = batch.instances
+    assert instances.boxes.is_meta and instances.labels.is_meta and instances.crowd.tolist() == [False, False, True]
+
+
 def test_an_image_without_objects_gives_finite_losses_and_gradients(detector: OpenMMLabDetector) -> None:
     one = sample(64, 96, 4)
     assert one.instances is not None
@@ -170,6 +178,31 @@ def test_a_wrong_part_is_named(path: tuple[str, ...], value: Any, message: str) 
     with pytest.raises(ConfigError) as caught:
         OpenMMLabDetector(model, num_classes=6)
     assert message in str(caught.value)
+
+
+def test_what_mmdet_raised_while_building_is_kept_as_the_cause() -> None:
+    import traceback
+
+    model = demo_model()
+    model["neck"]["outs"] = 5
+    with pytest.raises(ConfigError, match="mmdet cannot build it: TypeError: .*'outs'; --debug shows where") as caught:
+        OpenMMLabDetector(model, num_classes=6)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert "mmengine/registry" in "".join(traceback.format_exception(caught.value))
+
+
+def test_building_leaves_the_logger_of_mmengine_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    try:
+        logger.setLevel("INFO")
+        OpenMMLabDetector(demo_model(), num_classes=6)
+        assert logger.level == 20
+        assert "INFO" not in capfd.readouterr().err
+    finally:
+        logger.setLevel(before)
 
 
 def test_masks_are_encoded_as_coco_does() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from swin_dense.openmmlab.heads.grid import Grid, to_boxes, to_points
 from swin_dense.openmmlab.heads.targets import (
-    NOBODY,
+    UNASSIGNED,
     assign_adaptive,
     assign_nearest,
     corner_targets,
@@ -63,7 +63,7 @@ def test_first_points_are_assigned_as_mmdet_assigns_them(seed: int) -> None:
     objects = InstanceData(bboxes=boxes, labels=torch.zeros(12, dtype=torch.long))
     theirs = PointAssigner(scale=4, pos_num=1).assign(InstanceData(priors=points), objects).gt_inds - 1
     ours = assign_nearest(grid, boxes, middles(boxes), scale=4)
-    assert (ours == theirs).all() and (ours != NOBODY).sum() > 5
+    assert (ours == theirs).all() and (ours != UNASSIGNED).sum() > 5
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,7 +75,7 @@ def test_refined_points_are_assigned_as_mmdet_assigns_them(seed: int) -> None:
     objects = InstanceData(bboxes=boxes, labels=torch.zeros(8, dtype=torch.long))
     theirs = ATSSAssigner(topk=9).assign(InstanceData(priors=predicted), grid.counts, objects).gt_inds - 1
     ours = assign_adaptive(predicted, grid, boxes, middles(boxes), topk=9)
-    assert (ours == theirs).all() and (ours != NOBODY).sum() > 5
+    assert (ours == theirs).all() and (ours != UNASSIGNED).sum() > 5
 
 
 def test_masks_move_the_centre_of_an_object_to_their_centroid() -> None:
@@ -95,7 +95,7 @@ def test_masks_move_the_centre_of_an_object_to_their_centroid() -> None:
 def test_a_cell_that_two_objects_want_takes_the_nearer_one() -> None:
     grid = grid_of(64, 64)
     boxes = torch.tensor([[3.0, 3.0, 35.0, 35.0], [1.0, 1.0, 33.0, 33.0]])
-    assert assign_nearest(grid, boxes, middles(boxes), scale=4).unique().tolist() == [NOBODY, 1]
+    assert assign_nearest(grid, boxes, middles(boxes), scale=4).unique().tolist() == [UNASSIGNED, 1]
 
 
 def slow_corner_targets(grid: Grid, corners: Tensor, radii: Tensor) -> tuple[list[float], dict[int, list[float]]]:
@@ -165,8 +165,8 @@ def test_foreground_is_inside_the_boxes_of_a_class_and_small_boxes_win() -> None
 
 def test_images_without_objects_have_targets_too() -> None:
     grid, none = grid_of(64, 64), torch.zeros(0, 4)
-    assert (assign_nearest(grid, none, none[:, :2], 4) == NOBODY).all()
-    assert (assign_adaptive(torch.rand(len(grid.xy), 4), grid, none, none[:, :2], 9) == NOBODY).all()
+    assert (assign_nearest(grid, none, none[:, :2], 4) == UNASSIGNED).all()
+    assert (assign_adaptive(torch.rand(len(grid.xy), 4), grid, none, none[:, :2], 9) == UNASSIGNED).all()
     targets = corner_targets(grid, none[:, :2], none[:, 0])
     assert not targets.heatmap.any() and not targets.is_corner.any()
     assert not foreground_weights(none, torch.zeros(0, dtype=torch.long), 3, (8, 8), 8).any()
