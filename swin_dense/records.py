@@ -18,6 +18,14 @@ from torchvision import tv_tensors
 Size = tuple[int, int]
 """Height and width in pixels."""
 
+
+def rescaled_size(size: Size, short_side: int, max_long_side: int) -> Size:
+    """The largest (height, width) of unchanged aspect ratio within both limits, rounded half up as in mmdetection."""
+    scale = min(max_long_side / max(size), short_side / min(size))
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
+
+
 IGNORE_INDEX = -1
 """In every label map: the pixel has no class, and counts neither in a loss nor in a score.
 
@@ -147,6 +155,10 @@ class Detections:
     labels: Tensor
     masks: list[Rle] | None = field(default=None)
 
+    def to(self, device: torch.device | str) -> Detections:
+        """The same on a device; Lightning collects predictions with it."""
+        return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))
+
     def __len__(self) -> int:
         """Number of detections."""
         return len(self.scores)
@@ -164,6 +176,12 @@ class Segmentation:
 
     label_map: Tensor
     probabilities: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Segmentation:
+        """The same on a device; Lightning collects predictions with it."""
+        return Segmentation(
+            self.label_map.to(device), None if self.probabilities is None else self.probabilities.to(device)
+        )
 
 
 def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:

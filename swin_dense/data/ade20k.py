@@ -6,12 +6,10 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import Identity
 
 from swin_dense.data.datamodule_base import ImageDataModule
-from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
-from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.segmentation import SegmentationDataset
 from swin_dense.data.segmentation_transforms import official_transform
 from swin_dense.data.transforms import Transform
@@ -21,7 +19,6 @@ from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.layout import find_class_list, official_layout
 from swin_dense.label_maps.palettes import Palette
 from swin_dense.label_maps.rules import coverage_findings
-from swin_dense.records import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -180,32 +177,10 @@ class ADE20KDataModule(ImageDataModule):
         """Ids of the images that validation predicts on, over all ranks: their positions; after `setup`."""
         return tuple(range(len(self._val()))[: self.limit_images])
 
-    def train_dataloader(self) -> ResumableLoader:
-        """The loader of this rank's training batches, each a `Batch` with label maps of the size of its images."""
-        assert self.train_dataset is not None, 'call setup("fit") first'
-        count = len(range(len(self.train_dataset))[: self.limit_images])
-        # Training images are cropped to one size, so that there are no orientations to sort by.
-        sampler = TrainBatchSampler(np.ones((count, 2), int), self.batch_size, self.seed, *self._rank_and_world_size())
-        return train_loader(
-            self.train_dataset,
-            self.train_transform,
-            sampler,
-            self._position,
-            num_workers=self.num_workers,
-            size_divisor=1,
-        )
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """The loader of this rank's validation batches, each a `Batch` with label maps as they are on disk."""
-        sampler = EvaluationSampler(len(self.val_image_ids), *self._rank_and_world_size())
-        return evaluation_loader(
-            self._val(),
-            self.test_transform,
-            sampler,
-            batch_size=self.eval_batch_size,
-            num_workers=self.num_workers,
-            size_divisor=1,
-        )
+    def image_sizes(self) -> NDArray[np.integer]:
+        """Training images are cropped to one size, so that there are no orientations to sort by."""
+        assert self.train_dataset is not None
+        return np.ones((len(self.train_dataset), 2), int)
 
     def _val(self) -> SegmentationDataset:
         """The validation data, which every stage needs."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 
+from swin_dense.data.loaders import BatchLoader, ResumableLoader, evaluation_loader, train_loader
+from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, check_lowest
 from swin_dense.records import Batch
@@ -17,14 +22,20 @@ logger = logging.getLogger(__name__)
 
 
 class ImageDataModule(LightningDataModule):
-    """Data of which batches are `Batch`es, for training and validation.
+    """Data of which batches are `Batch`es, for training and validation, which is also what is tested and predicted.
 
-    The trainer must be built with `use_distributed_sampler=False`: the samplers know rank and world size themselves. An
-    epoch that a checkpoint interrupted goes on with exactly the next batch (see `ResumableLoader`).
+    An epoch that a checkpoint interrupted goes on with exactly the next batch (see `ResumableLoader`).
 
     Attributes:
         path_notes: What to add to an error about a path, for instance where the path came from; empty at first.
+        size_divisor: Batches are padded to a multiple of this.
+        train_dataset: The training images; None until `setup("fit")`.
+        val_dataset: The validation images; None until `setup`.
     """
+
+    size_divisor: int = 1
+    train_dataset: Any
+    val_dataset: Any
 
     def __init__(
         self,
@@ -81,6 +92,33 @@ class ImageDataModule(LightningDataModule):
     def read_splits(self, stage: str) -> None:
         """Reads what `setup` promises."""
 
+    @property
+    @abstractmethod
+    def val_image_ids(self) -> tuple[int, ...]:
+        """Ids of the images that validation predicts on, over all ranks; after `setup`."""
+
+    @abstractmethod
+    def image_sizes(self) -> NDArray[np.integer]:
+        """(n, 2) height and width of the training images, which batches are sorted by."""
+
+    def train_dataloader(self) -> ResumableLoader:
+        """The loader of this rank's training batches, each a `Batch` with what is to be learnt."""
+        assert self.train_dataset is not None, 'call setup("fit") first'
+        sizes = self.image_sizes()[: self.limit_images]
+        sampler = TrainBatchSampler(sizes, self.batch_size, self.seed, *self._rank_and_world_size())
+        options = {"num_workers": self.num_workers, "size_divisor": self.size_divisor}
+        return train_loader(self.train_dataset, self.train_transform, sampler, self._position, **options)
+
+    def val_dataloader(self) -> BatchLoader:
+        """The loader of this rank's validation batches, each a `Batch` without instances."""
+        assert self.val_dataset is not None, "call setup first"
+        sampler = EvaluationSampler(len(self.val_image_ids), self.eval_batch_size, *self._rank_and_world_size())
+        options = {"num_workers": self.num_workers, "size_divisor": self.size_divisor}
+        return evaluation_loader(self.val_dataset, self.test_transform, sampler, **options)
+
+    test_dataloader = val_dataloader
+    predict_dataloader = val_dataloader
+
     def _with_note(self, message: str) -> str:
         """The note goes to the end of the first line; the others list problems."""
         first, newline, others = message.partition("\n")
@@ -101,8 +139,11 @@ class ImageDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _position(self) -> tuple[int, int]:
-        """Epoch and batch at which the trainer stands; the beginning without one."""
-        return (self.trainer.current_epoch, self.trainer.fit_loop.batch_idx + 1) if self.trainer else (0, 0)
+        """Epoch and batch at which the trainer stands; the beginning without one. Overfitting repeats one epoch."""
+        if not self.trainer:
+            return 0, 0
+        epoch = 0 if getattr(self.trainer, "overfit_batches", 0) else self.trainer.current_epoch
+        return epoch, self.trainer.fit_loop.batch_idx + 1
 
     def _log_limit(self, name: str, count: int) -> None:
         """Says how much of the data is left out."""

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch.utils.data import DataLoader
+import numpy as np
+from numpy.typing import NDArray
 
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.datamodule_base import ImageDataModule
-from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
-from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, check_lowest
-from swin_dense.records import Sample
 
 
 class CocoDataModule(ImageDataModule):
@@ -128,31 +126,10 @@ class CocoDataModule(ImageDataModule):
         """Ids of the images that validation predicts on, over all ranks; after `setup`."""
         return tuple(self._val().image_ids[: self.limit_images].tolist())
 
-    def train_dataloader(self) -> ResumableLoader:
-        """The loader of this rank's training batches, each a `Batch` with instances, and label maps if any."""
-        assert self.train_dataset is not None, 'call setup("fit") first'
-        image_sizes = self.train_dataset.image_sizes[: self.limit_images]
-        sampler = TrainBatchSampler(image_sizes, self.batch_size, self.seed, *self._rank_and_world_size())
-        return train_loader(
-            self.train_dataset,
-            self.train_transform,
-            sampler,
-            self._position,
-            num_workers=self.num_workers,
-            size_divisor=self.size_divisor,
-        )
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """The loader of this rank's validation batches, each a `Batch` without instances."""
-        sampler = EvaluationSampler(len(self.val_image_ids), *self._rank_and_world_size())
-        return evaluation_loader(
-            self._val(),
-            self.test_transform,
-            sampler,
-            batch_size=self.eval_batch_size,
-            num_workers=self.num_workers,
-            size_divisor=self.size_divisor,
-        )
+    def image_sizes(self) -> NDArray[np.integer]:
+        """(n, 2) height and width of the training images."""
+        assert self.train_dataset is not None
+        return self.train_dataset.image_sizes
 
     def _val(self) -> CocoDataset:
         """The validation data, which every stage needs."""

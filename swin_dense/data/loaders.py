@@ -30,46 +30,60 @@ class Failure:
 
 
 class ReportingDataset(Dataset[Any]):
-    """Samples, and failures in the place of those that cannot be had.
+    """Batches of samples, and failures in the place of those that cannot be had.
 
     Torch makes a new exception of one that a worker raises, with the whole traceback as its message; a record comes
     through as it is.
     """
 
     def __init__(self, dataset: SeededDataset[Sample]) -> None:
-        """Wraps a data set.
-
-        Args:
-            dataset: Transformed samples by (epoch, index).
-        """
+        """Wraps transformed samples by (epoch, index)."""
         self.dataset = dataset
 
     def __len__(self) -> int:
         """Number of samples of one epoch."""
         return len(self.dataset)
 
-    def __getitem__(self, key: SampleKey) -> Sample | Failure:
-        """One sample, or what the user has to know of it."""
+    def __getitem__(self, keys: Sequence[SampleKey]) -> list[Sample | Failure]:
+        """The samples of a batch, or what the user has to know of them."""
+        return [self._sample(key) for key in keys]
+
+    def _sample(self, key: SampleKey) -> Sample | Failure:
         try:
             return self.dataset[key]
         except SwinDenseError as error:
             return Failure(str(error))
 
 
-class BatchLoader(DataLoader[Sample]):
-    """Reads batches, and says what is wrong with the data in the same words with any number of workers."""
+class BatchLoader(DataLoader[Any]):
+    """Reads batches, and says what is wrong with the data in the same words with any number of workers.
 
-    def __init__(self, dataset: SeededDataset[Sample], *, size_divisor: int, num_workers: int, **options: Any) -> None:
+    Its sampler is a `DistributedSampler` that draws whole batches, and Lightning leaves such a one alone.
+    """
+
+    def __init__(
+        self,
+        dataset: SeededDataset[Sample],
+        order: TrainBatchSampler | EvaluationSampler,
+        *,
+        size_divisor: int,
+        num_workers: int,
+        **_: Any,
+    ) -> None:
         """Sets what training and evaluation ask of a `DataLoader` alike.
 
         Args:
             dataset: Transformed samples by (epoch, index).
+            order: Draws the batches.
             size_divisor: Batches are padded to a multiple of this.
             num_workers: Processes that read and transform; 0 reads in this process.
-            **options: Of `DataLoader`; which samples make a batch.
+            **_: Lightning makes loaders again with a sampler of its own for `overfit_batches` and `predict`; ours is
+                right for both.
         """
         super().__init__(
             ReportingDataset(dataset),
+            sampler=order,
+            batch_size=None,
             collate_fn=partial(_collate, size_divisor=size_divisor),
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -77,7 +91,6 @@ class BatchLoader(DataLoader[Sample]):
             # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
             generator=torch.Generator(),
             worker_init_fn=set_worker_signals,
-            **options,
         )
 
     def __iter__(self) -> Any:  # the base promises an iterator class of its own, which nobody else can make
@@ -118,7 +131,7 @@ class ResumableLoader(BatchLoader):
             position: Current epoch, and the index of the next batch in it.
             **options: Of `BatchLoader`.
         """
-        super().__init__(dataset, batch_sampler=order, **options)
+        super().__init__(dataset, order, **options)
         self.order = order
         self.position = position
 
@@ -139,9 +152,6 @@ class ResumableLoader(BatchLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Makes sure that an interrupted epoch can be continued; Lightning calls it in the middle of an epoch only.
 
-        Args:
-            state: Of `state_dict`.
-
         Raises:
             TrainingError: Something changed that the order of batches depends on.
         """
@@ -159,37 +169,25 @@ def train_loader(
     transform: Transform,
     sampler: TrainBatchSampler,
     position: Callable[[], tuple[int, int]],
-    *,
-    num_workers: int,
-    size_divisor: int,
+    **options: int,
 ) -> ResumableLoader:
-    """Builds the loader of training batches.
+    """The loader of training batches, which goes on where training stands.
 
     Args:
         dataset: Untransformed samples.
-        transform: The training transform; seeded for each sample with the sampler's seed, the epoch and the index.
+        transform: Seeded for each sample with the sampler's seed, the epoch and the index.
         sampler: Draws the batches.
         position: Current epoch, and the index of the next batch in it.
-        num_workers: Processes that read and transform; 0 reads in this process.
-        size_divisor: Batches are padded to a multiple of this.
-
-    Returns:
-        A loader that goes on where training stands.
+        **options: `num_workers` and `size_divisor` of `BatchLoader`.
     """
     seeded = SeededDataset(dataset, transform, sampler.seed)
-    return ResumableLoader(seeded, sampler, position, num_workers=num_workers, size_divisor=size_divisor)
+    return ResumableLoader(seeded, sampler, position, **options)
 
 
 def evaluation_loader(
-    dataset: IndexedItems[Sample],
-    transform: Transform,
-    sampler: EvaluationSampler,
-    *,
-    batch_size: int,
-    num_workers: int,
-    size_divisor: int,
+    dataset: IndexedItems[Sample], transform: Transform, sampler: EvaluationSampler, **options: int
 ) -> BatchLoader:
-    """Builds the loader of batches to predict on.
+    """The loader of batches to predict on, in the order of the data set.
 
     They carry no instances, since the metric reads its own ground truth; label maps are as they are on disk.
 
@@ -197,17 +195,9 @@ def evaluation_loader(
         dataset: Untransformed samples.
         transform: The test transform.
         sampler: Draws this rank's images.
-        batch_size: Images per batch; the last batch may be smaller.
-        num_workers: Processes that read and transform; 0 reads in this process.
-        size_divisor: Batches are padded to a multiple of this.
-
-    Returns:
-        A loader of batches in the order of the data set.
+        **options: `num_workers` and `size_divisor` of `BatchLoader`.
     """
-    seeded = SeededDataset(dataset, ImageOnly(transform), seed=0)
-    return BatchLoader(
-        seeded, sampler=sampler, batch_size=batch_size, num_workers=num_workers, size_divisor=size_divisor
-    )
+    return BatchLoader(SeededDataset(dataset, ImageOnly(transform), seed=0), sampler, **options)
 
 
 def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | Failure:

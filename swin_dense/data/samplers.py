@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import cycle, islice
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import DistributedSampler
 
 from swin_dense.data.seeding import SampleKey
 from swin_dense.errors import DataError
 
+Keys = list[SampleKey]
+"""Of the samples of a batch."""
 
-class TrainBatchSampler:
+
+class TrainBatchSampler(DistributedSampler[Keys]):
     """Draws shuffled batches of keys whose images are all landscape (W >= H) or all portrait, to save padding.
 
     The images of an epoch are shuffled and cut into full batches, orientation by orientation. What is left over of both
@@ -39,10 +44,9 @@ class TrainBatchSampler:
         """
         if len(image_sizes) == 0:
             raise DataError("the training set has no image to draw; check the annotation file and what is filtered out")
+        super().__init__(cast(Any, image_sizes), num_replicas=world_size, rank=rank, seed=seed)
         self.landscape = image_sizes[:, 1] >= image_sizes[:, 0]
         self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
         self.world_size = world_size
         self.set_epoch(0)
 
@@ -62,7 +66,7 @@ class TrainBatchSampler:
         left_over = len(self.landscape) - full * self.batch_size
         return -(-(full + -(-left_over // self.batch_size)) // self.world_size)
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
+    def __iter__(self) -> Iterator[Keys]:
         """Draws this rank's batches of the chosen epoch."""
         batches = self._batches_of_all_ranks()
         dealt = islice(cycle(batches), len(self) * self.world_size)
@@ -81,18 +85,19 @@ class TrainBatchSampler:
         return list(generator.permutation(drawn.reshape(-1, self.batch_size)))
 
 
-class EvaluationSampler:
+class EvaluationSampler(DistributedSampler[Keys]):
     """Deals the images out to the ranks in turn, without repeats, so ranks may differ by one image.
 
     Only where there are more ranks than images does a rank repeat an image, since a process without any batch would
     leave the others waiting for it in the first collective call; the metric counts an image once.
     """
 
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, length: int, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:
         """Chooses this rank's images.
 
         Args:
             length: Images in the data set.
+            batch_size: Images per batch; the last batch may be smaller.
             rank: This process.
             world_size: Number of processes.
 
@@ -101,12 +106,15 @@ class EvaluationSampler:
         """
         if length == 0:
             raise DataError("there is no image to evaluate on; check the annotation file")
+        super().__init__(cast(Any, range(length)), num_replicas=world_size, rank=rank, shuffle=False)
         self.indices = range(rank, length, world_size) or [rank % length]
+        self.batch_size = batch_size
 
     def __len__(self) -> int:
-        """Images of this rank."""
-        return len(self.indices)
+        """Batches of this rank."""
+        return -(-len(self.indices) // self.batch_size)
 
-    def __iter__(self) -> Iterator[SampleKey]:
-        """Draws this rank's keys, always of epoch 0, so that every evaluation is the same."""
-        return ((0, index) for index in self.indices)
+    def __iter__(self) -> Iterator[Keys]:
+        """Draws this rank's batches, always of epoch 0, so that every evaluation is the same."""
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, index) for index in self.indices[start : start + self.batch_size]]

@@ -16,9 +16,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose
 from torchvision.transforms.v2 import functional as kernels
 
-from swin_dense.data.transforms import RandomHorizontalFlip, Transform, crop, rescaled_size, resize
+from swin_dense.data.transforms import RandomHorizontalFlip, Transform, crop, resize
 from swin_dense.errors import ConfigError
-from swin_dense.records import Sample, Size
+from swin_dense.records import Sample, Size, rescaled_size
 
 CROP_TRIES = 10
 """How many windows are looked at before one is taken as it comes."""

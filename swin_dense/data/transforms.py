@@ -24,26 +24,10 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, RandomChoice
 from torchvision.transforms.v2 import functional as kernels
 
 from swin_dense.errors import ConfigError
-from swin_dense.records import Instances, Sample, Size
+from swin_dense.records import Instances, Sample, Size, rescaled_size
 
 Transform = Callable[[Sample], Sample]
 """What training and test transforms are; `torchvision.transforms.v2.Compose` chains them."""
-
-
-def rescaled_size(size: Size, short_side: int, max_long_side: int) -> Size:
-    """The largest size of unchanged aspect ratio within both limits, rounded half up as in mmdetection.
-
-    Args:
-        size: Height and width in pixels.
-        short_side: Most pixels of the shorter side.
-        max_long_side: Most pixels of the longer side.
-
-    Returns:
-        Height and width, each at least 1.
-    """
-    scale = min(max_long_side / max(size), short_side / min(size))
-    height, width = (max(1, int(side * scale + 0.5)) for side in size)
-    return height, width
 
 
 def resize(sample: Sample, size: Size) -> Sample:

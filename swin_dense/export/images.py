@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from swin_dense.data.transforms import rescaled_size, resize
+from swin_dense.data.transforms import resize
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import check_inside
 from swin_dense.images.finder import ImageSource
 from swin_dense.images.store import ImageStore
-from swin_dense.records import Sample, Size
+from swin_dense.records import Sample, Size, rescaled_size
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from swin_dense.inference.resampling import BilinearAxis, MosaicAxis
-from swin_dense.records import Size
+from swin_dense.records import Size, rescaled_size
 
 
 class Segmenter(Protocol):
@@ -33,6 +33,24 @@ class Segmenter(Protocol):
         Returns:
             (B, K, h, w) float32, of any size.
         """
+
+
+@dataclass(frozen=True)
+class EvaluationSize:
+    """The size at which a model sees an image of a size on disk, at a ratio of the test scale.
+
+    Attributes:
+        short_side: Most pixels of the shorter side at ratio 1; None leaves images as they are.
+        max_long_side: Likewise, of the longer side.
+    """
+
+    short_side: int | None
+    max_long_side: int | None
+
+    def __call__(self, size: Size, ratio: float = 1.0) -> Size:
+        """The largest size within both sides."""
+        short_side, max_long_side = self.short_side or min(size), self.max_long_side or max(size)
+        return rescaled_size(size, round(short_side * ratio), round(max_long_side * ratio))
 
 
 @dataclass(frozen=True)

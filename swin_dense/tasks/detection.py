@@ -14,16 +14,16 @@ from swin_dense.data.transforms import (
     RandomHorizontalFlip,
     RandomShortSide,
     Transform,
-    rescaled_size,
     short_side_or_crop,
 )
 from swin_dense.errors import ConfigError
 from swin_dense.inference.detection import DetectionInference
 from swin_dense.inference.merging import Merging
+from swin_dense.inference.views import EvaluationSize
 from swin_dense.metrics import CocoMetric
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.model_dicts import has_masks, has_semantic_branch
-from swin_dense.records import Detections, Size
+from swin_dense.records import Detections
 from swin_dense.training import DetectorModule
 from swin_dense.visualize.detections import draw_comparison
 from swin_dense.visualize.pictures import save_picture
@@ -70,11 +70,8 @@ def inference(
             f"augmentation.test_max_long_side {max_long_side}"
         )
 
-    def evaluation_size(size: Size, ratio: float) -> Size:
-        return rescaled_size(size, round(short_side * ratio), round(max_long_side * ratio))
-
     return DetectionInference(
-        evaluation_size,
+        EvaluationSize(short_side, max_long_side),
         scales=config.scales,
         flip=config.flip,
         slice_size=config.slice_size,
@@ -143,7 +140,7 @@ def training_module(config: DetectionConfig, data: CocoDataModule, engine: str =
         metric,
         inference(config.inference, config.augmentation, config.data.eval_batch_size),
         **vars(config.optimizer),
-        **vars(config.schedule),
+        **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
         seed=config.training.seed,
     )
 

@@ -10,11 +10,12 @@ from torchvision.transforms.v2 import Compose, Identity
 from swin_dense.config import SegmentationAugmentationConfig, SegmentationConfig, SegmentationInferenceConfig
 from swin_dense.data.ade20k import ADE20KDataModule
 from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
-from swin_dense.data.transforms import RandomHorizontalFlip, Transform, rescaled_size
+from swin_dense.data.transforms import RandomHorizontalFlip, Transform
 from swin_dense.inference.segmentation import SegmentationInference
+from swin_dense.inference.views import EvaluationSize
 from swin_dense.metrics import MeanIoU
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
-from swin_dense.records import IGNORE_INDEX, Segmentation, Size
+from swin_dense.records import IGNORE_INDEX, Segmentation
 from swin_dense.training import SegmenterModule
 from swin_dense.visualize.pictures import save_picture
 from swin_dense.visualize.segmentation import draw_segmentation_comparison
@@ -53,14 +54,8 @@ def inference(
     Returns:
         The inference; it resizes images itself.
     """
-
-    def evaluation_size(size: Size, ratio: float) -> Size:
-        if test_scale is None:
-            return rescaled_size(size, round(min(size) * ratio), round(max(size) * ratio))
-        return rescaled_size(size, round(min(test_scale) * ratio), round(max(test_scale) * ratio))
-
     return SegmentationInference(
-        evaluation_size,
+        EvaluationSize(*((None, None) if test_scale is None else (min(test_scale), max(test_scale)))),
         config.crop_size,
         config.stride,
         config.scales,
@@ -113,7 +108,7 @@ def training_module(config: SegmentationConfig, data: ADE20KDataModule) -> Segme
         MeanIoU(data.class_names, data.val_image_ids, ignore_index=IGNORE_INDEX),
         inference(config.inference, config.augmentation.test_scale),
         **vars(config.optimizer),
-        **vars(config.schedule),
+        **{name: value for name, value in vars(config.schedule).items() if name != "steps"},
         seed=config.training.seed,
     )
 

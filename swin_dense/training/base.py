@@ -1,89 +1,98 @@
-"""What every Lightning module of ours does: losses in, one optimizer step out, tied to its place in the training."""
+"""What the Lightning modules of all tasks share: losses in, one step out, tied to its place in the training."""
 
 from __future__ import annotations
 
+import math
 import random
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from swin_dense.errors import ConfigError, TrainingError
 from swin_dense.records import Batch
 from swin_dense.training.optim import adamw
 
-
-class Model(Protocol):
-    """A model that learns from batches; itself an `nn.Module`.
-
-    Attributes:
-        network: The module whose parameters are saved as weights.
-    """
-
-    network: nn.Module
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar terms by name; those with "loss" in their name are minimised."""
-
-
-class Metric(Protocol):
-    """Scores predictions against the ground truth of a data set; how it takes them is up to the task."""
-
-    @property
-    def figure_names(self) -> Sequence[str]:
-        """What `val/NAME` there will be."""
-
-    def compute(self) -> dict[str, Any]:
-        """Figures by name, or by kind and name; "per_class" ones apart. The same on every rank."""
-
-    def reset(self) -> None:
-        """Forgets every prediction."""
+APPLIED = ("lr", "weight_decay", "betas")
+"""Options of an optimizer's groups that are the run's settings, not what it has learnt."""
 
 
 class DenseModule(LightningModule):
-    """Glue between a model, its loss terms, its optimizer and its score.
+    """Glue between a model, its loss terms, its optimizer and its score, for any Lightning trainer.
 
-    Logs every loss term as `train/NAME`, their sum as `train/loss`, and every figure of the metric as `val/NAME` or
-    `val/KIND_NAME`.
+    Logs every loss term as `train/NAME` and their sum as `train/loss`, each the mean since the last line of the log,
+    and every metric as `val/NAME` or `val/KIND_NAME` (`test/...` in `Trainer.test`).
 
     Attributes:
         model: The model.
-        scores: Result of the last validation.
+        metric: Scores its predictions; None until a trainer sets it up with the data.
+        scores: Result of the last validation or test.
+        trained_epoch: Epoch of the last training batch, counted from 0.
     """
 
-    def __init__(self, model: Model, metric: Metric, optimizer: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self, model: Any, metric: Any, inference: Any, optimizer: Mapping[str, Any], seed: int, patience: int
+    ) -> None:
         """Takes the parts.
 
         Args:
-            model: An `nn.Module` with `network` and `losses`.
-            metric: Scores its predictions.
+            model: An `nn.Module` with `network` and `losses`, or what `swin_dense.load` gives.
+            metric: Scores its predictions; None makes the task's own of the data module.
+            inference: Predicts with the model.
             optimizer: Keyword arguments of `adamw`.
             seed: Of the randomness inside a training step.
+            patience: Batches in a row whose loss may be not finite under a gradient scaler.
         """
         super().__init__()
-        self.model = cast(nn.Module, model)
+        self.model = cast(nn.Module, getattr(model, "module", model))
         self.metric = metric
+        self.inference = inference
         self.optimizer_options = optimizer
         self.seed = seed
+        self.patience = patience
         self.scores: dict[str, Any] = {}
+        self.trained_epoch = 0
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+        self._logged_step = 0
+        self._broken_batches = 0
+        self._watch: _Watch | None = None
 
     @property
     def network(self) -> nn.Module:
         """The module whose parameters are the weights, without the glue around it."""
-        return cast(Model, self.model).network
+        return cast(nn.Module, self.model.network)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Ties dropout, drop path and the heads' sampling to the place of the step in the training."""
-        seed_step(self.seed, self.current_epoch, batch_idx, self.global_rank)
+    @abstractmethod
+    def make_metric(self, data: Any, images: int | None = None) -> Any:
+        """The task's metric for the first `images` validation images of a data module that is set up."""
+
+    @abstractmethod
+    def schedule(self, optimizer: Optimizer) -> LambdaLR:
+        """The learning-rate schedule of the task."""
+
+    @abstractmethod
+    def score(self, batch: Batch, predictions: Any) -> None:
+        """Hands predictions to the metric."""
+
+    def setup(self, stage: str) -> None:
+        """Makes the metric where there is none, or where the trainer leaves validation images out."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or stage == "predict":
+            return
+        limit = _first_images(self.trainer, stage, data)
+        if self.metric is None or limit is not None:
+            self.metric = self.make_metric(data, limit)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch.
+        """The loss of one batch; what it draws depends on its place in the training alone.
 
         Args:
             batch: Images with what is to be learnt of them.
@@ -91,111 +100,209 @@ class DenseModule(LightningModule):
 
         Returns:
             Scalar.
-
-        Raises:
-            TrainingError: It is not finite.
         """
-        terms = cast(Model, self.model).losses(batch)
-        total = total_loss(terms, batch)
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        self.log_dict(
-            {f"train/{name}": value.detach() for name, value in terms.items() if name != "loss"}, batch_size=len(batch)
-        )
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        self.trained_epoch = self.current_epoch
+        with seeded(self.device, self.seed, self.current_epoch, batch_idx, self.global_rank):
+            terms = cast(Any, self.model).losses(batch)
+        total = total_loss(terms)
+        self._watch = _Watch(terms, total, batch)
+        for name, value in {**terms, "loss": total}.items():
+            self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach().clone()
+        self._batches += 1
         return total
 
     def on_after_backward(self) -> None:
-        """Refuses parameters without a gradient where several processes wait for it; alone, they just stay as they are.
+        """Stops before a step that would spoil the weights; a gradient scaler skips it, several times at most.
 
         Raises:
-            ConfigError: Names them.
+            TrainingError: The loss is not finite; names its terms and the images.
+            ConfigError: Several processes wait for gradients that never come; names the layers.
         """
-        if self.trainer.world_size == 1 or self.trainer.global_step > 0:
+        assert self._watch is not None
+        self._broken_batches = 0 if self._watch.is_finite() else self._broken_batches + 1
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if self._broken_batches > (self.patience if scaled else 0):
+            raise TrainingError(self._watch.message(self._broken_batches))
+        if self.trainer.world_size > 1 and self.trainer.global_step == 0:
+            _check_all_learn(self.network)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs the means since the last line, where a line is due."""
+        if not self._line_is_due():
             return
-        parameters = self.network.named_parameters()
-        idle = [name.rpartition(".")[0] for name, one in parameters if one.requires_grad and one.grad is None]
-        if idle := list(dict.fromkeys(idle)):
-            more = f" and {len(idle) - 4} more" if len(idle) > 4 else ""
-            raise ConfigError(
-                f"model: nothing is learnt by {', '.join(idle[:4])}{more}, which several processes cannot train "
-                "together: no head reads what comes of them. Leave such maps of the backbone out with "
-                "model.backbone.out_indices (the heads' in_index counts those that are left), or train with --devices 1"
-            )
+        self.log_dict(
+            {f"train/{name}": total / self._batches for name, total in self._sums.items()}, batch_size=len(batch)
+        )
+        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        self._sums, self._batches, self._logged_step = {}, 0, self.trainer.global_step
 
     def on_validation_epoch_start(self) -> None:
         """Forgets what an interrupted validation may have left."""
+        if self.metric is None:
+            raise ConfigError("there is nothing to score with: pass `datamodule=` to the trainer, or `metric=` here")
         self.metric.reset()
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Predicts a batch and hands it to the metric.
+
+        Args:
+            batch: Images at the size that they have on disk.
+            batch_idx: Position in the validation set.
+
+        Returns:
+            {"predictions": one per image}, for callbacks that draw them.
+        """
+        predictions = self.inference.predict(self.model, batch)
+        self.score(batch, predictions)
+        return {"predictions": predictions}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        """What is predicted in each image of a batch, in order."""
+        return self.inference.predict(self.model, batch)
+
     def on_validation_epoch_end(self) -> None:
-        """Scores what every rank has predicted and logs the figures, which are the same on every rank."""
+        """Scores what every rank has predicted and logs the metrics, which are the same on every rank."""
         if self.trainer.sanity_checking:
             return
         self.scores = self.metric.compute()
-        for name, value in figures(self.scores):
-            self.log(f"val/{name}", value, prog_bar=name.endswith(("_AP", "mIoU")), rank_zero_only=False)
+        stage = "test" if self.trainer.testing else "val"
+        for name, value in metrics(self.scores):
+            self.log(f"{stage}/{name}", value, prog_bar=name.endswith(("_AP", "mIoU")), rank_zero_only=False)
+        if self.trainer.state.fn == "fit":  # one row with the step that is validated, whenever that is done
+            self.log("step", float(max(self.trainer.global_step - 1, 0)), rank_zero_only=False)
+            self.log("epoch", float(self.trained_epoch), rank_zero_only=False)
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> Any:
         """AdamW and the schedule, stepped after every optimizer step."""
         optimizer = adamw(self.model, **self.optimizer_options)
+        self._settings = [{name: group[name] for name in APPLIED} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
 
-    @abstractmethod
-    def schedule(self, optimizer: Optimizer) -> LRScheduler:
-        """The learning-rate schedule of the task."""
+    def on_train_start(self) -> None:
+        """Lets the settings hold, where a checkpoint has brought back others."""
+        optimizer, schedule = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(schedule, LambdaLR)
+        schedule.base_lrs = [settings["lr"] for settings in self._settings]
+        rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
+        for group, settings, rate in zip(optimizer.param_groups, self._settings, schedule.get_last_lr(), strict=True):
+            group.update(settings, initial_lr=settings["lr"], lr=rate)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a resumed run needs to log the same, and the classes; a line that is due is written by this run."""
+        due = self._line_is_due()
+        checkpoint["swin_dense"] = {
+            "sums": {} if due else {name: float(value) for name, value in self._sums.items()},
+            "batches": 0 if due else self._batches,
+            "logged_step": self.trainer.global_step if due else self._logged_step,
+            "trained_epoch": self.trained_epoch,
+            "class_names": self._class_names(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        state = checkpoint.get("swin_dense")
+        if state is None:
+            return
+        self._sums = {name: torch.tensor(value, device=self.device) for name, value in state["sums"].items()}
+        self._batches, self._logged_step = state["batches"], state["logged_step"]
+        self.trained_epoch = state["trained_epoch"]
+
+    def _line_is_due(self) -> bool:
+        step, every = self.trainer.global_step, getattr(self.trainer, "log_every_n_steps", 1)
+        return self._batches > 0 and step > self._logged_step and (step % every == 0 or self.trainer.should_stop)
+
+    def _class_names(self) -> list[str] | None:
+        data: Any = getattr(self.trainer, "datamodule", None)
+        return None if data is None else list(data.class_names)
 
 
-def figures(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The figures over the whole data set, without those of single classes.
+class _Watch:
+    """Whether the loss of a batch is finite, asked without waiting for the device until the gradients are under way."""
 
-    Args:
-        scores: Of a metric.
+    def __init__(self, terms: Mapping[str, Tensor], total: Tensor, batch: Batch) -> None:
+        self.terms = {name: value.detach() for name, value in terms.items()}
+        self.batch = batch
+        self.finite = torch.isfinite(total.detach()).to("cpu", non_blocking=total.is_cuda)
+        self.copied = torch.cuda.current_stream(total.device).record_event() if total.is_cuda else None
 
-    Yields:
-        Such as ("mIoU", 44.5) or ("bbox_AP", 0.41).
-    """
+    def is_finite(self) -> bool:
+        if self.copied is not None:
+            self.copied.synchronize()
+        return bool(self.finite)
+
+    def message(self, batches: int) -> str:
+        values = {name: value.item() for name, value in self.terms.items()}
+        broken = ", ".join(f"{name}={value:g}" for name, value in values.items() if not math.isfinite(value))
+        names = zip(self.batch.image_ids, self.batch.file_names, strict=True)
+        row = f", after {batches - 1} others in a row," if batches > 1 else ""
+        return (
+            f"the loss is not finite ({broken}){row} in the batch of images "
+            f"{', '.join(f'{i} ({name})' for i, name in names)}; look at their annotations with "
+            "swin-dense check-data, lower optimizer.learning_rate, or set training.clip_gradient_norm"
+        )
+
+
+def metrics(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The metrics over the whole data set, such as ("mIoU", 44.5) or ("bbox_AP", 0.41); not those of single classes."""
     for name, value in scores.items():
         if name == "per_class":
             continue
         if isinstance(value, Mapping):
-            yield from ((f"{name}_{figure}", one) for figure, one in value.items() if figure != "per_class")
+            yield from ((f"{name}_{metric}", one) for metric, one in value.items() if metric != "per_class")
         else:
             yield name, value
 
 
-def seed_step(seed: int, epoch: int, batch: int, rank: int) -> None:
-    """Makes the randomness of a training step depend on its place alone, so that a resumed run draws the same.
+@contextmanager
+def seeded(device: torch.device, *place: int) -> Iterator[None]:
+    """Draws random numbers that depend on a place alone, and gives the caller's generators back as they were.
 
     Args:
-        seed: Of the run.
-        epoch: Counted from 0.
-        batch: Position in the epoch.
-        rank: Of the process; every rank draws differently.
+        device: Whose generator is seeded besides those of the CPU.
+        *place: Such as seed, epoch, batch and rank; all >= 0.
     """
-    words = np.random.SeedSequence((seed, epoch, batch, rank)).generate_state(3)
-    torch.manual_seed(int(words[0]))
-    np.random.seed(int(words[1]))
-    random.seed(int(words[2]))
+    words = np.random.SeedSequence(place).generate_state(3)
+    states = np.random.get_state(), random.getstate()
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(int(words[0]))
+        np.random.seed(int(words[1]))
+        random.seed(int(words[2]))
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
 
 
-def total_loss(terms: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """Adds up the terms that are to be minimised.
+def total_loss(terms: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the terms that are to be minimised: those with "loss" in their name."""
+    return torch.stack([value for name, value in terms.items() if "loss" in name]).sum()
 
-    Args:
-        terms: Scalars by name.
-        batch: Where they come from.
 
-    Returns:
-        Scalar.
+def _first_images(trainer: Trainer, stage: str, data: Any) -> int | None:
+    """How many validation images the trainer shows, of all ranks together, the first ones; None for all."""
+    limit = trainer.limit_test_batches if stage == "test" else trainer.limit_val_batches
+    images = trainer.world_size * data.eval_batch_size
+    batches = -(-len(data.val_image_ids) // images)
+    shown = limit if isinstance(limit, int) else int(limit * batches)
+    return shown * images if 0 < shown < batches else None
 
-    Raises:
-        TrainingError: The sum is not finite; names the terms and the images.
-    """
-    total = torch.stack([value for name, value in terms.items() if "loss" in name]).sum()
-    if not torch.isfinite(total):
-        broken = ", ".join(f"{name}={value.item():g}" for name, value in terms.items() if not torch.isfinite(value))
-        images = ", ".join(f"{i} ({name})" for i, name in zip(batch.image_ids, batch.file_names, strict=True))
-        raise TrainingError(
-            f"the loss is not finite ({broken}) in the batch of images {images}; look at their annotations with "
-            "swin-dense check-data, lower optimizer.learning_rate, or set training.clip_gradient_norm"
+
+def _check_all_learn(network: nn.Module) -> None:
+    """Refuses parameters without a gradient where several processes wait for it; alone, they just stay as they are."""
+    idle = [
+        name.rpartition(".")[0] for name, one in network.named_parameters() if one.requires_grad and one.grad is None
+    ]
+    if idle := list(dict.fromkeys(idle)):
+        more = f" and {len(idle) - 4} more" if len(idle) > 4 else ""
+        raise ConfigError(
+            f"model: nothing is learnt by {', '.join(idle[:4])}{more}, which several processes cannot train "
+            "together: no head reads what comes of them. Leave such maps of the backbone out with "
+            "model.backbone.out_indices (the heads' in_index counts those that are left), or train with --devices 1"
         )
-    return total

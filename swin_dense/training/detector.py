@@ -3,66 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
-from swin_dense.inference.detection import DetectionInference, DetectionModel
+from swin_dense.inference.detection import DetectionInference
+from swin_dense.inference.views import EvaluationSize
+from swin_dense.metrics import CocoMetric
 from swin_dense.records import Batch, Detections
-from swin_dense.training.base import DenseModule, Metric, Model
-from swin_dense.training.optim import NO_DECAY, warmup_multistep
-
-
-class Detector(Model, DetectionModel, Protocol):
-    """A model that learns to find objects."""
-
-
-class DetectionMetric(Metric, Protocol):
-    """Scores detections against the ground truth of a data set."""
-
-    def update(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
-        """Takes the detections of some images."""
+from swin_dense.training.base import DenseModule
+from swin_dense.training.optim import NO_DECAY, steps_per_epoch, warmup_multistep
 
 
 class DetectorModule(DenseModule):
-    """Trains a detector; logs every figure of the metric as `val/KIND_FIGURE`, for instance `val/bbox_AP`."""
+    """Trains a detector with any Lightning trainer; logs metrics as `val/KIND_METRIC`, for instance `val/bbox_AP`.
+
+    The length of the training is the trainer's: `Trainer(max_epochs=36).fit(DetectorModule(model), datamodule=data)`.
+
+    Example:
+        >>> import torch
+        >>> from swin_dense.training import DetectorModule
+        >>> class Model(torch.nn.Module):
+        ...     has_masks = False
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = torch.nn.Linear(1, 1)  # any detector; swin_dense.load(...) gives one
+        >>> module = DetectorModule(Model(), learning_rate=5e-5)
+        >>> module.hparams.learning_rate, module.hparams.milestones
+        (5e-05, None)
+    """
 
     def __init__(
         self,
-        detector: Detector,
-        metric: DetectionMetric,
-        inference: DetectionInference,
+        model: Any,
+        metric: Any = None,
+        inference: DetectionInference | None = None,
         *,
         learning_rate: float = 1e-4,
         weight_decay: float = 0.05,
         betas: tuple[float, float] = (0.9, 0.999),
         no_decay: Sequence[str] = NO_DECAY,
         layer_decay: float | None = None,
-        epochs: int = 12,
-        milestones: Sequence[int] = (8, 11),
+        milestones: Sequence[int] | None = None,
         gamma: float = 0.1,
         warmup_steps: int = 500,
         warmup_ratio: float = 0.001,
         seed: int = 0,
+        patience: int = 10,
     ) -> None:
-        """Takes the parts; the defaults are the official 1x recipe.
+        """Takes the parts; the defaults are the official recipe.
 
         Args:
-            detector: The model, an `nn.Module` with `losses` and `predict`.
-            metric: Scores its detections.
-            inference: How the detector is run on images.
+            model: What `swin_dense.load` gives, or an `nn.Module` with `network`, `losses`, `predict` and `has_masks`.
+            metric: Scores its detections; None makes a `CocoMetric` of the trainer's data module.
+            inference: How the detector is run on images; None shows each once, within 800 and 1333 pixels.
             learning_rate: AdamW's.
             weight_decay: Of parameters whose name holds none of `no_decay`.
             betas: AdamW's.
             no_decay: Parts of parameter names.
             layer_decay: Factor on the learning rate from one layer of the backbone to the layer before it.
-            epochs: Length of the training, which the trainer must share.
-            milestones: Epochs after which the learning rate goes down.
+            milestones: Epochs after which the learning rate goes down; None takes 2/3 and 11/12 of the trainer's.
             gamma: By this factor.
             warmup_steps: Optimizer steps of the linear warm-up.
             warmup_ratio: Its first factor.
             seed: Of the randomness inside a training step.
+            patience: Batches in a row whose loss may be not finite in float16, where the gradient scaler skips them.
         """
         optimizer = {
             "learning_rate": learning_rate,
@@ -71,31 +77,32 @@ class DetectorModule(DenseModule):
             "no_decay": no_decay,
             "layer_decay": layer_decay,
         }
-        super().__init__(detector, metric, optimizer, seed)
-        self.inference = inference
-        self.schedule_options: dict[str, Any] = {
-            "milestones": milestones,
-            "gamma": gamma,
-            "warmup_steps": warmup_steps,
-            "warmup_ratio": warmup_ratio,
-        }
-        self.epochs = epochs
+        super().__init__(
+            model, metric, inference or DetectionInference(EvaluationSize(800, 1333)), optimizer, seed, patience
+        )
+        self.save_hyperparameters(ignore=["model", "metric", "inference"])
+        self.milestones = milestones
+        self.schedule_options = {"gamma": gamma, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Detections]]:
-        """Predicts a batch and hands it to the metric.
+    def make_metric(self, data: Any, images: int | None = None) -> CocoMetric:
+        """COCO's metrics on the first `images` validation images of a `CocoDataModule` that is set up; None for all."""
+        return CocoMetric(
+            data.val_annotations,
+            category_ids=data.category_ids,
+            class_names=data.class_names,
+            image_ids=data.val_image_ids[:images],
+            iou_types=("bbox", "segm") if self.model.has_masks else ("bbox",),
+        )
 
-        Args:
-            batch: Images at the size that they have on disk.
-            batch_idx: Position in the validation set.
+    def score(self, batch: Batch, predictions: list[Detections]) -> None:
+        """Hands the detections of a batch to the metric."""
+        self.metric.update(batch.image_ids, predictions)
 
-        Returns:
-            {"predictions": one per image}, for callbacks that draw them.
-        """
-        detections = self.inference.predict(cast(Detector, self.model), batch)
-        cast(DetectionMetric, self.metric).update(batch.image_ids, detections)
-        return {"predictions": detections}
-
-    def schedule(self, optimizer: Optimizer) -> LRScheduler:
+    def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up, then steps down after some of the epochs."""
-        steps_per_epoch = int(self.trainer.estimated_stepping_batches) // self.epochs
-        return warmup_multistep(optimizer, steps_per_epoch=max(steps_per_epoch, 1), **self.schedule_options)
+        steps = steps_per_epoch(self.trainer)
+        milestones = self.milestones
+        if milestones is None:
+            epochs = int(self.trainer.estimated_stepping_batches) // steps
+            milestones = [epochs * 2 // 3, epochs * 11 // 12]
+        return warmup_multistep(optimizer, milestones=milestones, steps_per_epoch=steps, **self.schedule_options)

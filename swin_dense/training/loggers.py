@@ -1,8 +1,9 @@
-"""`metrics.csv`: every figure of a run in one table that survives a resume."""
+"""`metrics.csv`: every metric of a run in one table that survives a resume."""
 
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from swin_dense.files import atomic_write
 
 
 class MetricsTable(Logger):
-    """Writes one row per logged step, with the columns `step`, `epoch` and every figure that was ever logged.
+    """Appends one row per logged step, with the columns `step`, `epoch` and every metric that was ever logged.
 
-    Lightning's own CSV logger deletes the table of an earlier run in the same folder; this one reads it back, and drops
-    only the rows that the resumed run will write again.
+    Lightning's own CSV logger deletes the table of an earlier run in the same folder; this one goes on with it, and
+    drops only the rows that the resumed run will write again. The whole table is written at most once for each new
+    column, else a row is one line at its end.
     """
 
     def __init__(self, path: Path, resumed_step: int = 0) -> None:
@@ -28,10 +30,10 @@ class MetricsTable(Logger):
         """
         super().__init__()
         self.path = path
-        self._rows: list[dict[str, Any]] = []
-        if resumed_step and path.is_file():
-            with path.open(newline="") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) < resumed_step]
+        self._columns = ["step", "epoch"]
+        self._row: dict[str, Any] = {}
+        self._row_starts_at: int | None = None  # where the unfinished row lies in the file, if it does
+        self._resume(resumed_step)
 
     @property
     def name(self) -> str:
@@ -45,16 +47,11 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Adds the figures of a step to its row.
-
-        Args:
-            metrics: Figures by name.
-            step: Optimizer step.
-        """
-        if self._rows and self._rows[-1]["step"] == step:
-            self._rows[-1].update(metrics)
-        else:
-            self._rows.append({"step": step, **metrics})
+        """Adds the metrics of a step to its row."""
+        if self._row and self._row["step"] != step:
+            self.save()
+            self._row, self._row_starts_at = {}, None
+        self._row = {**self._row, "step": step, **metrics}
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -62,18 +59,52 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes the whole table; a reader never sees half of it."""
-        columns = list(dict.fromkeys(["step", "epoch", *(name for row in self._rows for name in row)]))
-        with atomic_write(self.path) as unfinished, unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+        """Writes the row; only a new column has the table written whole, which a reader never sees half of."""
+        if not self._row:
+            return
+        if set(self._row) <= set(self._columns) and self.path.is_file():
+            line = io.StringIO()
+            csv.DictWriter(line, self._columns).writerow(self._row)
+            with self.path.open("r+b") as file:
+                start = file.seek(0, io.SEEK_END) if self._row_starts_at is None else self._row_starts_at
+                file.seek(start)
+                file.write(line.getvalue().encode())
+                file.truncate()
+        else:
+            start = self._write([*self._rows()[: None if self._row_starts_at is None else -1], self._row])
+        self._row_starts_at = start
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes what is not written yet.
-
-        Args:
-            status: Not looked at.
-        """
+        """Writes what is not written yet."""
         self.save()
+
+    @rank_zero_only
+    def _resume(self, resumed_step: int) -> None:
+        """The last row before the checkpoint may still get what is validated at that step."""
+        rows = [row for row in self._rows() if (row["step"] or "").isdigit() and int(row["step"]) < resumed_step]
+        if rows:
+            self._row_starts_at = self._write(rows)
+            self._row = {name: value for name, value in rows[-1].items() if value}
+            self._row["step"] = int(self._row["step"])
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, Any]]) -> int:
+        """Writes the whole table; where its last row starts."""
+        self._columns = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
+        table, last = io.StringIO(), 0
+        writer = csv.DictWriter(table, self._columns)
+        writer.writeheader()
+        for row in rows:
+            last = len(table.getvalue().encode()) if row is rows[-1] else 0
+            writer.writerow(row)
+        with atomic_write(self.path) as unfinished:
+            unfinished.write_bytes(table.getvalue().encode())
+        return last

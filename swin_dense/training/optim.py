@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -82,110 +85,45 @@ def _layers_above(module: nn.Module, layer_decay: float) -> dict[str, int]:
             layers |= {f"{path}.{name}" if path else name: top - depth for name, depth in depths.items()}
     if not layers:
         raise ConfigError(
-            "optimizer.layer_decay needs a backbone that tells its layers, as SwinDense does; leave it out for others"
+            "optimizer.layer_decay needs a backbone that numbers its layers, as SwinDense does; leave it out for others"
         )
     return layers
 
 
+def steps_per_epoch(trainer: Trainer) -> int:
+    """Optimizer steps of an epoch of a training that is about to start."""
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()
+    return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+
 def warmup_factor(step: int, warmup_steps: int, warmup_ratio: float) -> float:
-    """Linear warm-up.
-
-    Args:
-        step: Counted from 0.
-        warmup_steps: Its length.
-        warmup_ratio: The factor at step 0.
-
-    Returns:
-        Between `warmup_ratio` and 1.
-    """
+    """Linear warm-up from `warmup_ratio` at step 0 to 1."""
     return 1.0 if step >= warmup_steps else warmup_ratio + (1 - warmup_ratio) * step / warmup_steps
 
 
 def multistep_factor(
     step: int, *, milestones: Sequence[int], gamma: float, warmup_steps: int, warmup_ratio: float
 ) -> float:
-    """The factor on the learning rate of one optimizer step: linear warm-up times steps down.
-
-    Args:
-        step: Counted from 0.
-        milestones: Steps at which the factor is multiplied by `gamma`.
-        gamma: That multiplier.
-        warmup_steps: Length of the warm-up.
-        warmup_ratio: The factor at step 0.
-
-    Returns:
-        Between 0 and 1.
-    """
+    """Linear warm-up times a factor `gamma` for each of the `milestones` (steps) that is reached."""
     reached = sum(step >= milestone for milestone in milestones)
     return float(warmup_factor(step, warmup_steps, warmup_ratio) * gamma**reached)
 
 
 def polynomial_factor(step: int, *, steps: int, power: float, warmup_steps: int, warmup_ratio: float) -> float:
-    """The factor on the learning rate of one optimizer step: linear warm-up times a decay to zero.
-
-    Args:
-        step: Counted from 0.
-        steps: Length of the training.
-        power: The decay is `(1 - step / steps) ** power`.
-        warmup_steps: Length of the warm-up.
-        warmup_ratio: The factor at step 0.
-
-    Returns:
-        Between 0 and 1.
-    """
+    """Linear warm-up times a decay to zero, `(1 - step / steps) ** power`."""
     decay = max(0.0, 1 - step / steps) ** power
     return float(warmup_factor(step, warmup_steps, warmup_ratio) * decay)
 
 
 def warmup_multistep(
-    optimizer: Optimizer,
-    *,
-    milestones: Sequence[int],
-    gamma: float,
-    warmup_steps: int,
-    warmup_ratio: float,
-    steps_per_epoch: int,
+    optimizer: Optimizer, *, milestones: Sequence[int], steps_per_epoch: int, **options: Any
 ) -> LambdaLR:
-    """The schedule as a PyTorch scheduler that is stepped after every optimizer step.
-
-    Args:
-        optimizer: Whose learning rates are scaled.
-        milestones: Epochs after which the learning rate goes down.
-        gamma: By this factor.
-        warmup_steps: In optimizer steps.
-        warmup_ratio: First factor.
-        steps_per_epoch: Optimizer steps.
-
-    Returns:
-        The scheduler.
-    """
+    """`multistep_factor` as a scheduler that is stepped after every optimizer step; `milestones` are epochs."""
     steps = [epoch * steps_per_epoch for epoch in milestones]
-    return LambdaLR(
-        optimizer,
-        lambda step: multistep_factor(
-            step, milestones=steps, gamma=gamma, warmup_steps=warmup_steps, warmup_ratio=warmup_ratio
-        ),
-    )
+    return LambdaLR(optimizer, partial(multistep_factor, milestones=steps, **options))
 
 
-def warmup_polynomial(
-    optimizer: Optimizer, *, steps: int, power: float, warmup_steps: int, warmup_ratio: float
-) -> LambdaLR:
-    """The schedule as a PyTorch scheduler that is stepped after every optimizer step.
-
-    Args:
-        optimizer: Whose learning rates are scaled.
-        steps: Length of the training.
-        power: Of the decay.
-        warmup_steps: In optimizer steps.
-        warmup_ratio: First factor.
-
-    Returns:
-        The scheduler.
-    """
-    return LambdaLR(
-        optimizer,
-        lambda step: polynomial_factor(
-            step, steps=steps, power=power, warmup_steps=warmup_steps, warmup_ratio=warmup_ratio
-        ),
-    )
+def warmup_polynomial(optimizer: Optimizer, *, steps: int, **options: Any) -> LambdaLR:
+    """`polynomial_factor` as a scheduler that is stepped after every optimizer step."""
+    return LambdaLR(optimizer, partial(polynomial_factor, steps=steps, **options))

@@ -119,7 +119,7 @@ def test_what_workers_need_can_be_sent_to_a_spawned_process(root):
     data.setup("fit")
     for loader in (data.train_dataloader(), data.val_dataloader()):
         dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
-        assert_equal([collate([dataset[1, 2]])], [loader.collate_fn([loader.dataset[1, 2]])])
+        assert_equal([collate(dataset[[(1, 2)]])], [loader.collate_fn(loader.dataset[[(1, 2)]])])
 
 
 def test_the_class_list_is_found_beside_the_annotations_or_named(root, tmp_path):

@@ -142,7 +142,7 @@ def test_what_workers_need_can_be_sent_to_a_spawned_process(coco: Path) -> None:
     data.setup("fit")
     for loader in (data.train_dataloader(), data.val_dataloader()):
         dataset, collate = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn)))
-        sent, ours = collate([dataset[1, 2]]), loader.collate_fn([loader.dataset[1, 2]])
+        sent, ours = collate(dataset[[(1, 2)]]), loader.collate_fn(loader.dataset[[(1, 2)]])
         assert torch.equal(sent.images, ours.images) and sent.image_ids == ours.image_ids
 
 

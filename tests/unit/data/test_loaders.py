@@ -98,7 +98,7 @@ def test_an_interrupted_epoch_is_continued_only_with_the_same_batches() -> None:
 
 def test_evaluation_is_in_order_without_instances_and_never_repeats() -> None:
     loader = evaluation_loader(
-        Noise(), ResizeShortSide(20, 40), EvaluationSampler(10), batch_size=4, num_workers=0, size_divisor=32
+        Noise(), ResizeShortSide(20, 40), EvaluationSampler(10, 4), num_workers=0, size_divisor=32
     )
     batches = list(loader)
     assert [batch.image_ids for batch in batches] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
@@ -130,8 +130,8 @@ def test_what_is_wrong_with_the_data_is_said_alike_with_any_number_of_workers(
 ) -> None:
     options = {"num_workers": num_workers, "size_divisor": 32}
     some = Subset(Damaged(), images)
-    order = EvaluationSampler(len(images))
-    evaluation = evaluation_loader(some, ResizeShortSide(20, 40), order, batch_size=2, **options)
+    order = EvaluationSampler(len(images), 2)
+    evaluation = evaluation_loader(some, ResizeShortSide(20, 40), order, **options)
     sampler = TrainBatchSampler(SIZES[images], 1, seed=5)
     for loader in (evaluation, train_loader(some, TRAINING, sampler, lambda: (0, 0), **options)):
         for _ in range(2):  # its workers persist

@@ -120,16 +120,18 @@ def test_a_resumed_epoch_is_the_rest_of_the_whole_one(rank: int) -> None:
     assert len(list(sampler)) == len(whole)
 
 
-@given(length=st.integers(1, 60), world_size=st.integers(1, 9))
+@given(length=st.integers(1, 60), batch_size=st.integers(1, 5), world_size=st.integers(1, 9))
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_evaluation_draws_every_image_once(length: int, world_size: int) -> None:
-    samplers = [EvaluationSampler(length, rank, world_size) for rank in range(world_size)]
-    drawn = [key for sampler in samplers for key in sampler]
-    assert [len(list(sampler)) for sampler in samplers] == [len(sampler) for sampler in samplers]
-    assert set(drawn) == {(0, index) for index in range(length)}
-    assert min(len(sampler) for sampler in samplers) >= 1
-    assert len(drawn) == max(length, world_size)
-    assert list(samplers[0]) == sorted(samplers[0])
+def test_evaluation_draws_every_image_once(length: int, batch_size: int, world_size: int) -> None:
+    samplers = [EvaluationSampler(length, batch_size, rank, world_size) for rank in range(world_size)]
+    ranks = [list(sampler) for sampler in samplers]
+    assert [len(batches) for batches in ranks] == [len(sampler) for sampler in samplers]
+    assert all(len(batch) == batch_size for batches in ranks for batch in batches[:-1])
+    drawn = [[key for batch in batches for key in batch] for batches in ranks]
+    assert {key for keys in drawn for key in keys} == {(0, index) for index in range(length)}
+    assert min(map(len, drawn)) >= 1
+    assert sum(map(len, drawn)) == max(length, world_size)
+    assert drawn[0] == sorted(drawn[0])
 
 
 def test_nothing_to_draw_is_an_error() -> None:

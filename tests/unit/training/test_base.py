@@ -1,41 +1,105 @@
-"""A training step's randomness depends on its place alone; a loss that is not finite stops with names."""
+"""A step's randomness depends on its place alone; a loss that is not finite stops before it spoils the weights."""
 
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from swin_dense.errors import TrainingError
 from swin_dense.records import Batch
-from swin_dense.training.base import seed_step, total_loss
+from swin_dense.training import DetectorModule
+from swin_dense.training.base import seeded, total_loss
 
 BATCH = Batch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ((4, 4),) * 2, ((4, 4),) * 2, (7, 9), ("a.jpg", "b.jpg"))
+CPU = torch.device("cpu")
 
 
 def draws() -> tuple[float, float, float]:
     return float(torch.rand(())), float(np.random.rand()), random.random()
 
 
+def drawn_at(*place: int) -> tuple[float, float, float]:
+    with seeded(CPU, *place):
+        return draws()
+
+
 def test_the_same_place_draws_the_same_and_any_other_place_something_else() -> None:
-    seed_step(1, 2, 3, 4)
-    first = draws()
-    seed_step(1, 2, 3, 4)
-    assert draws() == first
+    first = drawn_at(1, 2, 3, 4)
+    assert drawn_at(1, 2, 3, 4) == first
     for place in ((0, 2, 3, 4), (1, 0, 3, 4), (1, 2, 0, 4), (1, 2, 3, 0)):
-        seed_step(*place)
-        assert all(a != b for a, b in zip(draws(), first, strict=True))
+        assert all(a != b for a, b in zip(drawn_at(*place), first, strict=True))
+
+
+def test_the_generators_of_the_caller_go_on_as_if_nothing_had_been_drawn() -> None:
+    with seeded(CPU, 5):
+        expected = [draws(), draws()]
+    with seeded(CPU, 5):
+        found = [draws()]
+        drawn_at(1, 2, 3)
+        found.append(draws())
+    assert found == expected
 
 
 def test_only_losses_are_added_up() -> None:
     terms = {"loss_rpn_cls": torch.tensor(1.0), "acc": torch.tensor(90.0), "s0.loss_bbox": torch.tensor(2.0)}
-    assert float(total_loss(terms, BATCH)) == 3.0
+    assert float(total_loss(terms)) == 3.0
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+class Scripted(nn.Module):
+    """Its loss is what is said beforehand."""
+
+    has_masks = False
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.network = nn.Linear(1, 1)
+        self.values = iter(values)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss_cls": torch.tensor(1.0), "loss_bbox": torch.tensor(next(self.values)), "acc": torch.tensor(0.5)}
+
+
+def steps_done(values: list[float], patience: int, scaler: object | None) -> int:
+    """Steps until the module stops."""
+    module = DetectorModule(Scripted(*values), patience=patience)
+    module.trainer = trainer_of(scaler)
+    for step in range(len(values)):
+        module.training_step(BATCH, step)
+        try:
+            module.on_after_backward()
+        except TrainingError:
+            return step
+    return len(values)
+
+
+def trainer_of(scaler: object | None) -> Any:
+    return SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=scaler), world_size=1, current_epoch=0, global_step=1, global_rank=0
+    )
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
 def test_a_loss_that_is_not_finite_names_the_term_and_the_images(value: float) -> None:
-    terms = {"loss_cls": torch.tensor(1.0), "loss_bbox": torch.tensor(value)}
-    with pytest.raises(TrainingError, match=rf"loss_bbox={value}.*7 \(a.jpg\), 9 \(b.jpg\)"):
-        total_loss(terms, BATCH)
+    module = DetectorModule(Scripted(value))
+    module.trainer = trainer_of(None)
+    module.training_step(BATCH, 0)
+    with pytest.raises(TrainingError, match=rf"\(loss_bbox={value}\) in .*7 \(a.jpg\), 9 \(b.jpg\)"):
+        module.on_after_backward()
+
+
+def test_without_a_gradient_scaler_the_first_one_stops() -> None:
+    assert steps_done([1.0, NAN, 1.0], patience=3, scaler=None) == 1
+
+
+def test_a_gradient_scaler_may_skip_some_steps_but_not_any_number_in_a_row() -> None:
+    assert steps_done([NAN, NAN, 1.0, INF, NAN, 1.0], patience=2, scaler=object()) == 6
+    assert steps_done([1.0, NAN, NAN, NAN, 1.0], patience=2, scaler=object()) == 3
