@@ -56,7 +56,7 @@ BUILDING_ERRORS = (
     AssertionError,
     AttributeError,
     ImportError,
-    NotImplementedError,
+    RuntimeError,
 )
 """What the libraries raise for a wrong model dict."""
 
