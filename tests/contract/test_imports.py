@@ -96,7 +96,6 @@ ALLOWED = {
         "onnxscript",
         "swin_dense.backbones",
         "swin_dense.devices",
-        "swin_dense.data.transforms",
         "swin_dense.images",
         *LEAVES,
     },
