@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swin_dense.coco.detections import ImageDetections, image_results
+from swin_dense.coco.detections import ImageDetections, ImageResults, image_results
 from swin_dense.coco.ground_truth import read_ground_truth
 from swin_dense.coco.results import checked_results, read_rows, scored_iou_types
 from swin_dense.errors import DataError, SwinDenseError
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
-from swin_dense.metrics.scoring import FIGURES, IOU_TYPES, CocoResults, ImageResults, check_choices, score
+from swin_dense.metrics.scoring import FIGURES, IOU_TYPES, CocoResults, check_choices, score
 
 _DEFAULT_ENGINE = "faster-coco-eval"
 

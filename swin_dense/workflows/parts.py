@@ -13,15 +13,14 @@ from swin_dense.backbones import FeatureSpec, SwinTransformer, create_backbone
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config, SegmentationConfig
 from swin_dense.errors import ConfigError, nearest
-from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, traceable
+from swin_dense.export.graph import PlainAdaptivePool, Preprocessing
+from swin_dense.export.models import IMAGENET_MEAN, IMAGENET_STD
+from swin_dense.models import headless, labels_of, load_whole
 from swin_dense.openmmlab import segmentation
-from swin_dense.openmmlab.detection import OpenMMLabDetector
-from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
-from swin_dense.tasks.trained import labels_of, load_whole_model
-from swin_dense.visualize.inspection import InspectedModel, area_target, object_target
+from swin_dense.openmmlab.features import PROBE, specs_of
+from swin_dense.tasks.base import declared_classes
 from swin_dense.weights import load_weights
 from swin_dense.weights.files import missing_file
-from swin_dense.workflows.headless import ANY_CLASSES, PROBE, build_headless, load_headless, specs_of
 
 PARTS = ("backbone", "neck", "whole")
 """What of a model can be had; "neck" is backbone and neck."""
@@ -75,7 +74,7 @@ def load_part(model: Config | str, part: str | None, weights: Path | None) -> Mo
         return _segmenter(model, weights)
     if part == "whole":
         raise ConfigError("--part whole: a detector's proposals and boxes vary in number; use --part neck")
-    return _feature_part(build_headless(model), model, part, weights)
+    return _feature_part(model, part, weights)
 
 
 def _variant(name: str, part: str, weights: Path | None) -> ModelPart:
@@ -93,15 +92,18 @@ def _variant(name: str, part: str, weights: Path | None) -> ModelPart:
     )
 
 
-def _feature_part(network: Any, config: Config, part: str | None, weights: Path | None) -> ModelPart:
+def _feature_part(config: Config, part: str | None, weights: Path | None) -> ModelPart:
+    has_neck = config.model.get("neck") is not None
+    network, report = headless(config, weights, has_neck if part is None else part == "neck")
     neck = network.neck if network.with_neck else None
     part = part or ("backbone" if neck is None else "neck")
     if part == "neck" and neck is None:
         raise ConfigError("--part neck: the config's model has no neck; use --part backbone")
     missing: tuple[str, ...] = ()
-    if weights:
-        notes = load_headless(network, weights, part == "neck").missing
-        missing = tuple(note.name for note in notes if note.name.split(".")[0] in PARTS[: PARTS.index(part) + 1])
+    if report is not None:
+        missing = tuple(
+            note.name for note in report.missing if note.name.split(".")[0] in PARTS[: PARTS.index(part) + 1]
+        )
     chain = _Chain(network.backbone, neck if part == "neck" else None).eval()
     preprocessing = preprocessing_of(network, padded=part == "neck")
     outputs = _outputs(chain, "p" if part == "neck" else "stage")
@@ -122,22 +124,15 @@ def _segmenter(config: SegmentationConfig, weights: Path | None) -> ModelPart:
     if weights is None:
         network = segmentation.build_network(config.model, declared_classes(config.model))
     else:
-        names = tuple(labels_of(weights, config)["class_names"])
+        names = tuple(labels_of(config, weights).class_names)
         network = segmentation.build_network(config.model, len(names))
-        load_whole_model(network, weights, names)
+        load_whole(network, weights, names)
     whole = _WholeSegmenter(network.eval()).eval()
     (output,) = _outputs(whole, "p")
     preprocessing = preprocessing_of(network, padded=False)
     outputs = (FeatureSpec("logits", output.channels, output.stride),)
     source = weights.name if weights else "random"
     return ModelPart(whole, outputs, preprocessing, "whole", _describe(config), names, source)
-
-
-def declared_classes(model: dict[str, Any]) -> int:
-    """The class count of an mmdet or mmseg model dict, where neither weights nor data give another."""
-    heads = model.get("decode_head") or model.get("bbox_head") or model.get("roi_head", {}).get("bbox_head")
-    head = heads[-1] if isinstance(heads, list) else heads
-    return int(head["num_classes"]) if isinstance(head, dict) and "num_classes" in head else ANY_CLASSES
 
 
 def _outputs(module: nn.Module, letter: str) -> tuple[FeatureSpec, ...]:
