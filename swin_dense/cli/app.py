@@ -31,16 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def load(source: str | Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
-    """Reads a config with what the command line changes.
-
-    Args:
-        source: Name of a recipe, or config file.
-        data: Folder of the data set; None leaves the config's own.
-        overrides: `KEY=VALUE` texts.
-
-    Returns:
-        The config.
-    """
+    """A config by name or file with what the command line changes; `data` stands for `data.root`."""
     from swin_dense.config import load_config
 
     extra = [f"data.root={str(data)!r}"] if data is not None else []

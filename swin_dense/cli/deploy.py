@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from swin_dense.cli.app import AsJson, Override, app, height_and_width, load_config_or_variant
+from swin_dense.cli.app import AsJson, Override, app, height_and_width
 from swin_dense.errors import ConfigError
 
 Model = Annotated[str, typer.Argument(help="Config file or backbone variant.", metavar="CONFIG|VARIANT")]
@@ -113,7 +113,9 @@ def _settings(model: str, overrides: list[str] | None, weights: Path | None, ran
     """The config, or the name of the variant."""
     if (weights is None) != random_weights:
         raise ConfigError("give either --weights FILE or, to go on with random ones, --random-weights")
-    return load_config_or_variant(model, overrides)
+    from swin_dense.models import find_config
+
+    return find_config(model, None, overrides or ())[0] or model
 
 
 def _parity_table(record: dict[str, Any]) -> Table:

@@ -63,7 +63,7 @@ def read_image(image: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
     if isinstance(image, Tensor):
         _check(image, channels=0, wanted="(3, H, W) uint8")
-        pixels: Tensor = image.detach().cpu().as_subclass(Tensor)
+        pixels = image.detach().cpu().as_subclass(Tensor)
         return pixels
     raise DataError(f"{type(image).__name__} is no image: pass {FORMS}")
 
