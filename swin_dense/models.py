@@ -8,28 +8,35 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from swin_dense.backbones import VARIANTS, create_backbone
+from swin_dense.backbones import VARIANTS, FeatureSpec, SwinTransformer, create_backbone
+from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config, load_config
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, DataError, WeightsError
-from swin_dense.export.models import NormalizedBackbone
+from swin_dense.errors import ConfigError, DataError, WeightsError, nearest
+from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, as_feature_model, traceable
 from swin_dense.images.inputs import each_image, is_single, read_image
-from swin_dense.openmmlab.features import NetworkFeatures, place_of
+from swin_dense.openmmlab.features import PROBE, NetworkMaps, place_of, preprocessing_of, specs_of
 from swin_dense.records import Sample, collate, rescaled_size
-from swin_dense.stats import ModelStats, model_stats
 from swin_dense.tasks import Task, task_of
 from swin_dense.tasks.base import ANY_CLASSES, Labels, Result, declared_classes
 from swin_dense.weights import LoadReport, load_weights
-from swin_dense.weights.files import missing_file
-from swin_dense.weights.metadata import read_class_names, read_labels, same_classes
+from swin_dense.weights.files import missing_file, read_class_names, read_labels, same_classes
+
+if TYPE_CHECKING:
+    from swin_dense.stats import ModelStats
+    from swin_dense.visualize.inspection import InspectedModel
+
+PARTS = ("backbone", "neck", "whole")
+"""What of a model can be had."""
 
 SEED = 0
 """Of random weights, so that what is made of them can be made again."""
@@ -72,7 +79,7 @@ def load(
     config, folder = find_config(source, data, overrides)
     path = _weights_file(weights, folder)
     if config is None:
-        return Model(None, str(source), _backbone(str(source), path), Labels(()), path, device)
+        return Model(None, str(source), _backbone(str(source), path)[0], Labels(()), path, device)
     labels = labels_of(config, path)
     model = build(config, len(labels.class_names))
     if path is None:
@@ -190,7 +197,7 @@ class Model:
     def _features(self, images: Any, batch_size: int) -> Iterator[dict[str, Tensor]]:
         from torchvision.transforms.v2 import functional
 
-        model = self.feature_model()
+        model: Any = self.feature_model()
         limits = {} if self.config is None else self.task.test_size(self.config)
         names = [spec.name for spec in model.feature_specs]
         single = each_image(images)
@@ -207,12 +214,30 @@ class Model:
                 for i in range(len(batch)):
                     yield {name: one[i] for name, one in zip(names, maps, strict=True)}
 
-    def feature_model(self) -> Any:
+    def feature_model(self) -> nn.Module:
         """A module from uint8 images (B, 3, H, W) to all maps, with `feature_specs`; `export_features` takes it."""
         if self.config is None:
-            return NormalizedBackbone(self.module)
+            return as_feature_model(self.module)
         network = self.module.network
-        return NetworkFeatures(network, None, bool(network.with_neck)).to(self.device)
+        return as_feature_model(maps_of(network, None, bool(network.with_neck))).to(self.device)
+
+    def export(self, output: str | PathLike[str], *, part: str | None = None, **options: Any) -> dict[str, Any]:
+        """Writes the model as ONNX (.onnx) or as a program of torch.export (.pt2), and compares the file with it.
+
+        Args:
+            output: The file.
+            part: "backbone", "neck" (with the backbone) or "whole" (a segmenter); None takes the most that there is.
+            **options: `size`, `fixed`, `opset`, `tolerance`, `images`; see `swin_dense.export.deploy.export_model`.
+
+        Returns:
+            What was written and how far it is from the model; "ok" says whether that is within the tolerance.
+        """
+        from swin_dense.export.deploy import export_model
+
+        to = "torch-export" if Path(output).suffix == ".pt2" else "onnx"
+        source = self.name if self.config is None else self.config
+        chosen = load_part(source, self.weights, part=part, random_weights=self.weights is None)
+        return export_model(chosen, Path(output), to=to, **options)
 
     def evaluate(self, data: str | PathLike[str] | None = None, **options: Any) -> dict[str, Any]:
         """Scores the model on the validation split of its config.
@@ -349,7 +374,7 @@ def features_of(
     neck: bool = False,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Any:
-    """A feature model as `Model.feature_model` gives it, of weights of any classes, or of a backbone alone.
+    """A module from uint8 images to features: stages of a backbone, levels of a neck, with weights of any classes.
 
     Args:
         source: As for `load`.
@@ -361,18 +386,133 @@ def features_of(
     """
     if stages is not None and (not stages or min(stages) < 1 or sorted(set(stages)) != list(stages)):
         raise ConfigError(f"stages {tuple(stages)}: must be ascending numbers from 1, for instance 1,2,3,4")
-    config, folder = find_config(source, None, overrides)
-    if (weights is None and folder is None) != random_weights:
-        raise ConfigError("features need weights: pass --weights FILE, or --random-weights to do without, and not both")
-    path = None if random_weights else _weights_file(weights, folder)
+    config, path = _config_and_weights(source, weights, random_weights, overrides)
+    return as_feature_model(_feature_part(config, str(source), path, stages, neck)).eval()
+
+
+def _feature_part(
+    config: Config | None, variant: str, weights: Path | None, stages: Sequence[int] | None, neck: bool
+) -> ModelPart:
     if config is None:
         if neck:
             raise ConfigError(
-                f"{source} is a backbone without a neck; name a detection config to get the levels of its FPN"
+                f"{variant} is a backbone without a neck: name a detection config to get levels of an FPN"
             )
-        return NormalizedBackbone(_backbone(str(source), path, stages))
-    network, _ = headless(config, path, neck)
-    return NetworkFeatures(network, () if stages is None and neck else stages, neck)
+        backbone, report = _backbone(variant, weights, stages)
+        part = ModelPart(backbone, backbone.feature_specs, description=variant)
+        missing = () if report is None else tuple(note.name for note in report.missing)
+    else:
+        network, report = headless(config, weights, neck)
+        part = replace(maps_of(network, () if stages is None and neck else stages, neck), description=_describe(config))
+        kept = ("backbone.", "neck.") if neck else ("backbone.",)
+        missing = () if report is None else tuple(n.name for n in report.missing if n.name.startswith(kept))
+    return replace(part, weights="random" if weights is None else weights.name, missing=missing)
+
+
+def load_part(
+    source: Any,
+    weights: str | PathLike[str] | None = None,
+    *,
+    part: str | None = None,
+    random_weights: bool = False,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> ModelPart:
+    """What is exported as one file.
+
+    Args:
+        source: As for `load`.
+        weights: Checkpoint that holds all of the part; None takes those of a run folder.
+        part: "backbone", "neck" (the neck's levels, with the backbone before it) or "whole"; None takes the most that
+            there is.
+        random_weights: Do without weights.
+        overrides: Changes of config keys.
+    """
+    if part is not None and part not in PARTS:
+        raise ConfigError(f'--part: unknown "{part}"; {nearest(part, PARTS)}')
+    config, path = _config_and_weights(source, weights, random_weights, overrides)
+    if config is None:
+        if part not in (None, "backbone"):
+            raise ConfigError(f"--part {part}: {source} is a backbone alone; name a config")
+        return _feature_part(None, str(source), path, None, False)
+    task = task_of(config)
+    if part == "whole" or (part is None and task.exports_whole):
+        names = labels_of(config, path).class_names
+        network = build(config, len(names)).network
+        if path is not None:
+            load_whole(network, path, names)
+        whole = task.whole(network)
+        with torch.no_grad():
+            (output,) = specs_of("p", whole(torch.zeros(1, 3, PROBE, PROBE)))
+        preprocessing = replace(Preprocessing(*preprocessing_of(network)), divisor=1)
+        outputs = (FeatureSpec("logits", output.channels, output.stride),)
+        shown = names if path is not None else ()
+        source_name = "random" if path is None else path.name
+        return ModelPart(whole, outputs, preprocessing, "whole", _describe(config), shown, source_name)
+    neck = config.model.get("neck") is not None if part is None else part == "neck"
+    chosen = _feature_part(config, "", path, None if not neck else (), neck)
+    if neck:
+        return replace(chosen, name="neck")
+    return replace(chosen, preprocessing=replace(chosen.preprocessing, divisor=1))  # a Swin pads inside its windows
+
+
+def load_inspected(
+    source: Any,
+    weights: str | PathLike[str] | None = None,
+    *,
+    class_name: str | None = None,
+    random_weights: bool = False,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> InspectedModel:
+    """A model in plain form, to draw pictures of its features.
+
+    Args:
+        source: As for `load`.
+        weights: Of all of it; None takes those of a run folder.
+        class_name: The class that Grad-CAM explains; None takes the one that the model is surest of.
+        random_weights: Do without weights.
+        overrides: Changes of config keys.
+    """
+    from swin_dense.visualize.inspection import InspectedModel
+
+    config, path = _config_and_weights(source, weights, random_weights, overrides)
+    if config is None:
+        if class_name is not None:
+            raise ConfigError(f"--class {class_name}: {source} is a backbone alone and knows no classes; name a config")
+        return InspectedModel(PlainSwin(_backbone(str(source), path)[0]).eval(), IMAGENET)
+    names = labels_of(config, path).class_names
+    whole = build(config, len(names))
+    if path is not None:
+        load_whole(whole.network, path, names)
+    kind = type(whole.network.backbone)
+    if not issubclass(kind, SwinTransformer):
+        raise ConfigError(f"model.backbone is a {kind.__name__}; only a Swin can be looked into")
+    plain: Any = traceable(whole)
+    target = task_of(config).explained(plain, names, class_name)
+    return InspectedModel(plain.network.backbone, Preprocessing(*preprocessing_of(plain.network)), target)
+
+
+def _config_and_weights(
+    source: Any,
+    weights: str | PathLike[str] | None,
+    random_weights: bool,
+    overrides: Sequence[str] | Mapping[str, Any],
+) -> tuple[Config | None, Path | None]:
+    config, folder = find_config(source, None, overrides)
+    if (weights is None and folder is None) != random_weights:
+        raise ConfigError("this needs weights: pass --weights FILE, or --random-weights to do without, and not both")
+    return config, None if random_weights else _weights_file(weights, folder)
+
+
+def maps_of(network: Any, stages: Sequence[int] | None, neck: bool) -> ModelPart:
+    """Stages and levels of a network as a part; images are padded as its heads see them."""
+    maps = NetworkMaps(network, stages, neck).eval()
+    preprocessing = Preprocessing(*preprocessing_of(network))
+    return ModelPart(maps, maps.feature_specs, preprocessing, pyramid=maps.pyramid)
+
+
+def _describe(config: Config) -> str:
+    backbone = config.model["backbone"]
+    return f"{config.model['type']} with {backbone.get('variant', backbone['type'])}"
 
 
 def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> ModelStats:
@@ -384,9 +524,11 @@ def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] |
         width: Likewise.
         overrides: Changes of config keys.
     """
+    from swin_dense.stats import model_stats
+
     config, _ = find_config(source, None, overrides)
     if config is None:
-        return model_stats(_backbone(str(source), None), lambda module: module(_blank_image(module, height, width)))
+        return model_stats(_backbone(str(source), None)[0], lambda module: module(_blank_image(module, height, width)))
     task = task_of(config)
     network = task.build_network(config.model, task.published_classes)
     return model_stats(network, lambda module: task.count_forward(module, height, width))
@@ -414,13 +556,14 @@ def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, Loa
     return network, report
 
 
-def _backbone(variant: str, weights: Path | None, stages: Sequence[int] | None = None) -> nn.Module:
+def _backbone(
+    variant: str, weights: Path | None, stages: Sequence[int] | None = None
+) -> tuple[SwinTransformer, LoadReport | None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         backbone = create_backbone(variant)
         if stages is not None:
             names = [spec.name for spec in backbone.feature_specs]
             backbone = create_backbone(variant, out_indices=[place_of(stage, names) for stage in stages])
-    if weights is not None:
-        load_weights(backbone, weights)
-    return backbone.eval()
+    report = None if weights is None else load_weights(backbone, weights)
+    return backbone.eval(), report

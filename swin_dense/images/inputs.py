@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from swin_dense.errors import DataError
-from swin_dense.images.folder import ImageFiles
+from swin_dense.images.finder import ImageFiles
 from swin_dense.images.store import ImageStore
 
 FORMS = "a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor"

@@ -18,16 +18,12 @@ PROBE = 256
 """Side in pixels of the blank image that shows widths and strides of a network's maps."""
 
 
-class NetworkFeatures(nn.Module):
-    """The maps of an mmdet or mmseg network: stages of its backbone, and levels of its neck.
-
-    The network's own preprocessor normalises and pads, so the maps are those that its heads see when the image is
-    alone in its batch.
+class NetworkMaps(nn.Module):
+    """Stages of a network's backbone, and levels of its neck, computed from preprocessed images.
 
     Attributes:
         feature_specs: One per map, stages before levels; "p2" is the level with stride 4.
-        size_divisor: Of the padding.
-        pyramid: Names of the levels.
+        pyramid: Names of the levels, which share one space of features.
     """
 
     def __init__(self, network: Any, stages: Sequence[int] | None, neck: bool) -> None:
@@ -43,18 +39,11 @@ class NetworkFeatures(nn.Module):
         """
         super().__init__()
         if neck and not network.with_neck:
-            raise ConfigError("model: there is no neck, so --neck has no levels to export")
-        preprocessor = network.data_preprocessor
-        self.size_divisor = int(
-            getattr(preprocessor, "pad_size_divisor", None)
-            or (getattr(preprocessor, "test_cfg", None) or {}).get("size_divisor")
-            or 1
-        )
-        self.backbone, self.preprocessor = network.backbone, preprocessor
+            raise ConfigError("model: there is no neck, so it has no levels to export; ask for the backbone")
+        self.backbone = network.backbone
         self.neck: nn.Module | None = network.neck if neck else None
         with torch.inference_mode():
-            blank = torch.zeros(1, 3, PROBE, PROBE)
-            maps = self.backbone.eval()(blank)
+            maps = self.backbone.eval()(torch.zeros(1, 3, PROBE, PROBE))
             all_stages = specs_of("stage", maps)
             levels = () if self.neck is None else specs_of("p", self.neck.eval()(maps))
         names = [spec.name for spec in all_stages]
@@ -63,19 +52,37 @@ class NetworkFeatures(nn.Module):
         self.pyramid = tuple(level.name for level in levels)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Normalises, pads, and runs backbone and neck.
-
-        Args:
-            images: (B, 3, H, W) uint8 RGB.
-
-        Returns:
-            One map per spec.
-        """
-        # mmengine's preprocessor is not told when its parent moves, and would carry the images back.
-        preprocessor: Any = self.preprocessor.to(images.device)
-        maps = self.backbone(preprocessor({"inputs": list(images)}, False)["inputs"])
+        """One map per spec, from images (B, 3, H, W) as the network's preprocessor makes them."""
+        maps = self.backbone(images)
         levels = () if self.neck is None else self.neck(maps)
         return (*(maps[place] for place in self.places), *levels)
+
+
+def preprocessing_of(network: Any) -> tuple[tuple[float, ...], tuple[float, ...], bool, int]:
+    """What the preprocessor of an mmdet or mmseg network does to RGB images in 0..255 at test time.
+
+    Returns:
+        Mean and standard deviation of red, green and blue, whether the channels are swapped then, and the number of
+        pixels that the padded sides are multiples of.
+
+    Raises:
+        ConfigError: It pads with something else than zeros.
+    """
+    theirs = network.data_preprocessor
+    swaps = bool(getattr(theirs, "_channel_conversion", False) or getattr(theirs, "channel_conversion", False))
+    mean: tuple[float, ...] = (0.0,) * 3
+    std: tuple[float, ...] = (1.0,) * 3
+    if hasattr(theirs, "mean"):
+        mean, std = _numbers(theirs.mean), _numbers(theirs.std)
+    divisor = getattr(theirs, "pad_size_divisor", None) or (getattr(theirs, "test_cfg", None) or {}).get("size_divisor")
+    if divisor and divisor > 1 and getattr(theirs, "pad_value", getattr(theirs, "pad_val", 0)) != 0:
+        raise ConfigError("model.data_preprocessor pads with another value than 0, which cannot be exported")
+    order = -1 if swaps else 1  # it subtracts the mean after it has swapped the channels
+    return mean[::order], std[::order], swaps, int(divisor or 1)
+
+
+def _numbers(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in values.flatten())
 
 
 def specs_of(letter: str, maps: Sequence[Tensor]) -> tuple[FeatureSpec, ...]:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from PIL import Image
+from torch import nn
 
 from swin_dense.config import Config
+from swin_dense.errors import ConfigError
 
 if TYPE_CHECKING:
     from swin_dense.data.datamodule_base import ImageDataModule
@@ -106,6 +108,7 @@ class Task(ABC, Generic[ConfigT]):
         needs_category_ids: Whether weights have to know the ids of a COCO data set, too.
         lowest_score: The threshold of `result` that keeps everything; None where there are no scores.
         prediction_folders: Folders that `write` uses besides the output itself.
+        exports_whole: Whether the whole model can be exported as one graph.
         options: Those of predictions and evaluations that not every task takes.
         predicts: What `write` has written, for people: "{rows}" and "{output}" stand for the count and the place.
     """
@@ -115,6 +118,7 @@ class Task(ABC, Generic[ConfigT]):
     needs_category_ids = False
     lowest_score: float | None = None
     prediction_folders: tuple[str, ...] = ()
+    exports_whole = False
     options: frozenset[str]
     predicts: str
 
@@ -198,6 +202,18 @@ class Task(ABC, Generic[ConfigT]):
     @abstractmethod
     def check_data(self, config: ConfigT, progress: Any) -> dict[str, Any]:
         """Reports by split on the data of a config; each has `ok` and `to_dict`."""
+
+    def whole(self, network: Any) -> nn.Module:
+        """The network from preprocessed images (B, 3, H, W) to what it predicts, as one graph.
+
+        Raises:
+            ConfigError: There is no such graph.
+        """
+        raise ConfigError("--part whole: proposals and boxes vary in number; use --part neck")
+
+    @abstractmethod
+    def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
+        """What Grad-CAM explains of a model: the class that is named, or the one that it is surest of."""
 
     @abstractmethod
     def count_forward(self, network: Any, height: int, width: int) -> None:

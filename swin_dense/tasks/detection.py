@@ -257,6 +257,11 @@ class DetectionTask(Task[DetectionConfig]):
             for name, split in splits.items()
         }
 
+    def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
+        from swin_dense.visualize.inspection import object_target
+
+        return object_target(model, class_names, class_name)
+
     def count_forward(self, network: Any, height: int, width: int) -> None:
         from swin_dense.openmmlab.counting import run_detector
 

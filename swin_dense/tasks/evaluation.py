@@ -12,7 +12,7 @@ from swin_dense.tasks import data_module
 from swin_dense.tasks.base import Task
 from swin_dense.tasks.outputs import check_output_file, check_output_folder
 from swin_dense.tasks.run_folder import is_first_process, write_json
-from swin_dense.weights.metadata import same_classes
+from swin_dense.weights.files import same_classes
 
 
 def evaluate_module(

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from swin_dense.data.loaders import set_worker_signals
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.files import atomic_write
-from swin_dense.images.folder import ImageFiles, read_batch
+from swin_dense.images.finder import ImageFiles, read_batch
 from swin_dense.records import Batch
 from swin_dense.tasks.outputs import check_output_folder
 from swin_dense.tasks.run_folder import write_json
@@ -258,7 +258,8 @@ def file_identity(path: Path) -> list[Any]:
     Returns:
         Its absolute path, size in bytes and time of change.
     """
-    facts = path.stat()
+    # An image in a zip file has the zip file's size and time.
+    facts = next(file for file in (path, *path.parents) if file.is_file()).stat()
     return [str(path.resolve()), facts.st_size, facts.st_mtime_ns]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from swin_dense.config import SegmentationAugmentationConfig, SegmentationConfig
 from swin_dense.errors import ConfigError
 from swin_dense.files import atomic_write
 from swin_dense.inference.segmentation import SegmentationInference
-from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter, build_network
+from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter, WholeSegmenter, build_network
 from swin_dense.records import IGNORE_INDEX, Segmentation, Size, rescaled_size
 from swin_dense.tasks.base import Demo, Labels, Result, Task
 
@@ -122,6 +122,7 @@ class SegmentationTask(Task[SegmentationConfig]):
     demo = Demo("upernet_swin-nano_shapes", "ade20k", "mIoU", "upernet_swin-t_512_160k_ade20k", "ADEChallengeData2016")
     published_classes = 150
     prediction_folders = ("labels", "overlays")
+    exports_whole = True
     options = frozenset({"probabilities"})
     predicts = "{rows} label maps in {output}/labels, pictures in {output}/overlays"
 
@@ -241,6 +242,14 @@ class SegmentationTask(Task[SegmentationConfig]):
             progress=progress,
         )
         return {"both": report}
+
+    def whole(self, network: Any) -> nn.Module:
+        return WholeSegmenter(network).eval()
+
+    def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
+        from swin_dense.visualize.inspection import area_target
+
+        return area_target(model, class_names, class_name)
 
     def count_forward(self, network: Any, height: int, width: int) -> None:
         from swin_dense.openmmlab.counting import run_segmenter

@@ -116,7 +116,6 @@ ALLOWED = {
         "rich",
         *EVERY_ROOM,
     },
-    "workflows": {"torch", "torchvision", "numpy", "safetensors", "pytorch_grad_cam", "lightning", "rich", *EVERY_ROOM},
     "cli": {
         "typer",
         "rich",
@@ -131,7 +130,6 @@ ALLOWED = {
         "swin_dense.tasks",
         "swin_dense.visualize.inspection",
         "swin_dense.weights",
-        "swin_dense.workflows",
     },
 }
 """What each room may import beside the standard library, itself, `errors` and `files`; a name covers all below it."""

@@ -44,7 +44,7 @@ def test_random_weights_are_always_the_same_and_leave_the_callers_random_numbers
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "features need weights"),
+        ({}, "this needs weights"),
         ({"random_weights": True, "weights": "w.pth"}, "and not both"),
         ({"random_weights": True, "stages": (1, 5)}, "stage1, stage2, stage3, stage4; there is no stage5"),
         ({"random_weights": True, "stages": (2, 1)}, "ascending numbers from 1"),

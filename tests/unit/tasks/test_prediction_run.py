@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.images.folder import ImageFiles
+from swin_dense.images.finder import ImageFiles
 from swin_dense.tasks.prediction import PredictionRun, images_to_predict
 
 
