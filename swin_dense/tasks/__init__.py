@@ -41,7 +41,7 @@ def data_module(config: Config) -> Any:
 
 def class_layers(config: Config) -> list[str]:
     """The tensors that weights of other classes cannot fill: names in the state dict of the network, in its order."""
-    from swin_dense.openmmlab.class_layers import class_dependent_tensors
+    from swin_dense.openmmlab.model_dicts import class_dependent_tensors
 
     return class_dependent_tensors(config.model, task_of(config).build_network)
 

@@ -17,8 +17,9 @@ from swin_dense.config import AugmentationConfig, DetectionConfig, DetectionInfe
 from swin_dense.errors import ConfigError
 from swin_dense.inference.detection import DetectionInference
 from swin_dense.inference.merging import Merging
+from swin_dense.inference.views import EvaluationSize
 from swin_dense.openmmlab.detection import OpenMMLabDetector, build_network
-from swin_dense.records import Detections, Size, rescaled_size
+from swin_dense.records import Detections
 from swin_dense.tasks.base import Demo, Labels, Result, Task
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class DetectionTask(Task[DetectionConfig]):
             metric,
             self.inference(config, config.data.eval_batch_size),
             **vars(config.optimizer),
-            **vars(config.schedule),
+            **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
             seed=config.training.seed,
         )
 
@@ -301,11 +302,8 @@ def inference(
             f"augmentation.test_max_long_side {max_long_side}"
         )
 
-    def evaluation_size(size: Size, ratio: float) -> Size:
-        return rescaled_size(size, round(short_side * ratio), round(max_long_side * ratio))
-
     return DetectionInference(
-        evaluation_size,
+        EvaluationSize(short_side, max_long_side),
         scales=config.scales,
         flip=config.flip,
         slice_size=config.slice_size,

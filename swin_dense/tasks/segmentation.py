@@ -17,8 +17,9 @@ from swin_dense.config import SegmentationAugmentationConfig, SegmentationConfig
 from swin_dense.errors import ConfigError
 from swin_dense.files import atomic_write
 from swin_dense.inference.segmentation import SegmentationInference
+from swin_dense.inference.views import EvaluationSize
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter, WholeSegmenter, build_network
-from swin_dense.records import IGNORE_INDEX, Segmentation, Size, rescaled_size
+from swin_dense.records import IGNORE_INDEX, Segmentation
 from swin_dense.tasks.base import Demo, Labels, Result, Task
 
 if TYPE_CHECKING:
@@ -164,21 +165,17 @@ class SegmentationTask(Task[SegmentationConfig]):
             MeanIoU(data.class_names, data.val_image_ids, ignore_index=IGNORE_INDEX),
             self.inference(config, config.data.eval_batch_size),
             **vars(config.optimizer),
-            **vars(config.schedule),
+            **{name: value for name, value in vars(config.schedule).items() if name != "steps"},
             seed=config.training.seed,
         )
 
     def inference(
         self, config: SegmentationConfig, batch_size: int, *, probabilities: bool = False, **options: Any
     ) -> SegmentationInference:
-        test_scale = config.augmentation.test_scale
-
-        def evaluation_size(size: Size, ratio: float) -> Size:
-            scale = test_scale or size
-            return rescaled_size(size, round(min(scale) * ratio), round(max(scale) * ratio))
-
+        scale = config.augmentation.test_scale
+        size = EvaluationSize(None, None) if scale is None else EvaluationSize(min(scale), max(scale))
         return SegmentationInference(
-            evaluation_size, **vars(config.inference), probabilities=torch.float16 if probabilities else None
+            size, **vars(config.inference), probabilities=torch.float16 if probabilities else None
         )
 
     def labels(self, data: Any) -> Labels:
