@@ -19,10 +19,9 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from swin_dense.data.loaders import set_worker_signals
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.files import atomic_write
-from swin_dense.images.finder import ImageFiles, read_batch
+from swin_dense.images.finder import ImageFiles, read_batch, set_worker_signals
 from swin_dense.records import Batch
 from swin_dense.tasks.outputs import check_output_folder
 from swin_dense.tasks.run_folder import write_json
