@@ -6,17 +6,18 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from swin_dense.coco.annotations import CocoAnnotations, read_annotations
-from swin_dense.coco.rules import find_problems
+from swin_dense.coco.instances import CocoInstances, read_instances
+from swin_dense.coco.rules import apply_rules
+from swin_dense.coco.splits import compare_categories, find_empty_selection, select
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.records import Finding, Progress
+from swin_dense.records import Finding, Progress, Severity
 
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in pixels at which COCO's small instances end, and its medium ones."""
@@ -37,6 +38,7 @@ class CheckReport:
         small: Instances of less than 32 x 32 pixels, by stated area.
         medium: Instances between.
         large: Instances of 96 x 96 pixels and more.
+        left_out: What training would not learn from, and how many.
         problems: All findings.
     """
 
@@ -50,6 +52,7 @@ class CheckReport:
     small: int = 0
     medium: int = 0
     large: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     problems: tuple[Finding, ...] = ()
 
     @property
@@ -76,49 +79,107 @@ class CheckReport:
                 "errors": severities["error"],
                 "warnings": severities["warning"],
             },
+            "left_out_of_training": self.left_out,
             "instances_per_class": self.instances_per_class,
             "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
             "problems": [problem.to_dict() for problem in self.problems],
         }
 
 
-def check_coco(annotations: Path, images: Path | None, *, progress: Progress | None = None) -> CheckReport:
+def check_coco(
+    annotations: Path,
+    images: Path | None,
+    *,
+    masks: bool | None = None,
+    keep_empty: bool = False,
+    min_side: int = 32,
+    for_training: bool = True,
+    progress: Progress | None = None,
+) -> CheckReport:
     """Checks a COCO instances file and its images, all of which are decoded: only so are truncated files found.
 
     The rules on annotations are the same that stop training (see `rules`, which also states their tolerances).
 
     Args:
         annotations: Instances JSON, or one inside a zip file.
-        images: Image folder or zip file; None looks for it where the official layout has it (see `find_images`).
+        images: Image folder or zip file; None looks for it where the official layout has it (see `beside`).
+        masks: Whether the model needs outlines; None where any annotation has one.
+        keep_empty: As `CocoDataModule` takes it.
+        min_side: Likewise.
+        for_training: Whether images have to be left to train on.
         progress: Shows how many of the images are done.
 
     Returns:
-        Counts and all problems; nothing that is wrong with the data raises.
+        Counts and all findings; nothing that is wrong with the data raises.
     """
-    annotations, images = Path(annotations), images or find_images(Path(annotations))
+    return _check(annotations, images, masks, keep_empty, min_side, for_training, progress)[0]
+
+
+def check_splits(
+    train: tuple[Path, Path | None],
+    val: tuple[Path, Path | None],
+    *,
+    masks: bool,
+    keep_empty: bool,
+    min_side: int,
+    progress: Progress | None = None,
+) -> dict[str, CheckReport]:
+    """Checks annotations and images of both splits by all the rules that training applies to them.
+
+    Args:
+        train: Annotations and images, as `check_coco` takes them.
+        val: Likewise.
+        masks: Whether the model needs outlines.
+        keep_empty: As `CocoDataModule` takes it.
+        min_side: Likewise.
+        progress: Shows how many of the images are done.
+
+    Returns:
+        A report for "train" and one for "val".
+    """
+    train_report, train_data = _check(*train, masks, keep_empty, min_side, True, progress)
+    val_report, val_data = _check(*val, masks, True, 0, False, progress)
+    if train_data and val_data:
+        different = tuple(compare_categories(train_data, val_data))
+        train_report = replace(train_report, problems=(*different, *train_report.problems))
+    return {"train": train_report, "val": val_report}
+
+
+def _check(
+    annotations: Path,
+    images: Path | None,
+    masks: bool | None,
+    keep_empty: bool,
+    min_side: int,
+    for_training: bool,
+    progress: Progress | None,
+) -> tuple[CheckReport, CocoInstances | None]:
+    annotations, images = Path(annotations), images or beside(Path(annotations))
     shown = None if images is None else str(images)
     try:
-        data, problems = read_annotations(annotations)
+        data, findings = read_instances(annotations)
     except DataError as error:
-        problem = Finding(
-            "annotation-file", str(annotations), _without_path(error, annotations), "give a COCO instances JSON file"
-        )
-        return CheckReport(str(annotations), shown, problems=(problem,))
-    masks = bool(data.has_outline.any())
-    problems += find_problems(data, masks=masks)
-    if len(data.ids) and not masks:
+        fault, fix = _without_path(error, annotations), "give a COCO instances JSON file"
+        finding = Finding("annotation-file", str(annotations), fault, fix)
+        return CheckReport(str(annotations), shown, problems=(finding,)), None
+    has_outlines = bool(data.has_outline.any())
+    findings += apply_rules(data, masks=has_outlines if masks is None else masks)
+    if len(data.ids) and not has_outlines and masks is None:
         message = "no masks: no annotation has a 'segmentation', so that it is fit for box detectors only"
         fix = "train a detector of boxes, or draw the outlines"
-        problems.append(Finding("no-masks", str(annotations), message, fix, severity="warning"))
+        findings.append(Finding("no-masks", str(annotations), message, fix, severity="warning"))
+    selection = select(data, keep_empty=keep_empty, min_side=min_side)
+    if for_training and (len(data.ids) or masks is not None):
+        findings += find_empty_selection(data, selection)
     if images is None:
         message = "no image folder was given, and none found beside the file: images are not checked"
-        problems.append(Finding("images-not-checked", str(annotations), message, "name the folder", severity="warning"))
+        findings.append(Finding("images-not-checked", str(annotations), message, "name the folder", severity="warning"))
     else:
-        problems += _image_problems(data, images, progress)
+        findings += _image_findings(data, images, progress)
     instances = ~data.crowd.numpy()
     areas = data.areas.numpy()[instances]
     per_class = np.bincount(data.labels.numpy()[instances], minlength=len(data.class_names)).tolist()
-    return CheckReport(
+    report = CheckReport(
         annotations=str(annotations),
         images=shown,
         image_count=len(data.image_ids),
@@ -129,15 +190,14 @@ def check_coco(annotations: Path, images: Path | None, *, progress: Progress | N
         small=int((areas < SMALL).sum()),
         medium=int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
         large=int((areas >= MEDIUM).sum()),
-        problems=tuple(problems),
+        left_out=selection.left_out if for_training else {},
+        problems=tuple(findings),
     )
+    return report, data
 
 
-def find_images(annotations: Path) -> Path | None:
+def beside(annotations: Path) -> Path | None:
     """The images of `annotations/instances_val2017.json`, where they lie as in official COCO.
-
-    Args:
-        annotations: The instances file.
 
     Returns:
         `val2017`, `images/val2017` or `val2017.zip` beside the annotation folder; None where there is none of them.
@@ -152,7 +212,7 @@ def _without_path(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def _image_problems(data: CocoAnnotations, images: Path, progress: Progress | None) -> Iterator[Finding]:
+def _image_findings(data: CocoInstances, images: Path, progress: Progress | None) -> Iterator[Finding]:
     """What is wrong with the images, several of which are read at a time."""
     try:
         store = ImageStore(images)
@@ -160,18 +220,44 @@ def _image_problems(data: CocoAnnotations, images: Path, progress: Progress | No
         yield Finding("image-folder", str(images), _without_path(error, images), "give the image folder or zip file")
         return
     sizes, ids = data.image_sizes.tolist(), data.image_ids.tolist()
+    turned: list[int] = []
 
     def check(row: int) -> Finding | None:
         name, (height, width) = data.file_names.text(row), sizes[row]
         try:
-            store.read(name, (height, width))
+            if store.read_with_turn(name, (height, width))[1]:
+                turned.append(row)
         except ImageError as error:
             return Finding(error.kind, str(store.root / name), f"{name}: {error.fault}", error.fix, ids[row])
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         checked: Iterable[Finding | None] = pool.map(check, range(len(ids)))
-        for problem in progress(checked, len(ids)) if progress else checked:
+        for finding in progress(checked, len(ids)) if progress else checked:
             # The annotation rules have named escaping file names already.
-            if problem and problem.kind != "escaping-file-name":
-                yield problem
+            if finding and finding.kind != "escaping-file-name":
+                yield finding
+    if turned:
+        yield _turned_images(data, store.root, sorted(turned))
+
+
+def _turned_images(data: CocoInstances, root: Path, rows: list[int]) -> Finding:
+    """Images whose orientation is passed over, because their annotations state the size of the stored raster."""
+    boxes = data.boxes.numpy()
+    of_them = np.isin(data.images.numpy(), rows)
+    height, width = data.image_sizes.numpy()[data.images.numpy()].T
+    right, bottom = boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]
+    fits_stored = (right <= width + 1) & (bottom <= height + 1)
+    fits_turned = (right <= height + 1) & (bottom <= width + 1)
+    only_turned = int((of_them & fits_turned & ~fits_stored).sum())
+    name = data.file_names.text(rows[0])
+    message = (
+        f"{len(rows)} images ({name}, ...) carry an EXIF orientation that swaps height and width, and are annotated"
+    )
+    message += " with the size of the stored raster: they are read as stored, not as viewers show them"
+    fix = "make sure that boxes were drawn on the stored raster; else swap width and height in the annotations"
+    if only_turned:
+        message += f"; {only_turned} boxes fit the turned picture only"
+        fix = "swap width and height of these images in the annotations"
+    severity: Severity = "error" if only_turned else "warning"
+    return Finding("turned-images", str(root), message, fix, int(data.image_ids[rows[0]]), severity=severity)

@@ -1,17 +1,17 @@
-"""A detector's output on its way into a COCO evaluation."""
+"""What a detector found in one image, checked and stored compactly for a COCO evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from swin_dense.errors import DataError
+from swin_dense.records import Detections
 from swin_dense.rle import check_rles
 
 
@@ -34,30 +34,10 @@ class ImageResults:
     mask_areas: NDArray[np.int64] | None = None
 
 
-class ImageDetections(Protocol):
-    """What a detector found in one image, in pixels of the image on disk; on any device, of any float type."""
-
-    @property
-    def boxes(self) -> Tensor:
-        """(N, 4) XYXY."""
-
-    @property
-    def scores(self) -> Tensor:
-        """(N,)."""
-
-    @property
-    def labels(self) -> Tensor:
-        """(N,) integers, contiguous 0..K-1."""
-
-    @property
-    def masks(self) -> Sequence[Mapping[str, Any]] | None:
-        """N compressed RLE masks of the image's size; None for a box-only detector."""
-
-
 def image_results(
-    detections: ImageDetections, *, image_id: int, size: tuple[int, int], class_count: int, masks: bool
+    detections: Detections, *, image_id: int, size: tuple[int, int], class_count: int, masks: bool
 ) -> ImageResults:
-    """Checks one image's detections and stores them compactly on the CPU.
+    """Checks one image's detections, on any device and of any float type, and stores them compactly on the CPU.
 
     Args:
         detections: What the detector found.
@@ -66,11 +46,8 @@ def image_results(
         class_count: Number K of classes.
         masks: Whether masks are scored; they are left out otherwise.
 
-    Returns:
-        The checked detections.
-
     Raises:
-        DataError: If counts or shapes disagree, a box or score is not finite, a box is inside out, a label is not in
+        DataError: Counts or shapes disagree, a box or score is not finite, a box is inside out, a label is not in
             0..K-1, or a mask is missing, malformed or not of the image's size.
     """
     boxes = detections.boxes.detach().to("cpu", torch.float64).numpy()

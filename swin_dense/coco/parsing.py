@@ -7,7 +7,7 @@ image and a category that exist. Whether the values make sense is for `rules` to
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,12 @@ Record = dict[str, Any]
 INT64 = range(-(2**63), 2**63)
 RUNS = range(2**31)
 """What a side or a run of a mask may be: the C code of pycocotools counts in 32 bits."""
+
+IN_MEMORY = "the ground truth"
+"""Stands for the file in messages where there is none."""
+
+NAMELESS = "."
+"""File name of an image that has none and needs none."""
 
 
 class Fault(NamedTuple):
@@ -43,39 +49,44 @@ class CocoRecords:
             `segmentation` that is a list of `array("d")`, empty where there is a box alone, or an RLE; their image and
             category exist.
         categories: With int `id` and str `name`.
-        problems: One for each record that was left out.
+        findings: One for each record that was left out.
     """
 
     images: list[Record]
     annotations: list[Record]
     categories: list[Record]
-    problems: list[Finding]
+    findings: list[Finding]
 
 
-def read_records(path: Path) -> CocoRecords:
+def read_records(source: Path | Mapping[str, Any], *, need_file_names: bool) -> CocoRecords:
     """Reads a COCO instances file.
 
     Args:
-        path: The JSON file, or a member of a zip file as `read_json` takes it.
-
-    Returns:
-        The well-formed records and the problems of the others.
+        source: The JSON file, or a member of a zip file as `read_json` takes it; or what it holds, which stays so.
+        need_file_names: Whether images must have a `file_name`.
 
     Raises:
         DataError: The file is unreadable, or no COCO instances file at all.
     """
-    document = read_json(path, _pack_polygons)
-    sections = _sections(path, document)
+    if isinstance(source, Mapping):
+        file = IN_MEMORY
+        sections = {name: [*map(_packed_copy, rows)] for name, rows in _sections(file, source).items()}
+    else:
+        file = str(source)
+        sections = _sections(file, read_json(source, _pack_polygons))
+    for record in sections["images"]:
+        if isinstance(record, dict) and not need_file_names and record.get("file_name") is None:
+            record["file_name"] = NAMELESS
     for record in sections["annotations"]:
         if isinstance(record, dict) and record.get("segmentation") in (None, []):
             _mark_box_alone(record)
-    problems: list[Finding] = []
+    findings: list[Finding] = []
     images, categories, annotations = (
-        _well_formed(str(path), name, sections[name], checks, problems) for name, checks in CHECKS.items()
+        _well_formed(file, name, sections[name], checks, findings) for name, checks in CHECKS.items()
     )
-    annotations = _with_known(str(path), "image", annotations, images, problems)
-    annotations = _with_known(str(path), "category", annotations, categories, problems)
-    return CocoRecords(images, annotations, categories, problems)
+    annotations = _with_known(file, "image", annotations, images, findings)
+    annotations = _with_known(file, "category", annotations, categories, findings)
+    return CocoRecords(images, annotations, categories, findings)
 
 
 def _pack_polygons(record: Record) -> Record:
@@ -83,10 +94,16 @@ def _pack_polygons(record: Record) -> Record:
     segmentation = record.get("segmentation")
     if isinstance(segmentation, list):
         try:
-            record["segmentation"] = [array("d", polygon) for polygon in segmentation]
+            packed = [array("d", polygon) for polygon in segmentation]
         except (TypeError, OverflowError):
-            pass  # not lists of numbers: left for `_check_outline` to name
+            return record  # not lists of numbers: left for `_check_outline` to name
+        if not any(bool in map(type, polygon) for polygon in segmentation):
+            record["segmentation"] = packed
     return record
+
+
+def _packed_copy(record: Any) -> Any:
+    return _pack_polygons(dict(record)) if isinstance(record, Mapping) else record
 
 
 def _mark_box_alone(record: Record) -> None:
@@ -97,31 +114,31 @@ def _mark_box_alone(record: Record) -> None:
         record["area"] = float(box[2]) * float(box[3])
 
 
-def _sections(path: Path, document: Any) -> dict[str, list[Any]]:
+def _sections(file: str, document: Any) -> dict[str, list[Any]]:
     """The three lists that make a COCO instances file."""
     expected = "a COCO instances file is an object with images, annotations and categories"
     if isinstance(document, list):
         is_results = bool(document) and isinstance(document[0], dict) and "score" in document[0]
         what = "a results file, a list of detections" if is_results else "a list"
-        raise DataError(f"{path}: this is {what}; {expected}")
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: this is a single value; {expected}")
+        raise DataError(f"{file}: this is {what}; {expected}")
+    if not isinstance(document, Mapping):
+        raise DataError(f"{file}: this is a single value; {expected}")
     faulty = [key for key in CHECKS if not isinstance(document.get(key), list)]
     if faulty:
         found = ", ".join(map(str, list(document)[:8])) or "nothing"
-        raise DataError(f"{path}: {' and '.join(faulty)} missing or not a list (found: {found}); {expected}")
+        raise DataError(f"{file}: {' and '.join(faulty)} missing or not a list (found: {found}); {expected}")
     return {key: document[key] for key in CHECKS}
 
 
 def _well_formed(
-    file: str, section: str, records: list[Any], checks: dict[str, FieldCheck], problems: list[Finding]
+    file: str, section: str, records: list[Any], checks: dict[str, FieldCheck], findings: list[Finding]
 ) -> list[Record]:
     """The records that pass all checks; the others are noted."""
     kept = []
     for place, record in enumerate(records):
         if not isinstance(record, dict):
             message = f"{section}[{place}] is {_shorten(record)}, not an object"
-            problems.append(Finding("wrong-type", file, message, "write it as an object or remove it"))
+            findings.append(Finding("wrong-type", file, message, "write it as an object or remove it"))
             continue
         faults = [(key, fault) for key, check in checks.items() if (fault := check(record.get(key)))]
         if not faults:
@@ -129,15 +146,15 @@ def _well_formed(
         image_id = record.get("id" if section == "images" else "image_id")
         annotation_id = record.get("id") if section == "annotations" else None
         for key, fault in faults:
-            if key not in record:
-                fault = Fault("missing-key", "is missing", "add it")
+            if record.get(key) is None:
+                fault = Fault("missing-key", "is null" if key in record else "is missing", "add it")
             message = f"{section}[{place}]: {key!r} {fault.message}"
-            problems.append(Finding(fault.kind, file, message, fault.fix, _id(image_id), _id(annotation_id)))
+            findings.append(Finding(fault.kind, file, message, fault.fix, _id(image_id), _id(annotation_id)))
     return kept
 
 
 def _with_known(
-    file: str, what: str, annotations: list[Record], targets: list[Record], problems: list[Finding]
+    file: str, what: str, annotations: list[Record], targets: list[Record], findings: list[Finding]
 ) -> list[Record]:
     """The annotations whose image or category exists; the others are noted."""
     key, known = f"{what}_id", {target["id"] for target in targets}
@@ -145,13 +162,13 @@ def _with_known(
         if one[key] not in known:
             message = f"{key} {one[key]} is not the id of any sound {what} in the file"
             fix = f"add the {what} or remove the annotation"
-            problems.append(Finding(f"unknown-{what}", file, message, fix, one["image_id"], one["id"]))
+            findings.append(Finding(f"unknown-{what}", file, message, fix, one["image_id"], one["id"]))
     return [one for one in annotations if one[key] in known]
 
 
 def _shorten(value: Any) -> str:
     """A value as a message shows it."""
-    text = repr(value)
+    text = ascii(value)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
@@ -173,9 +190,13 @@ def _check_side(value: Any) -> Fault | None:
 
 
 def _check_text(value: Any) -> Fault | None:
-    if isinstance(value, str) and value:
-        return None
-    return Fault("wrong-type", f"is {_shorten(value)}, not a text", "write it as a text")
+    if not (isinstance(value, str) and value):
+        return Fault("wrong-type", f"is {_shorten(value)}, not a text", "write it as a text")
+    try:
+        value.encode("utf-8", "surrogateescape")  # as names of files that are no UTF-8 come from `os.listdir`
+    except UnicodeEncodeError:
+        return Fault("wrong-type", f"is {ascii(value)[:40]}, half a character", "write it in UTF-8")
+    return None
 
 
 def _check_number(value: Any) -> Fault | None:
@@ -200,6 +221,8 @@ def _check_outline(value: Any) -> Fault | None:
     """Polygons of at least three points each, none at all, or an RLE."""
     if isinstance(value, dict):
         return _check_rle(value)
+    if isinstance(value, list) and any(isinstance(one, list) and bool in map(type, one) for one in value):
+        return Fault("wrong-type", "has true or false among its coordinates", "write numbers")
     if not isinstance(value, list) or not all(isinstance(polygon, array) for polygon in value):
         fix = "write a list of polygons [[x1, y1, x2, y2, ...], ...] or an RLE"
         return Fault("wrong-type", f"is {_shorten(value)}", fix)

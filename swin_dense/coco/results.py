@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
 
 from swin_dense.coco.detections import ImageResults, rle_text
-from swin_dense.coco.ground_truth import GroundTruth
-from swin_dense.coco.values import is_box, is_id, is_number, read_json
+from swin_dense.coco.instances import CocoInstances
+from swin_dense.coco.json_files import read_json
+from swin_dense.coco.parsing import NAMELESS
 from swin_dense.errors import DataError
+from swin_dense.records import Size
 from swin_dense.rle import check_rles
+
+logger = logging.getLogger(__name__)
 
 _KEY_OF_IOU_TYPE = {"bbox": "bbox", "segm": "segmentation"}
 
@@ -69,7 +75,7 @@ def scored_iou_types(rows_of: Mapping[Path, Sequence[Row]], asked: Sequence[str]
 
 
 def checked_results(
-    rows_of: Mapping[Path, Sequence[Row]], truth: GroundTruth, iou_types: Sequence[str]
+    rows_of: Mapping[Path, Sequence[Row]], truth: CocoInstances, iou_types: Sequence[str]
 ) -> dict[int, ImageResults]:
     """Checks every row and sorts them by image.
 
@@ -79,16 +85,18 @@ def checked_results(
         iou_types: What they are to be scored on; the boxes of rows that have only masks are those around the masks.
 
     Returns:
-        The detections of every image that has any, in the file's order; their labels are positions in
-        `truth.category_names`.
+        The detections of every image that has any, in the file's order; their labels are those of `truth`.
 
     Raises:
-        DataError: If a row lacks a key, names an unknown image or category, has a number that is not finite, or a mask
-            that is malformed or not of the image's size; or if two files have rows of one image.
+        DataError: A row lacks a key, names an unknown image or category, or a file name that is not that of its image,
+            has a number that is not finite, or a mask that is malformed or not of the image's size; or two files have
+            rows of one image.
     """
     results: dict[int, ImageResults] = {}
     file_of: dict[int, Path] = {}
-    for file, rows in rows_of.items():
+    names = _FileNames(truth)
+    for file, given in rows_of.items():
+        rows = names.join(file, given)
         boxes = "bbox" in iou_types and all(row.get("bbox") for row in rows)
         found = _checked_file(file, rows, truth, boxes=boxes, masks="segm" in iou_types or not boxes)
         for image_id in found:
@@ -99,6 +107,63 @@ def checked_results(
             file_of[image_id] = file
         results |= found
     return results
+
+
+class _FileNames:
+    """Image ids by file name, for rows that have a `file_name`: the ids of `predict` are positions in its inputs."""
+
+    def __init__(self, truth: CocoInstances) -> None:
+        names = (truth.file_names.text(row) for row in range(len(truth.image_ids)))
+        self.truth = truth
+        self.by_id = {i: name for i, name in zip(truth.image_ids.tolist(), names, strict=True) if name != NAMELESS}
+        self.by_tail: dict[str, list[int]] = {}
+        for image_id, name in self.by_id.items():
+            self.by_tail.setdefault(name.rpartition("/")[2], []).append(image_id)
+
+    def join(self, file: Path, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows with the ids of the images that their file names mean, where they mean others.
+
+        Raises:
+            DataError: A file name belongs to another image than the row says, and not every row can be joined by name.
+        """
+        named = {
+            (row.get("image_id"), row["file_name"])
+            for row in rows
+            if isinstance(row.get("file_name"), str) and is_id(row.get("image_id"))
+        }
+        wrong = [pair for pair in named if self.by_id and not _is_same(pair[1], self.by_id.get(pair[0]))]
+        if not wrong:
+            return rows
+        image_ids = {name: self._image_of(name) for _, name in named}
+        if None in image_ids.values() or not all(isinstance(row.get("file_name"), str) for row in rows):
+            index, row = next(
+                (i, row) for i, row in enumerate(rows) if (row.get("image_id"), row.get("file_name")) in wrong
+            )
+            image_id, meant = row["image_id"], self.by_id.get(row["image_id"])
+            whose = f"is {meant!r}" if meant else "does not exist"
+            raise DataError(
+                f"{file}: item {index} is of the file {row['file_name']!r}, but image {image_id} in {self.truth.file} "
+                f"{whose}; write the ids of its images (those of `predict` are positions)"
+            )
+        logger.warning("%s: image_id is no id of %s (a position?); rows are joined by file_name", file, self.truth.file)
+        return [row | {"image_id": image_ids[row["file_name"]]} for row in rows]
+
+    def _image_of(self, file_name: str) -> int | None:
+        """The one image whose name is the end of a path, or the other way round."""
+        tail = file_name.replace("\\", "/").rpartition("/")[2]
+        found = [image_id for image_id in self.by_tail.get(tail, ()) if _is_same(file_name, self.by_id[image_id])]
+        exact = [image_id for image_id in found if self.by_id[image_id] == file_name]
+        found = exact or found
+        return found[0] if len(found) == 1 else None
+
+
+def _is_same(path: str, other: str | None) -> bool:
+    """Whether one of two paths is the end of the other."""
+    if other is None:
+        return False
+    parts, others = path.replace("\\", "/").split("/"), other.replace("\\", "/").split("/")
+    count = min(len(parts), len(others))
+    return parts[-count:] == others[-count:]
 
 
 def _read_rows(file: Path) -> list[Row]:
@@ -112,14 +177,15 @@ def _read_rows(file: Path) -> list[Row]:
 
 
 def _checked_file(
-    file: Path, rows: Sequence[Row], truth: GroundTruth, *, boxes: bool, masks: bool
+    file: Path, rows: Sequence[Row], truth: CocoInstances, *, boxes: bool, masks: bool
 ) -> dict[int, ImageResults]:
-    labels = {category_id: label for label, category_id in enumerate(truth.category_names)}
-    problems = [_problem_of(row, truth, labels, boxes=boxes, masks=masks) for row in rows]
+    labels = {category_id: label for label, category_id in enumerate(truth.category_ids)}
+    sizes = truth.sizes
+    problems = [_problem_of(row, truth.file, sizes, labels, boxes=boxes, masks=masks) for row in rows]
     _refuse(file, ((index, problem) for index, problem in enumerate(problems) if problem))
     counts, areas, xywh = None, None, np.zeros((len(rows), 4))
     if masks:
-        pixels = np.array([np.prod(truth.sizes[row["image_id"]]) for row in rows], dtype=np.int64)
+        pixels = np.array([np.prod(sizes[row["image_id"]]) for row in rows], dtype=np.int64)
         areas, malformed = check_rles([row["segmentation"]["counts"] for row in rows], pixels)
         _refuse(file, ((index, f"its segmentation is no mask: {problem}") for index, problem in malformed.items()))
         counts = [rle_text(row["segmentation"]["counts"]) for row in rows]
@@ -141,18 +207,20 @@ def _checked_file(
     }
 
 
-def _problem_of(row: Row, truth: GroundTruth, labels: Mapping[int, int], *, boxes: bool, masks: bool) -> str | None:
+def _problem_of(
+    row: Row, truth: str, sizes: Mapping[int, Size], labels: Mapping[int, int], *, boxes: bool, masks: bool
+) -> str | None:
     image_id, category_id = row.get("image_id"), row.get("category_id")
-    if not is_id(image_id) or image_id not in truth.sizes:
-        return f"image_id {image_id!r} is not in {truth.source}"
+    if not is_id(image_id) or image_id not in sizes:
+        return f"image_id {image_id!r} is not in {truth}"
     if not is_id(category_id) or category_id not in labels:
-        return f"category_id {category_id!r} is not in {truth.source}"
+        return f"category_id {category_id!r} is not in {truth}"
     if not is_number(row.get("score")):
         return f"score {row.get('score')!r} is not a finite number"
     if boxes and not is_box(row["bbox"]):
         return f"bbox {row['bbox']!r} is not four finite numbers x, y, width, height"
     if masks:
-        mask, size = row["segmentation"], list(truth.sizes[image_id])
+        mask, size = row["segmentation"], list(sizes[image_id])
         if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
             return "its segmentation is not a compressed RLE {'size': [height, width], 'counts': string}"
         if mask.get("size") != size:
@@ -171,3 +239,29 @@ def _refuse(file: Path, problems: Iterable[tuple[int, str]]) -> None:
     lines = [f"item {index}: {problem}" for index, problem in problems]
     if lines:
         raise DataError(f"{file}: {len(lines)} prediction(s) cannot be scored", lines)
+
+
+def is_id(value: object) -> TypeGuard[int]:
+    """Says whether a JSON value is an integer (JSON's true and false are not)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Says whether a JSON value is a number that a float holds: no NaN, infinity, true or false."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_box(value: object) -> TypeGuard[list[int | float]]:
+    """Says whether a JSON value is a COCO box: finite x, y, width, height with no negative width or height."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 4
+        and all(is_number(number) for number in value)
+        and value[2] >= 0
+        and value[3] >= 0
+    )

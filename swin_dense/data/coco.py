@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,15 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from swin_dense.coco.annotations import CocoAnnotations, read_annotations
-from swin_dense.coco.rules import find_problems
+from swin_dense.coco.instances import CocoInstances, read_instances
+from swin_dense.coco.rules import apply_rules, refuse_errors
+from swin_dense.coco.splits import find_empty_selection, select
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.files import read_label_file
-from swin_dense.records import Finding, Instances, Sample, Size
-
-logger = logging.getLogger(__name__)
+from swin_dense.records import Instances, Sample, Size
 
 STUFF = LabelConversion(class_count=183, label_shift=0, ignore_index=255)
 """COCO's stuffthingmaps: category id - 1 of things and stuff, 255 where there is neither."""
@@ -40,7 +37,7 @@ class CocoDataset(Dataset[Sample]):
         category_ids: The file's category ids by contiguous label, ascending.
         image_ids: (n,) int64 ids of the images, by index.
         image_sizes: (n, 2) int64 heights and widths, by index.
-        dropped: What was left out, and how many: "empty images", "small images", "slivers" (instances without area).
+        left_out: What is not learnt from, and how many; see `coco.splits.Selection`.
     """
 
     def __init__(
@@ -74,34 +71,43 @@ class CocoDataset(Dataset[Sample]):
         self._store = ImageStore(images)
         self._masks = masks
         self._stuff = None if stuff is None else ImageStore(stuff)
-        self.annotations, problems = read_annotations(self.annotations_path)
-        _report(self.annotations_path, [*problems, *find_problems(self.annotations, masks=masks)])
+        self.annotations, findings = read_instances(self.annotations_path)
+        findings += apply_rules(self.annotations, masks=masks)
+        selection = select(self.annotations, keep_empty=keep_empty, min_side=min_side)
+        refuse_errors(str(self.annotations_path), [*findings, *find_empty_selection(self.annotations, selection)])
         self.class_names = self.annotations.class_names
         self.category_ids = self.annotations.category_ids
-        self._is_used = (self.annotations.boxes[:, 2:] > 0).all(dim=1)
-        self._rows = self._choose_images(keep_empty, min_side)
+        self.left_out = selection.left_out
+        self._rows, self._is_used = selection.images, selection.instances
         self.image_ids = self.annotations.image_ids[self._rows].numpy()
         self.image_sizes = self.annotations.image_sizes[self._rows].numpy()
 
-    def _choose_images(self, keep_empty: bool, min_side: int) -> Tensor:
-        """Rows of the images that are kept; the rest is counted in `dropped` and logged."""
-        size = len(self.annotations.image_ids)
-        useful = self.annotations.images[self._is_used & ~self.annotations.crowd]
-        is_small = (self.annotations.image_sizes < min_side).any(dim=1)
-        is_empty = (torch.bincount(useful, minlength=size) == 0) & ~is_small & (not keep_empty)
-        counts = {
-            "small images": is_small.sum(),
-            "empty images": is_empty.sum(),
-            "slivers": (~self._is_used).sum(),
-        }
-        self.dropped = {what: int(count) for what, count in counts.items() if count}
-        if self.dropped:
-            listed = ", ".join(f"{count} {what}" for what, count in self.dropped.items())
-            logger.info("%s: left out %s", self.annotations_path, listed)
-        rows = torch.nonzero(~is_small & ~is_empty).flatten()
-        if not len(rows):
-            raise DataError(f"{self.annotations_path}: none of its {size} images is left; keep empty or small images")
-        return rows
+    def check_files(self, limit: int | None = None) -> None:
+        """Makes sure that every image, and its label map if any, is there; nothing is opened.
+
+        Args:
+            limit: Only the first images; None checks all.
+
+        Raises:
+            DataError: Some are missing; the message lists them, and what was found in their place.
+        """
+        rows = self._rows[:limit].tolist()
+        names = [self.annotations.file_names.text(row) for row in rows]
+        stores = [(self._store, names)]
+        if self._stuff is not None:
+            stores.append((self._stuff, [_stuff_name(name) for name in names]))
+        for store, wanted in stores:
+            missing = set(store.missing(wanted))
+            if missing:
+                ids = [int(self.annotations.image_ids[row]) for row in rows]
+                lines = [
+                    f"image {image_id}: {name}: {fault.fault}; {fault.fix}"
+                    for image_id, name in zip(ids, wanted, strict=True)
+                    if name in missing
+                    for fault in (store.missing_image(name),)
+                ]
+                what = f"{len(lines)} of the {len(wanted)} files that {self.annotations_path} names are missing"
+                raise DataError(f"{store.root}: {what}", lines)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -153,27 +159,22 @@ class CocoDataset(Dataset[Sample]):
         )
 
 
+def _stuff_name(image_name: str) -> str:
+    return str(PurePosixPath(image_name).with_suffix(".png"))
+
+
 def _read_stuff(store: ImageStore, image_name: str, size: Size) -> tv_tensors.Mask:
     """The label map of an image of this size."""
-    name = str(PurePosixPath(image_name).with_suffix(".png"))
+    name = _stuff_name(image_name)
     labels, path = read_label_file(store, name).labels, store.root / name
     if labels.shape != size:
         raise DataError(f"{path} is {labels.shape[0]}x{labels.shape[1]}, but its image {size[0]}x{size[1]}; replace it")
     return tv_tensors.Mask(torch.from_numpy(STUFF.classes(labels, path)))
 
 
-def _decode_masks(annotations: CocoAnnotations, places: Sequence[int], height: int, width: int) -> Tensor:
+def _decode_masks(annotations: CocoInstances, places: Sequence[int], height: int, width: int) -> Tensor:
     """(N, H, W) bool masks of some annotations of one image."""
     if not places:
         return torch.zeros((0, height, width), dtype=torch.bool)
     masks = coco_mask.decode([annotations.mask(place) for place in places])  # (H, W, N), each mask in column order
     return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool()
-
-
-def _report(path: Path, problems: Sequence[Finding]) -> None:
-    """Stops at errors; counts warnings in the log."""
-    errors = [str(problem) for problem in problems if problem.severity == "error"]
-    if errors:
-        raise DataError(f"{path}: {len(errors)} errors (swin-dense check-data lists all)", errors)
-    for kind, count in Counter(problem.kind for problem in problems).items():
-        logger.warning("%s: %d x %s (swin-dense check-data shows them)", path, count, kind)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swin_dense.coco.instances import CocoInstances
+from swin_dense.coco.splits import compare_categories
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, check_lowest
+
+logger = logging.getLogger(__name__)
 
 
 class CocoDataModule(ImageDataModule):
@@ -97,6 +102,7 @@ class CocoDataModule(ImageDataModule):
         """
         if self.val_dataset is None:
             self.val_dataset = CocoDataset(self.val_annotations, self.val_images, masks=self.masks)
+            self.val_dataset.check_files(self.limit_images)
             self._log_limit("validation", len(self.val_dataset))
         if stage == "fit" and self.train_dataset is None:
             train_dataset = CocoDataset(
@@ -107,7 +113,13 @@ class CocoDataModule(ImageDataModule):
                 keep_empty=self.keep_empty,
                 min_side=self.min_side,
             )
-            self._check_categories(train_dataset, self.val_dataset)
+            different = compare_categories(train_dataset.annotations, self.val_dataset.annotations)
+            if problems := [str(finding) for finding in different]:
+                raise DataError(f"{self.train_annotations} and {self.val_annotations} do not fit together", problems)
+            train_dataset.check_files(self.limit_images)
+            if train_dataset.left_out:
+                left_out = ", ".join(f"{count} {what}" for what, count in train_dataset.left_out.items())
+                logger.warning("%s: left out of training: %s", self.train_annotations, left_out)
             self._log_limit("training", len(train_dataset))
             self.train_dataset = train_dataset
 
@@ -120,6 +132,11 @@ class CocoDataModule(ImageDataModule):
     def category_ids(self) -> tuple[int, ...]:
         """The annotation files' category ids by contiguous label; after `setup`."""
         return tuple(self._val().category_ids)
+
+    @property
+    def ground_truth(self) -> CocoInstances:
+        """The annotations of validation, for `CocoMetric`; after `setup`."""
+        return self._val().annotations
 
     @property
     def val_image_ids(self) -> tuple[int, ...]:
@@ -135,17 +152,3 @@ class CocoDataModule(ImageDataModule):
         """The validation data, which every stage needs."""
         assert self.val_dataset is not None, "call setup first"
         return self.val_dataset
-
-    def _check_categories(self, train: CocoDataset, val: CocoDataset) -> None:
-        """Labels of training and validation must mean the same."""
-        train_categories, val_categories = (
-            set(zip(dataset.category_ids, dataset.class_names, strict=True)) for dataset in (train, val)
-        )
-        problems = [
-            *(f"only in training: id {i}, {name!r}" for i, name in sorted(train_categories - val_categories)),
-            *(f"only in validation: id {i}, {name!r}" for i, name in sorted(val_categories - train_categories)),
-        ]
-        if problems:
-            raise DataError(
-                f"{self.train_annotations} and {self.val_annotations} must list the same categories", problems
-            )

@@ -58,8 +58,8 @@ class Ragged:
         return np.diff(self.offsets.numpy())
 
     def text(self, row: int) -> str:
-        """One row of `from_bytes` as the text it was encoded from (UTF-8)."""
-        return self[row].tobytes().decode("utf-8", "surrogatepass")
+        """One row of `from_bytes` as the text it was encoded from (UTF-8, `surrogateescape`)."""
+        return self[row].tobytes().decode("utf-8", "surrogateescape")
 
     def byte_strings(self) -> list[bytes]:
         """All rows of `from_bytes`, as Python objects: quicker than one by one."""

@@ -1,4 +1,3 @@
-from swin_dense.coco.detections import ImageDetections
 from swin_dense.metrics.coco import CocoMetric, evaluate_coco_files
 from swin_dense.metrics.label_map_files import evaluate_label_map_files
 from swin_dense.metrics.mean_iou import MeanIoU
@@ -10,7 +9,6 @@ __all__ = [
     "IOU_TYPES",
     "CocoMetric",
     "CocoResults",
-    "ImageDetections",
     "MeanIoU",
     "evaluate_coco_files",
     "evaluate_label_map_files",

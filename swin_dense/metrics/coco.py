@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swin_dense.coco.detections import ImageDetections, ImageResults, image_results
-from swin_dense.coco.ground_truth import read_ground_truth
+from swin_dense.coco.detections import ImageResults, image_results
+from swin_dense.coco.instances import CocoInstances, read_instances
 from swin_dense.coco.results import checked_results, read_rows, scored_iou_types
+from swin_dense.coco.rules import apply_rules, refuse_errors
 from swin_dense.errors import DataError, SwinDenseError
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
 from swin_dense.metrics.scoring import FIGURES, IOU_TYPES, CocoResults, check_choices, score
+from swin_dense.records import Detections, Rle
 
 _DEFAULT_ENGINE = "faster-coco-eval"
 
@@ -22,13 +24,28 @@ class CocoMetric:
 
     On several ranks each calls `update` with its own images; an image that two ranks saw counts once. Images without
     detections have to be passed too: `compute` refuses to score when images are missing.
+
+    Example:
+        >>> import torch
+        >>> from swin_dense.metrics import CocoMetric
+        >>> from swin_dense.records import Detections
+        >>> truth = {
+        ...     "images": [{"id": 1, "height": 100, "width": 120}],
+        ...     "categories": [{"id": 7, "name": "cat"}],
+        ...     "annotations": [{"id": 1, "image_id": 1, "category_id": 7, "bbox": [10, 20, 40, 50]}],
+        ... }
+        >>> metric = CocoMetric(truth, iou_types=("bbox",))
+        >>> box, score, label = torch.tensor([[10.0, 20, 50, 70]]), torch.tensor([0.9]), torch.tensor([0])
+        >>> metric.update([1], [Detections(box, score, label)])
+        >>> round(metric.compute()["bbox"]["AP"], 6)
+        1.0
     """
 
     def __init__(
         self,
-        annotations: Path | Mapping[str, Any],
+        annotations: Path | Mapping[str, Any] | CocoInstances,
         *,
-        category_ids: Sequence[int],
+        category_ids: Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
         image_ids: Collection[int] | None = None,
         iou_types: Sequence[str] = IOU_TYPES,
@@ -37,34 +54,38 @@ class CocoMetric:
         """Reads and checks the annotations.
 
         Args:
-            annotations: COCO instances JSON, as a file or as what it holds.
-            category_ids: Category id of every label 0..K-1. Ground truth of other categories is not scored.
+            annotations: COCO instances JSON: a file, or one inside a zip file written as if that were a folder; what
+                it holds; or the annotations that a data set has read already.
+            category_ids: Category id of every label 0..K-1; None takes all, ascending, as the data sets here do. Ground
+                truth of other categories is not scored.
             class_names: Names of the labels where the caller has them; they have to be the annotations' own.
             image_ids: The images to score, where these are not all that the annotations name.
             iou_types: "bbox", "segm", or both.
-            engine: "faster-coco-eval", or its referee "pycocotools"; both give the same figures.
+            engine: "faster-coco-eval", or its referee "pycocotools"; both give the same metrics.
 
         Raises:
-            DataError: If the annotations are wrong, or do not hold these categories, names or images.
+            DataError: The annotations are wrong, or do not hold these categories, names or images.
         """
         check_choices(engine, iou_types)
-        self._truth = read_ground_truth(annotations, masks="segm" in iou_types)
-        self._category_ids = tuple(category_ids)
-        self._image_ids = frozenset(self._truth.sizes if image_ids is None else image_ids)
+        self._truth = _read_truth(annotations, masks="segm" in iou_types)
+        self._sizes = self._truth.sizes
+        self._masks: list[Rle] | None = None
+        self._category_ids = self._truth.category_ids if category_ids is None else tuple(category_ids)
+        self._image_ids = frozenset(self._sizes if image_ids is None else image_ids)
         self._iou_types = tuple(iou_types)
         self._engine = engine
         self._results: dict[int, ImageResults] = {}
         self._check_categories(class_names)
-        unknown = sorted(self._image_ids - self._truth.sizes.keys())
+        unknown = sorted(self._image_ids - self._sizes.keys())
         if unknown or not self._image_ids:
-            raise DataError(f"{self._truth.source}: no such images to score: {unknown or 'it names none'}")
+            raise DataError(f"{self._truth.file}: no such images to score: {unknown or 'it names none'}")
 
     @property
     def figure_names(self) -> tuple[str, ...]:
         """What a training may be judged by: "bbox_AP" and the like, for every IoU type that is scored."""
         return tuple(f"{iou_type}_{figure}" for iou_type in self._iou_types for figure in FIGURES)
 
-    def update(self, image_ids: Sequence[int], detections: Sequence[ImageDetections]) -> None:
+    def update(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
         """Takes in the detections of some images.
 
         Args:
@@ -79,14 +100,14 @@ class CocoMetric:
             raise DataError(f"{len(image_ids)} image ids came with the detections of {len(detections)} images")
         for image_id, found in zip(map(operator.index, image_ids), detections, strict=True):
             if image_id not in self._image_ids:
-                known = "is not among the images to score" if image_id in self._truth.sizes else "does not exist"
-                raise DataError(f"{self._truth.source}: image {image_id} {known}; predict on the images of this file")
+                known = "is not among the images to score" if image_id in self._sizes else "does not exist"
+                raise DataError(f"{self._truth.file}: image {image_id} {known}; predict on the images of this file")
             if image_id in self._results:
                 raise DataError(f"image {image_id} has been handed in already; reset the metric between evaluations")
             self._results[image_id] = image_results(
                 found,
                 image_id=image_id,
-                size=self._truth.sizes[image_id],
+                size=self._sizes[image_id],
                 class_count=len(self._category_ids),
                 masks="segm" in self._iou_types,
             )
@@ -135,14 +156,14 @@ class CocoMetric:
         self._results = {}
 
     def _check_categories(self, class_names: Sequence[str] | None) -> None:
-        known = self._truth.category_names
+        known = dict(zip(self._truth.category_ids, self._truth.class_names, strict=True))
         unknown = [category_id for category_id in self._category_ids if category_id not in known]
         if unknown or not self._category_ids or len(set(self._category_ids)) != len(self._category_ids):
-            raise DataError(f"{self._truth.source}: categories {self._category_ids} are not distinct ones of this file")
+            raise DataError(f"{self._truth.file}: categories {self._category_ids} are not distinct ones of this file")
         names = [known[category_id] for category_id in self._category_ids]
         if class_names is not None and list(class_names) != names:
             raise DataError(
-                f"{self._truth.source}: its categories {self._category_ids} are named {names}, not {list(class_names)};"
+                f"{self._truth.file}: its categories {self._category_ids} are named {names}, not {list(class_names)};"
                 " train and evaluate with the same categories in the same order"
             )
 
@@ -150,13 +171,16 @@ class CocoMetric:
         missing = sorted(self._image_ids - results.keys())
         if missing:
             raise DataError(
-                f"{self._truth.source}: {len(missing)} of {len(self._image_ids)} images to score were never seen,"
+                f"{self._truth.file}: {len(missing)} of {len(self._image_ids)} images to score were never seen,"
                 f" the first is {missing[0]}; predict on them all, or name the images to score"
             )
+        if self._masks is None and "segm" in self._iou_types:
+            self._masks = _masks(self._truth)
         return {
             iou_type: score(
                 self._truth,
                 results,
+                masks=self._masks,
                 image_ids=list(results),
                 category_ids=self._category_ids,
                 iou_type=iou_type,
@@ -166,7 +190,7 @@ class CocoMetric:
         }
 
     def _rows(self, image_id: int, image: ImageResults) -> list[dict[str, Any]]:
-        size = list(self._truth.sizes[image_id])
+        size = list(self._sizes[image_id])
         columns = (image.labels.tolist(), image.boxes.tolist(), image.scores.tolist())
         rows: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": self._category_ids[label], "bbox": box, "score": confidence}
@@ -200,20 +224,38 @@ def evaluate_coco_files(
     check_choices(engine, IOU_TYPES if iou_types is None else iou_types)
     rows_of = read_rows(predictions)
     iou_types = scored_iou_types(rows_of, iou_types)
-    truth = read_ground_truth(gt, masks="segm" in iou_types if iou_types else None)
-    iou_types = iou_types or (IOU_TYPES if truth.has_masks else ("bbox",))
+    truth = _read_truth(gt, masks="segm" in iou_types)
+    iou_types = iou_types or (IOU_TYPES if truth.has_outline.all() else ("bbox",))
     results = checked_results(rows_of, truth, iou_types)
+    masks = _masks(truth) if "segm" in iou_types else None
     return {
         iou_type: score(
             truth,
             results,
-            image_ids=list(truth.sizes),
-            category_ids=list(truth.category_names),
+            masks=masks,
+            image_ids=truth.image_ids.tolist(),
+            category_ids=truth.category_ids,
             iou_type=iou_type,
             engine=engine,
         )
         for iou_type in iou_types
     }
+
+
+def _read_truth(annotations: Path | Mapping[str, Any] | CocoInstances, *, masks: bool) -> CocoInstances:
+    """The ground truth, by the same rules as training data; images need no file names."""
+    if isinstance(annotations, CocoInstances):
+        if masks and not annotations.has_outline.all():
+            raise DataError(f"{annotations.file}: not every annotation has a mask to score; use iou_types=('bbox',)")
+        return annotations
+    source = annotations if isinstance(annotations, Mapping) else Path(annotations)
+    truth, findings = read_instances(source, need_file_names=False)
+    refuse_errors(truth.file, [*findings, *apply_rules(truth, masks=masks)])
+    return truth
+
+
+def _masks(truth: CocoInstances) -> list[Rle]:
+    return [truth.mask(place) for place in range(len(truth.ids))]
 
 
 def _merged(gathered: Sequence[Mapping[int, ImageResults]]) -> dict[int, ImageResults]:

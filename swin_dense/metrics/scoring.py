@@ -15,8 +15,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from swin_dense.coco.detections import ImageResults
-from swin_dense.coco.ground_truth import GroundTruth
+from swin_dense.coco.instances import CocoInstances
 from swin_dense.errors import DataError, nearest
+from swin_dense.records import Rle, Size
 
 ENGINES = ("faster-coco-eval", "pycocotools")
 IOU_TYPES = ("bbox", "segm")
@@ -44,9 +45,10 @@ def check_choices(engine: str, iou_types: Sequence[str]) -> None:
 
 
 def score(
-    truth: GroundTruth,
+    truth: CocoInstances,
     results: Mapping[int, ImageResults],
     *,
+    masks: Sequence[Rle] | None = None,
     image_ids: Sequence[int],
     category_ids: Sequence[int],
     iou_type: str,
@@ -54,13 +56,14 @@ def score(
 ) -> dict[str, Any]:
     """Scores detections by COCO's protocol.
 
-    Images, categories and annotations are numbered anew, from 1 and in the order of their ids: the engines read an
+    Images, categories and annotations are renumbered, from 1 and in the order of their ids: the engines read an
     annotation id of 0 as "unmatched", and ties between scores are settled by this order. On masks, a detection is
     small, medium or large by its mask's area, on boxes by its box's, also where a result has both.
 
     Args:
         truth: The ground truth.
         results: Detections by image id; an image without an entry counts as one without detections.
+        masks: Of all annotations of the ground truth; needed for "segm".
         image_ids: The images to score, at least one.
         category_ids: The categories to score, at least one; ground truth of others is left out.
         iou_type: "bbox" or "segm".
@@ -70,15 +73,16 @@ def score(
         Each of `FIGURES`, and "per_class", AP by class name in the order of `category_ids`. As in every COCO tool, -1.0
         says that there is no ground truth to find (of this class, or of this size); nothing is ever NaN.
     """
+    sizes, names = truth.sizes, dict(zip(truth.category_ids, truth.class_names, strict=True))
     image_numbers = {image_id: number for number, image_id in enumerate(sorted(image_ids), start=1)}
     category_numbers = {category_id: number for number, category_id in enumerate(sorted(category_ids), start=1)}
     images = [
-        {"id": number, "height": truth.sizes[image_id][0], "width": truth.sizes[image_id][1]}
+        {"id": number, "height": sizes[image_id][0], "width": sizes[image_id][1]}
         for image_id, number in image_numbers.items()
     ]
-    categories = [{"id": number, "name": truth.category_names[id_]} for id_, number in category_numbers.items()]
-    wanted = _truth_rows(truth, image_numbers, category_numbers, iou_type)
-    found = _result_rows(truth, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
+    categories = [{"id": number, "name": names[id_]} for id_, number in category_numbers.items()]
+    wanted = _truth_rows(truth, image_numbers, category_numbers, masks if iou_type == "segm" else None)
+    found = _result_rows(sizes, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
     evaluation = _evaluate(images, categories, wanted, found, iou_type, engine)
 
     figures: dict[str, Any] = {
@@ -87,31 +91,33 @@ def score(
     # precision: (IoU thresholds, recall thresholds, categories, areas, detections per image), -1 without ground truth.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     figures["per_class"] = {
-        truth.category_names[id_]: _mean_precision(precision[:, :, category_numbers[id_] - 1]) for id_ in category_ids
+        names[id_]: _mean_precision(precision[:, :, category_numbers[id_] - 1]) for id_ in category_ids
     }
     return figures
 
 
 def _truth_rows(
-    truth: GroundTruth, image_numbers: Mapping[int, int], category_numbers: Mapping[int, int], iou_type: str
+    truth: CocoInstances,
+    image_numbers: Mapping[int, int],
+    category_numbers: Mapping[int, int],
+    masks: Sequence[Rle] | None,
 ) -> list[dict[str, Any]]:
-    rows = [
-        {
-            "image_id": image_numbers[one.image_id],
-            "category_id": category_numbers[one.category_id],
-            "bbox": list(one.box),
-            "area": one.area,
-            "iscrowd": int(one.crowd),
-            **({"segmentation": one.rle} if iou_type == "segm" else {}),
-        }
-        for one in truth.annotations
-        if one.image_id in image_numbers and one.category_id in category_numbers
-    ]
-    return [{"id": number, **row} for number, row in enumerate(rows, start=1)]
+    image_ids = truth.image_ids[truth.images].tolist()
+    category_ids = [truth.category_ids[label] for label in truth.labels.tolist()]
+    columns = (truth.boxes.tolist(), truth.areas.tolist(), truth.crowd.int().tolist())
+    rows: list[dict[str, Any]] = []
+    for place, (image_id, category_id, box, area, crowd) in enumerate(
+        zip(image_ids, category_ids, *columns, strict=True)
+    ):
+        if image_id in image_numbers and category_id in category_numbers:
+            row = {"image_id": image_numbers[image_id], "category_id": category_numbers[category_id]}
+            row |= {"id": len(rows) + 1, "bbox": box, "area": area, "iscrowd": crowd}
+            rows.append(row if masks is None else row | {"segmentation": masks[place]})
+    return rows
 
 
 def _result_rows(
-    truth: GroundTruth,
+    sizes: Mapping[int, Size],
     results: Mapping[int, ImageResults],
     image_numbers: Mapping[int, int],
     category_numbers: Sequence[int],
@@ -126,7 +132,7 @@ def _result_rows(
         if iou_type == "segm":
             assert masks is not None and image.mask_areas is not None
             areas = image.mask_areas.astype(np.float64)
-        size = list(truth.sizes[image_id])
+        size = list(sizes[image_id])
         columns = (image.boxes.tolist(), image.labels.tolist(), image.scores.tolist(), areas.tolist())
         for index, (box, label, confidence, area) in enumerate(zip(*columns, strict=True)):
             row = {"id": len(rows) + 1, "image_id": number, "category_id": category_numbers[label]}

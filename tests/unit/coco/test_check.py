@@ -7,43 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pycocotools import mask as coco_mask
 
-from swin_dense.coco.check import CheckReport, check_coco
+from helpers.coco_files import HEIGHT, OUTLINE, WIDTH, annotation, document, rle
+from swin_dense.coco.check import check_coco
 from swin_dense.data.coco import CocoDataset
 from swin_dense.errors import DataError
-
-HEIGHT, WIDTH = 100, 150
-OUTLINE = [20, 30, 60, 30, 60, 50, 20, 50]
-
-
-def annotation(**other: Any) -> dict[str, Any]:
-    default = {"id": 5, "image_id": 1, "category_id": 3, "bbox": [20, 30, 40, 20], "area": 800, "iscrowd": 0}
-    return default | {"segmentation": [OUTLINE]} | other
-
-
-def rle(height: int = HEIGHT, width: int = WIDTH) -> dict[str, Any]:
-    encoded = coco_mask.frPyObjects([OUTLINE], height, width)[0]
-    return {"size": encoded["size"], "counts": encoded["counts"].decode()}
-
-
-def document(*annotations: Any, **other: Any) -> dict[str, Any]:
-    """A sound file with image 1, image 2, categories 3 and 8, and a sound annotation 4 before the given ones."""
-    images = [{"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH} for number in (1, 2)]
-    categories = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
-    return {"images": images, "annotations": [annotation(id=4), *annotations], "categories": categories} | other
-
-
-@pytest.fixture
-def check(tmp_path):
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "1.png")
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "2.png")
-
-    def run(content: Any, **options: Any) -> CheckReport:
-        (tmp_path / "instances.json").write_text(json.dumps(content))
-        return check_coco(tmp_path / "instances.json", tmp_path, **options)
-
-    return run
 
 
 @pytest.mark.parametrize("name", ["train2017", "val2017"])
@@ -117,7 +85,7 @@ MORE_FAULTS = [
     ("wrong-type", {"bbox": [20, 30, 10**400, 20]}),
     ("wrong-type", {"image_id": "1"}),
     ("wrong-type", {"image_id": 1.0}),
-    ("wrong-type", {"category_id": None}),
+    ("missing-key", {"category_id": None}),
     ("wrong-type", {"iscrowd": "yes"}),
     ("wrong-type", {"area": True}),
 ]
@@ -290,5 +258,40 @@ def test_no_value_whatever_crashes_the_checks_or_the_reader(tmp_path_factory, se
     else:
         dataset = CocoDataset(path, path.parent)
         assert (
-            sum(len(dataset.instances(index)) for index in range(len(dataset))) + dataset.dropped.get("slivers", 0) == 2
+            sum(len(dataset.instances(index)) for index in range(len(dataset)))
+            + dataset.left_out.get("boxes without area", 0)
+            == 2
         )
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "segmentation"])
+def test_an_explicit_null_means_what_an_absent_key_means(check, tmp_path, key):
+    rows = [annotation(**{key: None})]
+    check(document(annotations=rows))
+    absent = [{name: value for name, value in rows[0].items() if name != key}]
+    assert [one.message for one in check(document(annotations=rows)).problems] == [
+        one.message for one in check(document(annotations=absent)).problems
+    ]
+
+
+def turned(path: Path) -> None:
+    """A picture that is stored as the images of `document` are, and shown upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("box", "severity", "advice"),
+    [([20, 30, 40, 20], "warning", "make sure that"), ([20, 30, 40, 100], "error", "swap width and height of these")],
+)
+def test_orientations_that_are_passed_over_are_counted(check, tmp_path, box, severity, advice):
+    check(document())
+    turned(tmp_path / "1.png")
+    rows = [annotation(bbox=box, segmentation=None, area=box[2] * box[3])]
+    report = check(document(annotations=rows))
+    (finding,) = [one for one in report.problems if one.kind == "turned-images"]
+    assert finding.severity == severity and finding.message.startswith("1 images (1.png, ...) carry an EXIF")
+    assert finding.fix.startswith(advice)
+    images = [{"id": 1, "file_name": "1.png", "height": WIDTH, "width": HEIGHT}]
+    assert "turned-images" not in {one.kind for one in check(document(images=images, annotations=rows)).problems}

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import pytest
 from pycocotools import mask as rle_codec
@@ -108,8 +109,8 @@ def test_an_empty_folder_is_named(files, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("", "is not JSON"),
-        ('[{"image_id": 1},', "is not JSON"),
+        ("", "not a JSON file"),
+        ('[{"image_id": 1},', "not a JSON file"),
         ('{"annotations": []}', "holds a dict, not a list of predictions"),
         ("[[1, 2, 3]]", "item 0: is not an object"),
         ('[{"image_id": 10, "category_id": 7, "score": 1}]', "item 0 has neither"),
@@ -169,3 +170,58 @@ def test_all_wrong_rows_are_reported_at_once(files, rows):
     with pytest.raises(DataError, match=r"2 prediction\(s\) cannot be scored") as error:
         evaluate_coco_files(*files(rows))
     assert [problem.split(":")[0] for problem in error.value.problems] == ["item 1", "item 2"]
+
+
+def named(scene, rows, *names):
+    """The scene with names for its images 10 and 30, and the rows as `predict` writes them: with positions as ids."""
+    for image, name in zip(scene["images"], ("a.jpg", "sub/b.jpg"), strict=True):
+        image["file_name"] = name
+    positions = {10: 0, 30: 1}
+    return [
+        row | {"file_name": names[positions[row["image_id"]]], "image_id": positions[row["image_id"]]} for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jpg", "sub/b.jpg"), ("/data/val/a.jpg", "../val/sub/b.jpg"), ("v\\a.jpg", "b.jpg")]
+)
+def test_rows_of_predict_are_joined_by_file_name(scene, files, rows, names, caplog):
+    truth, predictions = files(named(scene, rows, *names))
+    truth.write_text(json.dumps(scene))
+    assert evaluate_coco_files(truth, predictions)["bbox"]["AP"] == pytest.approx(1)
+    assert "rows are joined by file_name" in caplog.text
+
+
+def test_positions_that_are_ids_of_other_images_are_joined_too(scene, files, rows):
+    for one in (*scene["images"], *scene["annotations"]):
+        key = "id" if "height" in one else "image_id"
+        one[key] = {10: 1, 30: 0}[one[key]]  # the very ids that positions are, the other way round
+    truth, predictions = files(named(scene, rows, "a.jpg", "sub/b.jpg"))
+    truth.write_text(json.dumps(scene))
+    assert evaluate_coco_files(truth, predictions)["bbox"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("names", [("a.jpg", "other.jpg"), ("a.jpg", "c/b.jpg"), ("a.jpg", None)])
+def test_rows_that_belong_to_no_image_are_refused_with_the_first(scene, files, rows, names):
+    truth, predictions = files(named(scene, rows, *names))
+    truth.write_text(json.dumps(scene))
+    with pytest.raises(DataError, match=r"item 0 is of the file 'a\.jpg', but image 0 in .* does not exist"):
+        evaluate_coco_files(truth, predictions)
+
+
+def test_ids_count_where_file_names_agree_or_are_not_known(scene, files, rows, caplog):
+    ours = [row | {"file_name": "x/a.jpg" if row["image_id"] == 10 else "sub/b.jpg"} for row in rows]
+    truth, predictions = files(ours)
+    assert evaluate_coco_files(truth, predictions)["bbox"]["AP"] == pytest.approx(1)  # the scene names no files
+    named(scene, rows, "", "")
+    truth.write_text(json.dumps(scene))
+    assert evaluate_coco_files(truth, predictions)["bbox"]["AP"] == pytest.approx(1)
+    assert "joined" not in caplog.text
+
+
+def test_the_ground_truth_may_lie_in_a_zip_file(scene, files, rows, tmp_path):
+    _, predictions = files(rows)
+    with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as file:
+        file.writestr("annotations/gt.json", json.dumps(scene))
+    results = evaluate_coco_files(tmp_path / "annotations.zip/annotations/gt.json", predictions)
+    assert results["segm"]["AP"] == pytest.approx(1)

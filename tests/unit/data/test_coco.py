@@ -1,5 +1,4 @@
 import json
-import logging
 import pickle
 import pickletools
 import shutil
@@ -132,20 +131,22 @@ def test_all_three_kinds_of_mask_decode_to_the_same_pixels(tmp_path):
     assert all(np.array_equal(one, mask) for one in masks.numpy())
 
 
-def test_images_without_instances_are_kept_or_dropped_as_told(tmp_path, caplog):
+def test_images_without_instances_are_kept_or_dropped_as_told(tmp_path):
     crowd = annotation(2, 6, iscrowd=1, segmentation={"size": [40, 60], "counts": [0, 2400]}, bbox=[0, 0, 60, 40])
     path = write(
         tmp_path, [annotation(1, 5), crowd, annotation(3, 9)], {4: (40, 60), 5: (40, 60), 6: (40, 60), 9: (31, 60)}
     )
     everything = CocoDataset(path, tmp_path)
-    assert everything.image_ids.tolist() == [4, 5, 6, 9] and everything.dropped == {}
+    assert everything.image_ids.tolist() == [4, 5, 6, 9] and everything.left_out == {"crowd regions": 1}
     empty = everything[0].instances
     assert empty.boxes.shape == (0, 4) and empty.masks.shape == (0, 40, 60) and len(empty.labels) == 0
-    with caplog.at_level(logging.INFO):
-        dataset = CocoDataset(path, tmp_path, keep_empty=False, min_side=32)
+    dataset = CocoDataset(path, tmp_path, keep_empty=False, min_side=32)
     assert dataset.image_ids.tolist() == [5] and dataset.image_sizes.tolist() == [[40, 60]] and len(dataset) == 1
-    assert dataset.dropped == {"small images": 1, "empty images": 2}
-    assert "left out 1 small images, 2 empty images" in caplog.text
+    assert dataset.left_out == {
+        "images with a side below 32 pixels": 1,
+        "images without anything to learn from": 2,
+        "crowd regions": 1,
+    }
     assert dataset[0].image[0].float().mean() == 5, "rows of what is left must lead to the right image"
 
 
@@ -153,7 +154,7 @@ def test_slivers_as_in_official_coco_are_left_out_and_counted(tmp_path, caplog):
     line = annotation(2, 5, bbox=[10.5, 20, 8, 0], segmentation=[[10.5, 20, 18.5, 20, 18.5, 20, 10.5, 20]], area=0)
     path = write(tmp_path, [line, annotation(3, 5), line | {"id": 4, "image_id": 6}], {5: (40, 60), 6: (40, 60)})
     dataset = CocoDataset(path, tmp_path)
-    assert dataset.dropped == {"slivers": 2}
+    assert dataset.left_out == {"boxes without area": 2}
     assert [len(dataset[index].instances) for index in range(2)] == [1, 0]
     assert "2 x sliver" in caplog.text
     assert CocoDataset(path, tmp_path, keep_empty=False).image_ids.tolist() == [5]

@@ -112,8 +112,33 @@ def test_limit_images_uses_the_first_ones_and_says_so(coco: Path, caplog: pytest
 def test_different_categories_stop_with_both_files_named(coco: Path, tmp_path: Path) -> None:
     annotations, images = write_coco(tmp_path, "other", 3, [{"id": 3, "name": "cat"}, {"id": 7, "name": "wolf"}])
     data = data_module(coco, val_annotations=annotations, val_images=images)
-    with pytest.raises(DataError, match=r"(?s)train\.json.*other\.json.*id 7, 'dog'.*id 7, 'wolf'"):
+    with pytest.raises(
+        DataError, match=r"(?s)train\.json.*other\.json.*7 'dog' is only in training.*7 'wolf' is only in val"
+    ):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_missing_image_is_said_before_the_first_step(tmp_path: Path, split: str) -> None:
+    for name in ("train", "val"):
+        write_coco(tmp_path, name, 5)
+    (tmp_path / split / "3.png").rename(tmp_path / split / "3.PNG")
+    (tmp_path / split / "1.png").unlink()
+    with pytest.raises(
+        DataError, match=rf"{split}: 2 of the [45] files that .*{split}\.json names are missing"
+    ) as error:
+        data_module(tmp_path).setup("fit")
+    assert [problem.partition(";")[0] for problem in error.value.problems] == [
+        "image 101: 1.png: no such file",
+        "image 103: 3.png: no such file, but there is '3.PNG'",
+    ]
+    data_module(tmp_path, limit_images=1).setup("fit")  # those that are not used may be absent
+
+
+def test_what_is_left_out_of_training_is_counted_and_said(coco: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data_module(coco).setup("fit")
+    assert "left out of training: 1 images without anything to learn from" in caplog.text
+    assert {record.levelname for record in caplog.records} == {"WARNING"}  # what no handler holds back
 
 
 @pytest.mark.parametrize("change", [{"batch_size": 0}, {"limit_images": 0}, {"num_workers": -1}, {"seed": -1}])

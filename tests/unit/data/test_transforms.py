@@ -26,11 +26,12 @@ from swin_dense.data.transforms import (
     Transform,
     crop,
     horizontal_flip,
+    rescaled_size,
     resize,
     short_side_or_crop,
 )
 from swin_dense.errors import ConfigError
-from swin_dense.records import Instances, Sample, rescaled_size
+from swin_dense.records import Instances, Sample
 
 Box = tuple[int, int, int, int]
 

@@ -1,13 +1,10 @@
 import io
-import multiprocessing
 import os
-import pickle
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -219,95 +216,6 @@ def test_missing_root_and_damaged_zip_are_errors(tmp_path):
         ImageStore(tmp_path / "half.zip")
 
 
-def make_zip(path: Path, prefix: str, compression: int = zipfile.ZIP_DEFLATED) -> Path:
-    buffer = io.BytesIO()
-    Image.fromarray(PIXELS).save(buffer, "PNG")
-    with zipfile.ZipFile(path, "w", compression) as file:
-        file.mkdir(prefix) if prefix and hasattr(file, "mkdir") else None
-        for number in range(5):
-            file.writestr(f"{prefix}{number}.png", buffer.getvalue())
-    return path
-
-
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-@pytest.mark.parametrize("prefix", ["", "train2017/", "other/"])
-def test_zip_members_are_found_with_and_without_their_folder(tmp_path, prefix, compression):
-    store = ImageStore(make_zip(tmp_path / "train2017.zip", prefix, compression))
-    for name in ("3.png", f"{prefix}3.png"):
-        assert name in store
-        np.testing.assert_array_equal(store.read(name, (6, 9)).permute(1, 2, 0).numpy(), PIXELS)
-    assert "9.png" not in store
-    with pytest.raises(ImageError, match=r"train2017\.zip/9\.png: no such file"):
-        store.read("9.png")
-
-
-def test_zip_member_with_a_flipped_bit_is_refused(tmp_path):
-    path = make_zip(tmp_path / "a.zip", "", zipfile.ZIP_STORED)
-    content = bytearray(path.read_bytes())
-    content[60] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"0\.png: damaged in the zip file.*CRC"):
-        ImageStore(path).read("0.png")
-
-
-def test_zip_member_that_claims_too_much_is_refused_before_unpacking(tmp_path, monkeypatch):
-    store = ImageStore(make_zip(tmp_path / "a.zip", ""))
-    monkeypatch.setattr("swin_dense.images.store.MAX_BYTES", 10)
-    with pytest.raises(ImageError, match="more than the 10 allowed"):
-        store.read("0.png")
-
-
-def read_all(store: ImageStore) -> bool:
-    return all((store.read(f"{number}.png").permute(1, 2, 0).numpy() == PIXELS).all() for number in range(5))
-
-
-def test_zip_store_works_in_forked_processes_at_once_and_pickles(tmp_path):
-    store = ImageStore(make_zip(tmp_path / "a.zip", "folder/"))
-    assert read_all(pickle.loads(pickle.dumps(store)))
-    # An executor ends its workers in good order; a pool kills them, for which they may wait with a lock for ever.
-    with ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as executor:
-        assert all(executor.map(read_all, [store] * 30))
-
-
-@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_zip_members_of_every_common_compression_are_read(tmp_path, compression):
-    assert read_all(ImageStore(make_zip(tmp_path / "a.zip", "folder/", compression)))
-
-
-def zip_with(path: Path, position: int, value: bytes) -> Path:
-    """A zip file of one member whose central directory says something else at a position (APPNOTE.TXT 4.3.12)."""
-    make_zip(path, "", zipfile.ZIP_STORED)
-    content = bytearray(path.read_bytes())
-    start = content.index(b"PK\x01\x02") + position
-    content[start : start + len(value)] = value
-    path.write_bytes(content)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("position", "value", "fault", "fix"),
-    [
-        (10, b"\x5d\x00", "compression method is not supported", "pack it with store or deflate"),
-        (8, b"\x01\x00", "encrypted", "pack it without a password"),
-        (24, b"\xff\xff\xff\x7f", "claims 2147483647 bytes, more than", "pack smaller files"),
-        (42, b"\xff\xff\xff\x7f", "damaged in the zip file", "download it again"),
-    ],
-)
-def test_a_zip_member_that_cannot_be_read_has_one_fault_and_one_fix(tmp_path, position, value, fault, fix):
-    store = ImageStore(zip_with(tmp_path / "a.zip", position, value))
-    with pytest.raises(ImageError, match=fault) as error:
-        store.read("0.png")
-    assert str(error.value).endswith(fix) and str(error.value).count(";") <= 1
-
-
-def test_a_zip_member_of_2_to_the_63_bytes_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        file.writestr("a.png", b"small")
-        file.filelist[0].file_size = 2**63
-    with pytest.raises(ImageError, match=r"a\.png: claims 9223372036854775808 bytes"):
-        ImageStore(tmp_path / "a.zip").read("a.png")
-
-
 def jpeg_that_claims(height: int, width: int) -> bytes:
     buffer = io.BytesIO()
     exif = Image.Exif()
@@ -375,70 +283,3 @@ def test_threads_read_large_images_while_others_finish_theirs(tmp_path, monkeypa
     assert store.read("a.png").shape == (3, 6, 9)
     second.__exit__(None, None, None)
     assert Image.MAX_IMAGE_PIXELS == 10
-
-
-NEAR = [
-    ("train\\a.png", "train/a.png", "backslashes"),
-    ("images\\a.png", "a.png", "backslashes and the folder"),
-    ("my%20img%20(HD).png", "my img (HD).png", "percent-encoding"),
-    ("u\u0308ber.png", "\u00fcber.png", "the Unicode normal form"),
-    ("\u00fcber.png", "u\u0308ber.png", "the Unicode normal form"),
-    ("\u00c3\u00bcber.png", "\u00fcber.png", "the text encoding"),
-    ("A.PNG", "a.png", "upper and lower case"),
-    ("a.jpg", "a.jpeg", "the suffix"),
-    ("a", "a.png", "the suffix"),
-    ("a.png ", "a.png", "spaces"),
-    ("7.png", "000007.png", "leading zeros"),
-    ("val2017/a.png", "a.png", "the folder"),
-    ("a.png", "deep/er/a.png", "the folder"),
-    ("R&amp;D.png", "R&D.png", "HTML encoding"),
-]
-
-
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize(("asked", "there", "difference"), NEAR)
-def test_a_missing_image_is_looked_for_under_near_names(tmp_path, asked, there, difference, packed):
-    root = tmp_path / "root"
-    (root / there).parent.mkdir(parents=True)
-    save(root / there, Image.fromarray(PIXELS), format="PNG")
-    save(root / "other.png", Image.fromarray(PIXELS))
-    if packed:
-        with zipfile.ZipFile(tmp_path / "packed.zip", "w") as file:
-            for name in (there, "other.png"):
-                file.write(root / name, name)
-        root = tmp_path / "packed.zip"
-    with pytest.raises(ImageError, match="no such file, but there is") as error:
-        ImageStore(root).read(asked)
-    assert repr(there) in str(error.value) and f"the names differ in {difference};" in str(error.value)
-    assert "remove" not in str(error.value) and error.value.kind == "missing-image"
-
-
-def test_a_name_that_could_mean_two_files_means_none(tmp_path):
-    for name in ("one/a.png", "two/a.png"):
-        (tmp_path / name).parent.mkdir()
-        save(tmp_path / name, Image.fromarray(PIXELS))
-    with pytest.raises(ImageError, match=r"a\.png: no such file; restore it, or correct the name or the folder"):
-        ImageStore(tmp_path).read("a.png")
-
-
-def test_a_link_to_an_image_that_is_gone_is_called_one(tmp_path):
-    (tmp_path / "a.png").symlink_to("../store/a.png")
-    with pytest.raises(ImageError, match=r"a\.png: a link to \.\./store/a\.png, which cannot be reached"):
-        ImageStore(tmp_path).read("a.png")
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_all_missing_files_are_found_without_opening_any(tmp_path, packed):
-    (tmp_path / "root/sub").mkdir(parents=True)
-    for name in ("a.png", "sub/b.png"):
-        (tmp_path / "root" / name).write_text("no image")
-    (tmp_path / "root/linked.png").symlink_to("a.png")
-    (tmp_path / "root/broken.png").symlink_to("gone.png")
-    root = tmp_path / "root"
-    if packed:
-        root = tmp_path / "root.zip"
-        with zipfile.ZipFile(root, "w") as file:
-            for name in ("a.png", "sub/b.png", "linked.png"):
-                file.write(tmp_path / "root" / name, f"root/{name}")
-    names = ["a.png", "sub/b.png", "linked.png", "broken.png", "b.png", "sub", "sub/c.png", "no/d.png", "x\0.png"]
-    assert ImageStore(root).missing(names) == names[3:]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,11 @@ from pycocotools import mask as rle_codec
 
 from swin_dense.errors import DataError
 from swin_dense.metrics import CocoMetric
+from swin_dense.records import Detections
 
 IMAGE_IDS = [3, 5, 8, 13, 21, 34, 55]
 WITHOUT_DETECTIONS = 21
 SIZE = (80, 100)
-
-
-@dataclass(frozen=True)
-class Detections:
-    boxes: torch.Tensor
-    scores: torch.Tensor
-    labels: torch.Tensor
-    masks: list[dict[str, Any]]
 
 
 def truth() -> dict[str, Any]:

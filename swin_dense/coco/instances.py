@@ -6,30 +6,32 @@ workers copy page after page of them; here they are a few tensors (see `ragged`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from swin_dense.coco.parsing import CocoRecords, Record, read_records
+from swin_dense.coco.parsing import IN_MEMORY, CocoRecords, Record, read_records
 from swin_dense.images.ragged import Ragged
-from swin_dense.records import Finding, Rle
+from swin_dense.records import Finding, Rle, Size
 
 
 @dataclass(frozen=True)
-class CocoAnnotations:
+class CocoInstances:
     """The well-formed part of a COCO instances file: n images, K categories, m annotations, sorted by image.
 
     Attributes:
-        path: The annotation file.
+        file: The annotation file, for messages.
         category_ids: (K,) as in the file, ascending; the position of a category is its contiguous label.
         class_names: (K,) names in the same order.
+        supercategories: (K,) likewise; "" where the file gives none.
         image_ids: (n,) int64, in the order of the file.
         image_sizes: (n, 2) int64, height and width.
         file_names: n names.
@@ -47,9 +49,10 @@ class CocoAnnotations:
         rle_sizes: (R, 2) int64, height and width that each mask states.
     """
 
-    path: Path
+    file: str
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
+    supercategories: tuple[str, ...]
     image_ids: Tensor
     image_sizes: Tensor
     file_names: Ragged
@@ -71,15 +74,14 @@ class CocoAnnotations:
         """(m,) bool, whether the annotation has a mask, and not a box alone."""
         return (self.rle_rows >= 0) | (self.first_polygon.diff() > 0)
 
+    @property
+    def sizes(self) -> dict[int, Size]:
+        """Height and width of every image by its id."""
+        pairs = zip(self.image_ids.tolist(), self.image_sizes.tolist(), strict=True)
+        return {image_id: (height, width) for image_id, (height, width) in pairs}
+
     def mask(self, annotation: int) -> Rle:
-        """The mask of one annotation as compressed RLE, of its image's size.
-
-        Args:
-            annotation: Position of an annotation that has an outline.
-
-        Returns:
-            {"size": [H, W], "counts": bytes}.
-        """
+        """The mask of an annotation that has an outline, given by its position, at the size of its image."""
         size = self.image_sizes[self.images[annotation]].tolist()
         row = int(self.rle_rows[annotation])
         if row >= 0:
@@ -88,25 +90,40 @@ class CocoAnnotations:
         merged: Rle = coco_mask.merge(coco_mask.frPyObjects([self.polygons[one] for one in range(first, end)], *size))
         return merged
 
+    def outline_extents(self) -> npt.NDArray[np.float64]:
+        """(m, 4) left, top, right, bottom of all polygons of each annotation; NaN where it has none."""
+        extents = np.full((len(self.ids), 4), np.nan)
+        first_polygon = self.first_polygon.numpy()
+        has_polygons = np.diff(first_polygon) > 0
+        if has_polygons.any():
+            coordinates = self.polygons.values.numpy()
+            starts = self.polygons.offsets.numpy()[first_polygon[:-1][has_polygons]] // 2
+            for axis in (0, 1):
+                extents[has_polygons, axis] = np.minimum.reduceat(coordinates[axis::2], starts)
+                extents[has_polygons, axis + 2] = np.maximum.reduceat(coordinates[axis::2], starts)
+        return extents
 
-def read_annotations(path: Path) -> tuple[CocoAnnotations, list[Finding]]:
+
+def read_instances(
+    source: Path | Mapping[str, Any], *, need_file_names: bool = True
+) -> tuple[CocoInstances, list[Finding]]:
     """Reads a COCO instances file into flat tensors.
 
     Args:
-        path: The JSON file, or a member of a zip file as `read_json` takes it.
+        source: The JSON file, or a member of a zip file as `read_json` takes it; or what it holds.
+        need_file_names: Whether images must have a `file_name`.
 
     Returns:
-        The well-formed records, and a problem for each that was left out because it is not.
+        The well-formed records, and a finding for each that was left out because it is not.
 
     Raises:
         DataError: The file is unreadable, or no COCO instances file at all.
     """
-    records = read_records(Path(path))
-    return _flatten(Path(path), records), records.problems
+    records = read_records(source, need_file_names=need_file_names)
+    return _flatten(IN_MEMORY if isinstance(source, Mapping) else str(source), records), records.findings
 
 
-def _flatten(path: Path, records: CocoRecords) -> CocoAnnotations:
-    """Lays the records out in tensors."""
+def _flatten(file: str, records: CocoRecords) -> CocoInstances:
     images, categories = records.images, sorted(records.categories, key=lambda one: one["id"])
     image_places = {image["id"]: place for place, image in enumerate(images)}
     labels = {category["id"]: label for label, category in enumerate(categories)}
@@ -116,10 +133,11 @@ def _flatten(path: Path, records: CocoRecords) -> CocoAnnotations:
     polygons = [[] if isinstance(outline, dict) else outline for outline in outlines]
     rles = [outline for outline in outlines if isinstance(outline, dict)]
     is_rle = np.array([isinstance(outline, dict) for outline in outlines], dtype=bool)
-    return CocoAnnotations(
-        path=path,
+    return CocoInstances(
+        file=file,
         category_ids=tuple(category["id"] for category in categories),
         class_names=tuple(category["name"] for category in categories),
+        supercategories=tuple(str(category.get("supercategory") or "") for category in categories),
         image_ids=_integers(images, "id"),
         image_sizes=torch.stack([_integers(images, "height"), _integers(images, "width")], dim=1),
         file_names=Ragged.from_bytes(image["file_name"].encode("utf-8", "surrogateescape") for image in images),

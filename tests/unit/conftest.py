@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as rle_codec
-from torch import Tensor
 
-
-@dataclass(frozen=True)
-class FakeDetections:
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    masks: list[dict[str, Any]] | None = None
+from swin_dense.records import Detections
 
 
 def rle_of_box(box: list[float], size: tuple[int, int]) -> dict[str, Any]:
@@ -29,14 +21,14 @@ def rle_of_box(box: list[float], size: tuple[int, int]) -> dict[str, Any]:
 
 
 @pytest.fixture
-def detections_of() -> Callable[..., FakeDetections]:
+def detections_of() -> Callable[..., Detections]:
     """Makes detections of x, y, width, height boxes, with masks that fill them unless `size` is None."""
 
-    def make(boxes, scores, labels, size=(100, 120)) -> FakeDetections:
+    def make(boxes, scores, labels, size=(100, 120)) -> Detections:
         xywh = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         xyxy = torch.cat([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], dim=1)
         masks = None if size is None else [rle_of_box(box, size) for box in boxes]
-        return FakeDetections(xyxy, torch.tensor(scores, dtype=torch.float32), torch.tensor(labels).long(), masks)
+        return Detections(xyxy, torch.tensor(scores, dtype=torch.float32), torch.tensor(labels).long(), masks)
 
     return make
 

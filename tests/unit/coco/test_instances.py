@@ -1,0 +1,171 @@
+import copy
+import json
+import math
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as rle_codec
+
+from swin_dense.coco.instances import CocoInstances, read_instances
+from swin_dense.coco.rules import apply_rules, refuse_errors
+from swin_dense.errors import DataError
+
+
+def judged(source, masks: bool = True) -> CocoInstances:
+    instances, findings = read_instances(source, need_file_names=False)
+    refuse_errors(instances.file, [*findings, *apply_rules(instances, masks=masks)])
+    return instances
+
+
+def pixels(source) -> np.ndarray:
+    return rle_codec.decode(judged(source).mask(0))
+
+
+def test_polygons_and_both_forms_of_rle_mean_the_same_mask(scene):
+    mask = pixels(scene)
+    compressed = rle_codec.encode(np.asfortranarray(mask))
+    runs = [len(run) for run in np.split(mask.T.ravel(), np.flatnonzero(np.diff(mask.T.ravel())) + 1)]
+    for segmentation in (
+        {"size": [100, 120], "counts": compressed["counts"].decode()},
+        {"size": [100, 120], "counts": runs},
+    ):
+        scene["annotations"][0]["segmentation"] = segmentation
+        assert np.array_equal(pixels(scene), mask)
+    assert mask.sum() == 1600
+
+
+def test_what_it_was_given_stays_as_it_was(scene):
+    before = copy.deepcopy(scene)
+    judged(scene)
+    assert scene == before
+
+
+@pytest.mark.parametrize("null", [True, False])
+def test_boxes_alone_need_no_segmentation(scene, null):
+    for annotation in scene["annotations"]:
+        for key in ("segmentation", "area", "iscrowd"):
+            del annotation[key]
+        annotation |= {"segmentation": None, "area": None, "iscrowd": None} if null else {}
+    instances = judged(scene, masks=False)
+    assert instances.areas.tolist() == instances.boxes[:, 2:].prod(dim=1).tolist() == [1600, 2500, 1200]
+    assert not instances.crowd.any()
+    with pytest.raises(DataError, match="image 10, annotation 1: there is no 'segmentation'") as error:
+        judged(scene)
+    assert len(error.value.problems) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "not a JSON file"),
+        ("\xff", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
+        ("[1, 2]", "this is a list; a COCO instances file is"),
+        ('{"images": [], "annotations": {}}', "categories and annotations missing or not a list"),
+    ],
+)
+def test_a_file_that_is_not_coco_is_named(tmp_path, text, reason):
+    file = tmp_path / "instances.json"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=reason) as error:
+        judged(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.json: cannot be read"):
+        judged(tmp_path / "absent.json")
+
+
+BAD_ANNOTATIONS = [
+    ({"image_id": 11}, "image_id 11 is not the id of any"),
+    ({"image_id": None}, "'image_id' is null"),
+    ({"image_id": True}, "'image_id' is True, not an integer"),
+    ({"category_id": 1}, "category_id 1 is not the id of any"),
+    ({"category_id": [3]}, r"'category_id' is \[3\], not an integer"),
+    ({"id": 2}, "2 annotations have this id"),
+    ({"bbox": [1, 2, 3]}, "not four numbers"),
+    ({"bbox": [1, 2, True, 3]}, "not four numbers"),
+    ({"bbox": [1, 2, -3, 4]}, "has a negative side"),
+    ({"bbox": [1, 2, 3, math.nan]}, "is not finite"),
+    ({"bbox": [1, 2, 3, 10**400]}, "not four numbers"),
+    ({"area": None}, "'area' is null"),
+    ({"area": math.inf}, "area is inf"),
+    ({"iscrowd": 2}, "neither 0 nor 1"),
+    ({"segmentation": []}, "there is no 'segmentation'"),
+    ({"segmentation": "RLE"}, "'segmentation' is 'RLE'"),
+    ({"segmentation": [[1, 2, 3, 4]]}, "a polygon of 2 points"),
+    ({"segmentation": [[60, 50, 100, 50, 80, 80], [1, 2, 3, 4]]}, "a polygon of 2 points"),
+    ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "coordinate of the outline is not finite"),
+    ({"segmentation": [[1, 2, 3, 4, 5, 1e12]]}, "reaches out of 120 x 100 pixels"),
+    ({"segmentation": [[60, 50, 100, 50, 80, True]]}, "has true or false among its coordinates"),
+    ({"segmentation": {"size": [120, 100], "counts": "1"}}, "RLE is 100 wide and 120 high, its image 120 wide"),
+    ({"segmentation": {"size": 5, "counts": "08"}}, "has an RLE of size 5"),
+    ({"segmentation": {"size": [True, 120], "counts": "08"}}, "has an RLE of size"),
+    ({"segmentation": {"size": [100, 120], "counts": [5, 6]}}, "its runs cover 11 pixels"),
+    ({"segmentation": {"size": [100, 120], "counts": [-5, 12005]}}, "has an RLE of counts"),
+    ({"segmentation": {"size": [100, 120], "counts": "1P"}}, "RLE: its counts break off"),
+    ({"segmentation": {"size": [100, 120]}}, "has an RLE of counts None"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD_ANNOTATIONS)
+def test_a_wrong_annotation_is_named_by_its_id(scene, change, reason):
+    scene["annotations"][2] |= change
+    with pytest.raises(DataError, match=reason) as error:
+        judged(scene)
+    (problem,) = {problem.split(":")[0] for problem in error.value.problems}
+    changed = scene["annotations"][2]
+    assert problem in (f"image {changed['image_id']}, annotation {changed['id']}", f"annotation {changed['id']}")
+
+
+def test_every_problem_is_reported_at_once(scene, tmp_path):
+    scene["images"] += [
+        {"id": 10, "height": 5, "width": 5},
+        {"id": 40, "height": 0, "width": 5},
+        {"file_name": "a.jpg"},
+    ]
+    scene["images"] += [{"id": 50, "height": 10**6, "width": 10**6}]
+    scene["categories"] += [{"id": 3, "name": "bird"}, {"id": 9}, {"id": 11, "name": "cat"}, {}]
+    scene["annotations"] += ["text", {"id": None}]
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(scene))
+    with pytest.raises(DataError) as error:
+        judged(file)
+    found = "\n".join(error.value.problems)
+    for expected in (
+        "image 10: 2 images have this id", "image 40: images[3]: 'height' is 0", "images[4]: 'id' is missing",
+        "image 50: 1000000 x 1000000 pixels is more than can be read", "2 categories have the id 3",
+        "categories[3]: 'name' is missing", "2 categories are named 'cat'", "categories[5]: 'id' is missing",
+        "annotations[3] is 'text', not an object", "annotations[4]: 'id' is null",
+    ):  # fmt: skip
+        assert expected in found
+
+
+@pytest.mark.parametrize("name", ["\ud800.jpg", "a\udfff.jpg"])
+def test_half_characters_in_names_are_refused(scene, name):
+    scene["images"][0]["file_name"] = name
+    with pytest.raises(DataError, match="image 10: .*half a character"):
+        judged(scene)
+    scene["images"][0]["file_name"] = "caf\udce9.jpg"  # as `os.listdir` gives a name that is no UTF-8
+    assert judged(scene).file_names.text(0) == "caf\udce9.jpg"
+    scene["categories"][0]["name"] = name
+    with pytest.raises(DataError, match="half a character"):
+        judged(scene)
+
+
+def test_an_image_may_be_as_large_as_can_be_read(scene):
+    scene["images"][0] |= {"width": 2**15, "height": 2**15}
+    judged(scene)
+    scene["images"][0] |= {"width": 2**15 + 1}
+    with pytest.raises(DataError, match="is more than can be read"):
+        judged(scene)
+
+
+def test_a_member_of_a_zip_file_is_read_like_a_file(scene, tmp_path):
+    with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as file:
+        file.writestr("annotations/gt.json", json.dumps(scene))
+    member = judged(tmp_path / "annotations.zip/annotations/gt.json")
+    assert torch.equal(member.boxes, judged(scene).boxes)
