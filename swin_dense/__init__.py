@@ -1,10 +1,218 @@
-"""Swin Transformer backbones for every dense task."""
+"""One Swin Transformer backbone for every dense task.
+
+The functions here are all that most uses need; nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from swin_dense.export import FeatureStore
+    from swin_dense.models import Model
+    from swin_dense.tasks.training import Run
+
+__all__ = ["__version__", "evaluate", "export_features", "load", "predict", "train"]
+
+PathText = str | PathLike[str]
 
 
-def __getattr__(name: str) -> str:
-    """Reads `__version__` when it is asked for, so that importing the package stays light."""
-    if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib.metadata import version
+def load(
+    source: Any,
+    weights: PathText | None = None,
+    device: str | torch.device | None = None,
+    *,
+    data: PathText | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> Model:
+    """Loads a detector, a segmenter or a bare backbone, ready for `predict`, `features`, `export` and `evaluate`.
 
-    return version("swin-dense")
+    Args:
+        source: A run folder (or what `train` returned), the name or file of a config, a config as dict or dataclass,
+            or a backbone variant such as "swin_tiny".
+        weights: Checkpoint in any known format; None takes the best weights of a run folder, and random ones
+            elsewhere.
+        device: As in `torch.device`; None takes the best there is.
+        data: Folder of the data set, where neither weights nor config say what the classes are.
+        overrides: Changes of config keys, as "key=value" texts or as a mapping.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ConfigError: There is no such run, config or variant, or the model cannot be built.
+        WeightsError: The weights are missing, do not fit, or hold a part of the model alone.
+
+    Example:
+        >>> import swin_dense, torch
+        >>> model = swin_dense.load("swin_tiny", device="cpu")
+        >>> {name: tuple(maps.shape) for name, maps in model.features(torch.zeros(3, 64, 96).byte()).items()}
+        {'stage1': (96, 16, 24), 'stage2': (192, 8, 12), 'stage3': (384, 4, 6), 'stage4': (768, 2, 3)}
+    """
+    from swin_dense import models
+
+    return models.load(source, weights, device, data=data, overrides=overrides)
+
+
+def predict(source: Any, images: Any, *, weights: PathText | None = None, device: Any = None, **options: Any) -> Any:
+    """Finds the objects of images, or the class of every pixel; `load(...).predict(...)` in one call.
+
+    Args:
+        source: As for `load`.
+        images: A path, PIL image, (H, W, 3) uint8 array, (3, H, W) uint8 tensor, a folder, or several of these.
+        weights: As for `load`.
+        device: As for `load`.
+        **options: `threshold`, `batch_size`, `probabilities`; see `Model.predict`.
+
+    Returns:
+        A result, or a list of results.
+
+    Raises:
+        SwinDenseError: The model cannot be loaded or an image cannot be read.
+
+    Example:
+        >>> import numpy, swin_dense, warnings
+        >>> warnings.simplefilter("ignore")  # no weights are given: they are random
+        >>> street = numpy.zeros((64, 64, 3), dtype=numpy.uint8)
+        >>> found = swin_dense.predict("mask-rcnn_swin-nano_shapes", street, device="cpu", threshold=0.9)
+        >>> found.names, tuple(found.boxes.shape)
+        ([], (0, 4))
+    """
+    return load(source, weights, device).predict(images, **options)
+
+
+def train(
+    config: Any = None,
+    *,
+    data: PathText | None = None,
+    weights: PathText | None = None,
+    run: PathText | None = None,
+    resume: PathText | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    **options: Any,
+) -> Run:
+    """Trains a model and fills a run folder.
+
+    Args:
+        config: Name or file of a config, or a config as dict or dataclass; None with `resume`.
+        data: Folder of the data set, instead of the config's data.root.
+        weights: Checkpoint to start from, of a whole model or of a backbone.
+        run: The run folder; None is runs/NAME.
+        resume: A run folder to continue instead, with its config.
+        epochs: Length of the training, where the schedule counts epochs; its milestones are scaled with it.
+        steps: Length of the training, where the schedule counts optimizer steps.
+        batch_size: Training images per device.
+        learning_rate: Of the whole batch.
+        **options: `new_classes`, `ignore`, `devices`, `device` as on the command line; and any other config key,
+            dotted: `**{"data.num_workers": 2}`.
+
+    Returns:
+        The run: its `folder` and its `metrics`; `load(run)` and `evaluate(run)` take it as it is.
+
+    Raises:
+        SwinDenseError: Config, data or weights are wrong, or the training had to stop.
+
+    Example:
+        >>> import swin_dense, tempfile
+        >>> from swin_dense.data.shapes import write_shapes
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_shapes(folder, train=4, val=2)
+        ...     run = swin_dense.train(
+        ...         "mask-rcnn_swin-nano_shapes", data=folder, run=f"{folder}/run", epochs=1, batch_size=2,
+        ...         device="cpu", devices=1, **{"data.num_workers": 0},
+        ...     )
+        ...     sorted(run.metrics), swin_dense.load(run, device="cpu").class_names
+        (['bbox', 'segm'], ('circle', 'triangle'))
+    """
+    from swin_dense.tasks import training
+
+    shortcuts = {
+        "schedule.epochs": epochs,
+        "schedule.steps": steps,
+        "data.batch_size": batch_size,
+        "optimizer.learning_rate": learning_rate,
+        "data.root": None if data is None else str(data),
+    }
+    changes = {key: value for key, value in shortcuts.items() if value is not None}
+    changes |= {key: options.pop(key) for key in [key for key in options if "." in key]}
+    return training.train_source(config, changes, weights=weights, run=run, resume=resume, **options)
+
+
+def evaluate(source: Any, *, weights: PathText | None = None, data: PathText | None = None, **options: Any) -> Any:
+    """Scores a model on the validation split of its config.
+
+    Args:
+        source: As for `load`.
+        weights: As for `load`.
+        data: Folder of the data set; None takes the config's own.
+        **options: `device`, `devices`, `predictions` (where to write them) and, for detection, `engine`.
+
+    Returns:
+        Detection: {"bbox": {"AP": ..., "per_class": {...}}, "segm": {...}} in 0..1. Segmentation, in percent:
+        {"mIoU": ..., "mAcc": ..., "aAcc": ..., "per_class": {...}}.
+
+    Raises:
+        SwinDenseError: Data or weights are wrong, or do not belong together.
+
+    Example:
+        >>> import swin_dense
+        >>> swin_dense.evaluate("runs/mine")  # doctest: +SKIP
+        {'bbox': {'AP': 0.64, ...
+    """
+    return load(source, weights, options.pop("device", None), data=data).evaluate(**options)
+
+
+def export_features(
+    source: Any, images: Any, output: PathText, *, weights: PathText | None = None, **options: Any
+) -> FeatureStore:
+    """Stores the features of images on disk; interrupted, the same call continues.
+
+    Args:
+        source: As for `load`.
+        images: Image files, folders, zip files, and text files that name an image per line; one or several.
+        output: Folder of the store.
+        weights: As for `load`; `random_weights=True` does without.
+        **options: `stages`, `neck` and all that `swin_dense.export.export_features` takes. A config's test size is
+            used unless `size` or `short_side` is given, or `native=True`.
+
+    Returns:
+        The store, a map-style data set.
+
+    Raises:
+        SwinDenseError: Model, weights or an option is wrong, or an image cannot be read.
+
+    Example:
+        >>> import swin_dense, tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (64, 48)).save(f"{folder}/black.png")
+        ...     store = swin_dense.export_features(
+        ...         "swin_tiny", f"{folder}/black.png", f"{folder}/features", random_weights=True, device="cpu"
+        ...     )
+        ...     tuple(store[0]["stage4"].shape)
+        (768, 2, 2)
+    """
+    from swin_dense import export, models
+
+    overrides = options.pop("overrides", ())
+    chosen = {key: options.pop(key) for key in ("random_weights", "stages", "neck") if key in options}
+    model = models.features_of(source, weights, overrides=overrides, **chosen)
+    if not options.pop("native", False) and not {"size", "short_side"} & options.keys():
+        options |= models.test_size_of(source, overrides=overrides)
+    return export.export_features(model, images, Path(output), **options)
+
+
+def __getattr__(name: str) -> Any:
+    """The version, read when it is asked for (PEP 562)."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("swin-dense")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,21 +18,24 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from swin_dense import tasks
 from swin_dense.cli.report import print_report
-from swin_dense.config import DetectionConfig, load_config
+from swin_dense.config import DetectionConfig, list_recipes, load_config
 from swin_dense.data.shapes import write_shapes
+from swin_dense.models import build
 from swin_dense.stats import count_parameters
+from swin_dense.tasks import data_module, task_of
 from swin_dense.tasks.run_folder import progress_of, write_json
-from swin_dense.tasks.training import CONFIGS, DEMO_SCENES, train
+from swin_dense.tasks.training import DEMO_SCENES, train
+from swin_dense.training.trainer import evaluation_trainer
 
 
 def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
     """Scores a detector with random weights, trains it, and scores it again."""
-    data = tasks.data_module(config)
+    data = data_module(config)
     data.setup("validate")
-    untrained = tasks.training_module(config, data)
-    tasks.evaluation_trainer().validate(untrained, datamodule=data, verbose=False)
+    task = task_of(config)
+    untrained = task.training_module(config, data, build(config, len(data.class_names)))
+    evaluation_trainer().validate(untrained, datamodule=data, verbose=False)
     shutil.rmtree(run, ignore_errors=True)
     begin = time.perf_counter()
     trained = train(config, run)
@@ -85,7 +88,9 @@ def main() -> None:
         *options.set,
     ]
     results: dict[str, dict[str, Any]] = {}
-    for path in options.configs or sorted((CONFIGS / "demo").glob("*_shapes.py")):
+    for path in options.configs or [
+        one for name, one in list_recipes().items() if name.startswith("demo/") and name.endswith("_shapes")
+    ]:
         if load_config(path).task != "detection":
             continue
         config, system = load_config(path, same), path.stem.removesuffix("_shapes")

@@ -18,31 +18,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigFile = Annotated[
-    Path, typer.Argument(help="Recipe (see swin-dense configs) or config file (it is executed).", metavar="CONFIG")
-]
 Override = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Changes one key of the config, e.g. data.batch_size=4."),
 ]
 DataRoot = Annotated[Path | None, typer.Option("--data", help="Folder of the data set, instead of data.root.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", metavar="DEVICE")
+]
 Devices = Annotated[str, typer.Option(help='Number of devices on this machine, or "auto".')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def load(config: Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
+def load(source: str | Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
     """A config by name or file with what the command line changes; `data` stands for `data.root`."""
     from swin_dense.config import load_config
 
     extra = [f"data.root={str(data)!r}"] if data is not None else []
-    return load_config(config, [*(overrides or ()), *extra])
-
-
-def load_config_or_variant(model: str, overrides: Sequence[str] | None) -> Any:
-    """A config by name or file, or the name of a backbone variant as it is."""
-    from swin_dense.config import is_config
-
-    return load(Path(model), None, overrides) if is_config(model) else model
+    return load_config(source, [*(overrides or ()), *extra])
 
 
 def refuse_options(context: typer.Context, names: Collection[str], reason: str) -> None:

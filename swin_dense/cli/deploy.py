@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from swin_dense.cli.app import AsJson, Override, app, height_and_width, load_config_or_variant
+from swin_dense.cli.app import AsJson, Override, app, height_and_width
 from swin_dense.errors import ConfigError
 
-Model = Annotated[str, typer.Argument(help="Config file or backbone variant.", metavar="CONFIG|VARIANT")]
+Model = Annotated[str, typer.Argument(help="Run folder, config or backbone variant.", metavar="RUN|CONFIG|VARIANT")]
 Weights = Annotated[Path | None, typer.Option(help="Weights of the model.")]
 RandomWeights = Annotated[bool, typer.Option("--random-weights", help="Go on without --weights.")]
 
@@ -40,14 +40,13 @@ def export_onnx(
 ) -> None:
     """Writes a model as ONNX or torch.export and compares the file with it; exits with 1 beyond the tolerance."""
     size = height_and_width(shape)
-    settings = _settings(model, overrides, weights, random_weights)
     from swin_dense.cli.report import print_report
     from swin_dense.export.deploy import check_output, export_model
-    from swin_dense.workflows.parts import load_part
+    from swin_dense.models import load_part
 
     check_output(output, to)
     record = export_model(
-        load_part(settings, part, weights),
+        load_part(model, weights, part=part, random_weights=random_weights, overrides=overrides or ()),
         output,
         to=to,
         size=size,
@@ -83,14 +82,16 @@ def visualize_features(
 ) -> None:
     """Draws principal components, attention, position biases and Grad-CAM of one image."""
     place = _row_and_column(window)
-    settings = _settings(model, overrides, weights, random_weights)
     from swin_dense.cli.report import print_report
     from swin_dense.images.finder import ImageFiles
+    from swin_dense.models import load_inspected
     from swin_dense.visualize.inspection import visualize_features as draw
-    from swin_dense.workflows.parts import load_inspected
 
+    inspected = load_inspected(
+        model, weights, class_name=class_name, random_weights=random_weights, overrides=overrides or ()
+    )
     record = draw(
-        load_inspected(settings, weights, class_name),
+        inspected,
         ImageFiles([image])[0].image,
         output,
         stages=stage or (),
@@ -107,13 +108,6 @@ def _row_and_column(text: str | None) -> tuple[int, int] | None:
     if not (comma and row.isdecimal() and column.isdecimal()):
         raise ConfigError(f'--window takes ROW,COLUMN, for instance 2,3, not "{text}"')
     return int(row), int(column)
-
-
-def _settings(model: str, overrides: list[str] | None, weights: Path | None, random_weights: bool) -> Any:
-    """The config, or the name of the variant."""
-    if (weights is None) != random_weights:
-        raise ConfigError("give either --weights FILE or, to go on with random ones, --random-weights")
-    return load_config_or_variant(model, overrides)
 
 
 def _parity_table(record: dict[str, Any]) -> Table:

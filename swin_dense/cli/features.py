@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from swin_dense.cli.app import AsJson, Override, app, height_and_width, load_config_or_variant
+from swin_dense.cli.app import AsJson, Override, app, height_and_width
 from swin_dense.errors import ConfigError
 
 
 @app.command("export-features")
 def export(
-    model: Annotated[str, typer.Argument(help="Config file or backbone variant.", metavar="CONFIG|VARIANT")],
+    model: Annotated[str, typer.Argument(help="Run folder, config or backbone variant.", metavar="RUN|CONFIG|VARIANT")],
     images: Annotated[
         list[Path],
         typer.Argument(
@@ -58,14 +58,17 @@ def export(
     if short_side is not None:
         resize["short_side"] = short_side
     numbers = None if stages is None else _numbers(stages)
-    source = load_config_or_variant(model, overrides)
+    if weights is not None and random_weights:
+        raise ConfigError("pass --weights FILE or --random-weights, not both")
     from swin_dense.export import export_features
-    from swin_dense.workflows.features import evaluation_size, feature_model
+    from swin_dense.models import features_of, test_size_of
 
-    if not isinstance(source, str) and not (resize or native):
-        resize = evaluation_size(source)
+    if not (resize or native):
+        resize = test_size_of(model, overrides=overrides or ())
     store = export_features(
-        feature_model(source, weights=weights, random_weights=random_weights, stages=numbers, neck=neck),
+        features_of(
+            model, weights, random_weights=random_weights, stages=numbers, neck=neck, overrides=overrides or ()
+        ),
         images,
         output,
         **resize,

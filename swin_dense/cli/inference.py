@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +9,13 @@ import typer
 
 from swin_dense.cli.app import (
     AsJson,
-    ConfigFile,
     DataRoot,
+    Device,
     Devices,
     Override,
     app,
     device_count,
     height_and_width,
-    load,
-    load_config_or_variant,
     refuse_options,
 )
 from swin_dense.errors import ConfigError
@@ -26,19 +23,25 @@ from swin_dense.errors import ConfigError
 LABEL_OPTIONS = ("classes", "label_shift", "prediction_shift", "ignore_index")
 """Options of `evaluate` for folders of label PNGs."""
 
+TASK_OPTIONS = ("engine", "threshold", "min_score", "max_detections", "probabilities")
+"""Options that only some tasks take."""
+
+Source = Annotated[str, typer.Argument(help="Run folder, or config (with --weights).", metavar="RUN|CONFIG")]
+Weights = Annotated[Path | None, typer.Option(help="Weights of the whole model, instead of those of the run.")]
+
 
 @app.command()
 def evaluate(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Argument(help="Config file; not needed with --gt.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of the whole model.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Run folder, or config.", metavar="RUN|CONFIG")] = None,
+    weights: Weights = None,
     data: DataRoot = None,
     gt: Annotated[
         Path | None, typer.Option(help="Ground truth: COCO instances JSON, or a folder of label PNGs.")
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="COCO result JSON, or folder of label PNGs: read with --gt, written with CONFIG."),
+        typer.Option(help="COCO result JSON, or folder of label PNGs: read with --gt, written with RUN|CONFIG."),
     ] = None,
     engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",
     classes: Annotated[Path | None, typer.Option(help="Class list of --gt DIR, if it is not beside it.")] = None,
@@ -50,13 +53,16 @@ def evaluate(
     ] = None,
     ignore_index: Annotated[int, typer.Option(help="Label in --gt DIR that does not count.")] = 255,
     overrides: Override = None,
+    device: Device = None,
     devices: Devices = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Scores weights on the validation split of a config, or predictions on their ground truth."""
+    """Scores weights on the validation split of their config, or predictions on their ground truth."""
     scores: Any
-    if gt is not None and predictions is not None and config is None:
-        refuse_options(context, ("weights", "data", "overrides", "devices"), "only with CONFIG, not with --gt")
+    if gt is not None and predictions is not None and model is None:
+        refuse_options(
+            context, ("weights", "data", "overrides", "device", "devices"), "only with RUN or CONFIG, not with --gt"
+        )
         if gt.is_dir():
             refuse_options(context, ("engine",), f"only with a COCO JSON, and --gt {gt} is a folder of label PNGs")
         elif gt.is_file():
@@ -74,21 +80,17 @@ def evaluate(
             )
         else:
             scores = metrics.evaluate_coco_files(gt, predictions, engine=engine)
-    elif config is not None and weights is not None and gt is None:
+    elif model is not None and gt is None:
         refuse_options(context, LABEL_OPTIONS, "only with --gt DIR; of a config, its data section says it")
-        settings = load(config, data, overrides)
-        if settings.task != "detection":
-            refuse_options(context, ("engine",), f"only for detection, and {config} is for {settings.task}")
-        from swin_dense.tasks import evaluation
+        loaded = _load(context, model, weights, data, overrides, device)
         from swin_dense.tasks.run_folder import is_first_process
 
-        scores = evaluation.evaluate(
-            settings, weights, engine=engine, predictions=predictions, devices=device_count(devices)
-        )
+        options: dict[str, Any] = {} if engine == "faster-coco-eval" else {"engine": engine}
+        scores = loaded.evaluate(predictions=predictions, devices=device_count(devices), **options)
         if not is_first_process():
             return
     else:
-        raise ConfigError("evaluate takes either CONFIG --weights FILE, or --gt FILE --predictions FILE")
+        raise ConfigError("evaluate takes either RUN, CONFIG --weights FILE, or --gt FILE --predictions FILE")
     from swin_dense.cli.report import print_report, score_tables
 
     print_report(scores, *score_tables(scores), as_json=as_json)
@@ -97,59 +99,76 @@ def evaluate(
 @app.command()
 def predict(
     context: typer.Context,
-    config: ConfigFile,
-    images: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE...")],
-    weights: Annotated[Path, typer.Option(help="Weights of the whole model.")],
+    model: Source,
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE|DIR...")],
     output: Annotated[Path, typer.Option(help="Folder for pictures and results.")],
+    weights: Weights = None,
     data: DataRoot = None,
-    score_threshold: Annotated[float, typer.Option(help="Detection: least score of what is drawn.")] = 0.3,
+    threshold: Annotated[float, typer.Option(help="Detection: least score of what is drawn.")] = 0.3,
     min_score: Annotated[float | None, typer.Option(help="Detection: least score of what is written.")] = None,
     max_detections: Annotated[int | None, typer.Option(help="Detection: most objects of an image.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Segmentation: write the probability of every class.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes no result.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    device: Device = None,
     overrides: Override = None,
 ) -> None:
     """Finds objects in images, or segments them: pictures for people, files for programs.
 
     Test-time augmentation: --set "inference.scales=[0.75, 1.0, 1.25]" --set inference.flip=True, for detection with
     --set inference.merge=vote.
-    Slices of large images, detection: --set "inference.slice_size=[640, 640]", with --set inference.merge=nmm and --set
-    inference.merge_overlap=ios to unite the parts of an object. Soft-NMS in a two-stage detector: --set
+    Slices of large images, detection: --set "inference.slice_size=[640, 640]". Soft-NMS in a two-stage detector: --set
     model.test_cfg.rcnn.nms.type=soft_nms.
     """
-    settings = load(config, data, overrides)
-    others = ("probabilities",) if settings.task == "detection" else ("score_threshold", "min_score", "max_detections")
-    refuse_options(context, others, f"not for {settings.task}, which {config} is for")
-    chosen = {"min_score": min_score, "max_detections": max_detections}
-    shortcuts = {name: value for name, value in chosen.items() if value is not None}
-    settings = replace(settings, inference=replace(settings.inference, **shortcuts))
-    options: dict[str, Any] = {"batch_size": batch_size, "device": device}
-    if settings.task == "detection":
-        from swin_dense.tasks.predict_objects import predict_objects
+    shortcuts = {"inference.min_score": min_score, "inference.max_detections": max_detections}
+    changes = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    loaded = _load(context, model, weights, data, overrides, device, changes)
+    from swin_dense.tasks.prediction import predict_to_folder
 
-        rows = predict_objects(settings, weights, images, output, score_threshold=score_threshold, **options)
-        print(f"{len(rows)} detections in {output / 'predictions.json'}, pictures beside it")
-    else:
-        from swin_dense.tasks.predict_label_maps import predict_label_maps
-
-        rows = predict_label_maps(settings, weights, images, output, probabilities=probabilities, **options)
-        print(f"{len(rows)} label maps in {output / 'labels'}, pictures in {output / 'overlays'}")
+    rows = predict_to_folder(
+        loaded,
+        images,
+        output,
+        threshold=threshold if "threshold" in loaded.task.options else None,
+        probabilities=probabilities,
+        batch_size=batch_size,
+    )
+    print(loaded.task.predicts.format(rows=len(rows), output=output))
 
 
 @app.command()
 def stats(
-    model: Annotated[str, typer.Argument(help="Config file or backbone variant.", metavar="CONFIG|VARIANT")],
+    model: Annotated[str, typer.Argument(help="Config or backbone variant.", metavar="CONFIG|VARIANT")],
     shape: Annotated[str, typer.Option(help="Image height x width.")] = "800x1280",
     overrides: Override = None,
     as_json: AsJson = False,
 ) -> None:
     """Counts parameters and multiply-adds of a model."""
     height, width = height_and_width(shape)
-    source = load_config_or_variant(model, overrides)
     from swin_dense.cli.report import print_report, stats_table
-    from swin_dense.workflows.sizes import stats as model_sizes
+    from swin_dense.models import sizes_of
 
-    sizes = model_sizes(source, height, width).to_dict()
-
+    sizes = sizes_of(model, height, width, overrides=overrides or ()).to_dict()
     print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)
+
+
+def _load(
+    context: typer.Context,
+    model: str,
+    weights: Path | None,
+    data: Path | None,
+    overrides: list[str] | None,
+    device: str | None,
+    changes: list[str] | None = None,
+) -> Any:
+    """A whole model, once it is clear that its task takes the options that were typed, which may be `changes`."""
+    from swin_dense import models
+    from swin_dense.tasks import task_of
+
+    config, run = models.find_config(model, data, overrides or ())
+    if config is None:
+        raise ConfigError(f"{model} is a backbone alone, without classes: name a run folder or a config")
+    others = [name for name in TASK_OPTIONS if name in context.params and name not in task_of(config).options]
+    refuse_options(context, others, f"not for {config.task}, which {model} is for")
+    if weights is None and run is None:
+        raise ConfigError(f"{model} is a config, and no run folder: name its weights with --weights FILE")
+    return models.load(model, weights, device, data=data, overrides=[*(overrides or ()), *(changes or ())])

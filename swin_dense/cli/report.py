@@ -128,15 +128,14 @@ def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
 
 
 def check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
-    """Lays out what is in a data set and what is wrong with it.
+    """Lays out what is in a data set and what is wrong with it: counts or histograms, findings by kind, the verdict.
 
     Args:
-        record: As `CheckReport.to_dict` gives: "annotations", "ok", "counts", "problem_counts", and "problems", each
-            with "severity", "kind", "message", "fix", and the "image_id", "annotation_id" or "file" that it is about.
-
-    Returns:
-        The counts, the first problems of each kind, and the verdict.
+        record: Of a check's `to_dict`: "ok", "problem_counts", "problems", and either "annotations" with "counts", or
+            "splits", each with the "histogram" of its stored labels.
     """
+    if "splits" in record:
+        return (*(_histogram(name, split) for name, split in record["splits"].items()), *_problem_tables(record))
     counts = Table(title=escape(record["annotations"]), title_justify="left", show_header=False, **_COMPACT)
     counts.add_column(style="bold")
     counts.add_column(justify="right", min_width=12)
@@ -145,19 +144,6 @@ def check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
     for what, count in record["left_out_of_training"].items():
         counts.add_row(f"left out of training: {what}", f"{count:,}")
     return (counts, *_problem_tables(record))
-
-
-def segmentation_check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
-    """Lays out the class histogram of a segmentation data set and what is wrong with it.
-
-    Args:
-        record: As `SegmentationReport.to_dict` gives: "classes", "ok", "problem_counts", "problems", and by split
-            "images", "labels", "pairs", "pixels" and the "histogram" of stored labels.
-
-    Returns:
-        A histogram for each split, the first problems of each kind, and the verdict.
-    """
-    return (*(_histogram(name, split) for name, split in record["splits"].items()), *_problem_tables(record))
 
 
 def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from swin_dense.cli.app import DataRoot, Devices, Override, app, device_count, load
+from swin_dense.cli.app import DataRoot, Device, Devices, Override, app, device_count, load
 from swin_dense.errors import ConfigError
+
+if TYPE_CHECKING:
+    from swin_dense.tasks.training import Run
 
 
 @app.command()
 def train(
-    config: Annotated[Path | None, typer.Argument(help="Config file; not needed with --resume.")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="Config, by name or file; not needed with --resume.", metavar="CONFIG")
+    ] = None,
     data: DataRoot = None,
     weights: Annotated[Path | None, typer.Option(help="Start from these weights.")] = None,
     new_classes: Annotated[
@@ -30,32 +36,31 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     overrides: Override = None,
+    device: Device = None,
     devices: Devices = "auto",
 ) -> None:
     """Trains a model and fills a run folder."""
-    if resume is not None and (config is not None or weights is not None or run is not None):
-        raise ConfigError("--resume RUN continues with the config and weights in RUN; change keys with --set")
     if weights is None and (ignore or new_classes is not None):
         raise ConfigError("--ignore, --new-classes and --same-classes say what to take of --weights FILE; name it")
-    if config is not None:
-        source = config
-    elif resume is not None:
-        source = _run_config(resume)
-    else:
-        raise ConfigError("name a config file, or a run folder with --resume")
+    if (config is None) == (resume is None):
+        raise ConfigError("name a config, or a run folder with --resume RUN, which continues with the config in RUN")
+    if resume is not None and (weights is not None or run is not None):
+        raise ConfigError("--resume RUN continues with the config and weights in RUN; change keys with --set")
+    source = str(config) if resume is None else str(_run_config(resume))
     settings = load(source, data, overrides)
     from swin_dense.tasks import training
 
     result = training.train(
         settings,
-        resume or run or Path("runs") / source.stem,
+        resume or run or Path("runs") / Path(source).stem,
         weights=weights,
         new_classes=new_classes,
         ignore=tuple(ignore or ()),
         resume=resume is not None,
         devices=device_count(devices),
+        device=device,
     )
-    _say_what_next(result.run, settings.task)
+    _report(result, settings.task)
 
 
 @app.command()
@@ -67,8 +72,7 @@ def demo(
     """Trains a small Mask R-CNN (or UperNet) on the embedded shapes, from random weights, on any machine."""
     from swin_dense.tasks import training
 
-    result = training.demo(task, run, data)
-    _say_what_next(result.run, task)
+    _report(training.demo(task, run, data), task)
 
 
 def _run_config(run: Path) -> Path:
@@ -78,20 +82,22 @@ def _run_config(run: Path) -> Path:
     return path
 
 
-def _say_what_next(run: Path, task: str) -> None:
+def _report(run: Run, task: str) -> None:
+    """The metrics, what lies where, and what to do next."""
+    from swin_dense.cli.report import score_tables
+    from swin_dense.tasks import task_named
     from swin_dense.tasks.run_folder import is_first_process
 
     if not is_first_process():
         return
-    curves, official, data = {
-        "detection": ("losses and AP", "detection/mask-rcnn_swin-t_fpn_1x_coco.py", "YOUR_COCO_FOLDER"),
-        "segmentation": ("losses and mIoU", "segmentation/upernet_swin-t_512_160k_ade20k.py", "ADEChallengeData2016"),
-    }[task]
+    if run.metrics:
+        Console(stderr=True).print(score_tables(run.metrics)[0])
+    demo, folder = task_named(task).demo, run.folder
     print(f"""
-run folder: {run}
-  weights.safetensors   the best weights          curves.png   {curves}
-  pictures/             validation predictions    metrics.csv  every figure (tensorboard --logdir {run})
+run folder: {folder}
+  weights.safetensors   the best weights          curves.png   losses and {demo.metric}
+  pictures/             validation predictions    metrics.csv  every metric (tensorboard --logdir {folder})
 next:
-  swin-dense evaluate {run}/config.py --weights {run}/weights.safetensors
-  swin-dense predict {run}/config.py IMAGE_OR_FOLDER --weights {run}/weights.safetensors --output outputs
-  swin-dense train configs/{official} --data {data}""")
+  swin-dense evaluate {folder}
+  swin-dense predict {folder} IMAGE_OR_FOLDER --output outputs
+  swin-dense train {demo.recipe} --data {demo.data}""")

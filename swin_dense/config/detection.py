@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from swin_dense.config.common import OptimizerConfig, TrainingConfig
 from swin_dense.errors import ConfigError, check_lowest, check_positive
@@ -133,6 +133,13 @@ class ScheduleConfig:
     gamma: float = 0.1
     warmup_steps: int = 500
     warmup_ratio: float = 0.001
+
+    unit: ClassVar[str] = "epochs"
+
+    @property
+    def length(self) -> int:
+        """Length of the training in `unit`."""
+        return self.epochs
 
     def __post_init__(self) -> None:
         """Checks the numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from swin_dense.config.common import OptimizerConfig, TrainingConfig
 from swin_dense.errors import check_lowest, check_positive
@@ -111,6 +111,13 @@ class PolynomialScheduleConfig:
     power: float = 1.0
     warmup_steps: int = 1500
     warmup_ratio: float = 1e-6
+
+    unit: ClassVar[str] = "steps"
+
+    @property
+    def length(self) -> int:
+        """Length of the training in `unit`."""
+        return self.steps
 
     def __post_init__(self) -> None:
         """Checks the numbers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.seeding import IndexedItems, SampleKey, SeededDataset
 from swin_dense.data.transforms import ImageOnly, Transform
 from swin_dense.errors import DataError, SwinDenseError, TrainingError
+from swin_dense.images.finder import set_worker_signals
 from swin_dense.records import Batch, Sample, collate
 
 
@@ -206,16 +206,3 @@ def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | 
     if len(sound) == len(samples):
         return collate(sound, size_divisor)
     return next(sample for sample in samples if isinstance(sample, Failure))
-
-
-def set_worker_signals(worker: int) -> None:
-    """Makes a worker process live through Ctrl-C and end at SIGTERM, whatever handlers it inherited.
-
-    Ctrl-C reaches every process of a terminal, and training needs its workers to end the step before it saves and
-    stops. SIGTERM is how a loader ends a worker that hangs.
-
-    Args:
-        worker: Its number.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -6,7 +6,7 @@ Boxes are XYXY in pixels of the image on disk. Shapes: N boxes of an image, C ch
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +27,9 @@ COARSEST = 32
 TOLERANCE = 1.0
 """Pixels that a box may stand out of its image, as rounded annotations do."""
 
+FARTHEST = 2**30
+"""No image has a pixel beyond; larger numbers would overflow on their way to float32."""
+
 
 def read_boxes(path: Path, image_paths: Sequence[str]) -> dict[int, Tensor]:
     """Reads the boxes of images.
@@ -44,43 +47,77 @@ def read_boxes(path: Path, image_paths: Sequence[str]) -> dict[int, Tensor]:
     """
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: must be an object, {{file name: [[x1, y1, x2, y2], ...]}}, or COCO instances")
-    try:
-        named = _from_coco(content) if {"images", "annotations"} <= content.keys() else content
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{path}: malformed COCO instances ({type(error).__name__}: {error})") from error
-    problems = [problem for name, rows in named.items() for problem in _problems(name, rows)]
+    problems: list[str] = []
+    if {"images", "annotations"} <= content.keys():
+        named = _from_coco(content, problems)
+    else:
+        named = content
+        problems += [problem for name, rows in named.items() for problem in _problems(name, rows)]
     if problems:
         raise DataError(f"{path}: malformed boxes", problems)
     numbers = _match(path, list(named), image_paths)
     return {numbers[name]: torch.tensor(rows, dtype=torch.float32).reshape(-1, 4) for name, rows in named.items()}
 
 
-def _from_coco(content: Mapping[str, Any]) -> dict[str, Any]:
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    boxes: dict[str, Any] = {name: [] for name in names.values()}
-    for annotation in content["annotations"]:
-        x, y, width, height = annotation["bbox"]
-        boxes[names[annotation["image_id"]]].append([x, y, x + width, y + height])
+def _from_coco(content: Mapping[str, Any], problems: list[str]) -> dict[str, list[list[float]]]:
+    """Corners of the boxes by file name; what is malformed is noted."""
+    names: dict[int, str] = {}
+    taken = set[str]()
+    for place, image in _rows(content["images"]):
+        number, name = image.get("id"), image.get("file_name")
+        if type(number) is int and isinstance(name, str) and number not in names and name not in taken:
+            names[number] = name
+            taken.add(name)
+        else:
+            problems.append(f"malformed COCO: images[{place}] must have an id and a file_name of its own")
+    boxes: dict[str, list[list[float]]] = {name: [] for name in names.values()}
+    for place, annotation in _rows(content["annotations"]):
+        owner: Any = annotation.get("image_id")
+        box: Any = annotation.get("bbox")
+        if type(owner) is not int or owner not in names:
+            problems.append(f"malformed COCO: annotations[{place}] has no image_id of an image in the file")
+        elif (problem := _problem(box)) is not None:
+            problems.append(f"annotations[{place}]: {problem}")
+        elif not (box[2] > 0 and box[3] > 0):
+            problems.append(f"annotations[{place}]: {box} has no area; COCO boxes are [x, y, width, height]")
+        else:
+            boxes[names[owner]].append([box[0], box[1], box[0] + box[2], box[1] + box[3]])
     return boxes
 
 
+def _rows(content: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The entries of a list with their places; an empty one in place of what is none."""
+    for place, row in enumerate(content if isinstance(content, list) else [content]):
+        yield place, row if isinstance(row, dict) else {}
+
+
 def _problems(name: str, rows: Any) -> Iterator[str]:
+    name = _printable(name)
     if not isinstance(rows, list):
         yield f"{name}: must have a list of boxes"
         return
     for place, box in enumerate(rows):
-        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
-            yield f"{name}, box {place}: must be four finite numbers, not {box}"
+        if (problem := _problem(box)) is not None:
+            yield f"{name}, box {place}: {problem}"
         elif not (box[0] < box[2] and box[1] < box[3]):
             yield f"{name}, box {place}: {box} has no area; boxes are [x1, y1, x2, y2]"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _problem(box: Any) -> str | None:
+    """What is wrong with the numbers of a box; NaN and infinity are not below the limit either."""
+    if isinstance(box, list) and len(box) == 4:
+        if all(type(value) in (int, float) and abs(value) <= FARTHEST for value in box):
+            return None
+    return f"must be four finite numbers of pixels, not {reprlib.repr(box)}"
+
+
+def _printable(text: str) -> str:
+    """Lone surrogates, which no terminal can print, as their numbers."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _match(path: Path, names: Sequence[str], image_paths: Sequence[str]) -> dict[str, int]:
@@ -94,7 +131,9 @@ def _match(path: Path, names: Sequence[str], image_paths: Sequence[str]) -> dict
             if depth <= len(parts) and parts[len(parts) - depth :] in wanted:
                 fitting[wanted[parts[len(parts) - depth :]]].append(number)
     numbers = {name: found[0] for name, found in fitting.items() if len(found) == 1}
-    problems = [f"{name}: {_fault(found, image_paths)}" for name, found in fitting.items() if len(found) != 1]
+    problems = [
+        f"{_printable(name)}: {_fault(found, image_paths)}" for name, found in fitting.items() if len(found) != 1
+    ]
     if len(wanted) < len(names) or len(set(numbers.values())) < len(numbers):
         problems.append("two names mean the same image")
     if problems:
@@ -109,12 +148,7 @@ def _fault(found: Sequence[int], image_paths: Sequence[str]) -> str:
 
 
 def check_inside(boxes: Tensor, size: Size, path: str) -> None:
-    """Refuses boxes that were drawn on another image than this one.
-
-    Args:
-        boxes: (N, 4) XYXY.
-        size: Height and width of the image.
-        path: Of the image.
+    """Refuses (N, 4) boxes that were drawn on another image than this one, of some height and width.
 
     Raises:
         DataError: A box stands more than a pixel out of the image.
@@ -130,7 +164,7 @@ def check_inside(boxes: Tensor, size: Size, path: str) -> None:
 
 
 def pool_map(features: Tensor, boxes: Tensor, stride: int) -> Tensor:
-    """RoIAlign on one map.
+    """RoIAlign on one map, with as many samples per cell as it has pixels of the map.
 
     Args:
         features: (C, H, W).
@@ -138,7 +172,7 @@ def pool_map(features: Tensor, boxes: Tensor, stride: int) -> Tensor:
         stride: Pixels per cell.
 
     Returns:
-        (N, C, 7, 7). As many samples per cell as it has pixels of the map.
+        (N, C, 7, 7).
     """
     pooled: Tensor = roi_align(features[None].float(), [boxes], CELLS, spatial_scale=1 / stride, aligned=True)
     return pooled

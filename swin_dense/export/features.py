@@ -7,6 +7,7 @@ alone: several processes write the same store as one, and a process that was kil
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -25,9 +26,9 @@ from swin_dense.export.boxes import read_boxes
 from swin_dense.export.compute import Extractor, Feature, by_size
 from swin_dense.export.images import ImageReader, LoadedImage, TargetSize
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
-from swin_dense.export.models import as_feature_model, weights_hash
+from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
-from swin_dense.images.finder import find_images
+from swin_dense.images.finder import find_images, set_worker_signals
 from swin_dense.records import Size
 
 MEBIBYTE = 2**20
@@ -41,7 +42,7 @@ Progress = Callable[[Iterable[LoadedImage], int], Iterable[LoadedImage]]
 
 
 def export_features(
-    model: nn.Module,
+    model: nn.Module | ModelPart,
     images: Sequence[Path | str] | Path | str,
     output: Path | str,
     *,
@@ -67,9 +68,11 @@ def export_features(
     is called with the same arguments, under torchrun or with its own `rank`.
 
     Args:
-        model: A `FeatureModel`, such as `swin_dense.workflows.features.feature_model` makes of a config or a variant
-            with its weights; or a backbone, which is given images normalised as ImageNet's. It is moved to the device
-            and set to evaluation mode.
+        model: A backbone, which is given images normalised as ImageNet's; a `ModelPart`; or a module of your own that
+            maps uint8 RGB images (B, 3, H, W) to one (B, C, H_i, W_i) map for each of its `feature_specs`, and has
+            `size_divisor` (it pads images right and bottom to a multiple of this many pixels) and `pyramid` (names of
+            maps that share one space of features, as the levels of an FPN do). It is moved to the device and set to
+            evaluation mode.
         images: Image files, folders, zip files, and text files that name an image per line.
         output: Folder of the store.
         size: Height and width to resize to.
@@ -94,6 +97,21 @@ def export_features(
     Raises:
         ConfigError: An option is wrong, or `output` holds something else.
         DataError: There is no image, or one that cannot be used while `on_error` is "stop".
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from swin_dense.backbones import create_backbone
+        >>> from swin_dense.export import export_features
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("red", "green", "blue"):
+        ...     Image.new("RGB", (70, 50), name).save(folder / f"{name}.png")
+        >>> backbone = create_backbone("swin_nano")  # load_weights(backbone, "file.pth") gives it weights
+        >>> store = export_features(backbone, folder, folder / "features", maps=False, pool=True)
+        >>> len(store), store.names
+        (3, ('stage1.pool', 'stage2.pool', 'stage3.pool', 'stage4.pool'))
+        >>> store[0]["stage4.pool"].shape
+        torch.Size([256])
     """
     if on_error not in ("stop", "skip"):
         raise ConfigError(f'on_error: unknown "{on_error}"; {nearest(on_error, ("stop", "skip"))}')
@@ -119,7 +137,7 @@ def export_features(
         "size_divisor": extractor.size_divisor,
         "maps": maps,
         "pool": pool,
-        "boxes_sha256": None if boxes is None else digest([Path(boxes).read_text()]),
+        "boxes_sha256": None if boxes is None else hashlib.sha256(Path(boxes).read_bytes()).hexdigest(),
         "dtype": dtype,
         "shard_size": shard_size,
         **origin,
@@ -133,6 +151,7 @@ def export_features(
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=num_workers,
+        worker_init_fn=set_worker_signals,
         # Its own generator, so that an export does not disturb the caller's random numbers.
         generator=torch.Generator(),
     )
@@ -148,7 +167,7 @@ def _store_all(images: Iterable[LoadedImage], new_shard: Callable[[int], _Shard]
     for image in images:
         if image.error is not None and not skip:
             raise DataError(
-                f"{image.error}\nWhat is exported so far is kept. Mend the image and start again to continue, or skip "
+                f"{image.error}\nWhat is exported so far is kept. Fix the image and start again to continue, or skip "
                 "such images (--on-error skip)"
             )
         if shard is not None and (shard.first // block != image.number // block or not shard.has_room(image)):

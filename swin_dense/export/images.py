@@ -10,13 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as kernels
 
-from swin_dense.data.transforms import resize
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import check_inside
 from swin_dense.images.finder import ImageSource
 from swin_dense.images.store import ImageStore
-from swin_dense.records import Sample, Size, rescaled_size
+from swin_dense.records import Size, rescaled_size
+
+MAX_ENLARGED = 2**26
+"""Most pixels of an image that is enlarged (8,192 x 8,192); a strip of 30,000 x 1 would become 24,000,000 x 800."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,21 @@ class TargetSize:
             raise ConfigError(f"images cannot be resized to {sides}: sides are at least 1 pixel")
 
     def of(self, size: Size) -> Size:
-        """The size that an image of this size gets.
+        """Height and width that an image of some height and width gets.
 
-        Args:
-            size: Height and width of the image on disk.
-
-        Returns:
-            Height and width.
+        Raises:
+            DataError: The image would be enlarged beyond `MAX_ENLARGED` pixels.
         """
-        if self.short_side is None:
-            return self.size or size
-        unlimited = self.short_side * -(-max(size) // min(size))
-        return rescaled_size(size, self.short_side, self.max_long_side or unlimited)
+        height, width = self.size or size
+        if self.short_side is not None:
+            unlimited = self.short_side * -(-max(size) // min(size))
+            height, width = rescaled_size(size, self.short_side, self.max_long_side or unlimited)
+        if height * width > max(MAX_ENLARGED, size[0] * size[1]):
+            raise DataError(
+                f"{size[1]} wide and {size[0]} high, it would be enlarged to {width} x {height} pixels, more than the "
+                f"{MAX_ENLARGED} allowed; cut it, choose a smaller size, or limit the longer side"
+            )
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class ImageReader(Dataset[LoadedImage]):
         return len(self.sources)
 
     def __getitem__(self, number: int) -> LoadedImage:
-        """Reads one image; whatever is wrong with it is told in the record."""
+        """Reads one image; whatever is wrong with it is said in the record."""
         source = self.sources[number]
         try:
             return self._read(number, source)
@@ -113,16 +119,15 @@ class ImageReader(Dataset[LoadedImage]):
         if source.root not in self._stores:
             self._stores[source.root] = ImageStore(source.root)
         store = self._stores[source.root]
-        image, content = store.read(source.name), store.content(source.name)
-        sample = Sample(image, number, source.path, (int(image.shape[-2]), int(image.shape[-1])))
+        image, content = store.read(source.name).as_subclass(Tensor), store.content(source.name)
+        size = (image.shape[1], image.shape[2])
         boxes = None if self.boxes is None else self.boxes.get(number, torch.empty(0, 4))
         if boxes is not None:
-            check_inside(boxes, sample.original_size, source.path)
-        return LoadedImage(
-            number,
-            source.path,
-            hashlib.sha256(content).hexdigest(),
-            sample.original_size,
-            resize(sample, self.target.of(sample.size)).image.as_subclass(Tensor),
-            boxes,
-        )
+            check_inside(boxes, size, source.path)
+        try:
+            target = self.target.of(size)
+        except DataError as error:
+            raise DataError(f"{source.path}: {error}") from error
+        if target != size:  # as for tests: bilinear, without antialiasing
+            image = kernels.resize(image, list(target), antialias=False)
+        return LoadedImage(number, source.path, hashlib.sha256(content).hexdigest(), size, image, boxes)

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors.torch import save_file
 from torch import Tensor
@@ -57,6 +57,11 @@ SCHEMA = pa.schema(
 """One row per feature of an image, or one for an image that failed. The lists have an entry per axis: two for images,
 three (time first) for video."""
 
+LEAST = {"original_size": 1, "resized_size": 1, "scale": 1e-12, "padding": 0, "shape": 0, "stride": 1}
+"""Least value in each list of the manifest."""
+
+SHARD = r"^shards/\d{8,}-\d{8,}\.safetensors$"
+
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
     """Writes down what is asked for, or makes sure that the same was asked for before.
@@ -71,8 +76,8 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
     if not (folder / SETTINGS).is_file():
         if folder.exists() and (not folder.is_dir() or any(not one.name.startswith(".") for one in folder.iterdir())):
             raise ConfigError(f"{folder} is there and is no export of features; name another folder or remove it")
-        with _durable(folder / SETTINGS) as unfinished:
-            unfinished.write_text(json.dumps(settings, indent=1))
+        with atomic_write(folder / SETTINGS) as unfinished:
+            unfinished.write_text(json.dumps(settings, indent=1), encoding="utf-8")
     # Read back in any case: of several processes that begin together, one has written.
     before, now = read_settings(folder), json.loads(json.dumps(settings))
     changes = [
@@ -90,21 +95,17 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
 def read_settings(folder: Path) -> dict[str, Any]:
     """Reads `export.json`.
 
-    Args:
-        folder: The export's folder.
-
-    Returns:
-        The settings.
-
     Raises:
         DataError: The folder is no export, or one of another format.
     """
     try:
-        settings: Any = json.loads((folder / SETTINGS).read_text())
-    except (OSError, ValueError) as error:
+        settings: Any = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder}: no export of features ({SETTINGS}: {error})") from error
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         raise DataError(f"{folder}: an export of another format than {FORMAT}; read it with the version that wrote it")
+    if type(settings.get("images")) is not int or not isinstance(settings.get("weights"), str):
+        raise DataError(f"{folder}: {SETTINGS} is damaged, it lacks the number of images or the hash of the weights")
     return settings
 
 
@@ -114,16 +115,21 @@ def range_name(first: int, stop: int) -> str:
 
 
 def done_ranges(folder: Path) -> dict[int, int]:
-    """What is already stored.
+    """What is already stored: for the first image of each part, the first image after it.
 
-    Args:
-        folder: The export's folder.
-
-    Returns:
-        For the first image of each part, the first image after it.
+    Raises:
+        DataError: There is a part of another export.
     """
-    names = (path.stem.split("-") for path in (folder / "parts").glob("[0-9]*-[0-9]*.parquet"))
-    return {int(first): int(stop) for first, stop in names}
+    images, end = read_settings(folder)["images"], 0
+    found: list[tuple[int, int, Path]] = []
+    for path in (folder / "parts").glob("[!.]*.parquet"):
+        match = re.fullmatch(r"([0-9]{8,12})-([0-9]{8,12})", path.stem)
+        found.append((int(match[1]), int(match[2]), path) if match else (-1, -1, path))
+    for first, stop, path in sorted(found):
+        if not end <= first < stop <= images:
+            raise DataError(f"{path}: no part of this export of {images} images; remove it")
+        end = stop
+    return {first: stop for first, stop, _ in found}
 
 
 def write_shard(folder: Path, name: str, tensors: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -136,27 +142,19 @@ def write_shard(folder: Path, name: str, tensors: Mapping[str, Tensor], rows: Se
         rows: Their rows, and those of images that failed.
     """
     if tensors:
-        with _durable(folder / "shards" / f"{name}.safetensors") as unfinished:
+        with atomic_write(folder / "shards" / f"{name}.safetensors") as unfinished:
             save_file(dict(tensors), unfinished)
-    with _durable(folder / "parts" / f"{name}.parquet") as unfinished:
+    with atomic_write(folder / "parts" / f"{name}.parquet") as unfinished:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), unfinished)
 
 
 def finish(folder: Path, images: int) -> bool:
-    """Joins the parts once every image is done, whichever process comes last; several may do it at once.
-
-    Args:
-        folder: The export's folder.
-        images: How many there are.
-
-    Returns:
-        Whether every image is done.
-    """
+    """Joins the parts once all images are done, whichever process comes last; says whether they are."""
     ranges = done_ranges(folder)
     if sum(stop - first for first, stop in ranges.items()) < images:
         return False
     if not is_complete(folder):
-        with _durable(folder / MANIFEST) as unfinished:
+        with atomic_write(folder / MANIFEST) as unfinished:
             pq.write_table(_read_parts(folder, sorted(ranges.items())), unfinished)
     # Left over by processes that were killed; a half written manifest may be that of one that is still at work.
     for pattern in ("shards/.*", "parts/.*", f".{'[0-9a-f]' * 32}.json"):
@@ -166,32 +164,66 @@ def finish(folder: Path, images: int) -> bool:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every image is done.
-
-    Args:
-        folder: The export's folder.
-    """
+    """Whether every image is done."""
     return (folder / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> pa.Table:
-    """Reads the rows of all finished shards, in the order of the images.
-
-    Args:
-        folder: The export's folder.
-
-    Returns:
-        A table of `SCHEMA`.
+    """Reads the rows of all finished shards, in the order of the images: a table of `SCHEMA`.
 
     Raises:
-        DataError: A file is damaged.
+        DataError: A file is damaged, or not of this export.
     """
     try:
         if is_complete(folder):
-            return pq.read_table(folder / MANIFEST, schema=SCHEMA)
-        return _read_parts(folder, sorted(done_ranges(folder).items()))
+            rows = pq.read_table(folder / MANIFEST, schema=SCHEMA).combine_chunks()
+        else:
+            rows = _read_parts(folder, sorted(done_ranges(folder).items()))
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{folder}: the manifest is damaged ({error}); copy or export it again") from error
+    settings = read_settings(folder)
+    for problem in _problems(rows, settings["images"], settings["weights"]):
+        raise DataError(f"{folder}: the manifest is damaged ({problem}); copy or export it again")
+    return rows
+
+
+def _problems(rows: pa.Table, images: int, weights: str) -> Iterator[str]:
+    """What no export would have written; readers rely on all of it."""
+    numbers = rows["image"]
+    if numbers.null_count or rows["path"].null_count:
+        yield "a row has no image"
+    elif len(rows) and not (pc.min(numbers).as_py() >= 0 and pc.max(numbers).as_py() < images):
+        yield f"an image is not one of the {images} that were exported"
+    elif pc.any(pc.less(numbers[1:], numbers[:-1])).as_py():
+        yield "the images are not in order"
+    if pc.any(pc.equal(pc.is_valid(rows["error"]), pc.is_valid(rows["stage"]))).as_py():
+        yield "a row has neither a feature nor an error, or both"
+    rows = rows.filter(pc.is_valid(rows["stage"])).combine_chunks()
+    for name in rows.column_names:
+        if name != "error" and rows[name].null_count:
+            yield f"{name} is missing"
+            return
+    axes = pc.list_value_length(rows["scale"])
+    for name, least in LEAST.items():
+        values, lengths = pc.list_flatten(rows[name]), pc.list_value_length(rows[name])
+        if values.null_count or pc.any(pc.invert(pc.greater_equal(values, least))).as_py():
+            yield f"{name} holds a value below {least:g}, or none"
+        if name in ("stride", "shape"):  # what has no grid has no stride, and any shape
+            axes_here = pc.add(axes, int(name == "shape"))
+            lengths = pc.if_else(pc.equal(pc.list_value_length(rows["stride"]), 0), axes_here, lengths)
+            fits = pc.equal(lengths, axes_here)
+        else:
+            fits = pc.equal(lengths, axes)
+        if not pc.all(fits, min_count=0).as_py():
+            yield f"{name} has another number of axes than scale"
+    if not pc.all(pc.match_substring_regex(rows["shard"], SHARD), min_count=0).as_py():
+        yield "a shard is not in the folder of shards"
+    if not pc.all(pc.is_in(rows["dtype"], pa.array(["float32", "float16", "bfloat16"])), min_count=0).as_py():
+        yield "an unknown dtype"
+    if not pc.all(pc.equal(rows["weights"], weights), min_count=0).as_py():
+        yield "a row is of another export: it was made with other weights"
+    if len(rows.group_by(["image", "stage"]).aggregate([])) < len(rows):
+        yield "a feature of an image is listed twice"
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -203,18 +235,3 @@ def _read_parts(folder: Path, ranges: Iterable[tuple[int, int]]) -> pa.Table:
     paths = [folder / "parts" / f"{range_name(*one)}.parquet" for one in ranges]
     tables = [pq.read_table(path, schema=SCHEMA) for path in paths]
     return pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks()
-
-
-@contextmanager
-def _durable(path: Path) -> Iterator[Path]:
-    """`atomic_write`, and what was written survives a power failure too."""
-    with atomic_write(path) as unfinished:
-        yield unfinished
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-    if os.name == "posix":  # the new name lies in the folder, which other systems cannot bring to disk by itself
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

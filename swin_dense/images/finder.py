@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,3 +152,13 @@ def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | Non
         except DataError as error:
             failures[position] = str(error)
     return (collate(samples, size_divisor=1) if samples else None), failures
+
+
+def set_worker_signals(worker: int) -> None:
+    """Makes a process that reads images live through Ctrl-C and end at SIGTERM, whatever handlers it inherited.
+
+    Ctrl-C reaches every process of a terminal, and the main process needs its workers to end the step before it saves
+    and stops. SIGTERM is how a loader ends a worker that hangs.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -22,7 +22,7 @@ EXTENSION = "mmcv._ext"
 
 
 class TorchvisionExtension(MetaPathFinder, Loader):
-    """Finds and fills `mmcv._ext` when nobody else does."""
+    """Finds and fills `mmcv._ext` where there is no compiled one."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

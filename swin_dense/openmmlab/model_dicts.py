@@ -56,7 +56,7 @@ BUILDING_ERRORS = (
     AssertionError,
     AttributeError,
     ImportError,
-    NotImplementedError,
+    RuntimeError,
 )
 """What the libraries raise for a wrong model dict."""
 
@@ -231,7 +231,8 @@ def _match_channel_order(model: dict[str, Any]) -> None:
 def _check_types(model: dict[str, Any], registry: Any, key: str) -> None:
     """Names the nearest part where a `type` of the model itself is unknown; what is below it is the library's."""
     kind = model.get("type")
-    if isinstance(kind, str) and registry.get(kind) is None:
+    is_name = isinstance(kind, str) and all(part.isidentifier() for part in kind.split("."))
+    if isinstance(kind, str) and (not is_name or registry.get(kind) is None):
         raise ConfigError(f'{key}.type: {registry.scope} has no "{kind}"; {nearest(kind, list(registry.module_dict))}')
     for name in PARTS:
         for part_key, part in _dicts(model, name, key):

@@ -87,6 +87,19 @@ def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     return network
 
 
+class WholeSegmenter(nn.Module):
+    """A network from preprocessed images (B, 3, H, W) to its logits, without what only training needs."""
+
+    def __init__(self, network: Any) -> None:
+        """Takes an mmseg segmentor."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """The logits (B, K, h, w), float32."""
+        return (decode(self.network, images).float(),)
+
+
 def decode(network: Any, inputs: Tensor) -> Tensor:
     """The logits (B, K, h, w) of normalised images (B, 3, H, W) by backbone, neck and decode head, not auxiliary heads.
 

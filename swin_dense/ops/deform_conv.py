@@ -143,8 +143,8 @@ def modulated_deform_conv_backward(
     grad_input += by_input
     grad_weight += by_weight
     by_offset = _zero_outside(by_offset, tensors[3], input, weight, settings)
-    for target, gradient in ((grad_offset, by_offset), (grad_mask, by_mask)):
-        target.flatten(1)[:, : gradient[0].numel()] += gradient.flatten(1)
+    grad_offset += _from_leading(by_offset, grad_offset)
+    grad_mask += _from_leading(by_mask, grad_mask)
     if with_bias:
         grad_bias += by_bias
 
@@ -159,6 +159,14 @@ def _leading(maps: Tensor, output: Tensor) -> Tensor:
     if maps.shape[-2:] == (height, width) or maps[0].numel() < channels * height * width:
         return maps  # torchvision's own message names the sizes of maps that are too small
     return maps.flatten(1)[:, : channels * height * width].view(-1, channels, height, width)
+
+
+def _from_leading(gradient: Tensor, maps: Tensor) -> Tensor:
+    """The gradient of whole maps from that of their leading part; the rest has none."""
+    if gradient.shape == maps.shape:
+        return gradient
+    rest = maps[0].numel() - gradient[0].numel()
+    return functional.pad(gradient.flatten(1), (0, rest)).view(maps.shape)
 
 
 def _numbers(offset: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """From attention by relative place to attention by place, for PSANet (Zhao et al. 2018, section 3.2).
 
-Each place (y, x) of a map says in hM * wM channels how much it attends to places up to half of that away. The result
-has a channel for each of the H * W places instead: 0 for those that are too far. Places that collect state what they
-take from others, in output[b, other, y, x]; places that distribute state what they give, in output[b, place, other].
+The hM * wM channels at a place (y, x) of a map hold its attention to the places up to half of that away. The result
+has a channel for each of the H * W places instead: 0 for those that are too far. Collecting, a place takes
+output[b, other, y, x] from every other one; distributing, it gives output[b, place, other] to it.
 
 Signatures are those of mmcv's compiled ops, so that its autograd wrapper calls them unchanged; all buffers are
 overwritten.
@@ -30,7 +30,7 @@ def psamask_forward(
 ) -> None:
     """Spreads (B, hM * wM, H, W) to (B, H * W, H, W)."""
     # Axes: image, the other place's row and column, the place's row and column.
-    relative = input.view(num_, h_mask, w_mask, h_feature, w_feature)
+    relative = input.reshape(num_, h_mask, w_mask, h_feature, w_feature)
     places_y, places_x = (torch.arange(size, device=input.device) for size in (h_feature, w_feature))
     row = places_y[:, None] - places_y + half_h_mask
     column = places_x[:, None] - places_x + half_w_mask

@@ -1,61 +1,67 @@
-"""Score trained weights."""
+"""Score trained weights on the validation split of a config."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
-
-from swin_dense import tasks
-from swin_dense.config import Config, SegmentationConfig
-from swin_dense.metrics import CocoMetric
+from swin_dense.config import Config
+from swin_dense.errors import WeightsError
+from swin_dense.tasks import data_module
+from swin_dense.tasks.base import Task
 from swin_dense.tasks.outputs import check_output_file, check_output_folder
-from swin_dense.tasks.predict_label_maps import write_label_map
 from swin_dense.tasks.run_folder import is_first_process, write_json
-from swin_dense.tasks.trained import load_whole_model
-from swin_dense.training.callbacks import PredictionFiles
+from swin_dense.weights.files import same_classes
 
 
-def evaluate(
+def evaluate_module(
+    task: Task[Any],
     config: Config,
-    weights: Path,
+    model: Any,
+    class_names: Sequence[str],
     *,
-    engine: str = "faster-coco-eval",
     predictions: Path | None = None,
     devices: int | str = "auto",
+    device: str | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """Scores weights on the validation split of a config.
+    """Scores a model.
 
     Args:
-        config: Names model and data.
-        weights: Of the whole model.
-        engine: "faster-coco-eval" or "pycocotools", for detection.
+        task: Of the config.
+        config: Names the data.
+        model: The detector or segmenter with its weights.
+        class_names: What it was trained on.
         predictions: Where to write the predictions: a COCO result file, or a folder of label PNGs; None writes none.
         devices: Number of devices of this node, or "auto".
+        device: Their type, as in `torch.device`; None takes the best there is.
+        **options: Of the metric.
 
     Returns:
-        Detection: {"bbox": {"AP": ..., ..., "per_class": {...}}, "segm": {...}}. Segmentation, in percent: {"mIoU":
-        ..., "mAcc": ..., "aAcc": ..., "per_class": {...}}.
+        The metrics of the task.
 
     Raises:
-        SwinDenseError: Data or weights are wrong, or do not belong together.
+        SwinDenseError: The data is wrong, or has other classes than the model.
     """
+    from swin_dense.training.callbacks import PredictionFiles
+    from swin_dense.training.trainer import evaluation_trainer
+
+    write = None if predictions is None else task.prediction_writer(config, predictions)
     if predictions is not None:
-        check = check_output_folder if isinstance(config, SegmentationConfig) else check_output_file
-        check(predictions)
-    data = tasks.data_module(config)
+        (check_output_folder if write else check_output_file)(predictions)
+    data = data_module(config)
     data.setup("validate")
-    module = tasks.training_module(config, data, engine)
-    load_whole_model(module.network, weights, data.class_names)
-    callbacks: list[Callback] = []
-    if predictions is not None and isinstance(config, SegmentationConfig):
-        callbacks = [PredictionFiles(partial(write_label_map, predictions, config.data.label_shift))]
-    trainer = tasks.evaluation_trainer(devices, callbacks)
+    if not same_classes(class_names, data.class_names):
+        raise WeightsError(
+            f"the weights were trained on {', '.join(class_names)}; the data has {', '.join(data.class_names)}"
+        )
+    module: Any = task.training_module(config, data, model, **options)
+    trainer = evaluation_trainer(devices, [PredictionFiles(write)] if write else [], device)
     trainer.validate(module, datamodule=data, verbose=False)
-    if predictions is not None and isinstance(module.metric, CocoMetric):
+    if predictions is not None and write is None:
         rows = module.metric.results()
         if is_first_process():
             write_json(predictions, rows)
-    return module.scores
+    scores: dict[str, Any] = module.scores
+    return scores

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
-from swin_dense import tasks
 from swin_dense.config import Config
 from swin_dense.errors import WeightsError
+from swin_dense.tasks import class_layers
 from swin_dense.tasks.run_folder import is_first_process
 from swin_dense.weights import LoadReport, load_weights
 from swin_dense.weights.files import read_class_names, same_classes
@@ -46,7 +46,7 @@ def load_initial_weights(
     Raises:
         WeightsError: The weights do not fit, or belong to other classes and `new_classes` does not say what to do.
     """
-    layers = tasks.class_layers(config)
+    layers = class_layers(config)
     theirs = read_class_names(weights)
     trained_on = f"was trained on {'other' if theirs is None else len(theirs)} classes{_first(theirs or ())}"
     wanted = f"the {len(class_names)} classes of the data{_first(class_names)}"

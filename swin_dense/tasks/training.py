@@ -5,26 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from swin_dense import tasks
-from swin_dense.cli.report import score_tables
-from swin_dense.config import Config, DetectionConfig, load_config
+from swin_dense.config import Config, load_config
 from swin_dense.data.shapes import write_shapes
-from swin_dense.errors import ConfigError, nearest
+from swin_dense.errors import ConfigError
+from swin_dense.tasks import data_module, picture_drawer, task_named, task_of
 from swin_dense.tasks.initial_weights import load_initial_weights
 from swin_dense.tasks.outputs import check_output_folder
 from swin_dense.tasks.run_folder import Progress, is_first_process, open_run, progress_of, write_weights
+from swin_dense.training.trainer import check_validation, training_trainer
 from swin_dense.visualize.curves import draw_curves
-
-DEMOS = {
-    "detection": ("demo/mask-rcnn_swin-nano_shapes", "."),
-    "segmentation": ("demo/upernet_swin-nano_shapes", "ade20k"),
-}
-"""The config of each task, and where in the shapes data set its data lies."""
 
 DEMO_SCENES = {"train": 1200, "val": 200}
 
@@ -32,28 +28,69 @@ console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
-class TrainingResult:
-    """What a training has left.
+class Run:
+    """What a training has left; `swin_dense.load` and the other functions take it like the path of its folder.
 
     Attributes:
-        run: The run folder.
-        scores: Of the last validation.
+        folder: The run folder.
+        metrics: Of the last validation.
     """
 
-    run: Path
-    scores: Mapping[str, Any]
+    folder: Path
+    metrics: Mapping[str, Any]
+
+    def __fspath__(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+
+def train_source(
+    source: Any,
+    changes: Mapping[str, Any],
+    *,
+    run: str | PathLike[str] | None = None,
+    resume: str | PathLike[str] | None = None,
+    **options: Any,
+) -> Run:
+    """Trains what a source names; see `swin_dense.train`.
+
+    Args:
+        source: Config, by name or file, as dict or dataclass; None with `resume`.
+        changes: New values of config keys. Milestones follow the number of epochs unless they are changed themselves.
+        run: The run folder; None is runs/NAME.
+        resume: A run folder to continue.
+        **options: Of `train`.
+    """
+    if (source is None) == (resume is None):
+        raise ConfigError("name a config, or a run folder to resume, and not both")
+    if resume is not None:
+        if run is not None or options.get("weights") is not None:
+            raise ConfigError(
+                "resume continues with the config and the weights of its run; run and weights are not for it"
+            )
+        if not (Path(resume) / "config.py").is_file():
+            raise ConfigError(f"{resume} is no run folder: it holds no config.py")
+        return train(load_config(Path(resume) / "config.py", changes), Path(resume), resume=True, **options)
+    epochs, milestones = changes.get("schedule.epochs"), "schedule.milestones"
+    config = load_config(source)
+    if isinstance(epochs, int) and milestones not in changes and hasattr(config.schedule, "milestones"):
+        scale = epochs / config.schedule.length
+        changes = {**changes, milestones: [max(1, round(one * scale)) for one in config.schedule.milestones]}
+    name = Path(source).stem if isinstance(source, str | PathLike) else config.task
+    return train(load_config(config, changes), Path(run or Path("runs") / name), **options)
 
 
 def train(
     config: Config,
     run: Path,
     *,
-    weights: Path | None = None,
+    weights: str | PathLike[str] | None = None,
     new_classes: bool | None = None,
     ignore: Sequence[str] = (),
     resume: bool = False,
     devices: int | str = "auto",
-) -> TrainingResult:
+    device: str | None = None,
+) -> Run:
     """Trains a model, validates it, and fills a run folder.
 
     Args:
@@ -64,9 +101,10 @@ def train(
         ignore: Parameters of that checkpoint to leave out.
         resume: Continue the training in `run` from its `last.ckpt`.
         devices: Number of devices of this node, or "auto".
+        device: Their type, as in `torch.device`; None takes the best there is.
 
     Returns:
-        The run folder and the last scores.
+        The run folder and the last metrics.
 
     Raises:
         SwinDenseError: Something in the config, the data or the weights is wrong, the loss became non-finite, or a
@@ -79,58 +117,52 @@ def train(
         done = progress_of(checkpoint)
         _check_length(config, done, run)
         resumed_step = done.steps
-    data = tasks.data_module(config)
+    task, data = task_of(config), data_module(config)
     data.setup("fit")
-    module = tasks.training_module(config, data)
-    tasks.check_validation(config, module.metric.figure_names)
+    torch.manual_seed(config.training.seed)
+    module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
+    check_validation(config, module.metric.figure_names)
     frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
     if frozen_stages >= 0 and weights is None and not resume:
         raise ConfigError(f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE")
     if weights is not None:
-        load_initial_weights(module.network, weights, config, data.class_names, new_classes=new_classes, ignore=ignore)
-    trainer = tasks.training_trainer(config, run, tasks.picture_drawer(data), devices, resumed_step)
+        load_initial_weights(
+            module.network, Path(weights), config, data.class_names, new_classes=new_classes, ignore=ignore
+        )
+    trainer = training_trainer(config, run, picture_drawer(config, data), devices, resumed_step, device)
     if not resume:
         open_run(run, config)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         if is_first_process() and (run / "best.ckpt").is_file():
-            write_weights(run, tasks.label_metadata(data))
+            write_weights(run, task.labels(data).metadata())
             draw_curves(run / "metrics.csv", run / "curves.png")
-    if is_first_process() and module.scores:
-        console.print(score_tables(module.scores)[0])
-    return TrainingResult(run, module.scores)
+    return Run(run, module.scores)
 
 
 def _check_length(config: Config, progress: Progress, run: Path) -> None:
     """Refuses a schedule that ended before what is done."""
-    if isinstance(config, DetectionConfig):
-        unit, length, done = "epochs", config.schedule.epochs, progress.epochs
-    else:
-        unit, length, done = "steps", config.schedule.steps, progress.steps
+    unit, length = config.schedule.unit, config.schedule.length
+    done = progress.epochs if unit == "epochs" else progress.steps
     if done > length:
         raise ConfigError(f"schedule.{unit}={length}: {run} has been trained for {done} {unit} already")
 
 
-def demo(task: str, run: Path, data_root: Path) -> TrainingResult:
+def demo(task: str, run: Path, data_root: Path) -> Run:
     """Generates the shapes data set, trains the demo config of a task on it, and draws predictions.
 
     Args:
-        task: A key of `DEMOS`.
+        task: Name of a task.
         run: The run folder; an earlier demo there is replaced.
         data_root: Where the data set is written, or is already.
 
-    Returns:
-        The run folder and the scores.
-
     Raises:
-        ConfigError: There is no demo of this task.
+        ConfigError: There is no such task.
     """
-    if task not in DEMOS:
-        raise ConfigError(f'there is no demo of "{task}"; {nearest(task, DEMOS)}')
-    name, folder = DEMOS[task]
+    demo = task_named(task).demo
     console.print(f"writing the shapes data set to {data_root}")
     write_shapes(data_root, **DEMO_SCENES)
     if run.is_dir() and (run / "run.json").is_file():
         shutil.rmtree(run)
-    return train(load_config(name, {"data.root": data_root / folder}), run)
+    return train(load_config(demo.config, {"data.root": data_root / demo.folder}), run)

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Weight
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from swin_dense.config import Config, DetectionConfig
+from swin_dense.config import Config
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.training.callbacks import ProgressLines, ResumePoint, ValidationPictures
 from swin_dense.training.loggers import MetricsTable
@@ -28,18 +28,21 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 """Our names of precisions and Lightning's."""
 
 
-def evaluation_trainer(devices: int | str = "auto", callbacks: Sequence[Callback] = ()) -> Trainer:
+def evaluation_trainer(
+    devices: int | str = "auto", callbacks: Sequence[Callback] = (), device: str | None = None
+) -> Trainer:
     """A trainer that writes nothing, for validation alone, in float32: published scores are made so.
 
     Args:
         devices: As in `training_trainer`.
         callbacks: What is to happen around the batches.
+        device: As in `training_trainer`.
 
     Returns:
         The trainer.
     """
     return Trainer(
-        **_placement("32", devices),
+        **_placement("32", devices, device),
         logger=False,
         enable_checkpointing=False,
         callbacks=[*callbacks, *_progress_bar()],
@@ -53,6 +56,7 @@ def training_trainer(
     draw: Callable[[int, Any, Path], None],
     devices: int | str = "auto",
     resumed_step: int = 0,
+    device: str | None = None,
 ) -> Trainer:
     """The trainer of a config with everything that fills its run folder.
 
@@ -62,6 +66,7 @@ def training_trainer(
         draw: Draws one validation image: gets its id, what was predicted, and the file to write.
         devices: Number of devices of this node, or "auto" for all.
         resumed_step: Step of the checkpoint that the run continues from.
+        device: Type of the devices, as in `torch.device`; None takes the best there is.
 
     Returns:
         The trainer.
@@ -83,7 +88,7 @@ def training_trainer(
         *(_progress_bar() or [ProgressLines(training.log_every)]),
     ]
     return Trainer(
-        **_placement(training.precision, devices),
+        **_placement(training.precision, devices, device),
         **_length(config),
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=training.clip_gradient_norm,
@@ -140,9 +145,9 @@ class _MovingAverage(WeightAveraging):
 def _length(config: Config) -> dict[str, Any]:
     """How long the trainer trains, and when it validates: in epochs, or in optimizer steps."""
     training = config.training
-    if isinstance(config, DetectionConfig):
-        return {"max_epochs": config.schedule.epochs, "check_val_every_n_epoch": training.validate_every or 1}
-    steps = config.schedule.steps
+    if config.schedule.unit == "epochs":
+        return {"max_epochs": config.schedule.length, "check_val_every_n_epoch": training.validate_every or 1}
+    steps = config.schedule.length
     return {
         "max_steps": steps,
         "check_val_every_n_epoch": None,  # batches are counted on, through all epochs
@@ -163,7 +168,7 @@ def _quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _placement(precision: str, devices: int | str) -> dict[str, Any]:
+def _placement(precision: str, devices: int | str, device: str | None) -> dict[str, Any]:
     _quiet_lightning()
     if precision not in PRECISIONS:
         raise ConfigError(f'training.precision: unknown "{precision}"; {nearest(precision, PRECISIONS)}')
@@ -171,6 +176,7 @@ def _placement(precision: str, devices: int | str) -> dict[str, Any]:
         raise ConfigError("training.precision is 16, which needs a CUDA device: pass --set training.precision=32")
     return {
         "precision": PRECISIONS[precision],
+        "accelerator": "auto" if device is None else torch.device(device).type,
         "devices": devices,
         # torchrun and Slurm say how many nodes take part; a single machine says nothing.
         "num_nodes": int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1),

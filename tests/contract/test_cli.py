@@ -17,14 +17,15 @@ DEMO = str(Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("train",), "name a config file"),
+        (("train",), "name a config, or a run folder"),
         (("train", "absent.py"), "absent.py: no such config file"),
         (("train", DEMO, "--set", "data.rot=x"), 'did you mean "root"?'),
         (("train", DEMO, "--data", "absent"), "absent/"),
         (("train", DEMO, "--devices", "two"), "--devices takes a number"),
-        (("train", DEMO, "--resume", "absent"), "--resume RUN continues with the config"),
+        (("train", DEMO, "--resume", "absent"), "--resume RUN, which continues with the config in RUN"),
         (("train", "--resume", "absent"), "absent is no run folder"),
-        (("evaluate", DEMO), "evaluate takes either CONFIG --weights FILE, or --gt FILE"),
+        (("evaluate", DEMO), "name its weights with --weights FILE"),
+        (("evaluate",), "evaluate takes either RUN, CONFIG --weights FILE, or --gt FILE"),
         (("evaluate", "--gt", "absent.json", "--predictions", "absent.json"), "absent.json"),
         (("stats", "swin_tini"), "swin_tiny"),
         (("stats", "swin_tiny", "--shape", "800"), "--shape takes HEIGHTxWIDTH"),

@@ -11,7 +11,7 @@ from mmengine.config import Config as ConfigFile
 
 from swin_dense import tasks
 from swin_dense.cli import main
-from swin_dense.config import DetectionConfig, load_config
+from swin_dense.config import DetectionConfig, describe_recipe, find_config, load_config
 from swin_dense.openmmlab import detection, segmentation
 from swin_dense.openmmlab.counting import run_detector, run_segmenter
 from swin_dense.openmmlab.model_dicts import has_masks
@@ -47,6 +47,12 @@ def test_it_builds_and_runs(path: Path) -> None:
     if is_detection:
         assert has_masks(config.model) == network.with_mask
         assert config.score_metric.startswith(("bbox_", "segm_") if network.with_mask else "bbox_")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_it_is_a_recipe_with_a_name_of_its_own_and_a_line_that_says_what_it_trains(path: Path) -> None:
+    assert find_config(path.stem) == find_config(f"{path.parent.name}/{path.stem}") == path
+    assert 20 < len(describe_recipe(path)) < 80 and describe_recipe(path).endswith(".")
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)

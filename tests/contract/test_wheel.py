@@ -116,6 +116,7 @@ NOT_IMPORTED_BY_US = {
     "ftfy": "imported by mmsegmentation without declaring it",
     "opencv-python": "imported by mmcv and supervision, which does not declare it",
     "regex": "imported by mmsegmentation without declaring it",
+    "supervision": "what users convert results to",
     "tensorboard": "imported by Lightning's logger, which does not declare it",
 }
 

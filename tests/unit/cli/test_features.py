@@ -91,9 +91,9 @@ def test_processes_share_the_work(command: Command, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("swin_nano", "images", "--output", "f"), "features need weights: pass --weights FILE, or --random-weights"),
+        (("swin_nano", "images", "--output", "f"), "this needs weights: pass --weights FILE, or --random-weights"),
         (("swin_nano", "images", "--output", "f", "--weights", "absent.pth"), "there is no file absent.pth"),
-        ((*NANO[:1], "absent", *NANO[2:]), "absent: no such image, folder, list or zip file"),
+        ((*NANO[:1], "absent", *NANO[2:]), "no such image, folder, list or zip file\n  - absent"),
         ((*NANO, "--stages", "one"), "--stages takes numbers with commas between"),
         ((*NANO, "--size", "32"), "--size takes HEIGHTxWIDTH"),
         ((*NANO, "--native", "--short-side", "5"), "exclude each other"),

@@ -26,12 +26,11 @@ from swin_dense.data.transforms import (
     Transform,
     crop,
     horizontal_flip,
-    rescaled_size,
     resize,
     short_side_or_crop,
 )
 from swin_dense.errors import ConfigError
-from swin_dense.records import Instances, Sample
+from swin_dense.records import Instances, Sample, rescaled_size
 
 Box = tuple[int, int, int, int]
 

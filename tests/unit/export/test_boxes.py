@@ -20,6 +20,10 @@ def written(path: Path, content: object) -> Path:
     return path
 
 
+def coco(images: object = ({"id": 1, "file_name": "2.jpg"},), annotations: object = ()) -> dict[str, object]:
+    return {"images": images, "annotations": annotations}
+
+
 def test_names_are_paths_or_their_ends(tmp_path: Path) -> None:
     file = written(
         tmp_path / "b.json", {"2.jpg": [[0, 1, 2, 3.5]], "train/1.jpg": [], "data/val/1.jpg": [[1, 1, 2, 2]] * 2}
@@ -58,6 +62,25 @@ def test_coco_boxes_are_turned_into_corners(tmp_path: Path) -> None:
         ({"2.jpg": [], "val/2.jpg": []}, "two names mean the same image"),
         ({"images": [{"id": 1}], "annotations": []}, "malformed COCO"),
         ({"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}, "malformed COCO"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ({"2.jpg": [[0, 0, 10**400, 1]]}, "four finite numbers"),
+        ({"2.jpg": [[0, 0, 1e300, 1]]}, "four finite numbers"),
+        ('{"2.jpg": [[-Infinity, 0, 1, 1]]}', "four finite numbers"),
+        ({"2.jpg": [["1", 2, 3, 4]]}, "four finite numbers"),
+        ({"2.jpg": None}, "must have a list of boxes"),
+        ('{"\\ud800.jpg": []}', r"\\ud800.jpg: no such image is exported"),
+        ('{"\\ud800.jpg": [["\\ud800"]]}', r"\\ud800.jpg, box 0: must be four"),
+        (coco([{"id": 1, "file_name": 5}]), r"images\[0\] must have an id and a file_name"),
+        (coco([{"id": [1], "file_name": "2.jpg"}]), r"images\[0\] must have an id and a file_name"),
+        (coco([{"id": 1, "file_name": "2.jpg"}] * 2), r"images\[1\] must have an id and a file_name of its own"),
+        ({"images": None, "annotations": {}}, r"images\[0\] must have"),
+        (coco([None]), r"images\[0\] must have"),
+        (coco(annotations=[{"image_id": True, "bbox": [0, 0, 1, 1]}]), r"annotations\[0\] has no image_id"),
+        (coco(annotations=[{"image_id": 1, "bbox": [0, 0, True, 1]}]), r"annotations\[0\]: must be four finite"),
+        (coco(annotations=[{"image_id": 1, "bbox": [0, 0, 1e308, 1e308]}]), "must be four finite"),
+        (coco(annotations=[{"image_id": 1, "bbox": {"x": 1}}]), "must be four finite"),
+        (coco(annotations=[{"image_id": 1}]), "must be four finite"),
+        (coco(annotations=[{"image_id": 1, "bbox": [5, 5, 0, 1]}]), r"annotations\[0\]: \[5, 5, 0, 1\] has no area"),
     ],
 )
 def test_malformed_boxes_are_named(tmp_path: Path, content: object, message: str) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from PIL import Image
 
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.images import ImageReader, TargetSize
 from swin_dense.images.finder import find_images
 
@@ -64,6 +65,7 @@ sides = st.integers(1, 3000)
 
 @given(sides, sides, sides)
 def test_the_short_side_is_met_exactly_and_the_other_to_half_a_pixel(height: int, width: int, short: int) -> None:
+    assume(short**2 * max(height, width) / min(height, width) < 2**26)  # beyond, see below
     new_height, new_width = TargetSize(short_side=short).of((height, width))
     assert min(new_height, new_width) == short
     assert abs(max(new_height, new_width) - short * max(height, width) / min(height, width)) <= 0.5 + 1e-6
@@ -73,6 +75,23 @@ def test_sizes_are_kept_given_or_limited() -> None:
     assert TargetSize().of((480, 640)) == (480, 640)
     assert TargetSize(size=(10, 20)).of((480, 640)) == (10, 20)
     assert TargetSize(short_side=800, max_long_side=1333).of((480, 1280)) == (500, 1333)
+
+
+def test_a_strip_that_would_grow_beyond_memory_is_an_error_of_that_image(tmp_path: Path) -> None:
+    """30,000 x 1 pixels to a short side of 800 are 19 gigapixels, 57 GB."""
+    Image.new("RGB", (30_000, 1)).save(tmp_path / "thin.png")
+    loaded = ImageReader(find_images([tmp_path]), TargetSize(short_side=800))[0]
+    assert loaded.pixels is None
+    assert "thin.png: 30000 wide and 1 high, it would be enlarged to 24000000 x 800 pixels" in str(loaded.error)
+    limited = ImageReader(find_images([tmp_path]), TargetSize(short_side=800, max_long_side=1333))[0]
+    assert limited.pixels is not None and limited.pixels.shape == (3, 1, 1333)
+
+
+def test_only_what_is_enlarged_has_a_limit() -> None:
+    assert TargetSize(short_side=9_000).of((30_000, 30_000)) == (9_000, 9_000)
+    assert TargetSize(size=(8192, 8192)).of((5, 5)) == (8192, 8192)
+    with pytest.raises(DataError, match="8193 x 8192 pixels, more than the 67108864 allowed"):
+        TargetSize(size=(8192, 8193)).of((5, 5))
 
 
 @pytest.mark.parametrize(

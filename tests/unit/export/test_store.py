@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import pickle
 import re
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from swin_dense.errors import DataError
 from swin_dense.export import FeatureStore, export_features
-from swin_dense.export.manifest import begin, finish, range_name, write_shard
+from swin_dense.export.manifest import SCHEMA, begin, finish, range_name, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def test_a_map_is_read_without_the_rest_of_its_shard(tmp_path: Path) -> None:
     """Of a shard of 64 MiB, a small map and a corner of a large one bring no more into memory than a few pages, which
     may be of 2 MiB each.
     """
-    begin(tmp_path / "f", {"format": 1, "images": 1})
+    begin(tmp_path / "f", {"format": 1, "images": 1, "weights": ""})
     tensors = {"large": torch.zeros(16, 1024, 1024), "small": torch.arange(10_000.0).view(1, 100, 100)}
     name = range_name(0, 1)
     rows = [row(0, stage, values, name) for stage, values in tensors.items()]
@@ -131,6 +135,97 @@ def test_zarr_is_asked_for_where_it_is_missing(
         store.to_zarr(tmp_path / "z")
 
 
+def damaged(folder: Path, **columns: Any) -> Path:
+    """The manifest with other values in some columns of its first feature."""
+    rows = pq.read_table(folder / "manifest.parquet").to_pylist()
+    rows[0].update(columns)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "manifest.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"shard": "../outside.safetensors"}, "a shard is not in the folder of shards"),
+        ({"shard": "/etc/passwd"}, "a shard is not in the folder of shards"),
+        ({"shard": "shards/../../00000000-00000010.safetensors"}, "a shard is not in the folder of shards"),
+        ({"shard": None}, "shard is missing"),
+        ({"image": None}, "a row has no image"),
+        ({"image": -1}, "an image is not one of the 2"),
+        ({"image": 5}, "an image is not one of the 2"),
+        ({"image": 1}, "the images are not in order"),
+        ({"path": None}, "a row has no image"),
+        ({"shape": None}, "shape is missing"),
+        ({"shape": [8, None, 14]}, "shape holds a value below 0, or none"),
+        ({"shape": [8]}, "shape has another number of axes"),
+        ({"stride": [0, 0]}, "stride holds a value below 1"),
+        ({"stride": [4]}, "stride has another number of axes"),
+        ({"scale": [0.0, 1.0]}, "scale holds a value below"),
+        ({"scale": [float("nan"), 1.0]}, "scale holds a value below"),
+        ({"scale": [1.0]}, "has another number of axes than scale"),
+        ({"original_size": [0, 5]}, "original_size holds a value below 1"),
+        ({"dtype": "float64"}, "an unknown dtype"),
+        ({"stage": "stage2"}, "a feature of an image is listed twice"),
+        ({"stage": None}, "a row has neither a feature nor an error"),
+        ({"error": "broken"}, "a row has neither a feature nor an error, or both"),
+        ({"weights": "0" * 64}, "made with other weights"),
+    ],
+)
+def test_a_manifest_that_no_export_has_written_is_refused(
+    model: nn.Module, images: Path, tmp_path: Path, columns: dict[str, Any], message: str
+) -> None:
+    export_features(model, [images / "0.png", images / "1.png"], tmp_path / "f")
+    with pytest.raises(DataError, match=f"the manifest is damaged .*{message}"):
+        FeatureStore(damaged(tmp_path / "f", **columns))
+
+
+@pytest.mark.parametrize("columns", [{"shape": [8, 7, 20]}, {"dtype": "float16"}, {"key": "00000000.stage2"}])
+def test_a_tensor_that_is_not_what_the_manifest_says_is_refused(
+    model: nn.Module, images: Path, tmp_path: Path, columns: dict[str, Any]
+) -> None:
+    export_features(model, images / "0.png", tmp_path / "f")
+    store = FeatureStore(damaged(tmp_path / "f", **columns))
+    for read in (lambda: store[0], lambda: store.read(0, "stage1", np.s_[0]), lambda: store.to_npy(tmp_path / "npy")):
+        with pytest.raises(DataError, match="the manifest says .* not of one export"):
+            read()
+
+
+def test_a_region_of_a_tensor_that_is_not_there_is_named(model: nn.Module, images: Path, tmp_path: Path) -> None:
+    export_features(model, images / "0.png", tmp_path / "f")
+    store = FeatureStore(damaged(tmp_path / "f", key="absent"))
+    with pytest.raises(DataError, match="has no absent"):
+        store.read(0, "stage1", np.s_[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["00000001-00000009", "00000000-00000001", "1-2", "00000001-0000000x", "00000003-00000002"]
+)
+def test_a_part_of_another_export_is_refused(model: nn.Module, images: Path, tmp_path: Path, name: str) -> None:
+    export_features(model, [images / "0.png", images / "1.png"], tmp_path / "f")
+    (tmp_path / "f" / "manifest.parquet").unlink()
+    (part,) = (tmp_path / "f" / "parts").iterdir()
+    (part.parent / f"{name}.parquet").write_bytes(part.read_bytes())
+    for use in (
+        lambda: FeatureStore(tmp_path / "f"),
+        lambda: export_features(model, [images / "0.png", images / "1.png"], tmp_path / "f"),
+    ):
+        with pytest.raises(DataError, match=r"parts.*no part of this export of 2 images; remove it"):
+            use()
+
+
+def test_every_file_has_the_permissions_of_a_new_one(store: FeatureStore, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in store.folder.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
+def test_the_examples_of_the_public_names_run() -> None:
+    for name in ("store", "features"):
+        module = importlib.import_module(f"swin_dense.export.{name}")
+        assert doctest.testmod(module).attempted > 5
+        assert doctest.testmod(module).failed == 0
+
+
 def test_damage_is_named(model: nn.Module, images: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no export of features"):
         FeatureStore(tmp_path / "absent")
@@ -139,9 +234,19 @@ def test_damage_is_named(model: nn.Module, images: Path, tmp_path: Path) -> None
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(DataError, match=rf"{shard.name}: the shard is missing or damaged"):
         store.read(0, "stage1")
+    shard.write_bytes(bytes(1000))
+    with pytest.raises(DataError, match=rf"{shard.name}: the shard is missing or damaged"):
+        FeatureStore(tmp_path / "f").read(0, "stage1")
+    (tmp_path / "f/manifest.parquet").write_bytes(bytes(1000))
+    with pytest.raises(DataError, match="the manifest is damaged"):
+        FeatureStore(tmp_path / "f")
     (tmp_path / "f/manifest.parquet").write_text("no parquet")
     with pytest.raises(DataError, match="the manifest is damaged"):
         FeatureStore(tmp_path / "f")
     (tmp_path / "f/export.json").write_text('{"format": 99}')
     with pytest.raises(DataError, match="another format than 1"):
         FeatureStore(tmp_path / "f")
+    for text in ("[" * 100_000, '{"format": 1, "images": "two"}', '{"format": 1, "images": null, "weights": ""}', "\0"):
+        (tmp_path / "f/export.json").write_text(text)
+        with pytest.raises(DataError, match="export.json"):
+            FeatureStore(tmp_path / "f")

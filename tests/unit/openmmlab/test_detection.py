@@ -162,6 +162,9 @@ def test_any_mmdet_backbone_serves() -> None:
     [
         (("type",), "MaskRCN", 'model.type: mmdet has no "MaskRCN"; did you mean "MaskRCNN"?'),
         (("neck", "type"), "FPNN", 'model.neck.type: mmdet has no "FPNN"; did you mean "FPN"?'),
+        (("neck", "type"), "", 'model.neck.type: mmdet has no ""; valid: '),
+        (("neck", "type"), "../x", 'model.neck.type: mmdet has no "../x"; '),
+        (("data_preprocessor", "mean"), [None] * 3, "model: mmdet cannot build it: "),
         (("neck", "in_channels"), [1, 2, 3, 4], "model.neck.in_channels is"),
         (("neck", "outs"), 5, "mmdet cannot build it"),
         (("backbone", "variant"), "swin_nan", "swin_nano"),

@@ -249,6 +249,20 @@ def test_maps_larger_than_the_output_are_read_from_their_start(device: str) -> N
         assert other.grad.count_nonzero() == one.grad.count_nonzero(), "the rest of the maps has no gradient"
 
 
+@pytest.mark.parametrize("height", [5, 9])
+def test_maps_of_another_memory_format_get_the_same_gradients(height: int) -> None:
+    image, offset, mask, weight, _ = tensors(Geometry())
+    maps = [functional.pad(one, [0, 0, 0, height - 5], value=0.5) for one in (offset, mask)]
+    gradients = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        inputs = [one.clone(memory_format=memory_format).requires_grad_() for one in maps]
+        output = modulated_deform_conv2d(image, *inputs, weight, None, *Geometry().arguments())
+        gradients.append(torch.autograd.grad(output.square().sum(), inputs))
+    for one, other in zip(*gradients, strict=True):
+        assert one.any()
+        torch.testing.assert_close(other, one)
+
+
 @pytest.mark.parametrize("short", [1, 2])
 def test_maps_smaller_than_the_output_are_refused(short: int) -> None:
     inputs = list(tensors(Geometry()))

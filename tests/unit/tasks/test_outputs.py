@@ -9,7 +9,8 @@ import pytest
 
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError
-from swin_dense.tasks.evaluation import evaluate
+from swin_dense.tasks import task_of
+from swin_dense.tasks.evaluation import evaluate_module
 from swin_dense.tasks.outputs import check_output_file, check_output_folder
 from swin_dense.tasks.training import train
 
@@ -50,8 +51,8 @@ def test_evaluation_and_training_refuse_before_they_read_anything(tmp_path: Path
     segmentation = load_config(DEMOS / "upernet_swin-nano_shapes.py", ["data.root='absent'"])
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a folder; name a file"):
-        evaluate(detection, tmp_path / "absent.pth", predictions=tmp_path)
+        evaluate_module(task_of(detection), detection, None, (), predictions=tmp_path)
     with pytest.raises(ConfigError, match="file is a file; name a folder"):
-        evaluate(segmentation, tmp_path / "absent.pth", predictions=tmp_path / "file")
+        evaluate_module(task_of(segmentation), segmentation, None, (), predictions=tmp_path / "file")
     with pytest.raises(ConfigError, match="file is a file; name a folder"):
         train(detection, tmp_path / "file" / "run")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swin_dense.tasks.prediction_journal import PredictionJournal, file_identity
+from swin_dense.tasks.prediction import PredictionJournal, file_identity
 
 IDENTITY = {"weights": ["a.safetensors", 5, 7]}
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.images.finder import ImageFiles
-from swin_dense.tasks.prediction_run import PredictionRun, images_to_predict
+from swin_dense.tasks.prediction import PredictionRun, images_to_predict
 
 
 def picture(path: Path, size: tuple[int, int] = (6, 4)) -> Path:

@@ -86,9 +86,9 @@ NO_SEMANTIC_BRANCH = ["model.roi_head.semantic_head=None", "model.roi_head.seman
 
 
 def test_stuff_maps_are_read_only_for_a_model_with_a_semantic_branch() -> None:
-    with_branch = detection.data_module(load_config(HTC, ["data.root='coco'"]))
+    with_branch = detection.TASK.data_module(load_config(HTC, ["data.root='coco'"]))
     assert with_branch.train_stuff == Path("coco/stuffthingmaps/train2017")
-    assert detection.data_module(load_config(HTC, NO_SEMANTIC_BRANCH)).train_stuff is None
+    assert detection.TASK.data_module(load_config(HTC, NO_SEMANTIC_BRANCH)).train_stuff is None
 
 
 DETECTION, SEGMENTATION = (DEMOS / f"{name}_shapes.py" for name in ("mask-rcnn_swin-nano", "upernet_swin-nano"))

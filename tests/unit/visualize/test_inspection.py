@@ -16,11 +16,11 @@ from swin_dense.backbones import VARIANTS, SwinVariant
 from swin_dense.cli import main
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError
+from swin_dense.models import load_inspected
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.visualize.inspection import grad_cam, visualize_features
 from swin_dense.weights import save_weights
-from swin_dense.workflows.parts import load_inspected
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "demo"
 SMALL = SwinVariant(8, (2, 1, 1, 3), (1, 1, 2, 2), window_size=4)
@@ -79,7 +79,7 @@ def test_a_mistake_is_one_message(
 
 
 def test_heat_is_gradient_times_activation_of_each_place() -> None:
-    model = load_inspected("small", None, None)
+    model = load_inspected("small", random_weights=True)
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     block = model.backbone.blocks(2)[-1]
     kept: list[torch.Tensor] = []
@@ -115,19 +115,19 @@ def test_a_detector_is_asked_for_its_surest_object_or_that_of_a_class(tmp_path: 
     save_weights(
         network, path, metadata={"class_names": json.dumps(["mountain lion", "snow leopard"]), "category_ids": "[1, 2]"}
     )
-    model = load_inspected(config, path, None)
+    model = load_inspected(config, path)
     target, maps = grad_cam(model, IMAGE, [model.backbone.blocks(index)[-1] for index in (0, 3)])
     assert target in ("score of the surest mountain lion", "score of the surest snow leopard")
     for heat in maps:
         assert heat.shape == (45, 70)
         assert heat.min() >= 0 and heat.max() > 0
     with pytest.raises(ConfigError, match='did you mean "mountain lion"?'):
-        grad_cam(load_inspected(config, path, "mountain lions"), IMAGE, [])
+        grad_cam(load_inspected(config, path, class_name="mountain lions"), IMAGE, [])
 
 
 def test_a_segmenter_is_asked_for_the_area_of_its_largest_class() -> None:
     config = small("upernet_swin-nano_shapes.py")
-    model = load_inspected(config, None, None)
+    model = load_inspected(config, random_weights=True)
     torch.manual_seed(0)
     segmenter = OpenMMLabSegmenter(config.model, config.model["decode_head"]["num_classes"]).eval()
     with torch.no_grad():
@@ -140,4 +140,6 @@ def test_a_segmenter_is_asked_for_the_area_of_its_largest_class() -> None:
 
 def test_a_strip_too_long_to_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="30000 x 1 pixels is too long to be drawn"):
-        visualize_features(load_inspected("small", None, None), torch.zeros(3, 1, 30_000, dtype=torch.uint8), tmp_path)
+        visualize_features(
+            load_inspected("small", random_weights=True), torch.zeros(3, 1, 30_000, dtype=torch.uint8), tmp_path
+        )

@@ -12,9 +12,10 @@ from helpers.random_values import randomised
 from swin_dense.backbones import create_backbone
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, WeightsError
+from swin_dense.models import features_of
+from swin_dense.models import test_size_of as size_of
 from swin_dense.openmmlab import detection, segmentation
 from swin_dense.weights import save_weights
-from swin_dense.workflows.features import evaluation_size, feature_model
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 DETECTOR = CONFIGS / "demo" / "mask-rcnn_swin-nano_shapes.py"
@@ -29,7 +30,7 @@ def detector() -> Any:
 def test_a_detector_gives_its_stages_and_levels_padded_as_its_heads_see_them(detector: Any, tmp_path: Path) -> None:
     """Whole weights load although the classes are others; images are RGB and no multiple of 32."""
     save_weights(detector, tmp_path / "w.safetensors")
-    model: Any = feature_model(DETECTOR, weights=tmp_path / "w.safetensors", stages=(2, 3), neck=True).eval()
+    model: Any = features_of(DETECTOR, weights=tmp_path / "w.safetensors", stages=(2, 3), neck=True).eval()
     assert [(spec.name, spec.channels, spec.stride) for spec in model.feature_specs] == [
         ("stage2", 64, 8),
         ("stage3", 128, 16),
@@ -51,30 +52,30 @@ def test_a_detector_gives_its_stages_and_levels_padded_as_its_heads_see_them(det
 
 def test_without_a_neck_the_stages_of_backbone_weights_will_do(tmp_path: Path) -> None:
     save_weights(create_backbone("swin_nano"), tmp_path / "w.safetensors")
-    model: Any = feature_model(DETECTOR, weights=tmp_path / "w.safetensors")
+    model: Any = features_of(DETECTOR, weights=tmp_path / "w.safetensors")
     assert [spec.name for spec in model.feature_specs] == ["stage1", "stage2", "stage3", "stage4"]
     with pytest.raises(WeightsError, match="holds a backbone alone: do without the neck"):
-        feature_model(DETECTOR, weights=tmp_path / "w.safetensors", neck=True)
+        features_of(DETECTOR, weights=tmp_path / "w.safetensors", neck=True)
 
 
 def test_a_segmenter_gives_its_stages(tmp_path: Path) -> None:
     config = load_config(SEGMENTER)
     network = randomised(segmentation.build_network(config.model, num_classes=7))
     save_weights(network, tmp_path / "w.safetensors")
-    model: Any = feature_model(config, weights=tmp_path / "w.safetensors").eval()
+    model: Any = features_of(config, weights=tmp_path / "w.safetensors").eval()
     images = torch.randint(0, 256, (1, 3, 41, 70), dtype=torch.uint8)
     with torch.inference_mode():
         inputs = network.data_preprocessor({"inputs": list(images)}, False)["inputs"]
         for found, expected in zip(model(images), network.backbone(inputs), strict=True):
             assert found.equal(expected)
     with pytest.raises(ConfigError, match="there is no neck"):
-        feature_model(config, random_weights=True, neck=True)
+        features_of(config, random_weights=True, neck=True)
 
 
 def test_the_size_is_that_at_which_the_config_tests() -> None:
-    assert evaluation_size(load_config(DETECTOR)) == {"short_side": 128, "max_long_side": 128}
-    assert evaluation_size(load_config(SEGMENTER, ["augmentation.test_scale=[2048, 512]"])) == {
+    assert size_of(load_config(DETECTOR)) == {"short_side": 128, "max_long_side": 128}
+    assert size_of(load_config(SEGMENTER, ["augmentation.test_scale=[2048, 512]"])) == {
         "short_side": 512,
         "max_long_side": 2048,
     }
-    assert evaluation_size(load_config(SEGMENTER, ["augmentation.test_scale=None"])) == {}
+    assert size_of(load_config(SEGMENTER, ["augmentation.test_scale=None"])) == {}

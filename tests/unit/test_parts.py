@@ -14,13 +14,13 @@ from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
 from swin_dense.errors import ConfigError, WeightsError
 from swin_dense.export.graph import onnx_session, trace, write_onnx
 from swin_dense.export.models import RawImages, traceable
+from swin_dense.models import load_part
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.records import Batch
 from swin_dense.weights import save_weights
-from swin_dense.workflows.parts import load_part
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "demo"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
 SMALL = {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 1, 2, 2), "drop_path_rate": 0.2}
 TWO_STAGES = {**SMALL, "depths": (1, 2), "num_heads": (1, 1), "out_indices": (0, 1)}
 
@@ -60,7 +60,7 @@ def test_backbone_and_neck_compute_the_detectors_own_maps(
     detection: Any, detector: tuple[OpenMMLabDetector, Path], tmp_path: Path
 ) -> None:
     """From the image on: normalised, padded to multiples of 32, through the FPN, in PyTorch and in ONNX."""
-    part = load_part(detection, None, detector[1])
+    part = load_part(detection, detector[1])
     assert [(one.name, one.channels, one.stride) for one in part.outputs] == [
         (f"p{level}", 64, 2**level) for level in (2, 3, 4)
     ]
@@ -82,7 +82,7 @@ def test_backbone_and_neck_compute_the_detectors_own_maps(
 def test_traceable_form_shares_parameters_and_leaves_the_model_as_it_is(
     detection: Any, detector: tuple[OpenMMLabDetector, Path]
 ) -> None:
-    part = load_part(detection, "backbone", detector[1])
+    part = load_part(detection, detector[1], part="backbone")
     plain = traceable(part.module)
     assert isinstance(plain.backbone, PlainSwin) and not isinstance(part.module.backbone, PlainSwin)
     own = {id(parameter) for parameter in part.module.parameters()}
@@ -90,7 +90,7 @@ def test_traceable_form_shares_parameters_and_leaves_the_model_as_it_is(
 
 
 def test_a_whole_segmenter_gives_the_logits(segmentation: Any) -> None:
-    part = load_part(segmentation, None, None)
+    part = load_part(segmentation, random_weights=True)
     torch.manual_seed(0)
     segmenter = OpenMMLabSegmenter(segmentation.model, segmentation.model["decode_head"]["num_classes"]).eval()
     segmenter.network.load_state_dict(part.module.network.state_dict())
@@ -107,14 +107,14 @@ def test_colours_in_the_order_of_the_model(detection: Any, detector: tuple[OpenM
     config = copy.deepcopy(detection)
     preprocessor = config.model["data_preprocessor"]
     preprocessor.update(bgr_to_rgb=False, mean=[3.0, 2.0, 1.0], std=[6.0, 5.0, 4.0])  # now in the order B, G, R
-    preprocessing = load_part(config, "neck", detector[1]).preprocessing
+    preprocessing = load_part(config, detector[1], part="neck").preprocessing
     assert preprocessing.bgr
     assert (preprocessing.mean, preprocessing.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 
 
 def test_a_detector_is_not_exported_whole(detection: Any) -> None:
     with pytest.raises(ConfigError, match="vary in number; use --part neck"):
-        load_part(detection, "whole", None)
+        load_part(detection, random_weights=True, part="whole")
 
 
 def test_weights_of_a_backbone_are_not_enough_for_a_neck(
@@ -122,5 +122,5 @@ def test_weights_of_a_backbone_are_not_enough_for_a_neck(
 ) -> None:
     save_weights(detector[0].network.backbone, tmp_path / "backbone.safetensors")
     with pytest.raises(WeightsError, match="holds a backbone alone: do without the neck"):
-        load_part(detection, "neck", tmp_path / "backbone.safetensors")
-    load_part(detection, "backbone", tmp_path / "backbone.safetensors")
+        load_part(detection, tmp_path / "backbone.safetensors", part="neck")
+    load_part(detection, tmp_path / "backbone.safetensors", part="backbone")

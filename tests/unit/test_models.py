@@ -13,10 +13,11 @@ from torch import nn
 from swin_dense.config import Config, load_config
 from swin_dense.data.shapes import CLASS_NAMES, write_shapes
 from swin_dense.errors import DataError, WeightsError
-from swin_dense.tasks.trained import labels_of, load_whole_model
+from swin_dense.models import labels_of, load, load_whole
+from swin_dense.tasks.base import Labels
 from swin_dense.weights import save_weights
 
-DEMOS = Path(__file__).resolve().parents[3] / "configs" / "demo"
+DEMOS = Path(__file__).resolve().parents[2] / "configs" / "demo"
 
 
 def settings(task: str, data: Path | str) -> Config:
@@ -46,44 +47,44 @@ def test_weights_of_other_classes_are_refused_in_every_format(network: nn.Module
         checkpoint(tmp_path / "w.pth", network, ("cat", "dog")),
         ours(tmp_path / "w.safetensors", network, class_names=["cat", "dog"]),
     ):
-        load_whole_model(network, weights, ("cat", "dog"))
+        load_whole(network, weights, ("cat", "dog"))
         for other in (("dog", "cat"), ("cat", "dog", "bird")):
             with pytest.raises(WeightsError, match=f"{weights.name} was trained on cat, dog; the data has"):
-                load_whole_model(network, weights, other)
-    load_whole_model(network, checkpoint(tmp_path / "silent.pth", network, None), ("dog", "cat"))
+                load_whole(network, weights, other)
+    load_whole(network, checkpoint(tmp_path / "silent.pth", network, None), ("dog", "cat"))
 
 
 def test_the_name_of_published_weights_that_is_no_file_is_answered_with_how_to_fetch_them() -> None:
     with pytest.raises(WeightsError, match="there is no file swin_t; .* swin-dense weights fetch swin_t, which"):
-        labels_of(Path("swin_t"), settings("detection", "absent"))
+        load(settings("detection", "absent"), "swin_t")
 
 
 def test_weights_that_name_no_classes_in_json_are_refused(network: nn.Module, tmp_path: Path) -> None:
     save_weights(network, tmp_path / "w.safetensors", metadata={"class_names": "cat, dog"})
     with pytest.raises(WeightsError, match="no list of names"):
-        load_whole_model(network, tmp_path / "w.safetensors", ("cat", "dog"))
+        load_whole(network, tmp_path / "w.safetensors", ("cat", "dog"))
     with pytest.raises(WeightsError, match="no list of names"):
-        labels_of(tmp_path / "w.safetensors", settings("detection", "absent"))
+        labels_of(settings("detection", "absent"), tmp_path / "w.safetensors")
 
 
 def test_labels_beside_the_weights_need_no_data(network: nn.Module, tmp_path: Path) -> None:
     labels = {"class_names": ["cat", "dog"], "category_ids": [17, 18]}
     weights = ours(tmp_path / "w.safetensors", network, **labels)
-    assert labels_of(weights, settings("detection", "absent")) == labels
+    assert labels_of(settings("detection", "absent"), weights) == Labels(("cat", "dog"), (17, 18))
 
 
-def test_a_detector_is_not_told_by_weights_of_a_segmenter(network: nn.Module, tmp_path: Path) -> None:
+def test_a_detector_refuses_weights_of_a_segmenter(network: nn.Module, tmp_path: Path) -> None:
     weights = ours(tmp_path / "w.safetensors", network, class_names=["wall", "sky"])
     with pytest.raises(WeightsError, match="without category ids, as weights of semantic segmentation"):
-        labels_of(weights, settings("detection", "absent"))
-    assert labels_of(weights, settings("segmentation", "absent")) == {"class_names": ["wall", "sky"]}
+        labels_of(settings("detection", "absent"), weights)
+    assert labels_of(settings("segmentation", "absent"), weights) == Labels(("wall", "sky"))
 
 
 def test_labels_come_from_the_data_where_the_weights_do_not_tell(network: nn.Module, tmp_path: Path) -> None:
     shapes = write_shapes(tmp_path / "shapes", train=1, val=1, size=64)
     weights = checkpoint(tmp_path / "w.pth", network, ("cat", "dog"))
-    labels = labels_of(weights, settings("detection", shapes))
-    assert labels == {"class_names": list(CLASS_NAMES), "category_ids": list(range(1, 7))}
+    labels = labels_of(settings("detection", shapes), weights)
+    assert labels == Labels(tuple(CLASS_NAMES), tuple(range(1, 7)))
 
 
 def test_data_that_is_missing_is_asked_for_where_the_weights_do_not_tell(network: nn.Module, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_data_that_is_missing_is_asked_for_where_the_weights_do_not_tell(network
     with pytest.raises(
         DataError, match="absent/(.|\\n)*w.pth does not hold the category ids .* name its folder with --data"
     ):
-        labels_of(weights, settings("detection", "absent"))
-    assert labels_of(weights, settings("segmentation", "absent")) == {"class_names": ["cat", "dog"]}
+        labels_of(settings("detection", "absent"), weights)
+    assert labels_of(settings("segmentation", "absent"), weights) == Labels(("cat", "dog"))
     with pytest.raises(DataError, match="does not hold the names of its classes"):
-        labels_of(checkpoint(weights, network, None), settings("segmentation", "absent"))
+        labels_of(settings("segmentation", "absent"), checkpoint(weights, network, None))

@@ -10,15 +10,15 @@ import torch
 
 from swin_dense.backbones import create_backbone
 from swin_dense.errors import ConfigError
+from swin_dense.models import features_of
 from swin_dense.weights import save_weights
-from swin_dense.workflows.features import feature_model
 
 
 def test_a_variant_gets_its_weights_and_images_normalised_as_imagenets(tmp_path: Path) -> None:
     torch.manual_seed(3)
     backbone = create_backbone("swin_nano").eval()
     save_weights(backbone, tmp_path / "w.safetensors")
-    model: Any = feature_model("swin_nano", weights=tmp_path / "w.safetensors", stages=(2, 4)).eval()
+    model: Any = features_of("swin_nano", weights=tmp_path / "w.safetensors", stages=(2, 4)).eval()
     assert [(spec.name, spec.stride) for spec in model.feature_specs] == [("stage2", 8), ("stage4", 32)]
     images = torch.randint(0, 256, (2, 3, 41, 50), dtype=torch.uint8)
     red = (images[:, 0] - 123.675) / 58.395
@@ -36,7 +36,7 @@ def test_random_weights_are_always_the_same_and_leave_the_callers_random_numbers
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first, second = (feature_model("swin_nano", random_weights=True).state_dict() for _ in range(2))
+    first, second = (features_of("swin_nano", random_weights=True).state_dict() for _ in range(2))
     assert torch.equal(torch.rand(1), expected)
     assert all(value.equal(second[name]) for name, value in first.items())
 
@@ -44,7 +44,7 @@ def test_random_weights_are_always_the_same_and_leave_the_callers_random_numbers
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "features need weights"),
+        ({}, "this needs weights"),
         ({"random_weights": True, "weights": "w.pth"}, "and not both"),
         ({"random_weights": True, "stages": (1, 5)}, "stage1, stage2, stage3, stage4; there is no stage5"),
         ({"random_weights": True, "stages": (2, 1)}, "ascending numbers from 1"),
@@ -54,9 +54,9 @@ def test_random_weights_are_always_the_same_and_leave_the_callers_random_numbers
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        feature_model("swin_nano", **options)
+        features_of("swin_nano", **options)
 
 
 def test_a_mistyped_variant_is_named() -> None:
     with pytest.raises(ConfigError, match='did you mean "swin_nano"'):
-        feature_model("swin_nan", random_weights=True)
+        features_of("swin_nan", random_weights=True)

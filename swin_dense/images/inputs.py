@@ -1,0 +1,77 @@
+"""Images as users have them in memory or on disk, as (3, H, W) uint8 RGB tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from swin_dense.errors import DataError
+from swin_dense.images.finder import ImageFiles
+from swin_dense.images.store import ImageStore
+
+FORMS = "a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor"
+
+
+def is_single(images: object) -> bool:
+    """Whether this is one image, and not a folder or a collection of images."""
+    if isinstance(images, str | PathLike):
+        return not Path(images).is_dir()
+    return isinstance(images, Image.Image | np.ndarray | Tensor)
+
+
+def each_image(images: Any) -> Iterator[Any]:
+    """The single images of one image, a folder, or an iterable of these; nothing is decoded yet.
+
+    Raises:
+        DataError: A folder holds no image, or this is none of them.
+    """
+    if isinstance(images, str | PathLike):
+        yield from ImageFiles([Path(images)]).paths
+    elif is_single(images):
+        yield images
+    elif isinstance(images, Iterable):
+        for one in images:
+            yield from each_image(one)
+    else:
+        raise DataError(f"{type(images).__name__} is no image: pass {FORMS}, a folder, or several of these")
+
+
+def read_image(image: Any) -> Tensor:
+    """Decodes or converts one image; EXIF orientations of files and of PIL images are applied.
+
+    Returns:
+        (3, H, W) uint8 RGB on the CPU.
+
+    Raises:
+        DataError: The file cannot be read, or the array is of another shape or type.
+    """
+    if isinstance(image, str | PathLike):
+        path = Path(image)
+        pixels: Tensor = ImageStore(path.parent).read(path.name).as_subclass(Tensor)
+        return pixels
+    if isinstance(image, Image.Image):
+        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, np.ndarray):
+        _check(image, channels=-1, wanted="(H, W, 3) uint8")
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+    if isinstance(image, Tensor):
+        _check(image, channels=0, wanted="(3, H, W) uint8")
+        pixels = image.detach().cpu().as_subclass(Tensor)
+        return pixels
+    raise DataError(f"{type(image).__name__} is no image: pass {FORMS}")
+
+
+def _check(image: Any, channels: int, wanted: str) -> None:
+    kind = "tensor" if isinstance(image, Tensor) else "array"
+    if image.ndim != 3 or image.shape[channels] != 3 or image.dtype not in (np.uint8, torch.uint8):
+        hint = "; scale values of 0..1 to 0..255 first" if "float" in str(image.dtype) else ""
+        raise DataError(f"an image as {kind} is {wanted} RGB, not {tuple(image.shape)} {image.dtype}{hint}")
+    if 0 in image.shape:
+        raise DataError(f"an image of shape {tuple(image.shape)} has no pixels")

@@ -1,0 +1,249 @@
+"""What differs between tasks, said once for each: data, model, training, inference, results, and how they are written.
+
+Everything is built on demand; a task object holds no state. mm* and Lightning are imported where they are needed.
+"""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from PIL import Image
+from torch import nn
+
+from swin_dense.config import Config
+from swin_dense.errors import ConfigError
+
+if TYPE_CHECKING:
+    from swin_dense.data.datamodule_base import ImageDataModule
+    from swin_dense.training.base import DenseModule
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+ANY_CLASSES = 80
+"""The class count where neither weights, nor data, nor the model dict give one."""
+
+WAYS_OUT = {
+    "data.train_stuff": "without stuff maps set model.roi_head.semantic_head and "
+    "model.roi_head.semantic_roi_extractor to None"
+}
+"""What else can be done about the path of a key."""
+
+
+class Labels(NamedTuple):
+    """What the numbers mean that a model predicts.
+
+    Attributes:
+        class_names: By label 0..K-1.
+        category_ids: By label, the ids of a COCO data set; None for other tasks.
+        palette: By label, RGB of 0..255; None where the data set brings no colours.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...] | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Labels:
+        """Those that weights keep beside them; `class_names` at least."""
+        ids, palette = metadata.get("category_ids"), metadata.get("palette")
+        return cls(
+            tuple(metadata["class_names"]),
+            None if ids is None else tuple(ids),
+            None if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette),
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """The known ones by name, as weights keep them; ready for JSON."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+class Demo(NamedTuple):
+    """The demo of a task.
+
+    Attributes:
+        config: Name of its config.
+        folder: Where its data lies in the shapes data set.
+        metric: What its curves show beside the losses.
+        recipe: A full-size config to go on with.
+        data: What that one is trained on.
+    """
+
+    config: str
+    folder: str
+    metric: str
+    recipe: str
+    data: str
+
+
+class Result(ABC):
+    """What was predicted in one image; shown as a picture in a notebook.
+
+    Attributes:
+        image: (3, H, W) uint8 RGB, as it was predicted on.
+    """
+
+    image: Any
+
+    @abstractmethod
+    def draw(self) -> Image.Image:
+        """The image with what was predicted drawn on it."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.draw().save(file, "PNG")
+        return file.getvalue()
+
+
+class Task(ABC, Generic[ConfigT]):
+    """One task; `swin_dense.tasks.task_of(config)` finds it.
+
+    Attributes:
+        demo: Its demo.
+        published_classes: Class count that published sizes are given for.
+        needs_category_ids: Whether weights have to know the ids of a COCO data set, too.
+        lowest_score: The threshold of `result` that keeps everything; None where there are no scores.
+        prediction_folders: Folders that `write` uses besides the output itself.
+        exports_whole: Whether the whole model can be exported as one graph.
+        options: Those of predictions and evaluations that not every task takes.
+        predicts: What `write` has written, for people: "{rows}" and "{output}" stand for the count and the place.
+    """
+
+    demo: Demo
+    published_classes: int
+    needs_category_ids = False
+    lowest_score: float | None = None
+    prediction_folders: tuple[str, ...] = ()
+    exports_whole = False
+    options: frozenset[str]
+    predicts: str
+
+    @abstractmethod
+    def data_module(self, config: ConfigT) -> ImageDataModule:
+        """The data of a config, nothing read yet."""
+
+    @abstractmethod
+    def build_model(self, model: Mapping[str, Any], num_classes: int) -> Any:
+        """The detector or segmenter of a model dict, with fresh weights; its `network` is mmdet's or mmseg's own."""
+
+    @abstractmethod
+    def build_network(self, model: Mapping[str, Any], num_classes: int) -> Any:
+        """The network alone."""
+
+    @abstractmethod
+    def training_module(self, config: ConfigT, data: Any, model: Any, **options: Any) -> DenseModule:
+        """The Lightning module around a model.
+
+        Args:
+            config: Optimizer, schedule, inference and seed.
+            data: Of `data_module`, set up; gives the classes and the ground truth of the validation.
+            model: Of `build_model`.
+            **options: Of the metric: detection's `engine`.
+        """
+
+    @abstractmethod
+    def inference(self, config: ConfigT, batch_size: int, **options: Any) -> Any:
+        """How images are predicted on: `predict(model, batch)`, one record for each image.
+
+        Args:
+            config: Its `inference` and test size.
+            batch_size: Views that the model sees at a time.
+            **options: Segmentation's `probabilities`.
+        """
+
+    @abstractmethod
+    def labels(self, data: Any) -> Labels:
+        """What the labels of a data module, set up, mean."""
+
+    @abstractmethod
+    def test_size(self, config: ConfigT) -> dict[str, int]:
+        """The test size as `short_side` and `max_long_side`; empty where images keep their size."""
+
+    @abstractmethod
+    def result(self, image: Any, found: Any, labels: Labels, threshold: float | None) -> Result:
+        """What was found in one image, in the form that users see.
+
+        Args:
+            image: (3, H, W) uint8 RGB.
+            found: A record of `inference`.
+            labels: What the labels mean.
+            threshold: Least score of what is kept; None takes the task's default.
+
+        Raises:
+            ConfigError: There are no scores in this task.
+        """
+
+    @abstractmethod
+    def write(
+        self, result: Any, output: Path, stem: str, config: ConfigT, threshold: float | None
+    ) -> list[dict[str, Any]]:
+        """Writes what was predicted in one image, pictures and files, and returns the rows of `predictions.json`.
+
+        Args:
+            result: Of `result`, with all that is to be written.
+            output: The folder.
+            stem: Name of the image's files.
+            config: Of the model.
+            threshold: Least score of what is drawn; None takes the task's default.
+        """
+
+    @abstractmethod
+    def draw_validation(self, data: Any, image_id: int, found: Any, path: Path) -> None:
+        """Draws ground truth beside prediction for one validation image of a data module."""
+
+    @abstractmethod
+    def prediction_writer(self, config: ConfigT, output: Path) -> Callable[[str, Any], None] | None:
+        """Writes each validation image's prediction into a folder; None where all go to one file of COCO results."""
+
+    @abstractmethod
+    def check_data(self, config: ConfigT, progress: Any) -> dict[str, Any]:
+        """Reports by split on the data of a config; each has `ok` and `to_dict`."""
+
+    def whole(self, network: Any) -> nn.Module:
+        """The network from preprocessed images (B, 3, H, W) to what it predicts, as one graph.
+
+        Raises:
+            ConfigError: There is no such graph.
+        """
+        raise ConfigError("--part whole: proposals and boxes vary in number; use --part neck")
+
+    @abstractmethod
+    def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
+        """What Grad-CAM explains of a model: the class that is named, or the one that it is surest of."""
+
+    @abstractmethod
+    def count_forward(self, network: Any, height: int, width: int) -> None:
+        """Runs the layers that published sizes count, on a blank image of this size in pixels."""
+
+
+def path_notes(config: Config) -> dict[Path, str]:
+    """What to add to an error about a path of a config: by path, the key that names it and how to name another."""
+    root = config.data.root
+    return {Path(root) / value: _note(key, value, root) for key, value in _paths(asdict(config.data), "data")}
+
+
+def _paths(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    """Every text but the root, with its key: the data of a config has no other texts than paths."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}.{name}")
+        elif isinstance(value, str) and name != "root":
+            yield f"{prefix}.{name}", value
+
+
+def _note(key: str, value: str, root: str) -> str:
+    note = f"{key} below data.root={root}; --data names the folder of the data set, --set {key}=... another place"
+    if Path(value).is_absolute():
+        note = f"{key}; --set {key}=... names another place"
+    return f"{note}; {WAYS_OUT[key]}" if key in WAYS_OUT else note
+
+
+def declared_classes(model: Mapping[str, Any]) -> int:
+    """The class count that a model dict gives, where no weights and no data give another."""
+    heads = model.get("decode_head") or model.get("bbox_head") or model.get("roi_head", {}).get("bbox_head")
+    head = heads[-1] if isinstance(heads, list) else heads
+    return int(head["num_classes"]) if isinstance(head, dict) and "num_classes" in head else ANY_CLASSES

@@ -1,0 +1,266 @@
+"""Predictions of many images into a folder: pictures for people, files for programs; interrupted, it continues.
+
+An image that cannot be read does not stop the others.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from swin_dense.errors import ConfigError, DataError
+from swin_dense.files import atomic_write
+from swin_dense.images.finder import ImageFiles, read_batch, set_worker_signals
+from swin_dense.records import Batch
+from swin_dense.tasks.outputs import check_output_folder
+from swin_dense.tasks.run_folder import write_json
+
+Rows = list[dict[str, Any]]
+
+
+def predict_to_folder(
+    model: Any,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    threshold: float | None = None,
+    probabilities: bool = False,
+    batch_size: int = 1,
+) -> Rows:
+    """Predicts on images, draws them, and writes what was found.
+
+    Interrupted, the same call with the same weights and options continues; the images may be others.
+
+    Args:
+        model: A `swin_dense.models.Model` with a config and weights.
+        images: Image files, or folders that are searched for images.
+        output: Folder for pictures, files and `predictions.json`.
+        threshold: Detection: objects below it are in the JSON but not in the pictures; None is 0.3.
+        probabilities: Segmentation: write every class's probability, too.
+        batch_size: Images read at a time, and views that the model sees at a time; changes no result.
+
+    Returns:
+        The rows of `predictions.json`.
+
+    Raises:
+        SwinDenseError: An option is wrong, or, once the others are done, some images.
+    """
+    task, config = model.task, model.config
+    assert config is not None and model.weights is not None
+    files = images_to_predict(images, output, *task.prediction_folders)
+    options = {"probabilities": True} if probabilities else {}
+    inference = task.inference(config, batch_size, **options)
+    identity = {
+        "model": repr(config.model),
+        "inference": asdict(config.inference),
+        "test_size": task.test_size(config),
+        "weights": file_identity(model.weights),
+        "labels": model.labels.metadata(),
+        "threshold": threshold,
+        "probabilities": probabilities,
+        "label_shift": getattr(config.data, "label_shift", None),
+    }
+    run = PredictionRun(files, output, identity)
+    for batch in run.batches(batch_size, config.data.num_workers):
+        for i, found in enumerate(inference.predict(model.module, batch.to(model.device))):
+            image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
+            result = task.result(batch.images[i, :, :height, :width], found, model.labels, task.lowest_score)
+            run.add(image_id, task.write(result, output, files.stem(image_id), config, threshold))
+    return run.finish()
+
+
+def images_to_predict(images: Sequence[Path], output: Path, *folders: str) -> ImageFiles:
+    """Lists images, and makes sure that results can be written without touching any of them.
+
+    Args:
+        images: Image files, or folders that are searched for images.
+        output: Folder of the results; it need not exist.
+        *folders: Those below it that pictures are written to, besides `output` itself.
+
+    Returns:
+        The images; what lies in `output` is none, unless it is named itself.
+
+    Raises:
+        ConfigError: `output` cannot be written to, or a picture could overwrite an image.
+        DataError: There is no image.
+    """
+    check_output_folder(output)
+    files = ImageFiles(images, output)
+    written = {(output / folder).resolve() for folder in (".", *folders)}
+    for path in files.paths:
+        if path.parent.resolve() in written:
+            raise ConfigError(
+                f"{path} lies where pictures are written and could be overwritten; name another folder with --output"
+            )
+    return files
+
+
+class PredictionRun:
+    """Hands out the images that are left to do, keeps what is found in them, and writes it down at the end."""
+
+    def __init__(self, files: ImageFiles, output: Path, identity: Mapping[str, Any]) -> None:
+        """Reads what an interrupted prediction with the same weights and options has left.
+
+        Args:
+            files: The images.
+            output: Folder of the results.
+            identity: All that the predictions depend on beside the images, as JSON can hold it.
+        """
+        self._files, self._predictions = files, output / "predictions.json"
+        # With the name of an image's pictures: where it changes because other images have come, they are drawn again.
+        self._keys = [
+            " ".join(map(str, (files.stem(position), *file_identity(path))))
+            for position, path in enumerate(files.paths)
+        ]
+        self._journal = PredictionJournal(output / "unfinished.jsonl", identity)
+        self._failures: dict[int, str] = {}
+
+    def batches(self, batch_size: int, num_workers: int) -> Iterator[Batch]:
+        """Reads the images that are not done yet, and shows the progress.
+
+        Args:
+            batch_size: Images of a batch; fewer where some cannot be read.
+            num_workers: Processes that read; 0 reads in this process.
+
+        Yields:
+            Images at the size that they have on disk; their ids are positions in the list of images.
+        """
+        left = [position for position, key in enumerate(self._keys) if key not in self._journal.done]
+        if len(left) < len(self._keys):
+            done = len(self._keys) - len(left)
+            print(f"{done} of {len(self._keys)} images were done before; going on with the others", file=sys.stderr)
+        if not left:
+            return
+        loader = DataLoader(
+            cast("Dataset[int]", left),  # any sequence will do; it is `read_batch` that reads
+            batch_size=batch_size,
+            collate_fn=partial(read_batch, self._files),
+            num_workers=num_workers,
+            worker_init_fn=set_worker_signals,
+            # Its own generator, so that a prediction does not disturb the caller's random numbers.
+            generator=torch.Generator(),
+        )
+        readings = cast("Iterable[tuple[Batch | None, dict[int, str]]]", loader)
+        for batch, failures in track(readings, "predicting", len(loader), console=Console(stderr=True)):
+            self._failures |= failures
+            if batch is not None:
+                yield batch
+
+    def add(self, image_id: int, rows: Rows) -> None:
+        """Keeps what was found in an image, whatever happens to this process.
+
+        Args:
+            image_id: Its position.
+            rows: What was found, without the image's id and name.
+        """
+        self._journal.add(self._keys[image_id], rows)
+
+    def finish(self) -> Rows:
+        """Writes `predictions.json`.
+
+        Returns:
+            Its rows in the order of the images, each with `image_id`, the position, and `file_name`.
+
+        Raises:
+            DataError: Some images could not be read; the results of the others are written, and kept for another run.
+        """
+        images = enumerate(zip(self._files.paths, self._keys, strict=True))
+        rows = [
+            {"image_id": image_id, "file_name": str(path), **row}
+            for image_id, (path, key) in images
+            for row in self._journal.done.get(key, [])
+        ]
+        write_json(self._predictions, rows)
+        if self._failures:
+            summary = (
+                f"{len(self._failures)} of {len(self._files)} images could not be read; {self._predictions} holds the "
+                "results of the others. Fix or remove them and start again: what is done is kept"
+            )
+            raise DataError("\n  - ".join([summary, *self._failures.values()]))  # all of them, however many
+        self._journal.close()
+        return rows
+
+
+class PredictionJournal:
+    """A file of one line per image that is done, beside the results; it goes when they are written.
+
+    The first line says what predicts and how, the others are each of one image, so that images may come and go. A
+    journal of anything else is begun anew, and so are the lines after one that was cut short.
+
+    Attributes:
+        done: Rows by the name of an image, for the images that are done.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        """Reads what an interrupted prediction has left.
+
+        Args:
+            path: The journal.
+            identity: All that the predictions depend on beside the images, as JSON can hold it.
+        """
+        self.path = path
+        self._header = json.dumps({"journal_of": sha256(json.dumps(identity).encode()).hexdigest()})
+        self.done: dict[str, Rows] = self._read()
+        lines = [self._header, *map(_line, self.done.items())]
+        with atomic_write(path) as unfinished:
+            unfinished.write_text("".join(f"{line}\n" for line in lines))
+
+    def add(self, image: str, rows: Rows) -> None:
+        """Notes that an image is done.
+
+        Args:
+            image: What tells it from all others, and from what it was before it was changed.
+            rows: What was predicted in it.
+        """
+        self.done[image] = rows
+        with self.path.open("a") as file:
+            file.write(f"{_line((image, rows))}\n")
+
+    def close(self) -> None:
+        """Takes the file away, once its content is kept elsewhere."""
+        self.path.unlink()
+
+    def _read(self) -> dict[str, Rows]:
+        if not self.path.is_file():
+            return {}
+        header, *lines = self.path.read_text(errors="replace").splitlines(keepends=True) or [""]
+        done: dict[str, Rows] = {}
+        if header.rstrip() != self._header:
+            print(f"{self.path} is of other weights or options; beginning anew", file=sys.stderr)
+            return done
+        for line in lines:
+            try:
+                image, rows = json.loads(line)
+            except ValueError:  # a process was killed while it wrote
+                break
+            done[image] = rows
+        return done
+
+
+def file_identity(path: Path) -> list[Any]:
+    """Tells a file from another, and from what it was before it was changed.
+
+    Args:
+        path: A file that exists.
+
+    Returns:
+        Its absolute path, size in bytes and time of change.
+    """
+    # An image in a zip file has the zip file's size and time.
+    facts = next(file for file in (path, *path.parents) if file.is_file()).stat()
+    return [str(path.resolve()), facts.st_size, facts.st_mtime_ns]
+
+
+def _line(image: tuple[str, Rows]) -> str:
+    return json.dumps(image)
