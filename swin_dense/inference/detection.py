@@ -2,7 +2,7 @@
 
 A *view* of an image is a region of it (the whole, or a slice of a large image), resized to one scale of the test size
 and perhaps mirrored. A detector that sees one view of an image has the last word on it. With several views (test-time
-augmentation, slices, or both) their detections are told in pixels of the image and merged class by class.
+augmentation, slices, or both) their detections are moved into the image and merged class by class.
 
 Views of one size run together, and only those: a detector sees more of the padding of a smaller image, so images of
 different sizes in one batch would influence each other. So what is found in an image does not depend on the others.

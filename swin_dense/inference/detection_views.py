@@ -1,4 +1,4 @@
-"""What a detector is shown of an image, and how what it finds there is told in pixels of the image."""
+"""What a detector is shown of an image, and where what it finds there lies in the image."""
 
 from __future__ import annotations
 
@@ -33,13 +33,10 @@ class View:
     mirrored: bool = False
 
     def show(self, image: Tensor) -> Tensor:
-        """What the detector sees: the pixels that the training transforms would make of the region.
+        """(3, h, w) of `size` that the detector sees: what training transforms would make of the region.
 
         Args:
             image: (3, H, W) uint8, as it is on disk.
-
-        Returns:
-            (3, h, w) uint8 of `size`.
         """
         height, width = self.region
         pixels = image[:, self.top : self.top + height, self.left : self.left + width]
@@ -48,14 +45,7 @@ class View:
         return pixels.flip(-1) if self.mirrored else pixels
 
     def boxes_in_image(self, boxes: Tensor) -> Tensor:
-        """Tells boxes of the region in pixels of the image.
-
-        Args:
-            boxes: (N, 4) XYXY in pixels of the region, as it is shown.
-
-        Returns:
-            (N, 4) XYXY in pixels of the image.
-        """
+        """Moves (N, 4) XYXY boxes from pixels of the region, as it is shown, to pixels of the image."""
         if self.mirrored:
             x1, y1, x2, y2 = boxes.unbind(dim=1)
             width = self.region[1]
@@ -63,16 +53,9 @@ class View:
         return boxes + boxes.new_tensor([self.left, self.top, self.left, self.top])
 
     def mask_in_image(self, mask: Rle, size: Size) -> Rle:
-        """Tells a mask of the region in pixels of the image.
+        """Moves a mask of the region, as it is shown, into an image of this height and width.
 
         No array of the image's size is made: runs go down the columns, so only the region's columns are looked at.
-
-        Args:
-            mask: Of the region, as it is shown.
-            size: Height and width of the image.
-
-        Returns:
-            A mask of the image's size.
         """
         if self.region == size and not self.mirrored:
             return mask

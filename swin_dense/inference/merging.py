@@ -39,15 +39,7 @@ class Merged:
     members: list[list[int]]
 
     def best(self, min_score: float, count: int | None) -> Merged:
-        """The first detections.
-
-        Args:
-            min_score: Those below are left out.
-            count: Most that are kept; None keeps all.
-
-        Returns:
-            No more than there are.
-        """
+        """The first detections: at least of `min_score`, and `count` of them at most; None keeps all."""
         kept = int((self.scores >= min_score).sum())
         kept = kept if count is None else min(kept, count)
         return Merged(self.boxes[:kept], self.scores[:kept], self.members[:kept])
@@ -94,15 +86,12 @@ class Merging:
             raise ConfigError(f"inference.soft_nms_sigma must be positive, got {self.sigma}")
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Merged:
-        """Merges candidates; of equal scores the earlier one counts as the better.
+        """The detections, best first; of equal scores the earlier one counts as the better.
 
         Args:
             boxes: (N, 4) XYXY in pixels of one image.
             scores: (N,).
             labels: (N,) classes; different classes never touch each other.
-
-        Returns:
-            The detections, best first.
         """
         merge: Callable[[Tensor, Tensor], Merged] = self._soften if "soft" in self.method else self._group
         parts: list[Merged] = []
@@ -132,19 +121,10 @@ class Merging:
 
 
 def greedy_groups(boxes: Floats, scores: Floats, overlap: str, threshold: float) -> list[list[int]]:
-    """Takes the best box and all that overlap it, then the best of the rest, and so on.
+    """The best box and all that overlap it, then the best of the rest, and so on, as positions, best first.
 
-    Torchvision's NMS neither tells which boxes it dropped nor measures overlap in another way. Memory grows with N, not
+    Torchvision's NMS neither says which boxes it dropped nor measures overlap in another way. Memory grows with N, not
     with its square: slices of a large image give tens of thousands of boxes.
-
-    Args:
-        boxes: (N, 4) XYXY.
-        scores: (N,).
-        overlap: "iou" or "ios".
-        threshold: Overlap above which a box belongs to a better one.
-
-    Returns:
-        Positions of the boxes of each group, best first, groups best first.
     """
     order = np.argsort(-scores, kind="stable")
     boxes = boxes[order].astype(np.float64)

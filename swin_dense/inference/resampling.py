@@ -2,8 +2,9 @@
 
 Rows and columns of a bilinear resize are independent, and so are its target pixels. A band of an image's rows is
 therefore resized without the rest of the image, and is bit for bit what the whole image would have shown there.
-`torch.nn.functional.interpolate` can only do whole images. It also finds the source positions in float32, which at
-column 4000 is wrong by up to 1e-4 of a pixel; here they are exact.
+`torch.nn.functional.interpolate` can only do whole images. Of these it could do some classes at a time, with a running
+argmax: one view of 1024 x 2048 pixels and 150 classes then takes 2.4 s instead of 1.9 s on one core, a sliding window
+has to keep the logits of all crops instead of two rows of them, and several views need a second pass for their softmax.
 """
 
 from __future__ import annotations
@@ -35,17 +36,7 @@ class BilinearAxis:
 
     @classmethod
     def between(cls, source: int, target: int, align_corners: bool) -> BilinearAxis:
-        """The axis of a resize.
-
-        Args:
-            source: Pixels before.
-            target: Pixels after.
-            align_corners: As in `torch.nn.functional.interpolate`: whether the centres of the outermost pixels stay
-                where they are, instead of the outermost edges.
-
-        Returns:
-            The axis.
-        """
+        """The axis of a resize, `align_corners` as in `torch.nn.functional.interpolate`."""
         pixel = torch.arange(target, dtype=torch.float64)
         if align_corners:
             position = pixel * (source - 1) / max(target - 1, 1)
@@ -55,29 +46,18 @@ class BilinearAxis:
         return cls(source, target, low.long(), position.ceil().clamp(max=source - 1).long(), position - low)
 
     def sources(self, start: int, stop: int) -> tuple[int, int]:
-        """The source pixels that some target pixels come from.
-
-        Args:
-            start: First target pixel.
-            stop: After the last one.
-
-        Returns:
-            First source pixel, and the one after the last.
-        """
+        """First and last (exclusive) source pixel that the target pixels from `start` to before `stop` come from."""
         return int(self.low[start]), int(self.high[stop - 1]) + 1
 
     def pixels(self, source: Tensor, dim: int, start: int, stop: int, first: int = 0) -> Tensor:
-        """Some target pixels.
+        """The target pixels from `start` to before `stop`, along a dimension of `source`; may be a view of it.
 
         Args:
-            source: Source pixels, the axis at any dimension.
-            dim: Which, counted from 0.
+            source: Source pixels from `first` on.
+            dim: The dimension, counted from 0.
             start: First target pixel wanted.
             stop: After the last one.
             first: Source pixel at which `source` begins.
-
-        Returns:
-            As `source`, with `stop - start` target pixels along the axis; may be a view of it.
         """
         if self.source == self.target:
             return source.narrow(dim, start - first, stop - start)
@@ -101,29 +81,18 @@ class MosaicAxis:
     resize: BilinearAxis
 
     def crops(self, start: int, stop: int) -> list[int]:
-        """The crops that some target pixels come from.
-
-        Args:
-            start: First target pixel.
-            stop: After the last one.
-
-        Returns:
-            Their first pixels.
-        """
+        """First pixels of the crops that the target pixels from `start` to before `stop` come from."""
         first, last = self.resize.sources(start, stop)
         return [begin for begin in self.starts if begin < last and begin + self.crop.target > first]
 
     def assemble(self, parts: Mapping[int, Tensor], dim: int, start: int, stop: int) -> Tensor:
-        """Some target pixels: crops are resized, pixels of several crops are averaged, and the whole is resized.
+        """Resizes crops, averages pixels of several crops, and resizes the whole, to some target pixels.
 
         Args:
-            parts: What each of `crops(start, stop)` holds, by its first pixel; the axis at any dimension.
-            dim: Which, counted from 0.
+            parts: What each of `crops(start, stop)` holds, by its first pixel.
+            dim: The dimension of the axis, counted from 0.
             start: First target pixel wanted.
             stop: After the last one.
-
-        Returns:
-            As a part, with `stop - start` pixels along the axis.
         """
         first, last = self.resize.sources(start, stop)
         return self.resize.pixels(self._average(parts, dim, first, last), dim, start, stop, first)

@@ -55,8 +55,9 @@ class SegmentationInference:
         flip: Shows every scale mirrored, too.
         probabilities: In what precision the probability of every class is returned; None returns none. They are kept on
             the CPU: at full size they may be larger than the model.
-        band_pixels: Pixels of the images on disk that are resized at a time, at least one row. The default keeps a CPU
-            in its caches (with 150 classes twice as quick as 2**15 and more); more means fewer calls on a GPU.
+        band_pixels: Pixels of the images on disk that are resized at a time, at least one row. None takes 2**14 on a
+            CPU, which stay in its caches (with 150 classes twice as quick as 2**15 and more), and 2**18 on a GPU, which
+            is most images whole.
     """
 
     evaluation_size: Callable[[Size, float], Size]
@@ -65,7 +66,7 @@ class SegmentationInference:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     probabilities: torch.dtype | None = None
-    band_pixels: int = 2**14
+    band_pixels: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the options.
@@ -87,7 +88,7 @@ class SegmentationInference:
                 )
         if not self.scales or not all(0 < ratio < math.inf for ratio in self.scales):
             raise ConfigError(f"inference.scales must be positive ratios, at least one, got {self.scales}")
-        if self.band_pixels < 1:
+        if self.band_pixels is not None and self.band_pixels < 1:
             raise ConfigError(f"inference.band_pixels must be at least 1, got {self.band_pixels}")
 
     @torch.inference_mode()
@@ -114,7 +115,8 @@ class SegmentationInference:
     def _segment(self, model: Segmenter, images: Tensor) -> list[Segmentation]:
         """Segments (B, 3, H, W) images band by band."""
         count, _, height, width = images.shape
-        rows = max(1, self.band_pixels // (count * width))
+        band_pixels = self.band_pixels or (2**14 if images.device.type == "cpu" else 2**18)
+        rows = max(1, band_pixels // (count * width))
         views = [view for ratio in self.scales for view in self._views(model, images, ratio, rows)]
         label_maps = torch.empty((count, height, width), dtype=torch.int32, device=images.device)
         probabilities: list[Tensor] = []
@@ -123,7 +125,7 @@ class SegmentationInference:
             label_maps[:, top : top + rows] = scores.argmax(dim=-1)
             if self.probabilities is not None:
                 shares = scores if len(views) > 1 else scores.softmax(dim=-1)
-                if top == 0:  # the first band tells the number of classes
+                if top == 0:  # the first band shows the number of classes
                     shape = (shares.shape[-1], height, width)
                     probabilities = [torch.empty(shape, dtype=self.probabilities) for _ in range(count)]
                 for whole, share in zip(probabilities, shares.permute(0, 3, 1, 2), strict=True):

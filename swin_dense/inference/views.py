@@ -69,15 +69,12 @@ class Windows:
 
     @classmethod
     def over(cls, view: Size, crop_size: Size | None, stride: Size | None) -> Windows:
-        """The windows that cover a view.
+        """The windows that cover a view of a height and width.
 
         Args:
             view: Its height and width.
             crop_size: Height and width of a window, where the view has that many pixels; None takes the whole view.
             stride: Pixels between windows, down and to the right; the last ones are moved back into the view.
-
-        Returns:
-            The windows.
         """
         size = view if crop_size is None else (min(view[0], crop_size[0]), min(view[1], crop_size[1]))
         tops, lefts = (_starts(*one) for one in zip(view, size, stride or view, strict=True))
@@ -95,9 +92,9 @@ def logits_in_bands(
         model: The segmenter.
         view: (B, 3, h, w) uint8 RGB.
         windows: The crops, which cover the view.
-        mirrored: Shows the model the view with left and right exchanged, and exchanges them back in its logits.
+        mirrored: Whether the model sees left and right exchanged; they are exchanged back in its logits.
         target: Height H and width W of the images on disk.
-        rows: Of a band; the last may have less.
+        rows: Of a band; the last may have fewer.
 
     Yields:
         (B, rows, W, K) logits of each band, from top to bottom.
@@ -136,12 +133,7 @@ def logits_in_bands(
 def resize_images(images: Tensor, size: Size) -> Tensor:
     """Resizes bilinearly without antialiasing: within one grey level of OpenCV, with which published models are tested.
 
-    Args:
-        images: (B, 3, H, W) uint8.
-        size: Height h and width w wanted.
-
-    Returns:
-        (B, 3, h, w) uint8.
+    Takes and returns (B, 3, H, W) uint8.
     """
     if size == tuple(images.shape[-2:]):
         return images

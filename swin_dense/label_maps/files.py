@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from swin_dense.errors import DataError
 from swin_dense.images.store import ImageError, ImageStore
 
 MAX_LABEL = 65535
@@ -68,10 +69,14 @@ def label_image(labels: NDArray[np.integer]) -> Image.Image:
     """A gray image of (H, W) labels 0..65535: 8 bits per pixel, or 16 where a label needs them.
 
     Raises:
-        ValueError: If this is no label map, or a label does not fit into 16 bits.
+        DataError: If a label does not fit into 16 bits.
     """
-    if labels.ndim != 2 or not labels.size or labels.min() < 0 or labels.max() > MAX_LABEL:
-        raise ValueError(f"labels to store are an (H, W) map of 0..{MAX_LABEL}, not {labels.shape} {labels.dtype}")
+    assert labels.ndim == 2 and labels.size, "a label map has a height and a width"
+    if labels.min() < 0 or labels.max() > MAX_LABEL:
+        raise DataError(
+            f"a label PNG holds 0..{MAX_LABEL}, not {labels.min()}..{labels.max()}; correct label_shift, which is taken "
+            "off the classes to get labels"
+        )
     return Image.fromarray(labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
 
 
