@@ -46,7 +46,7 @@ class ADE20KDataModule(ImageDataModule):
         >>> data.setup("fit")
         >>> batch = next(iter(data.train_dataloader()))
         >>> batch.images.dtype, len(batch.label_maps), data.class_names[0]
-        (torch.uint8, 2, 'circle')
+        (torch.uint8, 2, 'ground')
     """
 
     class_names: tuple[str, ...]

@@ -74,8 +74,8 @@ def label_image(labels: NDArray[np.integer]) -> Image.Image:
     assert labels.ndim == 2 and labels.size, "a label map has a height and a width"
     if labels.min() < 0 or labels.max() > MAX_LABEL:
         raise DataError(
-            f"a label PNG holds 0..{MAX_LABEL}, not {labels.min()}..{labels.max()}; correct label_shift, which is taken "
-            "off the classes to get labels"
+            f"a label PNG holds 0..{MAX_LABEL}, not {labels.min()}..{labels.max()}; correct label_shift, which is "
+            "subtracted from the classes"
         )
     return Image.fromarray(labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
 
