@@ -202,10 +202,11 @@ def export_features(
         (768, 2, 2)
     """
     from swin_dense import export, models
+    from swin_dense.models.parts import features_of
 
     overrides = options.pop("overrides", ())
     chosen = {key: options.pop(key) for key in ("random_weights", "stages", "neck") if key in options}
-    model = models.features_of(source, weights, overrides=overrides, **chosen)
+    model = features_of(source, weights, overrides=overrides, **chosen)
     if not options.pop("native", False) and not {"size", "short_side"} & options.keys():
         options |= models.test_size_of(source, overrides=overrides)
     return export.export_features(model, images, Path(output), **options)

@@ -42,7 +42,7 @@ def export_onnx(
     size = height_and_width(shape)
     from swin_dense.cli.report import print_report
     from swin_dense.export.deploy import check_output, export_model
-    from swin_dense.models import load_part
+    from swin_dense.models.parts import load_part
 
     check_output(output, to)
     record = export_model(
@@ -84,7 +84,7 @@ def visualize_features(
     place = _row_and_column(window)
     from swin_dense.cli.report import print_report
     from swin_dense.images.finder import ImageFiles
-    from swin_dense.models import load_inspected
+    from swin_dense.models.parts import load_inspected
     from swin_dense.visualize.inspection import visualize_features as draw
 
     inspected = load_inspected(

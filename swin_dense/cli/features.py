@@ -61,7 +61,8 @@ def export(
     if weights is not None and random_weights:
         raise ConfigError("pass --weights FILE or --random-weights, not both")
     from swin_dense.export import export_features
-    from swin_dense.models import features_of, test_size_of
+    from swin_dense.models import test_size_of
+    from swin_dense.models.parts import features_of
 
     if not (resize or native):
         resize = test_size_of(model, overrides=overrides or ())

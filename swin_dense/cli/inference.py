@@ -145,7 +145,7 @@ def stats(
     """Counts parameters and multiply-adds of a model."""
     height, width = height_and_width(shape)
     from swin_dense.cli.report import print_report, stats_table
-    from swin_dense.models import sizes_of
+    from swin_dense.models.parts import sizes_of
 
     sizes = sizes_of(model, height, width, overrides=overrides or ()).to_dict()
     print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
@@ -15,6 +15,16 @@ from swin_dense.openmmlab.install import install
 BACKBONE = "SwinDense"
 """The name of our backbone in a model dict: `dict(type="SwinDense", variant="swin_tiny", ...)`."""
 
+HEADS = {
+    "BiFPN": "bifpn",
+    "CondConvMaskHead": "condconv_masks",
+    "GlobalAttention": "global_attention",
+    "RepPointsV2Head": "reppoints_v2",
+    "ForegroundFocalLoss": "reppoints_v2_loss",
+    "InclusiveGIoULoss": "reppoints_v2_loss",
+}
+"""Necks, heads and losses that mmdet lacks, and the file of each in `heads`; imported when a model asks for one."""
+
 install()  # here already: a process that unpickles a model imports this module before mmdet or mmseg
 
 
@@ -25,7 +35,8 @@ def mmdet_models() -> Any:
     from mmdet.registry import MODELS
 
     import_module("mmdet.models")  # which fills the registry
-    import_module("swin_dense.openmmlab.heads")  # which adds ours
+    for name, place in HEADS.items():
+        MODELS.register_module(name=name, module=_builder(name, place))
     MODELS.register_module(name=BACKBONE, module=_backbone)
     return MODELS
 
@@ -65,6 +76,13 @@ def _require_opencv() -> None:
             f"OpenCV does not import ({error}); its headless build needs no system libraries: pip uninstall -y "
             "opencv-python opencv-python-headless && pip install opencv-python-headless"
         ) from error
+
+
+def _builder(name: str, place: str) -> Callable[..., Any]:
+    def build(*args: Any, **options: Any) -> Any:
+        return getattr(import_module(f"swin_dense.openmmlab.heads.{place}"), name)(*args, **options)
+
+    return build
 
 
 def _backbone(variant: str, **options: Any) -> SwinTransformer:

@@ -104,5 +104,5 @@ class DetectorModule(DenseModule):
         milestones = self.milestones
         if milestones is None:
             epochs = int(self.trainer.estimated_stepping_batches) // steps
-            milestones = [epochs * 2 // 3, epochs * 11 // 12]
+            milestones = [max(1, epochs * 2 // 3), max(1, epochs * 11 // 12)]  # not before the first epoch ends
         return warmup_multistep(optimizer, milestones=milestones, steps_per_epoch=steps, **self.schedule_options)

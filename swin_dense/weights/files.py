@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from swin_dense.errors import WeightsError
 from swin_dense.files import atomic_write
-from swin_dense.weights.releases import RELEASES
 
 # Where training frameworks put the weights inside a checkpoint; an average of the weights is what was evaluated.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher", "student")
@@ -77,6 +76,8 @@ def read_checkpoint(path: Path) -> object:
 
 def missing_file(path: Path) -> WeightsError:
     """The error of a file that is not there; says how to fetch it, where its name is that of a published one."""
+    from swin_dense.weights.releases import RELEASES
+
     names = [release.name for release in RELEASES.values() if path.name in (release.name, release.file_name)]
     if not names:
         return WeightsError(f"there is no file {path}")

@@ -10,7 +10,7 @@ import torch
 
 from swin_dense.backbones import create_backbone
 from swin_dense.errors import ConfigError
-from swin_dense.models import features_of
+from swin_dense.models.parts import features_of
 from swin_dense.weights import save_weights
 
 

@@ -14,7 +14,7 @@ from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
 from swin_dense.errors import ConfigError, WeightsError
 from swin_dense.export.graph import onnx_session, trace, write_onnx
 from swin_dense.export.models import RawImages, traceable
-from swin_dense.models import load_part
+from swin_dense.models.parts import load_part
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.records import Batch

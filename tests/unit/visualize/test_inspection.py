@@ -16,7 +16,7 @@ from swin_dense.backbones import VARIANTS, SwinVariant
 from swin_dense.cli import main
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.models import load_inspected
+from swin_dense.models.parts import load_inspected
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.visualize.inspection import grad_cam, visualize_features

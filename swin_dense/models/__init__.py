@@ -8,35 +8,24 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from swin_dense.backbones import VARIANTS, FeatureSpec, SwinTransformer, create_backbone
-from swin_dense.backbones.plain import PlainSwin
+from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
 from swin_dense.config import Config, load_config
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, DataError, WeightsError, nearest
-from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, as_feature_model, traceable
+from swin_dense.errors import ConfigError, DataError, WeightsError
 from swin_dense.images.inputs import each_image, is_single, read_image
-from swin_dense.openmmlab.features import PROBE, NetworkMaps, place_of, preprocessing_of, specs_of
 from swin_dense.records import Sample, collate, rescaled_size
 from swin_dense.tasks import Task, task_of
-from swin_dense.tasks.base import ANY_CLASSES, Labels, Result, declared_classes
+from swin_dense.tasks.base import Labels, Result, declared_classes
 from swin_dense.weights import LoadReport, load_weights
 from swin_dense.weights.files import missing_file, read_class_names, read_labels, same_classes
-
-if TYPE_CHECKING:
-    from swin_dense.stats import ModelStats
-    from swin_dense.visualize.inspection import InspectedModel
-
-PARTS = ("backbone", "neck", "whole")
-"""What of a model can be had."""
 
 SEED = 0
 """Of random weights, so that what is made of them can be made again."""
@@ -77,9 +66,9 @@ def load(
         {'stage1': (96, 16, 24), 'stage2': (192, 8, 12), 'stage3': (384, 4, 6), 'stage4': (768, 2, 3)}
     """
     config, folder = find_config(source, data, overrides)
-    path = _weights_file(weights, folder)
+    path = weights_file(weights, folder)
     if config is None:
-        return Model(None, str(source), _backbone(str(source), path)[0], Labels(()), path, device)
+        return Model(None, str(source), build_backbone(str(source), path)[0], Labels(()), path, device)
     labels = labels_of(config, path)
     model = build(config, len(labels.class_names))
     if path is None:
@@ -216,6 +205,9 @@ class Model:
 
     def feature_model(self) -> nn.Module:
         """A module from uint8 images (B, 3, H, W) to all maps, with `feature_specs`; `export_features` takes it."""
+        from swin_dense.export.models import as_feature_model
+        from swin_dense.models.parts import maps_of
+
         if self.config is None:
             return as_feature_model(self.module)
         network = self.module.network
@@ -233,6 +225,7 @@ class Model:
             What was written and how far it is from the model; "ok" says whether that is within the tolerance.
         """
         from swin_dense.export.deploy import export_model
+        from swin_dense.models.parts import load_part
 
         to = "torch-export" if Path(output).suffix == ".pt2" else "onnx"
         source = self.name if self.config is None else self.config
@@ -285,7 +278,7 @@ def find_config(
     return config, folder
 
 
-def _weights_file(weights: str | PathLike[str] | None, folder: Path | None) -> Path | None:
+def weights_file(weights: str | PathLike[str] | None, folder: Path | None) -> Path | None:
     """The weights that are named, or the best ones of a run folder."""
     if weights is None and folder is not None:
         if not (folder / WEIGHTS).is_file():
@@ -365,205 +358,18 @@ def labels_of(config: Config, weights: Path | None) -> Labels:
     return task.labels(data)
 
 
-def features_of(
-    source: Any,
-    weights: str | PathLike[str] | None = None,
-    *,
-    random_weights: bool = False,
-    stages: Sequence[int] | None = None,
-    neck: bool = False,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
-) -> Any:
-    """A module from uint8 images to features: stages of a backbone, levels of a neck, with weights of any classes.
-
-    Args:
-        source: As for `load`.
-        weights: Checkpoint; None takes those of a run folder.
-        random_weights: Do without; always the same random ones.
-        stages: Numbers of the backbone's stages, from 1; None takes all, or none where the neck is wanted.
-        neck: Whether the levels of a config's neck are wanted.
-        overrides: Changes of config keys.
-    """
-    if stages is not None and (not stages or min(stages) < 1 or sorted(set(stages)) != list(stages)):
-        raise ConfigError(f"stages {tuple(stages)}: must be ascending numbers from 1, for instance 1,2,3,4")
-    config, path = _config_and_weights(source, weights, random_weights, overrides)
-    return as_feature_model(_feature_part(config, str(source), path, stages, neck)).eval()
-
-
-def _feature_part(
-    config: Config | None, variant: str, weights: Path | None, stages: Sequence[int] | None, neck: bool
-) -> ModelPart:
-    if config is None:
-        if neck:
-            raise ConfigError(
-                f"{variant} is a backbone without a neck: name a detection config to get levels of an FPN"
-            )
-        backbone, report = _backbone(variant, weights, stages)
-        part = ModelPart(backbone, backbone.feature_specs, description=variant)
-        missing = () if report is None else tuple(note.name for note in report.missing)
-    else:
-        network, report = headless(config, weights, neck)
-        part = replace(maps_of(network, () if stages is None and neck else stages, neck), description=_describe(config))
-        kept = ("backbone.", "neck.") if neck else ("backbone.",)
-        missing = () if report is None else tuple(n.name for n in report.missing if n.name.startswith(kept))
-    return replace(part, weights="random" if weights is None else weights.name, missing=missing)
-
-
-def load_part(
-    source: Any,
-    weights: str | PathLike[str] | None = None,
-    *,
-    part: str | None = None,
-    random_weights: bool = False,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
-) -> ModelPart:
-    """What is exported as one file.
-
-    Args:
-        source: As for `load`.
-        weights: Checkpoint that holds all of the part; None takes those of a run folder.
-        part: "backbone", "neck" (the neck's levels, with the backbone before it) or "whole"; None takes the most that
-            there is.
-        random_weights: Do without weights.
-        overrides: Changes of config keys.
-    """
-    if part is not None and part not in PARTS:
-        raise ConfigError(f'--part: unknown "{part}"; {nearest(part, PARTS)}')
-    config, path = _config_and_weights(source, weights, random_weights, overrides)
-    if config is None:
-        if part not in (None, "backbone"):
-            raise ConfigError(f"--part {part}: {source} is a backbone alone; name a config")
-        return _feature_part(None, str(source), path, None, False)
-    task = task_of(config)
-    if part == "whole" or (part is None and task.exports_whole):
-        names = labels_of(config, path).class_names
-        network = build(config, len(names)).network
-        if path is not None:
-            load_whole(network, path, names)
-        whole = task.whole(network)
-        with torch.no_grad():
-            (output,) = specs_of("p", whole(torch.zeros(1, 3, PROBE, PROBE)))
-        preprocessing = replace(Preprocessing(*preprocessing_of(network)), divisor=1)
-        outputs = (FeatureSpec("logits", output.channels, output.stride),)
-        shown = names if path is not None else ()
-        source_name = "random" if path is None else path.name
-        return ModelPart(whole, outputs, preprocessing, "whole", _describe(config), shown, source_name)
-    neck = config.model.get("neck") is not None if part is None else part == "neck"
-    chosen = _feature_part(config, "", path, None if not neck else (), neck)
-    if neck:
-        return replace(chosen, name="neck")
-    return replace(chosen, preprocessing=replace(chosen.preprocessing, divisor=1))  # a Swin pads inside its windows
-
-
-def load_inspected(
-    source: Any,
-    weights: str | PathLike[str] | None = None,
-    *,
-    class_name: str | None = None,
-    random_weights: bool = False,
-    overrides: Sequence[str] | Mapping[str, Any] = (),
-) -> InspectedModel:
-    """A model in plain form, to draw pictures of its features.
-
-    Args:
-        source: As for `load`.
-        weights: Of all of it; None takes those of a run folder.
-        class_name: The class that Grad-CAM explains; None takes the one that the model is surest of.
-        random_weights: Do without weights.
-        overrides: Changes of config keys.
-    """
-    from swin_dense.visualize.inspection import InspectedModel
-
-    config, path = _config_and_weights(source, weights, random_weights, overrides)
-    if config is None:
-        if class_name is not None:
-            raise ConfigError(f"--class {class_name}: {source} is a backbone alone and knows no classes; name a config")
-        return InspectedModel(PlainSwin(_backbone(str(source), path)[0]).eval(), IMAGENET)
-    names = labels_of(config, path).class_names
-    whole = build(config, len(names))
-    if path is not None:
-        load_whole(whole.network, path, names)
-    kind = type(whole.network.backbone)
-    if not issubclass(kind, SwinTransformer):
-        raise ConfigError(f"model.backbone is a {kind.__name__}; only a Swin can be looked into")
-    plain: Any = traceable(whole)
-    target = task_of(config).explained(plain, names, class_name)
-    return InspectedModel(plain.network.backbone, Preprocessing(*preprocessing_of(plain.network)), target)
-
-
-def _config_and_weights(
-    source: Any,
-    weights: str | PathLike[str] | None,
-    random_weights: bool,
-    overrides: Sequence[str] | Mapping[str, Any],
-) -> tuple[Config | None, Path | None]:
-    config, folder = find_config(source, None, overrides)
-    if (weights is None and folder is None) != random_weights:
-        raise ConfigError("this needs weights: pass --weights FILE, or --random-weights to do without, and not both")
-    return config, None if random_weights else _weights_file(weights, folder)
-
-
-def maps_of(network: Any, stages: Sequence[int] | None, neck: bool) -> ModelPart:
-    """Stages and levels of a network as a part; images are padded as its heads see them."""
-    maps = NetworkMaps(network, stages, neck).eval()
-    preprocessing = Preprocessing(*preprocessing_of(network))
-    return ModelPart(maps, maps.feature_specs, preprocessing, pyramid=maps.pyramid)
-
-
-def _describe(config: Config) -> str:
-    backbone = config.model["backbone"]
-    return f"{config.model['type']} with {backbone.get('variant', backbone['type'])}"
-
-
-def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> ModelStats:
-    """Parameters and multiply-adds of a config or a variant, for the published class count; no data set is read.
-
-    Args:
-        source: As for `load`.
-        height: Of the image, in pixels.
-        width: Likewise.
-        overrides: Changes of config keys.
-    """
-    from swin_dense.stats import model_stats
-
-    config, _ = find_config(source, None, overrides)
-    if config is None:
-        return model_stats(_backbone(str(source), None)[0], lambda module: module(_blank_image(module, height, width)))
-    task = task_of(config)
-    network = task.build_network(config.model, task.published_classes)
-    return model_stats(network, lambda module: task.count_forward(module, height, width))
-
-
-def _blank_image(module: nn.Module, height: int, width: int) -> Tensor:
-    return torch.zeros(1, 3, height, width, device=next(module.parameters()).device)
-
-
-def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, LoadReport | None]:
-    """The network of a config with the weights of backbone and, perhaps, neck alone; its heads are random.
-
-    Raises:
-        WeightsError: The file cannot be read, does not fit, or lacks the neck.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        network = task_of(config).build_network(config.model, ANY_CLASSES).eval()
-    if weights is None:
-        return network, None
-    kept = {"backbone", "neck"} if neck else {"backbone"}
-    report = load_weights(network, weights, ignore=sorted({name.split(".")[0] for name in network.state_dict()} - kept))
-    if neck and any(note.name.startswith("neck.") for note in report.missing):
-        raise WeightsError(f"{weights} holds a backbone alone: do without the neck, or take weights of the whole model")
-    return network, report
-
-
-def _backbone(
+def build_backbone(
     variant: str, weights: Path | None, stages: Sequence[int] | None = None
 ) -> tuple[SwinTransformer, LoadReport | None]:
+    """A backbone variant, all of its stages (counted from 1) or some, and what became of the weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         backbone = create_backbone(variant)
         if stages is not None:
             names = [spec.name for spec in backbone.feature_specs]
-            backbone = create_backbone(variant, out_indices=[place_of(stage, names) for stage in stages])
+            unknown = [stage for stage in stages if f"stage{stage}" not in names]
+            if unknown:
+                raise ConfigError(f"{variant} emits {', '.join(names)}; there is no stage{unknown[0]}")
+            backbone = create_backbone(variant, out_indices=[names.index(f"stage{stage}") for stage in stages])
     report = None if weights is None else load_weights(backbone, weights)
     return backbone.eval(), report
