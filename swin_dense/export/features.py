@@ -29,16 +29,13 @@ from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finis
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
 from swin_dense.images.finder import find_images, set_worker_signals
-from swin_dense.records import Size
+from swin_dense.records import Progress, Size
 
 MEBIBYTE = 2**20
 SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 8, 256, 64
 """Least and most images of a block, and how many blocks there should be, so that processes get even shares."""
 LOOK_AHEAD = 4
 """Batches' worth of images among which those of one size are gathered."""
-
-Progress = Callable[[Iterable[LoadedImage], int], Iterable[LoadedImage]]
-"""Given what is gone through and how many there are, returns the same items."""
 
 
 def export_features(
@@ -149,7 +146,6 @@ def export_features(
         ImageReader(sources, target, wanted_boxes),
         sampler=left,
         batch_size=None,
-        collate_fn=_as_it_is,
         num_workers=num_workers,
         worker_init_fn=set_worker_signals,
         # Its own generator, so that an export does not disturb the caller's random numbers.
@@ -269,7 +265,3 @@ def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank {rank} of {world_size} processes: ranks go from 0 to {world_size - 1}")
     return rank, world_size
-
-
-def _as_it_is(image: Any) -> Any:
-    return image

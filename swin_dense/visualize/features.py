@@ -127,7 +127,8 @@ def _panels(image: Tensor, rows: int, columns: int, title: str) -> tuple[Figure,
     size = (columns * PANEL * 1.25, rows * PANEL * 1.25 * aspect + 1.1)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     font = font_for(title)
-    figure.suptitle(title if font else escaped(title), font=font or FONT, fontweight="bold")
+    other = {} if font in (None, FONT) else {"font": font}
+    figure.suptitle(title if font else escaped(title), fontweight="bold", **other)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -139,7 +139,7 @@ def grad_cam(
         heat = (tokens.detach() * gradient).relu().sum(-1)[:, None]
         heat = functional.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[0, 0]
         heat = heat - heat.min()
-        maps.append((heat / (heat.max() + 1e-7))[:height, :width].numpy())
+        maps.append((heat / (heat.max() + 1e-7))[:height, :width].cpu().numpy())
     return name, maps
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,21 @@ def test_worker_processes_that_read_change_nothing(model: nn.Module, images: Pat
     assert alone.paths == helped.paths
     for one, other in zip(alone, helped, strict=True):
         assert all(one[name].equal(other[name]) for name in alone.names)
+
+
+def test_ctrl_c_does_not_end_the_processes_that_read(model: nn.Module, images: Path, tmp_path: Path) -> None:
+    """Ctrl-C reaches every process of a terminal; the main process decides what becomes of the export."""
+    workers = set[int]()
+
+    def interrupting(items: Iterable[Any], total: int) -> Iterable[Any]:
+        for place, item in enumerate(items):
+            for worker in multiprocessing.active_children() if place else ():  # by then both have read an image
+                os.kill(worker.pid or 0, signal.SIGINT)
+                workers.add(worker.pid or 0)
+            yield item
+
+    store = export_features(model, images, tmp_path / "f", num_workers=2, progress=interrupting)
+    assert store.is_complete and len(store) == 10 and len(workers) == 2
 
 
 def test_a_plain_backbone_gets_normalised_images_of_the_size_asked_for(images: Path, tmp_path: Path) -> None:
