@@ -179,6 +179,7 @@ def read_manifest(folder: Path) -> pa.Table:
             rows = pq.read_table(folder / MANIFEST, schema=SCHEMA).combine_chunks()
         else:
             rows = _read_parts(folder, sorted(done_ranges(folder).items()))
+        rows.validate(full=True)  # texts that are no UTF-8, lists that leave their values
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{folder}: the manifest is damaged ({error}); copy or export it again") from error
     settings = read_settings(folder)

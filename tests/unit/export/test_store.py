@@ -179,6 +179,16 @@ def test_a_manifest_that_no_export_has_written_is_refused(
         FeatureStore(damaged(tmp_path / "f", **columns))
 
 
+def test_a_path_that_is_no_text_is_refused(model: nn.Module, images: Path, tmp_path: Path) -> None:
+    export_features(model, images / "0.png", tmp_path / "f")
+    rows = pq.read_table(tmp_path / "f/manifest.parquet")
+    paths = pa.array([b"\xff.png"] * len(rows), pa.binary()).view(pa.string())
+    rows = rows.set_column(rows.column_names.index("path"), "path", paths)
+    pq.write_table(rows, tmp_path / "f/manifest.parquet")
+    with pytest.raises(DataError, match="the manifest is damaged .*UTF8"):
+        FeatureStore(tmp_path / "f")
+
+
 @pytest.mark.parametrize("columns", [{"shape": [8, 7, 20]}, {"dtype": "float16"}, {"key": "00000000.stage2"}])
 def test_a_tensor_that_is_not_what_the_manifest_says_is_refused(
     model: nn.Module, images: Path, tmp_path: Path, columns: dict[str, Any]
