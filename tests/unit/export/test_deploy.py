@@ -100,7 +100,10 @@ def test_the_file_computes_the_backbone_at_any_size(
 def test_the_file_says_what_it_is(exported: tuple[Path, int, dict[str, Any]], weights: Path) -> None:
     import onnx
 
-    facts = {one.key: one.value for one in onnx.load(exported[0]).metadata_props}
+    model = onnx.load(exported[0])
+    facts = {one.key: one.value for one in model.metadata_props}
+    assert facts["input"] == "images: (batch, 3, height, width) float32, RGB in 0..255; normalised inside"
+    assert model.graph.input[0].doc_string == facts["input"].removeprefix("images: ")
     assert (facts["model"], facts["part"], facts["weights"]) == ("small", "backbone", weights.name)
     assert facts["weights_sha256"] == exported[2]["weights_sha256"]
     assert json.loads(facts["mean"]) == list(IMAGENET.mean)
@@ -113,6 +116,7 @@ def test_torch_export_fixed_to_one_image(weights: Path, tmp_path: Path, capsys: 
     assert command("small", str(path), *words) == 0
     said = capsys.readouterr().out
     assert "fixed: batch 1, height 37, width 54" in said
+    assert "float32, RGB in 0..255; normalised inside" in " ".join(said.split())
     assert "generated images" in said and "1x3x37x54" in said
     images = 255 * torch.rand(1, 3, 37, 54, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
