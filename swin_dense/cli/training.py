@@ -26,7 +26,7 @@ def train(
         bool | None,
         typer.Option(
             "--new-classes/--same-classes",
-            help="Start the layers that tell classes apart anew, or take them although the names of classes differ.",
+            help="Re-initialise the layers that depend on the classes, or keep them although class names differ.",
         ),
     ] = None,
     ignore: Annotated[
@@ -36,18 +36,22 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Run folder to continue.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")] = None,
     overrides: Override = None,
+    trainer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An argument of Lightning's Trainer, e.g. limit_train_batches=10."),
+    ] = None,
     device: Device = None,
     devices: Devices = "auto",
 ) -> None:
     """Trains a model and fills a run folder."""
-    if weights is None and (ignore or new_classes is not None):
+    if weights is None and (ignore or new_classes or (new_classes is not None and resume is None)):
         raise ConfigError("--ignore, --new-classes and --same-classes say what to take of --weights FILE; name it")
     if (config is None) == (resume is None):
         raise ConfigError("name a config, or a run folder with --resume RUN, which continues with the config in RUN")
     if resume is not None and (weights is not None or run is not None):
         raise ConfigError("--resume RUN continues with the config and weights in RUN; change keys with --set")
     source = str(config) if resume is None else str(_run_config(resume))
-    settings = load(source, data, overrides)
+    settings = load(source, data, [*(overrides or ()), *(f"trainer.{option}" for option in trainer or ())])
     from swin_dense.tasks import training
 
     result = training.train(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swin_dense.errors import ConfigError, check_lowest, check_positive
+from swin_dense.errors import ConfigError, check_lowest, check_positive, nearest
+
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+"""Those of `torch.set_float32_matmul_precision`."""
 
 
 @dataclass(frozen=True)
@@ -39,32 +42,51 @@ class TrainingConfig:
     """How the training runs.
 
     Attributes:
-        precision: "32", "bf16" or "16" (mixed precision, the weights stay in float32).
+        precision: "32", "bf16" or "16" (mixed precision, the weights stay in float32), or "auto", which is "16" on CUDA
+            and "32" elsewhere.
+        matmul_precision: Of float32 products: "highest", "high" (TF32 where the device has it) or "medium".
         accumulate: Batches whose gradients are added up before an optimizer step.
+        images_per_step: Images of an optimizer step, on all devices together; `accumulate` follows from it. None
+            leaves it to `accumulate`.
+        nonfinite_patience: Batches in a row whose loss may be not finite in float16; the gradient scaler skips them.
         clip_gradient_norm: Greatest norm of the gradient; None does not clip.
         ema_decay: Decay of the exponential moving average of the weights; None keeps none.
         seed: Of everything random.
         validate_every: Epochs from one validation to the next; where the schedule counts steps, optimizer steps. None
             validates after every epoch, or after every tenth of the steps.
         checkpoint_every: Optimizer steps from one `last.ckpt` to the next, besides the end of every epoch.
-        log_every: Batches from one line of `metrics.csv` to the next.
+        save_top_k: How many of the best checkpoints are kept; more than one, or all (-1), are `top-step=N.ckpt`.
+        log_every: Optimizer steps from one line of `metrics.csv`, of means, to the next.
         pictures: Validation images that are drawn with their predictions.
     """
 
     precision: str = "32"
+    matmul_precision: str = "high"
     accumulate: int = 1
+    images_per_step: int | None = None
+    nonfinite_patience: int = 10
     clip_gradient_norm: float | None = None
     ema_decay: float | None = None
     seed: int = 0
     validate_every: int | None = None
     checkpoint_every: int = 1000
+    save_top_k: int = 1
     log_every: int = 50
     pictures: int = 8
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
         check_lowest("training", self, accumulate=1, validate_every=1, checkpoint_every=1, log_every=1)
-        check_lowest("training", self, seed=0, pictures=0)
+        check_lowest("training", self, seed=0, pictures=0, images_per_step=1, nonfinite_patience=0)
+        if self.matmul_precision not in MATMUL_PRECISIONS:
+            raise ConfigError(
+                f'training.matmul_precision: no "{self.matmul_precision}"; '
+                f"{nearest(self.matmul_precision, MATMUL_PRECISIONS)}"
+            )
+        if self.save_top_k != -1 and self.save_top_k < 1:
+            raise ConfigError(f"training.save_top_k must be at least 1, or -1 for all, got {self.save_top_k}")
+        if self.images_per_step is not None and self.accumulate != 1:
+            raise ConfigError("training.images_per_step and training.accumulate say the same; leave one out")
         check_positive("training", self, "clip_gradient_norm")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay must be from 0 to below 1, got {self.ema_decay}")

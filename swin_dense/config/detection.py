@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from swin_dense.config.common import OptimizerConfig, TrainingConfig
@@ -162,6 +162,9 @@ class DetectionConfig:
         inference: How objects are found in an image.
         training: How the training runs.
         task: "detection".
+        trainer: Arguments of Lightning's Trainer, such as dict(accelerator="gpu", devices=2).
+        loggers: "csv", "tensorboard", "wandb", "mlflow", "comet", "neptune" or class paths, or dict(type=..., ...).
+        callbacks: Lightning's, such as "LearningRateMonitor", class paths, or dict(type=..., ...).
         score_metric: What `best.ckpt` is chosen by, for instance "segm_AP".
     """
 
@@ -174,3 +177,6 @@ class DetectionConfig:
     inference: DetectionInferenceConfig = DetectionInferenceConfig()
     training: TrainingConfig = TrainingConfig()
     task: str = "detection"
+    trainer: dict[str, Any] = field(default_factory=dict)
+    loggers: tuple[object, ...] = ("csv", "tensorboard")
+    callbacks: tuple[object, ...] = ()

@@ -186,6 +186,8 @@ def _parse(kind: Any, value: Any, where: str, key: str) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ConfigError(f"{where}: {key} must have {len(arguments)} values, not {len(value)}")
         return tuple(_parse(arguments[0], item, where, f"{key}.{i}") for i, item in enumerate(value))
+    if kind is object:  # loggers and callbacks may be objects, in Python
+        return _plain(value, where, key) if isinstance(value, (str, Mapping, list, tuple, int, float)) else value
     expected = origin or kind
     value = _plain(value, where, key)
     if expected is str and key.endswith("precision") and type(value) is int:

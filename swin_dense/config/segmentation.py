@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from swin_dense.config.common import OptimizerConfig, TrainingConfig
@@ -139,6 +139,9 @@ class SegmentationConfig:
         inference: How an image is segmented.
         training: How the training runs.
         task: "segmentation".
+        trainer: Arguments of Lightning's Trainer, such as dict(accelerator="gpu", devices=2).
+        loggers: "csv", "tensorboard", "wandb", "mlflow", "comet", "neptune" or class paths, or dict(type=..., ...).
+        callbacks: Lightning's, such as "LearningRateMonitor", class paths, or dict(type=..., ...).
     """
 
     model: dict[str, Any]
@@ -150,3 +153,6 @@ class SegmentationConfig:
     inference: SegmentationInferenceConfig = SegmentationInferenceConfig()
     training: TrainingConfig = TrainingConfig()
     task: str = "segmentation"
+    trainer: dict[str, Any] = field(default_factory=dict)
+    loggers: tuple[object, ...] = ("csv", "tensorboard")
+    callbacks: tuple[object, ...] = ()

@@ -211,6 +211,7 @@ class DetectionTask(Task[DetectionConfig]):
             self.inference(config, config.data.eval_batch_size),
             **vars(config.optimizer),
             **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
+            patience=config.training.nonfinite_patience,
             seed=config.training.seed,
         )
 

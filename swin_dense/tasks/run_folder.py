@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shlex
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from swin_dense.config import Config, config_text
-from swin_dense.errors import TrainingError
+from swin_dense.errors import ConfigError, TrainingError
 from swin_dense.files import atomic_write
 from swin_dense.weights import save_weights
+from swin_dense.weights.files import same_classes
 
 NETWORK = "model.network."
 """Prefix of the network's parameters in a training checkpoint."""
 
 RECORDED = ("swin-dense", "torch", "torchvision", "lightning", "numpy", "faster-coco-eval", "pycocotools")
 """Packages whose versions a run folder records."""
+
+REMAINS = ("config.py", "run.json", "metrics.csv", "curves.png", "pictures", "hparams.yaml")
+"""What a run leaves that ended before its first checkpoint."""
+
+FIXED = ("task", "score_metric", "model.", "optimizer.no_decay", "optimizer.layer_decay")
+"""Settings that a checkpoint decides, by the beginning of their keys."""
 
 
 def is_first_process() -> bool:
@@ -30,52 +42,64 @@ def is_first_process() -> bool:
 
 
 def open_run(run: Path, config: Config) -> None:
-    """Writes down what is run, on the first process; the others may come before or after.
-
-    Args:
-        run: The run folder.
-        config: What is run.
+    """Writes down what is run, on the first process; what is left of a run that never saved anything is removed.
 
     Raises:
-        TrainingError: The folder holds an earlier run.
+        TrainingError: The folder holds an earlier run, or something else.
     """
     if not is_first_process():
         return
-    if run.exists() and any(run.iterdir()):
-        held = f"an earlier run: continue it with --resume {run}"
-        if not (run / "last.ckpt").is_file():
-            held = "files, but no checkpoint to resume from: delete it"
-        raise TrainingError(f"{run} holds {held}, or name another folder with --run")
+    if (run / "last.ckpt").is_file() or (run / "best.ckpt").is_file():
+        raise TrainingError(
+            f"{run} holds an earlier run: continue it with --resume {shlex.quote(str(run))}, or name another folder "
+            "with --run"
+        )
+    remains = sorted(run.iterdir()) if run.exists() else []
+    for path in remains:
+        if path.name not in REMAINS and not path.name.startswith(("events.out.tfevents", ".")):
+            raise TrainingError(
+                f"{run} holds {path.name}, which is no part of a run: name another folder with --run, or move it away"
+            )
+    for path in remains:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.py").write_text(config_text(config))
+    _write_config(run, config)
     facts = {
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in RECORDED}},
         "seed": config.training.seed,
         "command": sys.argv,
+        "objects": [repr(one) for one in (*config.loggers, *config.callbacks) if not isinstance(one, (str, dict))],
+        "resumed": [],
     }
     write_json(run / "run.json", facts)
 
 
-class Progress(NamedTuple):
-    """How far a training has come.
+def record_resume(run: Path, config: Config, changes: Mapping[str, tuple[Any, Any]]) -> None:
+    """Makes what a run is resumed with its record: its config, and a line of its history; on the first process."""
+    if not is_first_process():
+        return
+    facts: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    history = {key: [was, now] for key, (was, now) in changes.items()}
+    facts["resumed"] = [*facts.get("resumed", []), {"command": sys.argv, "changes": history}]
+    write_json(run / "run.json", facts)
+    if changes:
+        _write_config(run, config)
 
-    Attributes:
-        epochs: Whole epochs done.
-        steps: Optimizer steps done.
-    """
 
-    epochs: int
-    steps: int
+def _write_config(run: Path, config: Config) -> None:
+    """Writes the config; loggers and callbacks that are objects are not written down, only named in run.json."""
+    named: dict[str, Any] = {
+        key: tuple(one for one in getattr(config, key) if isinstance(one, (str, dict)))
+        for key in ("loggers", "callbacks")
+    }
+    with atomic_write(run / "config.py") as unfinished:
+        unfinished.write_text(config_text(replace(config, **named)), encoding="utf-8")
 
 
-def progress_of(checkpoint: Path) -> Progress:
-    """How far a training had come when it was saved.
-
-    Args:
-        checkpoint: `last.ckpt` of a run folder.
-
-    Returns:
-        Epochs and steps.
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """The content of a `last.ckpt`, tensors left on disk until they are used.
 
     Raises:
         TrainingError: There is no checkpoint, or it is damaged.
@@ -84,19 +108,82 @@ def progress_of(checkpoint: Path) -> Progress:
         raise TrainingError(f"{checkpoint} does not exist: there is nothing to resume in {checkpoint.parent}")
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        epochs = int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
-        return Progress(epochs, int(content["global_step"]))
+        done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        return {**content, "steps": int(content["global_step"]), "epochs": int(done)}
     except Exception as error:
         raise TrainingError(f"{checkpoint} is no training checkpoint that can be resumed: {error}") from error
 
 
-def write_weights(run: Path, labels: Mapping[str, Any]) -> None:
-    """Writes the best weights without optimizer state, and what is needed to use them.
+def changed_settings(was: Any, now: Any, key: str = "") -> dict[str, tuple[Any, Any]]:
+    """The settings that differ between two configs (or dicts), by dotted key, old and new."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        prefix = f"{key}." if key else ""
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in dict.fromkeys([*was, *now]):
+            found |= changed_settings(was.get(name), now.get(name), f"{prefix}{name}")
+        return found
+    plain = [list(one) if isinstance(one, tuple) else one for one in (was, now)]
+    return {} if plain[0] == plain[1] else {key: (was, now)}
+
+
+def check_resumable(run: Path, config: Config, changes: Mapping[str, tuple[Any, Any]], done: Mapping[str, Any]) -> None:
+    """Refuses settings that the checkpoint of a run cannot go on with.
 
     Args:
-        run: The run folder; holds `best.ckpt`.
-        labels: What the predicted numbers mean, kept beside the weights as JSON texts by name.
+        run: The run folder.
+        config: What it is to go on with.
+        changes: Of `changed_settings`.
+        done: Of `read_checkpoint`.
+
+    Raises:
+        ConfigError: Names each setting, what it was and is, and what to do.
     """
+    refused = [
+        f"{key} was {was!r}, is {now!r}"
+        for key, (was, now) in changes.items()
+        if key.startswith(FIXED)
+        and not key.startswith(("model.test_cfg", "model.train_cfg"))
+        or key == "training.ema_decay"
+        and None in (was, now)
+    ]
+    if refused:
+        raise ConfigError(
+            f"{run} cannot go on with {'; '.join(refused)}: its checkpoint holds the parameters, the optimizer and the "
+            f"best score of the old ones. Leave them as they were, or start a new run with --weights "
+            f"{shlex.quote(str(run / 'weights.safetensors'))}"
+        )
+    unit, length = config.schedule.unit, config.schedule.length
+    if done[unit] > length:
+        raise ConfigError(f"schedule.{unit}={length}: {run} has been trained for {done[unit]} {unit} already")
+
+
+def check_same_classes(run: Path, done: Mapping[str, Any], class_names: Sequence[str], renamed: bool) -> None:
+    """Refuses data of other classes than a checkpoint was trained on.
+
+    Args:
+        run: The run folder.
+        done: Of `read_checkpoint`.
+        class_names: Of the data.
+        renamed: Whether the user says that only the names differ.
+
+    Raises:
+        TrainingError: The classes differ, or their names do and `renamed` is False.
+    """
+    theirs = done.get("swin_dense", {}).get("class_names")
+    if theirs is None or same_classes(theirs, class_names) or (renamed and len(theirs) == len(class_names)):
+        return
+    differing = [pair for pair in itertools.zip_longest(theirs, class_names) if pair[0] != pair[1]]
+    ways_out = ["pass --same-classes if only the names differ"] if len(theirs) == len(class_names) else []
+    weights = shlex.quote(str(run / "weights.safetensors"))
+    ways_out.append(f"start a new run with --weights {weights} --new-classes")
+    raise TrainingError(
+        f"{run} was trained on {len(theirs)} classes, the data has {len(class_names)}: where it has "
+        f"{differing[0][1]!r}, {differing[0][0]!r} was trained; {', or '.join(ways_out)}"
+    )
+
+
+def write_weights(run: Path, labels: Mapping[str, Any]) -> None:
+    """Writes the best weights (of `best.ckpt`) without optimizer state, with `labels` beside them as JSON texts."""
     tensors = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     network = {name.removeprefix(NETWORK): value for name, value in tensors.items() if name.startswith(NETWORK)}
     metadata = {
@@ -107,11 +194,6 @@ def write_weights(run: Path, labels: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a JSON file; a reader sees the old file or the whole new one.
-
-    Args:
-        path: The file; its folder is made if it does not exist.
-        value: Anything that JSON can hold.
-    """
+    """Writes a JSON file; a reader sees the old file or the whole new one."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(json.dumps(value))
+        unfinished.write_text(json.dumps(value), encoding="utf-8")

@@ -166,6 +166,7 @@ class SegmentationTask(Task[SegmentationConfig]):
             self.inference(config, config.data.eval_batch_size),
             **vars(config.optimizer),
             **{name: value for name, value in vars(config.schedule).items() if name != "steps"},
+            patience=config.training.nonfinite_patience,
             seed=config.training.seed,
         )
 

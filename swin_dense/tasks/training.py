@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,28 @@ from rich.console import Console
 
 from swin_dense.config import Config, load_config
 from swin_dense.data.shapes import write_shapes
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, TrainingError
 from swin_dense.tasks import data_module, picture_drawer, task_named, task_of
 from swin_dense.tasks.initial_weights import load_initial_weights
 from swin_dense.tasks.outputs import check_output_folder
-from swin_dense.tasks.run_folder import Progress, is_first_process, open_run, progress_of, write_weights
-from swin_dense.training.trainer import check_validation, training_trainer
+from swin_dense.tasks.run_folder import (
+    changed_settings,
+    check_resumable,
+    check_same_classes,
+    is_first_process,
+    open_run,
+    read_checkpoint,
+    record_resume,
+    write_weights,
+)
+from swin_dense.training.trainer import (
+    check_trainer_options,
+    check_validation,
+    describe,
+    placement,
+    surroundings,
+    training_trainer,
+)
 from swin_dense.visualize.curves import draw_curves
 
 DEMO_SCENES = {"train": 1200, "val": 200}
@@ -98,6 +115,7 @@ def train(
         run: The run folder; must not exist yet, unless it is resumed.
         weights: Checkpoint to start from, of a whole model or of a backbone.
         new_classes: What becomes of the layers of that checkpoint that tell its classes; see `load_initial_weights`.
+            False with `resume` goes on with data that calls the same classes by other names.
         ignore: Parameters of that checkpoint to leave out.
         resume: Continue the training in `run` from its `last.ckpt`.
         devices: Number of devices of this node, or "auto".
@@ -110,15 +128,30 @@ def train(
         SwinDenseError: Something in the config, the data or the weights is wrong, the loss became non-finite, or a
             signal stopped the training (which can then be resumed).
     """
+    config = replace(config, trainer={**config.trainer, **placement(devices, device)})
+    with surroundings(config.training.matmul_precision):
+        return _train(config, run, weights, new_classes, ignore, resume)
+
+
+def _train(
+    config: Config,
+    run: Path,
+    weights: str | PathLike[str] | None,
+    new_classes: bool | None,
+    ignore: Sequence[str],
+    resume: bool,
+) -> Run:
     check_output_folder(run)
-    checkpoint = run / "last.ckpt" if resume else None
-    resumed_step = 0
-    if checkpoint:
-        done = progress_of(checkpoint)
-        _check_length(config, done, run)
-        resumed_step = done.steps
+    check_trainer_options(config.trainer)
+    done: dict[str, Any] = {}
+    changes: dict[str, tuple[Any, Any]] = {}
+    if resume:
+        done = read_checkpoint(run / "last.ckpt")
+        changes = changed_settings(asdict(load_config(run / "config.py")), asdict(config))
+        check_resumable(run, config, changes, done)
     task, data = task_of(config), data_module(config)
     data.setup("fit")
+    check_same_classes(run, done, data.class_names, renamed=new_classes is False)
     torch.manual_seed(config.training.seed)
     module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
     check_validation(config, module.metric.figure_names)
@@ -129,24 +162,37 @@ def train(
         load_initial_weights(
             module.network, Path(weights), config, data.class_names, new_classes=new_classes, ignore=ignore
         )
-    trainer = training_trainer(config, run, picture_drawer(config, data), devices, resumed_step, device)
-    if not resume:
+    trainer = training_trainer(config, run, picture_drawer(config, data), done.get("steps", 0))
+    if resume:
+        record_resume(run, config, changes)
+    else:
         open_run(run, config)
+    if is_first_process():
+        console.print(describe(trainer, config), highlight=False, markup=False, soft_wrap=True)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=run / "last.ckpt" if resume else None, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the device ran out of memory with data.batch_size={config.data.batch_size}: lower it (and set "
+            "training.images_per_step to what a step shall see), or set model.backbone.with_cp=True"
+        ) from error
     finally:
         if is_first_process() and (run / "best.ckpt").is_file():
-            write_weights(run, task.labels(data).metadata())
-            draw_curves(run / "metrics.csv", run / "curves.png")
+            _leave_results(run, task.labels(data).metadata())
     return Run(run, module.scores)
 
 
-def _check_length(config: Config, progress: Progress, run: Path) -> None:
-    """Refuses a schedule that ended before what is done."""
-    unit, length = config.schedule.unit, config.schedule.length
-    done = progress.epochs if unit == "epochs" else progress.steps
-    if done > length:
-        raise ConfigError(f"schedule.{unit}={length}: {run} has been trained for {done} {unit} already")
+def _leave_results(run: Path, labels: Mapping[str, Any]) -> None:
+    """Writes weights and curves; where the training has failed, its own error is the one that counts."""
+    failed = sys.exc_info()[1] is not None
+    try:
+        write_weights(run, labels)
+        if (run / "metrics.csv").is_file():
+            draw_curves(run / "metrics.csv", run / "curves.png")
+    except Exception as error:
+        if not failed:
+            raise
+        console.print(f"besides, the results cannot be written: {error}", highlight=False, markup=False)
 
 
 def demo(task: str, run: Path, data_root: Path) -> Run:

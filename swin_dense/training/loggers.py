@@ -82,7 +82,8 @@ class MetricsTable(Logger):
     @rank_zero_only
     def _resume(self, resumed_step: int) -> None:
         """The last row before the checkpoint may still get what is validated at that step."""
-        rows = [row for row in self._rows() if (row["step"] or "").isdigit() and int(row["step"]) < resumed_step]
+        whole = [row for row in self._rows() if None not in row.values()]  # the last line may have been cut short
+        rows = [row for row in whole if row["step"].isdigit() and int(row["step"]) < resumed_step]
         if rows:
             self._row_starts_at = self._write(rows)
             self._row = {name: value for name, value in rows[-1].items() if value}

@@ -2,30 +2,100 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import random
 import sys
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
-from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
-from swin_dense.config import Config
+from swin_dense.config import Config, TrainingConfig
 from swin_dense.errors import ConfigError, nearest
-from swin_dense.training.callbacks import ProgressLines, ResumePoint, ValidationPictures
-from swin_dense.training.loggers import MetricsTable
+from swin_dense.training.callbacks import ProgressLines, ValidationPictures
+from swin_dense.training.checkpoints import BestCheckpoint, MovingAverage, ResumePoint, WholeFiles
+from swin_dense.training.plugins import make_callbacks, make_loggers
 
-QUIET: dict[str, Any] = {"enable_model_summary": False, "enable_progress_bar": sys.stderr.isatty()}
-"""Lightning's own summary of thousands of modules helps nobody."""
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "auto": ""}
+"""Our names of precisions and Lightning's; "auto" is float16 on CUDA and float32 elsewhere."""
 
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-"""Our names of precisions and Lightning's."""
+OWNED = {
+    "logger": "name loggers with loggers=[...]",
+    "callbacks": "name callbacks with callbacks=[...]",
+    "default_root_dir": "the run folder holds everything; name it with --run",
+    "max_epochs": "set schedule.epochs",
+    "max_steps": "set schedule.steps",
+    "enable_checkpointing": "a run always has checkpoints; see training.checkpoint_every and training.save_top_k",
+    "accumulate_grad_batches": "set training.images_per_step or training.accumulate",
+    "gradient_clip_val": "set training.clip_gradient_norm",
+    "log_every_n_steps": "set training.log_every",
+    "check_val_every_n_epoch": "set training.validate_every",
+    "val_check_interval": "set training.validate_every",
+    "barebones": "a run writes what barebones leaves out; use tools/benchmarks to measure",
+}
+"""What the run folder or another key decides, and what to do instead of setting it in `trainer`."""
+
+SILENCED = (
+    "Checkpoint directory .* exists and is not empty",
+    ".*LeafSpec.* is deprecated",
+    ".*num_workers",
+    "Found .* in eval mode at the start of training",
+    "The number of training batches",
+    "It is recommended to use `self.log",  # our metrics are the same on every rank
+    ".*shuffling",  # our loaders repeat one epoch where `overfit_batches` is set
+)
+"""Warnings about what we do on purpose."""
+
+
+@contextmanager
+def surroundings(matmul_precision: str | None = None) -> Iterator[None]:
+    """Leaves log levels, warning filters, random generators and matmul precision as they were.
+
+    Args:
+        matmul_precision: Of float32 products inside, as in `torch.set_float32_matmul_precision`; None changes nothing.
+    """
+    logger, products = logging.getLogger("lightning.pytorch"), torch.get_float32_matmul_precision()
+    level, states = logger.level, (torch.get_rng_state(), np.random.get_state(), random.getstate())
+    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    with warnings.catch_warnings():
+        for message in SILENCED:
+            warnings.filterwarnings("ignore", message=message)
+        logger.setLevel(logging.WARNING)  # the others are about Lightning's other products
+        if matmul_precision is not None:
+            torch.set_float32_matmul_precision(matmul_precision)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            torch.set_float32_matmul_precision(products)
+            torch.set_rng_state(states[0])
+            np.random.set_state(states[1])
+            random.setstate(states[2])
+            torch.cuda.set_rng_state_all(on_devices)
+
+
+def placement(devices: int | str, device: str | None) -> dict[str, Any]:
+    """What `--devices` and `--device` mean to a trainer, as far as they are given.
+
+    Args:
+        devices: Number of devices of this node, or "auto".
+        device: As in `torch.device`; None takes the best there is.
+    """
+    options: dict[str, Any] = {} if devices == "auto" else {"devices": devices}
+    if device is not None:
+        one = torch.device(device)
+        options |= {"accelerator": one.type} if one.index is None else {"accelerator": one.type, "devices": [one.index]}
+    return options
 
 
 def evaluation_trainer(
@@ -34,156 +104,158 @@ def evaluation_trainer(
     """A trainer that writes nothing, for validation alone, in float32: published scores are made so.
 
     Args:
-        devices: As in `training_trainer`.
+        devices: As in `placement`.
         callbacks: What is to happen around the batches.
-        device: As in `training_trainer`.
-
-    Returns:
-        The trainer.
+        device: As in `placement`.
     """
-    return Trainer(
-        **_placement("32", devices, device),
-        logger=False,
-        enable_checkpointing=False,
-        callbacks=[*callbacks, *_progress_bar()],
-        **QUIET,
+    return _build(
+        {
+            "precision": "32-true",
+            **placement(devices, device),
+            "logger": False,
+            "enable_checkpointing": False,
+            "callbacks": [*callbacks, *_progress_bar(1)],
+        }
     )
 
 
 def training_trainer(
-    config: Config,
-    run: Path,
-    draw: Callable[[int, Any, Path], None],
-    devices: int | str = "auto",
-    resumed_step: int = 0,
-    device: str | None = None,
+    config: Config, run: Path, draw: Callable[[int, Any, Path], None], resumed_step: int = 0
 ) -> Trainer:
     """The trainer of a config with everything that fills its run folder.
 
     Args:
-        config: Its `training`, `schedule` and `score_metric`.
+        config: Its `training`, `schedule`, `score_metric`, `trainer`, `loggers` and `callbacks`.
         run: The run folder.
         draw: Draws one validation image: gets its id, what was predicted, and the file to write.
-        devices: Number of devices of this node, or "auto" for all.
         resumed_step: Step of the checkpoint that the run continues from.
-        device: Type of the devices, as in `torch.device`; None takes the best there is.
 
-    Returns:
-        The trainer.
+    Raises:
+        ConfigError: A setting is unknown, belongs elsewhere, or asks for devices that are not there.
     """
-    training = config.training
+    training, options = config.training, check_trainer_options(config.trainer)
     callbacks: list[Callback] = [
         # The average comes first: a checkpoint that is written after a step must hold that step's average.
-        *moving_average(training.ema_decay),
-        ModelCheckpoint(
-            dirpath=run,
-            filename="best",
-            monitor=f"val/{config.score_metric}",
-            mode="max",
-            save_on_train_epoch_end=False,  # a validation that is made up for on resuming has no such end
-            enable_version_counter=False,
-        ),
+        *([] if training.ema_decay is None else [MovingAverage(training.ema_decay)]),
+        BestCheckpoint(run, config.score_metric, "best"),
+        *([] if training.save_top_k == 1 else [_top_checkpoints(config, run)]),
         ResumePoint(run / "last.ckpt", training.checkpoint_every),
         ValidationPictures(run / "pictures", training.pictures, draw),
-        *(_progress_bar() or [ProgressLines(training.log_every)]),
+        *(_progress_bar(training.log_every) or [ProgressLines(training.log_every)]),
+        *make_callbacks(config.callbacks, config.score_metric),
     ]
-    return Trainer(
-        **_placement(training.precision, devices, device),
-        **_length(config),
-        accumulate_grad_batches=training.accumulate,
-        gradient_clip_val=training.clip_gradient_norm,
-        log_every_n_steps=training.log_every,
-        callbacks=callbacks,
-        logger=[MetricsTable(run / "metrics.csv", resumed_step), TensorBoardLogger(run, name="", version="")],
-        num_sanity_val_steps=0,
-        default_root_dir=run,
-        **QUIET,
+    length, counts_epochs = config.schedule.length, config.schedule.unit == "epochs"
+    trainer = _build(
+        {
+            "precision": _precision(training.precision, options),
+            "num_sanity_val_steps": 0,
+            **options,
+            "max_epochs": length if counts_epochs else -1,
+            "max_steps": -1 if counts_epochs else length,
+            # Where steps are counted, batches are counted on through all epochs.
+            "check_val_every_n_epoch": (training.validate_every or 1) if counts_epochs else None,
+            "val_check_interval": 1.0 if counts_epochs else 1,
+            "gradient_clip_val": training.clip_gradient_norm,
+            "log_every_n_steps": training.log_every,
+            "callbacks": callbacks,
+            "logger": make_loggers(config.loggers, run, resumed_step),
+            "default_root_dir": run,
+        }
+    )
+    trainer.accumulate_grad_batches = accumulation(training, config.data.batch_size, trainer.world_size)
+    if not counts_epochs and not options.get("fast_dev_run"):
+        trainer.val_check_interval = (training.validate_every or max(length // 10, 1)) * trainer.accumulate_grad_batches
+    if isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)) and not options.get("plugins"):
+        trainer.strategy.checkpoint_io = WholeFiles()
+    return trainer
+
+
+def check_trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The `trainer` of a config, for Lightning's Trainer.
+
+    Raises:
+        ConfigError: It takes no such argument, or a run decides it otherwise.
+    """
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for name in options:
+        if name in OWNED:
+            raise ConfigError(f"trainer.{name} is decided by the run: {OWNED[name]}")
+        if name not in known:
+            raise ConfigError(f'trainer: Lightning\'s Trainer takes no "{name}"; {nearest(name, known - OWNED.keys())}')
+    return dict(options)
+
+
+def accumulation(training: TrainingConfig, batch_size: int, processes: int) -> int:
+    """Batches whose gradients are added up, so that a step sees `images_per_step` on whatever devices there are.
+
+    Raises:
+        ConfigError: They do not divide it; names the nearest batch sizes that do.
+    """
+    images, together = training.images_per_step, batch_size * processes
+    if images is None:
+        return training.accumulate
+    if images % together == 0:
+        return images // together
+    share = f"data.batch_size={batch_size}" + (f" on each of {processes} devices" if processes > 1 else "")
+    message = f"training.images_per_step={images} is no multiple of {share}"
+    if images % processes:
+        raise ConfigError(f"{message}, and no batch size makes it one: set it to a multiple of {processes}")
+    fitting = [size for size in range(1, images // processes + 1) if images // processes % size == 0]
+    near = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:2])
+    raise ConfigError(f"{message}; data.batch_size may be {' or '.join(map(str, near))}")
+
+
+def describe(trainer: Trainer, config: Config) -> str:
+    """Where and how a training computes, in one line."""
+    batches, size = trainer.accumulate_grad_batches, config.data.batch_size
+    device = trainer.strategy.root_device.type
+    return (
+        f"training on {trainer.world_size} x {device} in {trainer.precision}, float32 products in "
+        f'"{config.training.matmul_precision}" precision, {size * trainer.world_size * batches} images a step '
+        f"({size} x {trainer.world_size} devices x {batches} batches)"
     )
 
 
-def check_validation(config: Config, figures: Collection[str]) -> None:
+def check_validation(config: Config, metrics: Collection[str]) -> None:
     """Refuses a training that could not say which of its weights are the best.
 
-    Args:
-        config: Its `score_metric`.
-        figures: Names of what the validation measures.
-
     Raises:
-        ConfigError: `score_metric` is none of the figures.
+        ConfigError: `score_metric` is none of the metrics.
     """
-    if config.score_metric not in figures:
-        raise ConfigError(f'score_metric: no figure "{config.score_metric}"; {nearest(config.score_metric, figures)}')
+    if config.score_metric not in metrics:
+        raise ConfigError(f'score_metric: no metric "{config.score_metric}"; {nearest(config.score_metric, metrics)}')
 
 
-def moving_average(decay: float | None) -> list[Callback]:
-    """Keeps an exponential moving average of the weights; it is what is validated and saved as the best.
-
-    Args:
-        decay: Of the average, from one optimizer step to the next; None keeps none.
-
-    Returns:
-        The callback, or nothing.
-    """
-    if decay is None:
-        return []
-
-    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
-        # Lightning's own form, decay * averaged + (1 - decay) * current, rounds even where both are equal: frozen
-        # weights would drift, and integers fall below their value.
-        return torch.lerp(averaged, current, 1 - decay) if averaged.is_floating_point() else current
-
-    return [_MovingAverage(avg_fn=average)]
+def _top_checkpoints(config: Config, run: Path) -> BestCheckpoint:
+    return BestCheckpoint(run, config.score_metric, "top-{step}", config.training.save_top_k)
 
 
-class _MovingAverage(WeightAveraging):
-    """Leaves the weights at the end of a training what they are: a longer one may continue from them."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning's own puts the average in their place, before the last checkpoint is written."""
-
-
-def _length(config: Config) -> dict[str, Any]:
-    """How long the trainer trains, and when it validates: in epochs, or in optimizer steps."""
-    training = config.training
-    if config.schedule.unit == "epochs":
-        return {"max_epochs": config.schedule.length, "check_val_every_n_epoch": training.validate_every or 1}
-    steps = config.schedule.length
-    return {
-        "max_steps": steps,
-        "check_val_every_n_epoch": None,  # batches are counted on, through all epochs
-        "val_check_interval": (training.validate_every or max(steps // 10, 1)) * training.accumulate,
-    }
-
-
-def _quiet_lightning() -> None:
-    """Leaves out what Lightning says about its other products, and about what we do on purpose."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        "Checkpoint directory .* exists and is not empty",
-        ".*LeafSpec.* is deprecated",
-        ".*num_workers",
-        "Found .* in eval mode at the start of training",
-        "The number of training batches",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-def _placement(precision: str, devices: int | str, device: str | None) -> dict[str, Any]:
-    _quiet_lightning()
-    if precision not in PRECISIONS:
-        raise ConfigError(f'training.precision: unknown "{precision}"; {nearest(precision, PRECISIONS)}')
-    if precision == "16" and not torch.cuda.is_available():
-        raise ConfigError("training.precision is 16, which needs a CUDA device: pass --set training.precision=32")
-    return {
-        "precision": PRECISIONS[precision],
-        "accelerator": "auto" if device is None else torch.device(device).type,
-        "devices": devices,
+def _build(options: dict[str, Any]) -> Trainer:
+    """A trainer; what Lightning says of a wrong option comes as one line."""
+    defaults: dict[str, Any] = {
+        "enable_model_summary": False,  # thousands of modules
+        "enable_progress_bar": sys.stderr.isatty(),
+        "enable_autolog_hparams": False,  # the run folder holds the whole config
         # torchrun and Slurm say how many nodes take part; a single machine says nothing.
         "num_nodes": int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1),
-        "use_distributed_sampler": False,
     }
+    try:
+        return Trainer(**{**defaults, **options})
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def _progress_bar() -> list[Callback]:
+def _precision(wanted: str, options: Mapping[str, Any]) -> str:
+    if wanted not in PRECISIONS:
+        raise ConfigError(f'training.precision: unknown "{wanted}"; {nearest(wanted, PRECISIONS)}')
+    on_cuda = torch.cuda.is_available() and options.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+    if wanted == "16" and not on_cuda:
+        raise ConfigError("training.precision is 16, which needs a CUDA device: pass --set training.precision=auto")
+    return PRECISIONS[("16" if on_cuda else "32") if wanted == "auto" else wanted]
+
+
+def _progress_bar(every: int) -> list[Callback]:
     """A bar where somebody watches; it goes to stderr, so that stdout stays clean."""
-    return [RichProgressBar(leave=True, console_kwargs={"stderr": True})] if sys.stderr.isatty() else []
+    if not sys.stderr.isatty():
+        return []
+    return [RichProgressBar(refresh_rate=every, leave=True, console_kwargs={"stderr": True})]

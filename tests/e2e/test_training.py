@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shlex
+import shutil
 import signal
 from importlib.metadata import version
 from pathlib import Path
@@ -169,7 +172,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     ("override", "message"),
     [
         ("score_metric='segm_APl'", ""),
-        ("score_metric='segm_mAP'", 'error: score_metric: no figure "segm_mAP"; did you mean "segm_AP"?'),
+        ("score_metric='segm_mAP'", 'error: score_metric: no metric "segm_mAP"; did you mean "segm_AP"?'),
         ("training.validate_every=0", "training.validate_every must be at least 1, got 0"),
     ],
 )
@@ -200,6 +203,51 @@ def test_a_schedule_may_be_shortened_to_what_is_done_and_no_further(
     assert losses(finished) == rows
 
 
+def test_what_a_run_is_resumed_with_holds_when_it_is_resumed_again_wherever_it_lies(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = Path(shutil.copytree(finished, tmp_path / "a run"))
+    step = DetectorModule.training_step
+
+    def step_with_a_signal(self: DetectorModule, batch: Any, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx) == (2, 1):
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    changes = ("--set", "schedule.epochs=3", "--set", "optimizer.learning_rate=1e-9")
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectorModule, "training_step", step_with_a_signal)
+        assert command("train", "--resume", str(moved), *changes) == 130
+    (advice,) = (line for line in capsys.readouterr().err.splitlines() if "continue with: swin-dense" in line)
+    assert command(*shlex.split(advice.partition("swin-dense ")[2])) == 0
+    assert losses(moved)[:8] == losses(finished)
+    assert len(losses(moved)) == 12
+    assert max(float(row[-1]) for row in losses(moved)[8:]) <= 1e-9
+    with (moved / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["epoch"]) for row in rows] == [(str(step), str(step // 4)) for step in range(12)]
+    assert sum(bool(row["val/bbox_AP"]) for row in rows) == 3
+    history = json.loads((moved / "run.json").read_text())["resumed"]
+    assert [one["changes"] for one in history][1:] == [{}]
+    assert history[0]["changes"]["schedule.epochs"] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.backbone.variant=swin_tiny", "model.backbone.variant was 'swin_nano', is 'swin_tiny'"),
+        ("optimizer.layer_decay=0.9", "optimizer.layer_decay was None, is 0.9"),
+    ],
+)
+def test_what_a_run_cannot_go_on_with_is_named(
+    finished: Path, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    before = (finished / "config.py").read_bytes()
+    assert command("train", "--resume", str(finished), "--set", override) == 2
+    assert message in capsys.readouterr().err
+    assert (finished / "config.py").read_bytes() == before
+
+
 def test_a_run_folder_is_never_overwritten(finished: Path, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "weights.safetensors").read_bytes()
     assert command(*arguments(shapes, finished)) == 2
@@ -215,10 +263,24 @@ def test_what_cannot_start_leaves_no_run_behind_and_what_never_saved_is_not_to_b
     assert command(*arguments(shapes, run, "training.precision='16'")) == 2
     assert "training.precision is 16" in capsys.readouterr().err
     assert not run.exists()
-    run.mkdir()
-    (run / "config.py").write_text("")
-    assert command(*arguments(shapes, run)) == 2
-    assert f"{run} holds files, but no checkpoint to resume from: delete it" in capsys.readouterr().err
+
+
+def test_a_run_that_ran_out_of_memory_in_its_first_step_makes_place_for_the_next(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectorModule, "training_step", step)
+        assert command(*arguments(shapes, run)) == 2
+    assert "ran out of memory with data.batch_size=2: lower it" in capsys.readouterr().err
+    assert command(*arguments(shapes, run, "training.validate_every=9"), "--trainer", "limit_train_batches=1") == 0
+    assert len(losses(run)) == 2
+    (run / "last.ckpt").unlink()
+    assert command("train", "--resume", str(run)) == 2
+    assert "there is nothing to resume" in capsys.readouterr().err
 
 
 def test_a_loss_that_explodes_stops_with_the_images(
@@ -249,7 +311,7 @@ def test_weights_of_other_classes_are_refused_and_ignored_on_request(
     heads += ["--ignore", "roi_head.mask_head.conv_logits"]
     assert command(*arguments(few, tmp_path / "run"), *start, *heads) == 0
     assert command("evaluate", str(finished / "config.py"), "--data", str(few), *start[:2]) == 2
-    assert "was trained on circle" in capsys.readouterr().err
+    assert "trained on circle" in capsys.readouterr().err
 
 
 def test_two_processes_train_together_and_score_as_one(finished: Path, shapes: Path, tmp_path: Path) -> None:

@@ -180,12 +180,12 @@ BOXES = ("bbox_AP", "bbox_AP50")
 @pytest.mark.parametrize(
     ("demo", "override", "figures", "message"),
     [
-        ("mask-rcnn_swin-nano_shapes.py", "score_metric='bbox_ap'", BOXES, 'no figure "bbox_ap"; did you mean "bbox_'),
+        ("mask-rcnn_swin-nano_shapes.py", "score_metric='bbox_ap'", BOXES, 'no metric "bbox_ap"; did you mean "bbox_'),
         (
             "faster-rcnn_swin-nano_shapes.py",
             "score_metric='segm_AP'",
             BOXES,
-            'no figure "segm_AP"; valid: bbox_AP',
+            'no metric "segm_AP"; valid: bbox_AP',
         ),
         ("upernet_swin-nano_shapes.py", "score_metric='mIOU'", ("mIoU", "mAcc"), 'did you mean "mIoU"'),
     ],

@@ -93,3 +93,12 @@ def test_one_process_alone_talks(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_validation_tells_its_average_precision(capsys: pytest.CaptureFixture[str]) -> None:
     ProgressLines(every=1).on_validation_end(trainer_of(batches=2, epochs=3), None)
     assert capsys.readouterr().err == "epoch 1/3 bbox_AP 0.250\n"
+
+
+def test_the_validation_of_the_end_is_of_the_last_epoch_though_the_trainer_is_further(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trainer = trainer_of(batches=2, epochs=4)
+    trainer.current_epoch = 4
+    ProgressLines(every=1).on_validation_end(trainer, SimpleNamespace(trained_epoch=3))
+    assert capsys.readouterr().err == "epoch 4/4 bbox_AP 0.250\n"

@@ -35,3 +35,46 @@ def test_a_resume_keeps_earlier_rows_and_writes_later_ones_anew(tmp_path: Path) 
     resumed.log_metrics({"train/loss": 31.0}, step=30)
     resumed.finalize("success")
     assert [(row["step"], row["train/loss"]) for row in rows(path)] == [("10", "10.0"), ("20", "20.0"), ("30", "31.0")]
+
+
+def test_a_row_is_appended_and_what_is_before_it_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    table = MetricsTable(path)
+    for step in range(3):
+        table.log_metrics({"train/loss": 1.0, "epoch": 0}, step=step)
+        table.save()
+    before = path.read_bytes()
+    inode = path.stat().st_ino
+    table.log_metrics({"train/loss": 2.0, "epoch": 0}, step=3)
+    table.save()
+    table.log_metrics({"train/loss": 3.0}, step=3)
+    table.save()
+    assert path.read_bytes() == before + b"3,0,3.0\r\n"
+    assert path.stat().st_ino == inode
+
+
+def test_the_row_of_a_checkpoint_still_gets_its_validation_after_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    table = MetricsTable(path)
+    for step in (1, 2, 3):
+        table.log_metrics({"train/loss": float(step), "epoch": 0}, step=step)
+    table.save()
+    resumed = MetricsTable(path, resumed_step=3)
+    resumed.log_metrics({"val/mIoU": 50.0, "epoch": 0}, step=2)
+    resumed.save()
+    resumed.log_metrics({"train/loss": 4.0, "epoch": 1}, step=3)
+    resumed.finalize("success")
+    assert [(row["step"], row["epoch"], row["train/loss"], row["val/mIoU"]) for row in rows(path)] == [
+        ("1", "0", "1.0", ""),
+        ("2", "0", "2.0", "50.0"),
+        ("3", "1", "4.0", ""),
+    ]
+
+
+def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,epoch,train/loss\n1,0,2.0\n2,")
+    resumed = MetricsTable(path, resumed_step=9)
+    resumed.log_metrics({"train/loss": 1.0, "epoch": 0}, step=9)
+    resumed.save()
+    assert [row["step"] for row in rows(path)] == ["1", "9"]

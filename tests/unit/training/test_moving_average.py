@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from swin_dense.training.trainer import moving_average
+from swin_dense.training.checkpoints import MovingAverage
 
 
 class Counting(LightningModule):
@@ -19,7 +19,7 @@ class Counting(LightningModule):
 
     def average(self, decay: float, values: list[float]) -> dict[str, Tensor]:
         """Updates the average once for each value of what moves, as the callback does after each step."""
-        (callback,) = moving_average(decay)
+        callback = MovingAverage(decay)
         callback.setup(None, self, "fit")
         averaged = callback._average_model
         for value in values:
@@ -39,7 +39,3 @@ def test_what_does_not_move_keeps_every_bit(decay: float) -> None:
     found = module.average(decay, [float(step) for step in range(200)])
     assert torch.equal(found["frozen"], module.frozen)
     assert torch.equal(found["constant"], module.constant)
-
-
-def test_without_a_decay_there_is_none() -> None:
-    assert moving_average(None) == []

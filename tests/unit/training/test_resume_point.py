@@ -65,7 +65,8 @@ def loader(batches: int) -> DataLoader[Any]:
 
 def train(run: Path, config: Path, *overrides: str, signal_at: int | None = None, resume: bool = False) -> Counting:
     module = Counting(signal_at)
-    trainer = training_trainer(load_config(config, overrides), run, lambda *_: None, devices=1)
+    here = ["trainer.accelerator=cpu", "trainer.devices=1"]
+    trainer = training_trainer(load_config(config, [*overrides, *here]), run, lambda *_: None)
     checkpoint = run / "last.ckpt" if resume else None
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
@@ -135,3 +136,51 @@ def test_a_longer_training_continues_from_the_weights_and_their_average(tmp_path
     whole = train(tmp_path / "whole", STEPS, *overrides, "schedule.steps=5").validated
     train(tmp_path / "run", STEPS, *overrides, "schedule.steps=3")
     assert train(tmp_path / "run", STEPS, *overrides, "schedule.steps=5", resume=True).validated == whole
+
+
+def killed_in_a_validation(run: Path, config: Path, *overrides: str) -> None:
+    """Ends without a word to anything, as if killed."""
+
+    class Killed(Counting):
+        def on_validation_epoch_start(self) -> None:
+            raise RuntimeError("killed")
+
+    here = ["trainer.accelerator=cpu", "trainer.devices=1"]
+    trainer = training_trainer(load_config(config, [*overrides, *here]), run, lambda *_: None)
+    with pytest.raises(RuntimeError, match="killed"):
+        trainer.fit(Killed())
+
+
+@pytest.mark.parametrize(("config", "overrides", "expected"), ENDS)
+def test_a_checkpoint_is_written_before_a_validation_which_is_made_up_for(
+    tmp_path: Path, config: Path, overrides: list[str], expected: list[int]
+) -> None:
+    """Also before the last one, after which nothing is left to train."""
+    killed_in_a_validation(tmp_path, config, *overrides)
+    assert weight_of(tmp_path / "last.ckpt") == expected[0]
+    assert train(tmp_path, config, *overrides, resume=True).validated == [(step, float(step)) for step in expected]
+    assert [weight_of(tmp_path / name) for name in ("best.ckpt", "last.ckpt")] == [expected[-1]] * 2
+
+
+def test_a_run_that_is_moved_keeps_its_best_score(tmp_path: Path) -> None:
+    """Its weight goes down from now on, so that nothing better comes."""
+    overrides = ["training.validate_every=1"]
+    train(tmp_path / "first", EPOCHS, *overrides, "schedule.epochs=2")
+    (tmp_path / "first").rename(tmp_path / "moved")
+
+    class Falling(Counting):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.weight
+
+    here = ["trainer.accelerator=cpu", "trainer.devices=1", "schedule.epochs=3"]
+    trainer = training_trainer(load_config(EPOCHS, [*overrides, *here]), tmp_path / "moved", lambda *_: None)
+    trainer.fit(module := Falling(), ckpt_path=tmp_path / "moved" / "last.ckpt", weights_only=True)
+    assert module.validated == [(12, 4.0)]
+    assert weight_of(tmp_path / "moved" / "best.ckpt") == 8.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["moved"]
+
+
+def test_the_best_few_are_kept_too(tmp_path: Path) -> None:
+    train(tmp_path, EPOCHS, "schedule.epochs=4", "training.validate_every=1", "training.save_top_k=2")
+    assert sorted(path.name for path in tmp_path.glob("top-*.ckpt")) == ["top-step=12.ckpt", "top-step=16.ckpt"]
+    assert weight_of(tmp_path / "best.ckpt") == 16.0

@@ -1,0 +1,105 @@
+"""What a run records, and what it can be resumed with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.callbacks import LearningRateMonitor
+
+from swin_dense.config import Config, load_config
+from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.tasks.run_folder import (
+    changed_settings,
+    check_resumable,
+    check_same_classes,
+    open_run,
+    record_resume,
+)
+
+NANO = "mask-rcnn_swin-nano_shapes"
+
+
+def config(**changes: Any) -> Config:
+    return load_config(NANO, {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def changes_to(other: Config) -> dict[str, tuple[Any, Any]]:
+    return changed_settings(asdict(config()), asdict(other))
+
+
+def test_what_changed_is_told_by_key() -> None:
+    other = config(schedule__epochs=30, model__backbone__drop_path_rate=0.5, optimizer__betas=[0.8, 0.9])
+    assert changes_to(other) == {
+        "optimizer.betas": ((0.9, 0.999), (0.8, 0.9)),
+        "schedule.epochs": (3, 30),
+        "model.backbone.drop_path_rate": (0.0, 0.5),
+    }
+    assert changed_settings({"a": [1, 2]}, {"a": (1, 2)}) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model__backbone__variant": "swin_tiny"}, "model.backbone.variant was 'swin_nano', is 'swin_tiny'"),
+        ({"model__backbone__frozen_stages": 1}, "model.backbone.frozen_stages was None, is 1"),
+        ({"optimizer__layer_decay": 0.9}, "optimizer.layer_decay was None, is 0.9"),
+        ({"training__ema_decay": 0.9}, "training.ema_decay was None, is 0.9"),
+        ({"score_metric": "segm_AP"}, "score_metric was 'bbox_AP', is 'segm_AP'"),
+    ],
+)
+def test_what_the_checkpoint_decides_is_refused_by_name(change: dict[str, Any], key: str) -> None:
+    other = config(**change)
+    with pytest.raises(ConfigError, match="start a new run with --weights runs/a/weights.safetensors") as caught:
+        check_resumable(Path("runs/a"), other, changes_to(other), {"epochs": 1, "steps": 9})
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"optimizer__learning_rate": 1e-6}, {"schedule__epochs": 30}, {"model__test_cfg__rcnn__score_thr": 0.1}],
+    ids=str,
+)
+def test_everything_else_is_applied(change: dict[str, Any]) -> None:
+    check_resumable(Path("runs/a"), config(**change), changes_to(config(**change)), {"epochs": 3, "steps": 9})
+
+
+def test_other_classes_are_refused_and_other_names_on_request_taken() -> None:
+    done = {"swin_dense": {"class_names": ["cat", "dog"]}}
+    check_same_classes(Path("run"), done, ("cat", "dog"), renamed=False)
+    check_same_classes(Path("run"), done, ("cat", "hound"), renamed=True)
+    with pytest.raises(TrainingError, match=r"'hound', 'dog' was trained; pass --same-classes .* --new-classes"):
+        check_same_classes(Path("run"), done, ("cat", "hound"), renamed=False)
+    with pytest.raises(TrainingError, match=r"2 classes, the data has 3: where it has 'cow', None was trained; start"):
+        check_same_classes(Path("run"), done, ("cat", "dog", "cow"), renamed=True)
+
+
+def test_what_a_run_is_resumed_with_becomes_its_record(tmp_path: Path) -> None:
+    open_run(tmp_path, config(callbacks=["LearningRateMonitor", LearningRateMonitor()]))
+    assert load_config(tmp_path / "config.py").callbacks == ("LearningRateMonitor",)
+    for epochs in (30, 40):
+        before = load_config(tmp_path / "config.py")
+        other = load_config(before, {"schedule.epochs": epochs})
+        record_resume(tmp_path, other, changed_settings(asdict(before), asdict(other)))
+        assert load_config(tmp_path / "config.py").schedule.epochs == epochs
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert [one["changes"] for one in facts["resumed"]] == [{"schedule.epochs": [3, 30]}, {"schedule.epochs": [30, 40]}]
+    assert len(facts["objects"]) == 1
+
+
+def test_what_is_left_of_a_run_that_never_saved_makes_place_for_the_next(tmp_path: Path) -> None:
+    open_run(tmp_path, config())
+    (tmp_path / "metrics.csv").write_text("step\n")
+    (tmp_path / "events.out.tfevents.1").touch()
+    open_run(tmp_path, config())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.py", "run.json"]
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(TrainingError, match="holds notes.txt, which is no part of a run"):
+        open_run(tmp_path, config())
+    assert (tmp_path / "notes.txt").exists()
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(TrainingError, match="holds an earlier run: continue it with --resume"):
+        open_run(tmp_path, config())

@@ -1,0 +1,153 @@
+"""What a config says to Lightning's trainer, in its own words, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from swin_dense.config import TrainingConfig, load_config
+from swin_dense.errors import ConfigError
+from swin_dense.training.loggers import MetricsTable
+from swin_dense.training.trainer import (
+    accumulation,
+    check_trainer_options,
+    describe,
+    evaluation_trainer,
+    surroundings,
+    training_trainer,
+)
+
+DETECTION, SEGMENTATION = "mask-rcnn_swin-nano_shapes", "upernet_swin-nano_shapes"
+CPU = {"trainer.accelerator": "cpu", "trainer.devices": 1}
+
+
+def trainer_of(run: Path, config: str = DETECTION, **changes: Any) -> Trainer:
+    overrides = {**CPU, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return training_trainer(load_config(config, overrides), run, lambda *_: None)
+
+
+def test_lightning_gets_what_the_config_says(tmp_path: Path) -> None:
+    options = {"trainer": {"limit_train_batches": 3, "deterministic": True, "accelerator": "cpu", "devices": 2}}
+    trainer = training_trainer(load_config(DETECTION, options), tmp_path, lambda *_: None)
+    assert (trainer.limit_train_batches, trainer.world_size) == (3, 2)
+    assert torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("logger", r"trainer\.logger is decided by the run: name loggers with loggers=\[\.\.\.\]"),
+        ("max_epochs", "schedule.epochs"),
+        ("accumulate_grad_batches", "training.images_per_step"),
+        ("limit_train_batch", 'takes no "limit_train_batch"; did you mean "limit_train_batches"'),
+    ],
+)
+def test_what_the_run_decides_and_what_lightning_does_not_know_is_refused(option: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_trainer_options({option: 1})
+
+
+@pytest.mark.parametrize("changes", [{"trainer__devices": 0}, {"trainer__accelerator": "abacus"}], ids=str)
+def test_devices_that_cannot_be_had_are_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="^trainer: [^\n]+$"):
+        trainer_of(tmp_path, **changes)
+    with pytest.raises(ConfigError, match="^trainer: "):
+        evaluation_trainer(0, device="cpu")
+
+
+def test_a_recipe_takes_the_precision_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer_of(tmp_path, training__precision="auto").precision == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # the run is on the CPU all the same
+    assert trainer_of(tmp_path, training__precision="auto").precision == "32-true"
+    assert trainer_of(tmp_path, training__precision="auto", trainer__precision="bf16-mixed").precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize(("batch_size", "processes", "expected"), [(2, 1, 8), (2, 8, 1), (4, 2, 2), (16, 1, 1)])
+def test_the_images_of_a_step_are_the_same_on_any_devices(batch_size: int, processes: int, expected: int) -> None:
+    assert accumulation(TrainingConfig(images_per_step=16), batch_size, processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "message"),
+    [
+        (3, 1, r"images_per_step=16 is no multiple of data.batch_size=3; data.batch_size may be 2 or 4"),
+        (3, 2, r"batch_size=3 on each of 2 devices; data.batch_size may be 2 or 4"),
+        (32, 1, r"data.batch_size may be 8 or 16"),
+        (1, 3, r"no batch size makes it one: set it to a multiple of 3"),
+    ],
+)
+def test_batches_that_do_not_make_a_step_are_refused_with_those_that_do(
+    batch_size: int, processes: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        accumulation(TrainingConfig(images_per_step=16), batch_size, processes)
+
+
+def test_steps_count_the_same_whatever_is_accumulated(tmp_path: Path) -> None:
+    changes = {"training__images_per_step": 32, "training__validate_every": 7, "data__batch_size": 8}
+    trainer = trainer_of(tmp_path, SEGMENTATION, **changes)
+    assert (trainer.accumulate_grad_batches, trainer.val_check_interval) == (4, 28)
+    assert "32 images a step" in describe(trainer, load_config(SEGMENTATION, {"data.batch_size": 8}))
+
+
+def test_loggers_are_named(tmp_path: Path) -> None:
+    assert [type(one) for one in trainer_of(tmp_path).loggers] == [MetricsTable, TensorBoardLogger]
+    path = "lightning.pytorch.loggers.CSVLogger"
+    mine = {"type": path, "save_dir": str(tmp_path), "name": "mine"}
+    assert [type(one) for one in trainer_of(tmp_path, loggers=["csv", mine]).loggers] == [MetricsTable, CSVLogger]
+    own = CSVLogger(tmp_path)
+    assert trainer_of(tmp_path, loggers=[own]).loggers == [own]
+    with pytest.raises(ConfigError, match='there is no "tensorbord"; did you mean "tensorboard"'):
+        trainer_of(tmp_path, loggers=["tensorbord"])
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        trainer_of(tmp_path, loggers=["no_such_package.Logger"])
+
+
+def test_callbacks_are_named(tmp_path: Path) -> None:
+    class Mine(Callback):
+        """A user's own."""
+
+    own = Mine()
+    wanted = ["LearningRateMonitor", {"type": "EarlyStopping", "patience": 5}, own]
+    callbacks = trainer_of(tmp_path, callbacks=wanted).callbacks
+    assert own in callbacks and any(isinstance(one, LearningRateMonitor) for one in callbacks)
+    (early,) = (one for one in callbacks if isinstance(one, EarlyStopping))
+    assert (early.monitor, early.mode, early.patience) == ("val/bbox_AP", "max", 5)
+    with pytest.raises(ConfigError, match='no "EarlyStoping"; did you mean "EarlyStopping"'):
+        trainer_of(tmp_path, callbacks=["EarlyStoping"])
+    with pytest.raises(ConfigError, match="refuses its arguments"):
+        trainer_of(tmp_path, callbacks=[{"type": "EarlyStopping", "patients": 5}])
+
+
+def test_nothing_of_the_caller_is_changed() -> None:
+    torch.manual_seed(0)
+    logger, filters = logging.getLogger("lightning.pytorch"), list(warnings.filters)
+    before = (logger.level, torch.get_float32_matmul_precision(), torch.get_rng_state().tolist(), random.getstate())
+    generator = np.random.get_state()[1].tolist()
+    with surroundings("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        torch.manual_seed(5), np.random.seed(5), random.seed(5)
+        warnings.warn("The number of training batches is small", stacklevel=1)
+    after = (logger.level, torch.get_float32_matmul_precision(), torch.get_rng_state().tolist(), random.getstate())
+    assert after == before and warnings.filters == filters and np.random.get_state()[1].tolist() == generator
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match='no "hihg"; did you mean "high'):
+        TrainingConfig(matmul_precision="hihg")
+    with pytest.raises(ConfigError, match="say the same"):
+        TrainingConfig(images_per_step=16, accumulate=2)
+    with pytest.raises(ConfigError, match="save_top_k must be at least 1, or -1"):
+        replace(TrainingConfig(), save_top_k=0)
