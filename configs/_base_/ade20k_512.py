@@ -1,5 +1,5 @@
 # ADE20K (SceneParse150) with the official augmentation of 512-pixel crops (Swin Transformer semantic segmentation).
-# Total batch of the recipe: 16 images, for instance 8 devices x 2; on fewer devices raise training.accumulate to match.
+# A step of the recipe sees 16 images, for instance 8 devices x 2; on fewer devices gradients are accumulated to match.
 data = dict(
     root="data/ade/ADEChallengeData2016",
     train=dict(images="images/training", labels="annotations/training"),

@@ -1,6 +1,6 @@
 # ADE20K (SceneParse150) with 640-pixel crops, as the Swin paper has them for weights of ImageNet-22K.
 # The official code has no config of it; scale and crop are those of mmsegmentation, the rest is as with 512 pixels.
-# Total batch of the recipe: 16 images, for instance 8 devices x 2; on fewer devices raise training.accumulate to match.
+# A step of the recipe sees 16 images, for instance 8 devices x 2; on fewer devices gradients are accumulated to match.
 data = dict(
     root="data/ade/ADEChallengeData2016",
     train=dict(images="images/training", labels="annotations/training"),

@@ -1,5 +1,5 @@
 # COCO 2017 instances with the official multi-scale policy (Swin Transformer object detection, from DETR).
-# Total batch of the recipe: 16 images, for instance 8 devices x 2; on fewer devices raise training.accumulate to match.
+# A step of the recipe sees 16 images, for instance 8 devices x 2; on fewer devices gradients are accumulated to match.
 data = dict(
     root="data/coco",
     train=dict(annotations="annotations/instances_train2017.json", images="train2017"),
@@ -25,4 +25,4 @@ optimizer = dict(
     weight_decay=0.05,
     no_decay=("absolute_pos_embed", "relative_position_bias_table", "norm"),
 )
-training = dict(precision="16")
+training = dict(precision="auto", images_per_step=16)

@@ -6,4 +6,4 @@ optimizer = dict(
     no_decay=("absolute_pos_embed", "relative_position_bias_table", "norm"),
 )
 schedule = dict(steps=160000, power=1.0, warmup_steps=1500, warmup_ratio=1e-6)
-training = dict(precision="32", validate_every=16000)
+training = dict(precision="32", images_per_step=16, validate_every=16000)

@@ -27,7 +27,7 @@ schedule = dict(
     warmup_steps=100,  # 500 would be most of the training of 200 images
 )
 training = dict(
-    accumulate=4,  # 8 images per step on one device, so that a step does not hang on two of them
+    images_per_step=8,  # so that a step does not hang on two of them
     ema_decay=0.99,  # the average of about 100 steps: single steps are noisy where a batch is a large part of the data
     validate_every=2,
     log_every=10,

@@ -51,7 +51,9 @@ class MetricsTable(Logger):
         if self._row and self._row["step"] != step:
             self.save()
             self._row, self._row_starts_at = {}, None
-        self._row = {**self._row, "step": step, **metrics}
+        self._row |= {"step": step, **metrics}
+        if "epoch" in metrics:
+            self._row["epoch"] = int(metrics["epoch"])
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
