@@ -8,11 +8,12 @@ normalises them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 from torchvision import tv_tensors
 
 Size = tuple[int, int]
@@ -60,7 +61,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is known about it.
+    """One image with what is known about it. Any of torchvision's v2 transforms acts on it as on a dict.
 
     Attributes:
         image: (3, H, W) uint8 RGB `Image`.
@@ -217,6 +218,26 @@ def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
         instances=instances or None,
         label_maps=label_maps or None,
     )
+
+
+def _register(record: type, *transformed: str) -> None:
+    """Lets torchvision's v2 transforms, and torch's pytrees, see the parts of a record that they may transform."""
+    kept = [one.name for one in fields(record) if one.name not in transformed]
+
+    def flatten(value: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(value, name) for name in transformed], tuple(getattr(value, name) for name in kept)
+
+    def unflatten(parts: Iterable[Any], context: tuple[Any, ...]) -> Any:
+        return record(**dict(zip(transformed, parts, strict=True)), **dict(zip(kept, context, strict=True)))
+
+    register_pytree_node(record, flatten, unflatten, serialized_type_name=f"swin_dense.{record.__name__}")
+
+
+_register(Instances, "boxes", "masks", "labels", "crowd")
+_register(Sample, "image", "instances", "label_map")
+_register(Batch, "images", "instances", "label_maps")
+_register(Detections, "boxes", "scores", "labels")
+_register(Segmentation, "label_map", "probabilities")
 
 
 Severity = Literal["error", "warning"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from swin_dense.coco.instances import CocoInstances, read_instances
 from swin_dense.coco.rules import apply_rules
-from swin_dense.coco.splits import compare_categories, find_empty_selection, select
+from swin_dense.coco.splits import compare_categories, find_empty_selection, images_beside, select
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.records import Finding, Progress, Severity
@@ -102,7 +102,7 @@ def check_coco(
 
     Args:
         annotations: Instances JSON, or one inside a zip file.
-        images: Image folder or zip file; None looks for it where the official layout has it (see `beside`).
+        images: Image folder or zip file; None looks for it where the official layout has it (see `images_beside`).
         masks: Whether the model needs outlines; None where any annotation has one.
         keep_empty: As `CocoDataModule` takes it.
         min_side: Likewise.
@@ -154,7 +154,7 @@ def _check(
     for_training: bool,
     progress: Progress | None,
 ) -> tuple[CheckReport, CocoInstances | None]:
-    annotations, images = Path(annotations), images or beside(Path(annotations))
+    annotations, images = Path(annotations), images or images_beside(Path(annotations))
     shown = None if images is None else str(images)
     try:
         data, findings = read_instances(annotations)
@@ -194,17 +194,6 @@ def _check(
         problems=tuple(findings),
     )
     return report, data
-
-
-def beside(annotations: Path) -> Path | None:
-    """The images of `annotations/instances_val2017.json`, where they lie as in official COCO.
-
-    Returns:
-        `val2017`, `images/val2017` or `val2017.zip` beside the annotation folder; None where there is none of them.
-    """
-    split, root = annotations.stem.removeprefix("instances_"), annotations.parent.parent
-    places = (root / split, root / "images" / split, root / f"{split}.zip")
-    return next((place for place in places if place.exists()), None)
 
 
 def _without_path(error: DataError, path: Path) -> str:

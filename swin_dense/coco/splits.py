@@ -1,14 +1,16 @@
-"""What training asks of annotations beside the rules: what is left out of it, and that the splits fit together."""
+"""The splits of a data set: where they lie, what is left out of training, and that they fit together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from swin_dense.coco.instances import CocoInstances
+from swin_dense.errors import DataError
 from swin_dense.records import Finding
 
 
@@ -70,3 +72,36 @@ def compare_categories(train: CocoInstances, val: CocoInstances) -> Iterator[Fin
             message = f"category {category_id} {class_name!r} is only in {name}"
             fix = f"list the same categories with the same ids in {train.file} and {val.file}"
             yield Finding("different-categories", train.file, message, fix)
+
+
+def images_beside(annotations: Path) -> Path | None:
+    """The images of `annotations/instances_val2017.json`, where they lie as in official COCO.
+
+    Returns:
+        `val2017`, `images/val2017` or `val2017.zip` beside the annotation folder; None where there is none of them.
+    """
+    split, root = annotations.stem.removeprefix("instances_"), annotations.parent.parent
+    places = (root / split, root / "images" / split, root / f"{split}.zip")
+    return next((place for place in places if place.exists()), None)
+
+
+def find_annotations(root: Path, split: str) -> Path:
+    """The instances file of a split, where it lies as in official COCO.
+
+    Args:
+        root: Folder of the data set.
+        split: "train" or "val".
+
+    Returns:
+        `annotations/instances_train.json`, or the latest year's, such as `annotations/instances_train2017.json`.
+
+    Raises:
+        DataError: There is none.
+    """
+    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    if not found:
+        name = f"annotations/instances_{split}*.json"
+        raise DataError(
+            f"{root}: no {name} in it; name the folder of a data set in COCO's layout, or the files themselves"
+        )
+    return found[-1]

@@ -69,6 +69,8 @@ class AugmentationConfig:
         crop_short_sides: Shorter sides before the crop; None never crops.
         crop_range: Least and greatest side of the crop in pixels.
         flip_probability: How often an image is mirrored.
+        extra: More transforms of training images, applied last: settings of torchvision's v2 transforms or of a class
+            of your own, such as dict(type="ColorJitter", brightness=0.2).
         test_short_side: Shorter side for validation and prediction.
         test_max_long_side: Cap of the longer side for validation and prediction.
     """
@@ -80,6 +82,7 @@ class AugmentationConfig:
     crop_short_sides: tuple[int, ...] | None = None
     crop_range: tuple[int, int] = (384, 600)
     flip_probability: float = 0.5
+    extra: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class SegmentationAugmentationConfig:
         cat_max_ratio: A crop is drawn again, ten times at most, where one class takes that part or more of the pixels
             that have a class, or where there are not several classes; 1 takes the first crop.
         flip_probability: How often an image is mirrored.
+        extra: More transforms of training images, applied last: settings of torchvision's v2 transforms or of a class
+            of your own, such as dict(type="ColorJitter", brightness=0.2).
         photometric_distortion: Whether brightness, contrast, saturation and hue are changed at random.
     """
 
@@ -77,6 +79,7 @@ class SegmentationAugmentationConfig:
     cat_max_ratio: float = 0.75
     flip_probability: float = 0.5
     photometric_distortion: bool = True
+    extra: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torchvision.transforms.v2 import Identity
 
 from swin_dense.coco.instances import CocoInstances
-from swin_dense.coco.splits import compare_categories
+from swin_dense.coco.splits import compare_categories, find_annotations, images_beside
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.datamodule_base import ImageDataModule
-from swin_dense.data.transforms import Transform
-from swin_dense.errors import DataError, check_lowest
+from swin_dense.data.transforms import Transform, official_train_transform
+from swin_dense.errors import ConfigError, DataError, check_lowest
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +25,31 @@ class CocoDataModule(ImageDataModule):
     Attributes:
         train_dataset: The training images; None until `setup("fit")`.
         val_dataset: The validation images; None until `setup`.
+
+    Example:
+        >>> import tempfile
+        >>> from swin_dense.data import CocoDataModule
+        >>> from swin_dense.data.shapes import write_shapes
+        >>> root = write_shapes(tempfile.mkdtemp() + "/shapes", train=4, val=2)
+        >>> data = CocoDataModule(root, batch_size=2, num_workers=0)
+        >>> data.setup("fit")
+        >>> data.class_names[:3]
+        ('circle', 'square', 'triangle')
+        >>> len(next(iter(data.train_dataloader())))
+        2
     """
 
     def __init__(
         self,
+        root: Path | str | None = None,
         *,
-        train_annotations: Path,
-        train_images: Path,
-        val_annotations: Path,
-        val_images: Path,
-        train_transform: Transform,
-        test_transform: Transform,
-        batch_size: int,
+        train_annotations: Path | None = None,
+        train_images: Path | None = None,
+        val_annotations: Path | None = None,
+        val_images: Path | None = None,
+        train_transform: Transform | None = None,
+        test_transform: Transform | None = None,
+        batch_size: int = 2,
         eval_batch_size: int = 1,
         num_workers: int = 2,
         masks: bool = True,
@@ -46,15 +60,20 @@ class CocoDataModule(ImageDataModule):
         size_divisor: int = 32,
         limit_images: int | None = None,
     ) -> None:
-        """Takes note of where the data is and how it is to be read; nothing is opened yet.
+        """Takes note of where the data is and how it is to be read; nothing is read yet.
 
         Args:
-            train_annotations: Instances JSON, or one inside a zip file, as `CocoDataset` takes it.
+            root: Folder in COCO's layout: `annotations/instances_{train,val}*.json`, and for
+                `instances_val2017.json` the images in `val2017`, `images/val2017` or `val2017.zip`. Not needed where
+                all files are named.
+            train_annotations: Instances JSON, or one inside a zip file written as if that were a folder.
             train_images: Image folder or zip file.
             val_annotations: Likewise, for validation.
             val_images: Likewise, for validation.
-            train_transform: Applied to training samples; drawn anew for every (seed, epoch, index).
-            test_transform: Applied to validation samples.
+            train_transform: Applied to training samples, drawn for every (seed, epoch, index): any callable from
+                `Sample` to `Sample`, such as torchvision's v2 transforms. None takes the official policy for Swin
+                detectors: a random short side of 480..800, half of the time after a random crop, and a flip.
+            test_transform: Applied to validation samples; None leaves them as they are, as `DetectorModule` resizes.
             batch_size: Training images per device.
             eval_batch_size: Validation images per device.
             num_workers: Reading processes per device; 0 reads in the training process.
@@ -67,21 +86,21 @@ class CocoDataModule(ImageDataModule):
             limit_images: Use only the first images of training and of validation, to see whether a model can overfit.
 
         Raises:
-            ConfigError: A number is out of range.
+            ConfigError: A number is out of range, or neither `root` nor the files are named.
+            DataError: `root` has no such files.
         """
         super().__init__(
-            train_transform=train_transform,
-            test_transform=test_transform,
+            train_transform=official_train_transform() if train_transform is None else train_transform,
+            test_transform=Identity() if test_transform is None else test_transform,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
             seed=seed,
             limit_images=limit_images,
         )
-        self.train_annotations = train_annotations
-        self.train_images = train_images
-        self.val_annotations = val_annotations
-        self.val_images = val_images
+        folder = None if root is None else Path(root)
+        self.train_annotations, self.train_images = _split_files(folder, "train", train_annotations, train_images)
+        self.val_annotations, self.val_images = _split_files(folder, "val", val_annotations, val_images)
         self.masks = masks
         self.train_stuff = train_stuff
         self.keep_empty = keep_empty
@@ -152,3 +171,15 @@ class CocoDataModule(ImageDataModule):
         """The validation data, which every stage needs."""
         assert self.val_dataset is not None, "call setup first"
         return self.val_dataset
+
+
+def _split_files(root: Path | None, split: str, annotations: Path | None, images: Path | None) -> tuple[Path, Path]:
+    """Annotations and images of a split, found in the data set's folder where they are not named."""
+    if annotations is None:
+        if root is None:
+            raise ConfigError(f"CocoDataModule needs root, or {split}_annotations and {split}_images")
+        annotations = find_annotations(root, split)
+    images = images or images_beside(Path(annotations))
+    if images is None:
+        raise DataError(f"{annotations}: no images found beside its folder; name {split}_images")
+    return Path(annotations), Path(images)

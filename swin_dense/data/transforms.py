@@ -20,30 +20,34 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import Compose, InterpolationMode, RandomChoice
 from torchvision.transforms.v2 import functional as kernels
 
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, DataError
 from swin_dense.records import Instances, Sample, Size, rescaled_size
 
 Transform = Callable[[Sample], Sample]
 """What training and test transforms are; `torchvision.transforms.v2.Compose` chains them."""
 
 
+MAX_ENLARGED = 2**26
+"""Most pixels of an image that is enlarged: a thin one would grow without bounds where its short side is set."""
+
+
 def resize(sample: Sample, size: Size) -> Sample:
     """Resizes the image (bilinear, no antialiasing), its boxes, its masks and its label map (nearest).
 
     An instance stays even if its mask is so thin that no pixel of it is left.
-
-    Args:
-        sample: What to resize.
-        size: Height and width wanted.
-
-    Returns:
-        A new sample.
     """
     if size == sample.size:
         return sample
+    if size[0] * size[1] > max(MAX_ENLARGED, sample.size[0] * sample.size[1]):
+        (height, width), (new_height, new_width) = sample.size, size
+        raise DataError(
+            f"{sample.file_name}: {width} x {height} pixels would be enlarged to {new_width} x {new_height}, more than "
+            f"{MAX_ENLARGED} pixels; limit the long side, or leave the image out"
+        )
     target = list(size)
     image = kernels.resize(sample.image, target, interpolation=InterpolationMode.BILINEAR, antialias=False)
     sample = replace(sample, image=image)
@@ -61,54 +65,25 @@ def crop(sample: Sample, top: int, left: int, height: int, width: int) -> Sample
 
     An instance is dropped as a whole (box, mask, label, crowd flag) when its box has no area inside the window, or when
     none of its mask's pixels is inside: a box around nothing visible is no training target. Without masks, boxes tell.
-
-    Args:
-        sample: What to crop.
-        top: First row.
-        left: First column.
-        height: Rows of the window, which must lie inside the image.
-        width: Columns of the window.
-
-    Returns:
-        A new sample.
     """
     window = (top, left, height, width)
     label_map = None if sample.label_map is None else kernels.crop(sample.label_map, *window)
     sample = replace(sample, image=kernels.crop(sample.image, *window), label_map=label_map)
     if (instances := sample.instances) is None:
         return sample
-    boxes = kernels.crop(instances.boxes, *window)
+    masks = None if instances.masks is None else tv_tensors.Mask(kernels.crop(instances.masks, *window))
+    cropped = replace(instances, boxes=kernels.crop(instances.boxes, *window), masks=masks)
+    return replace(sample, instances=keep_visible(cropped))
+
+
+def keep_visible(instances: Instances) -> Instances:
+    """The instances whose box has an area and, where there are masks, whose mask has a pixel."""
+    boxes, masks = instances.boxes, instances.masks
     keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    masks = None
-    if instances.masks is not None:
-        cropped = kernels.crop(instances.masks, *window)
-        keep &= cropped.flatten(start_dim=1).any(dim=1)
-        masks = tv_tensors.Mask(cropped[keep])
-    kept = Instances(
-        boxes=tv_tensors.wrap(boxes[keep], like=boxes),
-        masks=masks,
-        labels=instances.labels[keep],
-        crowd=instances.crowd[keep],
-    )
-    return replace(sample, instances=kept)
-
-
-def horizontal_flip(sample: Sample) -> Sample:
-    """Mirrors left and right: pixel column x goes to W - 1 - x, box edge x to W - x.
-
-    Args:
-        sample: What to flip.
-
-    Returns:
-        A new sample.
-    """
-    label_map = None if sample.label_map is None else kernels.horizontal_flip(sample.label_map)
-    sample = replace(sample, image=kernels.horizontal_flip(sample.image), label_map=label_map)
-    if (instances := sample.instances) is None:
-        return sample
-    boxes = kernels.horizontal_flip(instances.boxes)
-    masks = None if instances.masks is None else kernels.horizontal_flip(instances.masks)
-    return replace(sample, instances=replace(instances, boxes=boxes, masks=masks))
+    if masks is not None:
+        keep &= masks.flatten(start_dim=1).any(dim=1)
+        masks = tv_tensors.Mask(masks[keep])
+    return Instances(tv_tensors.wrap(boxes[keep], like=boxes), masks, instances.labels[keep], instances.crowd[keep])
 
 
 @dataclass(frozen=True)
@@ -200,24 +175,14 @@ class RandomCrop:
         return crop(sample, top, left, height, width)
 
 
-@dataclass(frozen=True)
-class RandomHorizontalFlip:
-    """Mirrors left and right with probability `p`.
+class RandomHorizontalFlip(v2.RandomHorizontalFlip):  # type: ignore[misc]  # torchvision has no types
+    """Mirrors left and right with probability `p`: pixel column x goes to W - 1 - x, box edge x to W - x."""
 
-    Attributes:
-        p: Probability in 0..1.
-    """
-
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
+    def __init__(self, p: float = 0.5) -> None:
         """Checks the probability."""
-        if not 0 <= self.p <= 1:
-            raise ConfigError(f"random flip: the probability must lie in 0..1, got {self.p}")
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Flips one sample, or returns it as it is."""
-        return horizontal_flip(sample) if torch.rand(()) < self.p else sample
+        if not 0 <= p <= 1:
+            raise ConfigError(f"random flip: the probability must lie in 0..1, got {p}")
+        super().__init__(float(p))
 
 
 def short_side_or_crop(
@@ -252,6 +217,13 @@ def short_side_or_crop(
     crop_first = Compose([RandomShortSide(crop_short_sides, max_long_side), RandomCrop(*crop_range), resize_only])
     policy: Transform = RandomChoice([resize_only, crop_first])
     return policy
+
+
+def official_train_transform() -> Transform:
+    """The training transform of the official Swin detectors: `short_side_or_crop` with its values, then a flip."""
+    policy = short_side_or_crop(range(480, 801, 32), 1333, (400, 500, 600), (384, 600))
+    transform: Transform = Compose([policy, RandomHorizontalFlip()])
+    return transform
 
 
 def _resize_masks(masks: Tensor, size: Size) -> tv_tensors.Mask:

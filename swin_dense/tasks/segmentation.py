@@ -264,6 +264,7 @@ def train_transform(augmentation: SegmentationAugmentationConfig) -> Transform:
 
     from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
     from swin_dense.data.transforms import RandomHorizontalFlip
+    from swin_dense.data.user_transforms import UserTransforms
 
     steps: list[Transform] = [
         RandomRatioResize(augmentation.scale, augmentation.ratio_range),
@@ -272,7 +273,7 @@ def train_transform(augmentation: SegmentationAugmentationConfig) -> Transform:
     ]
     if augmentation.photometric_distortion:
         steps.append(PhotoMetricDistortion())
-    transform: Transform = Compose(steps)
+    transform: Transform = Compose([*steps, UserTransforms(augmentation.extra, "augmentation.extra")])
     return transform
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from swin_dense.coco.check import check_coco
 from swin_dense.data.coco import CocoDataset
-from swin_dense.data.transforms import crop, horizontal_flip, resize
+from swin_dense.data.transforms import RandomHorizontalFlip, crop, resize
 from swin_dense.errors import DataError
 
 BOX = {"image_id": 1, "category_id": 3, "bbox": [20, 30, 40, 20]}
@@ -90,7 +90,7 @@ def test_checking_says_what_the_data_is_fit_for(tmp_path: Path) -> None:
 def test_transforms_move_boxes_that_come_alone(tmp_path: Path) -> None:
     inside, corner = BOX, BOX | {"bbox": [100, 60, 40, 30]}
     sample = CocoDataset(write(tmp_path, inside, corner), tmp_path, masks=False)[0]
-    changed = horizontal_flip(resize(crop(sample, 20, 10, 40, 70), (80, 140)))
+    changed = RandomHorizontalFlip(1)(resize(crop(sample, 20, 10, 40, 70), (80, 140)))
     assert changed.instances is not None and changed.instances.masks is None
     # (20, 30, 60, 50) is (10, 10, 50, 30) in the window, twice that after the resize, and mirrored in 140 columns.
     assert changed.instances.boxes.tolist() == [[40, 20, 120, 60]]

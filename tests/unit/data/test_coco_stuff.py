@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from swin_dense.data.coco import CocoDataset
-from swin_dense.data.transforms import horizontal_flip
+from swin_dense.data.transforms import RandomHorizontalFlip
 from swin_dense.errors import DataError
 from swin_dense.records import IGNORE_INDEX
 
@@ -48,7 +48,7 @@ def test_samples_have_the_class_of_every_pixel(root: Path) -> None:
     expected = torch.full((HEIGHT, WIDTH), 123, dtype=torch.int32)
     expected[:2, :3], expected[5] = 0, IGNORE_INDEX
     assert sample.label_map.dtype == torch.int32 and (sample.label_map == expected).all()
-    flipped = horizontal_flip(sample)
+    flipped = RandomHorizontalFlip(1)(sample)
     assert flipped.label_map is not None and flipped.instances is not None and flipped.instances.masks is not None
     assert (flipped.label_map == expected.flip(1)).all()
     assert ((flipped.label_map == 0) == flipped.instances.masks[0]).all()

@@ -118,6 +118,21 @@ def test_different_categories_stop_with_both_files_named(coco: Path, tmp_path: P
         data.setup("fit")
 
 
+def test_a_folder_in_the_layout_of_coco_is_all_that_it_takes(shared_data: Path, tmp_path: Path) -> None:
+    data = CocoDataModule(shared_data / "coco2017_tiny", num_workers=0)
+    data.setup("fit")
+    assert (data.train_images.name, data.val_images.name, len(data.class_names)) == ("train2017", "val2017", 80)
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch) == 2 and max(max(size) for size in batch.sizes) <= 1333
+    assert next(iter(data.val_dataloader())).sizes == next(iter(data.val_dataloader())).original_sizes
+    with pytest.raises(DataError, match=r"no annotations/instances_train\*\.json in it"):
+        CocoDataModule(tmp_path)
+    with pytest.raises(ConfigError, match="needs root, or train_annotations and train_images"):
+        CocoDataModule()
+    with pytest.raises(DataError, match=r"instances_val2017\.json: no images found beside"):
+        CocoDataModule(shared_data / "coco2017_tiny", val_annotations=tmp_path / "a/b/instances_val2017.json")
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_missing_image_is_said_before_the_first_step(tmp_path: Path, split: str) -> None:
     for name in ("train", "val"):

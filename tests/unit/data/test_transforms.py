@@ -25,11 +25,10 @@ from swin_dense.data.transforms import (
     ResizeShortSide,
     Transform,
     crop,
-    horizontal_flip,
     resize,
     short_side_or_crop,
 )
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, DataError
 from swin_dense.records import Instances, Sample, rescaled_size
 
 Box = tuple[int, int, int, int]
@@ -112,7 +111,7 @@ def test_image_boxes_masks_and_labels_stay_in_step(name: str, sample: Sample, se
 @given(sample=painted_samples())
 @settings(max_examples=25, deadline=None, derandomize=True)
 def test_two_flips_are_none(sample: Sample) -> None:
-    once, twice = horizontal_flip(sample), horizontal_flip(horizontal_flip(sample))
+    once, twice = RandomHorizontalFlip(1)(sample), RandomHorizontalFlip(1)(RandomHorizontalFlip(1)(sample))
     assert torch.equal(twice.image, sample.image)
     assert torch.equal(twice.instances.masks, sample.instances.masks)
     assert torch.equal(twice.instances.boxes, sample.instances.boxes)
@@ -120,7 +119,7 @@ def test_two_flips_are_none(sample: Sample) -> None:
 
 
 def test_flip_takes_box_edge_x_to_width_minus_x() -> None:
-    flipped = horizontal_flip(painted_sample(10, 30, [(2, 1, 7, 9)]))
+    flipped = RandomHorizontalFlip(1)(painted_sample(10, 30, [(2, 1, 7, 9)]))
     assert flipped.instances.boxes.tolist() == [[23, 1, 28, 9]]
 
 
@@ -177,7 +176,7 @@ def test_crop_drops_an_object_of_which_only_the_empty_corner_of_its_box_is_left(
 
 def test_a_crop_without_objects_goes_on_through_the_pipeline() -> None:
     empty = crop(painted_sample(40, 40, [(0, 0, 5, 5)]), 20, 20, 16, 20)
-    result = horizontal_flip(resize(empty, (32, 40)))
+    result = RandomHorizontalFlip(1)(resize(empty, (32, 40)))
     assert result.instances.boxes.shape == (0, 4) and result.instances.masks.shape == (0, 32, 40)
     assert result.size == (32, 40)
 
@@ -250,3 +249,10 @@ def test_randomness_comes_from_torch_alone() -> None:
 def test_impossible_settings_are_refused(build: object) -> None:
     with pytest.raises(ConfigError, match=r"resize|crop|flip"):
         build()
+
+
+def test_an_image_that_would_grow_beyond_bounds_is_refused() -> None:
+    thin = Sample(tv_tensors.Image(torch.zeros(3, 1, 30_000, dtype=torch.uint8)), 1, "thin.png", (1, 30_000))
+    with pytest.raises(DataError, match=r"thin\.png: 30000 x 1 pixels would be enlarged to 24000000 x 800"):
+        resize(thin, (800, 24_000_000))
+    assert resize(thin, (2, 60_000)).size == (2, 60_000)
