@@ -69,7 +69,7 @@ class UserTransforms:
         return sample if sample.instances is None else replace(sample, instances=keep_visible(sample.instances))
 
 
-class SanitizeInstances(v2.SanitizeBoundingBoxes):
+class SanitizeInstances(v2.SanitizeBoundingBoxes):  # type: ignore[misc]  # torchvision has no types
     """Torchvision's, for samples: labels and crowd flags go with their boxes, and the label map is no mask of them."""
 
     def __init__(self, min_size: float = 1.0, min_area: float = 1.0) -> None:
@@ -97,7 +97,8 @@ def _build(settings: Any, where: str) -> Transform:
             raise ConfigError(f"{where}: {getattr(factory, '__name__', factory)}: {error}") from error
     if not callable(settings):
         raise ConfigError(f"{where} is {settings!r:.80}; write dict(type=..., ...) or give a transform")
-    return _for_samples(settings)
+    built: Transform = _for_samples(settings)
+    return built
 
 
 def _build_nested(value: Any, where: str) -> Any:

@@ -255,8 +255,14 @@ class DetectionTask(Task[DetectionConfig]):
 
         data, root = config.data, Path(config.data.root)
         train, val = ((root / split.annotations, root / split.images) for split in (data.train, data.val))
-        questions = {"masks": has_masks(config.model), "keep_empty": data.keep_empty, "min_side": data.min_side}
-        return check_splits(train, val, **questions, progress=progress)
+        return check_splits(
+            train,
+            val,
+            masks=has_masks(config.model),
+            keep_empty=data.keep_empty,
+            min_side=data.min_side,
+            progress=progress,
+        )
 
     def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
         from swin_dense.visualize.inspection import object_target

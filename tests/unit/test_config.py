@@ -258,3 +258,11 @@ def test_a_config_that_is_no_python_or_does_not_exist_is_an_error_of_ours(tmp_pa
         load_config(write(tmp_path, "model = dict("))
     with pytest.raises(ConfigError, match="no such config file"):
         load_config(tmp_path / "absent.py")
+
+
+def test_a_users_transforms_are_settings_that_a_run_keeps() -> None:
+    jitter = {"type": "torchvision.transforms.v2.ColorJitter", "brightness": 0.2}
+    config = load_config("mask-rcnn_swin-t_fpn_1x_coco", {"augmentation.extra": [jitter]})
+    assert config.augmentation.extra == (jitter,)
+    with pytest.raises(ConfigError, match=r"augmentation\.extra\.0 must be dict"):
+        load_config("mask-rcnn_swin-t_fpn_1x_coco", {"augmentation.extra": ["ColorJitter"]})
