@@ -9,6 +9,17 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+if os.environ.get("SWIN_DENSE_TEST_DEVICES", "cpu") == "cpu":
+    # Tests mean the CPU, whose results are the same to the bit; "all" tests operators on a GPU, too.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True)
+def no_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests mean the CPU on a Mac, too."""
+    if os.environ.get("SWIN_DENSE_TEST_DEVICES", "cpu") == "cpu":
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,13 @@ def test_a_training_that_could_not_tell_its_best_weights_is_refused(
     trainers.check_validation(load_config(DEMOS / demo), figures)
     with pytest.raises(ConfigError, match=message):
         trainers.check_validation(load_config(DEMOS / demo, [override]), figures)
+
+
+def test_a_real_detector_in_its_module_can_be_sent_to_a_spawned_process(shapes: Path) -> None:
+    config = load_config(DEMOS / "mask-rcnn_swin-nano_shapes.py", {"data.root": str(shapes)})
+    data, task = tasks.data_module(config), tasks.task_of(config)
+    data.setup("validate")
+    module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
+    sent = pickle.loads(pickle.dumps(module))
+    assert all(torch.equal(a, b) for a, b in zip(sent.parameters(), module.parameters(), strict=True))
+    assert sent.inference == module.inference
