@@ -1,4 +1,4 @@
-"""Looks at what is installed, and says what would fail and how to mend it.
+"""Looks at what is installed, and says what would fail and how to fix it.
 
 What is installed is read from package metadata; what works is seen by importing it and by computing a little on every
 device. A release that is known to be compromised is not imported.
@@ -70,7 +70,7 @@ REMEDIES = (
     (r"MMCV==\S+ is used but incompatible", 'pip uninstall -y mmcv mmcv-lite && pip install "mmcv-lite>=2.1,<2.2"'),
     (r"No module named '(?P<module>\w+)", 'pip install "{distribution}"'),
 )
-"""Messages of failing imports, and what mends them; the last resort is to install the distribution again."""
+"""Messages of failing imports, and what fixes them; the last resort is to install the distribution again."""
 
 
 @dataclass(frozen=True)
@@ -313,4 +313,4 @@ def check_space(disk_free: int, shared_memory: int | None) -> Iterator[Problem]:
         yield Problem("warning", what, "free some, or train from a folder on a larger disk")
     if shared_memory is not None and shared_memory < GIB:
         what = f"/dev/shm has {shared_memory / GIB:.2f} GiB; data loader workers die with a bus error when it is full"
-        yield Problem("warning", what, "docker run --shm-size=8g, or --set train.num_workers=0")
+        yield Problem("warning", what, "docker run --shm-size=8g, or --set data.num_workers=0")

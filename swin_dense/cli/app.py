@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from swin_dense.errors import ConfigError
 
-app = typer.Typer(
-    name="swin-dense",
-    help="One Swin Transformer backbone for every dense task.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 Override = Annotated[
     list[str] | None,
@@ -30,6 +26,16 @@ Devices = Annotated[str, typer.Option(help='Number of devices on this machine, o
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+@app.callback()
+def swin_dense(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and its cause; also SWIN_DENSE_DEBUG=1.")
+    ] = False,
+) -> None:
+    """One Swin Transformer backbone for every dense task."""
+    # `main` takes --debug out wherever it stands; here it is only declared.
+
+
 def load(source: str | Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
     """A config by name or file with what the command line changes; `data` stands for `data.root`."""
     from swin_dense.config import load_config
@@ -39,16 +45,7 @@ def load(source: str | Path, data: Path | None, overrides: Sequence[str] | None)
 
 
 def refuse_options(context: typer.Context, names: Collection[str], reason: str) -> None:
-    """Refuses options that would do nothing here.
-
-    Args:
-        context: Of the command.
-        names: Parameters of the command's function; those that were not typed are passed over.
-        reason: What they belong to.
-
-    Raises:
-        ConfigError: One of them was typed, be it with its default.
-    """
+    """Refuses options that were typed, be it with their default, where they would do nothing; `reason` says why."""
     sources = {name: context.get_parameter_source(name) for name in names}
     typed = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     if typed:
@@ -56,37 +53,31 @@ def refuse_options(context: typer.Context, names: Collection[str], reason: str) 
         raise ConfigError(f"{', '.join(options)}: {reason}")
 
 
+def whole_numbers(text: str, separator: str) -> list[int] | None:
+    """The numbers in a text such as "2,3"; None where anything else is in it."""
+    parts = [part.strip() for part in text.split(separator)]
+    # Not `str.isdigit`: "²" is one of its digits, and digits of other scripts are easily taken for others.
+    return [int(part) for part in parts] if all(re.fullmatch("[0-9]{1,9}", part) for part in parts) else None
+
+
 def device_count(text: str) -> int | str:
-    """What `--devices` means to a trainer.
-
-    Args:
-        text: As typed.
-
-    Returns:
-        A number, or "auto".
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if text != "auto" and not text.isdecimal():
+    """What `--devices` means to a trainer: a number, or "auto"."""
+    numbers = whole_numbers(text, ",")
+    if text != "auto" and (numbers is None or len(numbers) > 1):
         raise ConfigError(f'--devices takes a number or "auto", not "{text}"')
-    return text if text == "auto" else int(text)
+    return numbers[0] if numbers else text
 
 
 def height_and_width(text: str, option: str = "--shape") -> tuple[int, int]:
-    """Reads a size.
-
-    Args:
-        text: Such as "800x1280".
-        option: Where it was typed.
-
-    Returns:
-        Height and width in pixels.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+    """Height and width in pixels of a size such as "800x1280"."""
+    numbers = whole_numbers(text, "x")
+    if numbers is None or len(numbers) != 2 or 0 in numbers:
         raise ConfigError(f'{option} takes HEIGHTxWIDTH, for instance 800x1280, not "{text}"')
-    return int(height), int(width)
+    return numbers[0], numbers[1]
+
+
+def show_progress(what: str, items: Iterable[Any], total: int) -> Iterable[Any]:
+    """The same items; a bar on stderr shows how many of them are done."""
+    from rich.progress import track
+
+    return track(items, what, total=total, console=Console(stderr=True)) if total else items

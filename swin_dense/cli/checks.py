@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from swin_dense.cli.app import AsJson, DataRoot, Override, app, load
+from swin_dense.cli.app import AsJson, DataRoot, Override, app, load, show_progress
 from swin_dense.errors import ConfigError
 
 
@@ -31,8 +30,9 @@ def check_data(
         raise ConfigError("check-data takes one of CONFIG, --coco FILE and --ade DIR")
     if config is None and (data is not None or overrides):
         raise ConfigError("--data and --set change what a CONFIG names; there is none")
-    from swin_dense.cli.report import print_report
+    from swin_dense.cli.report import check_tables, print_report
 
+    progress = partial(show_progress, "checking")
     if config is not None:
         settings = load(config, data, overrides)
         from swin_dense.tasks import task_of
@@ -51,12 +51,10 @@ def check_data(
                 ade, classes=classes, label_shift=label_shift, ignore_index=ignore_index, progress=progress
             )
         }
-    from swin_dense.cli.report import check_tables
-
     records = {name: report.to_dict() for name, report in reports.items()}
     tables = [table for record in records.values() for table in check_tables(record)]
     print_report(next(iter(records.values())) if len(records) == 1 else records, *tables, as_json=as_json)
-    sys.exit(0 if all(report.ok for report in reports.values()) else 1)
+    raise typer.Exit(0 if all(report.ok for report in reports.values()) else 1)
 
 
 @app.command()
@@ -68,19 +66,4 @@ def doctor(as_json: AsJson = False) -> None:
     diagnosis = examine()
     record = diagnosis.to_dict()
     print_report(record, *doctor_tables(record), as_json=as_json)
-    sys.exit(0 if diagnosis.ok else 1)
-
-
-def progress(items: Any, total: int) -> Any:
-    """Shows on stderr how much of a long check is done.
-
-    Args:
-        items: What is gone through.
-        total: How many there are.
-
-    Returns:
-        The same items.
-    """
-    from rich.progress import track
-
-    return track(items, "checking", total=total, console=Console(stderr=True))
+    raise typer.Exit(0 if diagnosis.ok else 1)

@@ -1,4 +1,4 @@
-"""The command that lists the recipes and copies one."""
+"""Commands about configs: the recipes that there are, one to edit, and what a model costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from swin_dense.cli.app import AsJson, app
+from swin_dense.cli.app import AsJson, Override, app, height_and_width
 from swin_dense.errors import ConfigError
 
 
@@ -42,6 +42,22 @@ def configs(
         table = tables.setdefault(folder, Table(Column(folder, no_wrap=True), "", box=None))
         table.add_row(stem, line)
     print_report(lines, *tables.values(), as_json=as_json)
+
+
+@app.command()
+def stats(
+    model: Annotated[str, typer.Argument(help="Config or backbone variant.", metavar="CONFIG|VARIANT")],
+    shape: Annotated[str, typer.Option(help="Image height x width.")] = "800x1280",
+    overrides: Override = None,
+    as_json: AsJson = False,
+) -> None:
+    """Counts parameters and multiply-adds of a model."""
+    height, width = height_and_width(shape)
+    from swin_dense.cli.report import print_report, stats_table
+    from swin_dense.models.parts import sizes_of
+
+    sizes = sizes_of(model, height, width, overrides=overrides or ()).to_dict()
+    print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)
 
 
 def _copy(name: str, file: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Commands that use trained weights, and those that count what a model costs."""
+"""Commands that use trained weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from swin_dense.cli.app import (
     Override,
     app,
     device_count,
-    height_and_width,
     refuse_options,
 )
 from swin_dense.errors import ConfigError
@@ -111,6 +110,7 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes no result.")] = 1,
     device: Device = None,
     overrides: Override = None,
+    as_json: AsJson = False,
 ) -> None:
     """Finds objects in images, or segments them: pictures for people, files for programs.
 
@@ -122,6 +122,7 @@ def predict(
     shortcuts = {"inference.min_score": min_score, "inference.max_detections": max_detections}
     changes = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
     loaded = _load(context, model, weights, data, overrides, device, changes)
+    from swin_dense.cli.report import print_report
     from swin_dense.tasks.prediction import predict_to_folder
 
     rows = predict_to_folder(
@@ -132,23 +133,8 @@ def predict(
         probabilities=probabilities,
         batch_size=batch_size,
     )
-    print(loaded.task.predicts.format(rows=len(rows), output=output))
-
-
-@app.command()
-def stats(
-    model: Annotated[str, typer.Argument(help="Config or backbone variant.", metavar="CONFIG|VARIANT")],
-    shape: Annotated[str, typer.Option(help="Image height x width.")] = "800x1280",
-    overrides: Override = None,
-    as_json: AsJson = False,
-) -> None:
-    """Counts parameters and multiply-adds of a model."""
-    height, width = height_and_width(shape)
-    from swin_dense.cli.report import print_report, stats_table
-    from swin_dense.models.parts import sizes_of
-
-    sizes = sizes_of(model, height, width, overrides=overrides or ()).to_dict()
-    print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)
+    record = {"output": str(output), "predictions": rows}
+    print_report(record, loaded.task.predicts.format(rows=len(rows), output=output), as_json=as_json)
 
 
 def _load(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -13,63 +12,64 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-_COMPACT: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0, "pad_edge": False}  # fits a terminal of 80 columns
 _SHOWN_PER_KIND = 5
-_COLOUR_OF = {"error": "bold red", "warning": "yellow"}
+_STYLE_OF = {"error": "bold red", "warning": "yellow"}
+
+
+def print_report(record: Mapping[str, Any], *shown: RenderableType, as_json: bool) -> None:
+    """Prints results for a reader, or for a program.
+
+    Args:
+        record: The results; a number that is NaN becomes null in JSON.
+        *shown: The same for a reader: tables, and texts that are printed as they are.
+        as_json: Put `record` on stdout as one JSON object, alone there, and the rest on stderr.
+
+    Raises:
+        ValueError: If `record` holds infinity, which is not JSON.
+    """
+    if as_json:
+        print(json.dumps(_without_nan(record), indent=2, allow_nan=False))
+    console = Console(stderr=as_json)
+    for one in shown:
+        if isinstance(one, str):  # a path in brackets is no markup, and one that is broken cannot be copied
+            console.print(one, markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(one)
+
+
+def score_tables(scores: Mapping[str, Any]) -> tuple[Table, Table]:
+    """The metrics over the whole data set, and those of every class, of what a metric of any task returns."""
+    if "mIoU" in scores:
+        return miou_table(scores), per_class_iou_table(scores)
+    return ap_table(scores), per_class_table(scores)
 
 
 def ap_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Lays out COCO's twelve figures, one row for boxes and one for masks.
-
-    Args:
-        results: As `CocoMetric.compute` returns them.
-
-    Returns:
-        A table of percentages, 77 columns wide; "-" where there is no ground truth of that size.
-    """
-    table = Table(title="COCO average precision (AP) and recall (AR), %", title_justify="left", **_COMPACT)
+    """COCO's twelve metrics, one row for boxes and one for masks; "-" where there is no ground truth of that size."""
+    table = _table("COCO average precision (AP) and recall (AR), %")
     table.add_column("", style="bold")
-    rows = {
-        iou_type: {name: value for name, value in figures.items() if name != "per_class"}
-        for iou_type, figures in results.items()
-    }
+    rows = {kind: {name: one[name] for name in one if name != "per_class"} for kind, one in results.items()}
     for name in next(iter(rows.values()), ()):
         table.add_column(name, justify="right", min_width=5, style="bold" if name == "AP" else None)
-    for iou_type, figures in rows.items():
-        table.add_row(iou_type, *map(_percent, figures.values()))
+    for kind, metrics in rows.items():
+        table.add_row(kind, *map(_percent, metrics.values()))
     return table
 
 
 def per_class_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Lays out the AP of every class, one column for boxes and one for masks.
-
-    Args:
-        results: As `CocoMetric.compute` returns them.
-
-    Returns:
-        A table of percentages in the data set's order of classes; "-" where a class has no ground truth.
-    """
-    table = Table(title="AP by class, %", title_justify="left", **_COMPACT)
-    table.add_column("class", style="bold")
-    for iou_type in results:
-        table.add_column(f"{iou_type} AP", justify="right", min_width=9)
-    by_class = [figures["per_class"] for figures in results.values()]
+    """The AP of every class in the data set's order, one column for boxes and one for masks."""
+    table = _table("AP by class, %", "class", {f"{kind} AP": 9 for kind in results})
+    by_class = [metrics["per_class"] for metrics in results.values()]
     for name in by_class[0] if by_class else ():
-        table.add_row(name, *(_percent(per_class[name]) for per_class in by_class))
+        table.add_row(escape(name), *(_percent(per_class[name]) for per_class in by_class))
     return table
 
 
 def miou_table(results: Mapping[str, Any]) -> Table:
-    """Lays out the figures of a segmentation over the whole data set.
-
-    Args:
-        results: As `MeanIoU.compute` returns them.
-
-    Returns:
-        A table of percentages.
-    """
-    table = Table(title="intersection over union (IoU) and accuracy (Acc), %", title_justify="left", **_COMPACT)
+    """The metrics of a segmentation over the whole data set."""
+    table = _table("intersection over union (IoU) and accuracy (Acc), %")
     for name in ("mIoU", "mAcc", "aAcc"):
         table.add_column(name, justify="right", min_width=6, style="bold" if name == "mIoU" else None)
     table.add_row(*(_number(results[name]) for name in ("mIoU", "mAcc", "aAcc")))
@@ -77,48 +77,16 @@ def miou_table(results: Mapping[str, Any]) -> Table:
 
 
 def per_class_iou_table(results: Mapping[str, Any]) -> Table:
-    """Lays out IoU and accuracy of every class.
-
-    Args:
-        results: As `MeanIoU.compute` returns them.
-
-    Returns:
-        A table of percentages in the data set's order of classes; "-" where a class is absent.
-    """
-    table = Table(title="by class, %", title_justify="left", **_COMPACT)
-    table.add_column("class", style="bold")
-    for name in ("IoU", "Acc"):
-        table.add_column(name, justify="right", min_width=7)
-    for name, figures in results["per_class"].items():
-        table.add_row(escape(name), _number(figures["IoU"]), _number(figures["Acc"]))
+    """IoU and accuracy of every class in the data set's order; "-" where a class is absent."""
+    table = _table("by class, %", "class", {"IoU": 7, "Acc": 7})
+    for name, metrics in results["per_class"].items():
+        table.add_row(escape(name), _number(metrics["IoU"]), _number(metrics["Acc"]))
     return table
 
 
-def score_tables(scores: Mapping[str, Any]) -> tuple[Table, Table]:
-    """Lays out what a metric of any task returns.
-
-    Args:
-        scores: Of `CocoMetric` or `MeanIoU`.
-
-    Returns:
-        The figures over the whole data set, and those of every class.
-    """
-    if "mIoU" in scores:
-        return miou_table(scores), per_class_iou_table(scores)
-    return ap_table(scores), per_class_table(scores)
-
-
 def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
-    """Lays out the size of a model, whole and by part.
-
-    Args:
-        record: As `ModelStats.to_dict` gives: "params", "macs", and "parts", which has both for every part by name.
-        title: What was counted, at which image size.
-
-    Returns:
-        A table in millions of parameters and billions of multiply-adds.
-    """
-    table = Table(title=title, title_justify="left", show_footer=True, **_COMPACT)
+    """The size of a model, whole and by part; `record` is that of `ModelStats.to_dict`."""
+    table = _table(title, show_footer=True)
     table.add_column("part", style="bold", footer="whole")
     for name, unit, scale in (("params", "parameters, M", 1e6), ("macs", "multiply-adds, G", 1e9)):
         table.add_column(unit, justify="right", min_width=len(unit) + 2, footer=f"{record[name] / scale:.2f}")
@@ -128,17 +96,10 @@ def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
 
 
 def check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
-    """Lays out what is in a data set and what is wrong with it: counts or histograms, findings by kind, the verdict.
-
-    Args:
-        record: Of a check's `to_dict`: "ok", "problem_counts", "problems", and either "annotations" with "counts", or
-            "splits", each with the "histogram" of its stored labels.
-    """
+    """What is in a data set and what is wrong with it; `record` is that of a check's `to_dict`."""
     if "splits" in record:
         return (*(_histogram(name, split) for name, split in record["splits"].items()), *_problem_tables(record))
-    counts = Table(title=escape(record["annotations"]), title_justify="left", show_header=False, **_COMPACT)
-    counts.add_column(style="bold")
-    counts.add_column(justify="right", min_width=12)
+    counts = _table(escape(record["annotations"]), "", {"count": 12}, show_header=False)
     for name, count in record["counts"].items():
         counts.add_row(name.replace("_", " "), f"{count:,}")
     for what, count in record["left_out_of_training"].items():
@@ -147,57 +108,73 @@ def check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
 
 
 def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
-    """Lays out the state of an installation.
-
-    Args:
-        record: As `Diagnosis.to_dict` gives: "ok", "python", "system", "versions", "mmcv_ops", "devices", and
-            "problems", each with "severity", "what" and "remedy".
-
-    Returns:
-        The versions, the devices, the problems and the verdict.
-    """
-    versions = Table(title=f"Python {record['python']} on {record['system']}", title_justify="left", **_COMPACT)
-    versions.add_column("package", style="bold")
+    """The state of an installation; `record` is that of `Diagnosis.to_dict`."""
+    versions = _table(f"Python {record['python']} on {record['system']}", "package")
     versions.add_column("version", min_width=16)
     for name, version in record["versions"].items():
         versions.add_row(name, version)
     versions.add_row("mmcv's ops", record["mmcv_ops"] or "missing")
-    devices = Table(title="devices", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("device", "what", "memory, GiB", "state"):
-        devices.add_column(name)
+    devices = Table("device", "what", "memory, GiB", "state", title="devices", title_justify="left", box=SIMPLE_HEAD)
     for device in record["devices"]:
         memory = "-" if device["memory_gib"] is None else f"{device['memory_gib']:.1f}"
         state = device["failure"] or ("works, bfloat16 too" if device["bf16"] else "works, no bfloat16")
         devices.add_row(*map(escape, (device["name"], device["description"], memory, state)))
     problems = [
-        f"[{_COLOUR_OF[one['severity']]}]{one['severity']}:[/] {escape(one['what'])}\n    {escape(one['remedy'])}"
+        Text.assemble((f"{one['severity']}:", _STYLE_OF[one["severity"]]), f" {one['what']}\n    {one['remedy']}")
         for one in record["problems"]
     ]
-    verdict = "[bold green]nothing would fail" if record["ok"] else "[bold red]something would fail: see above"
-    return versions, devices, *problems, verdict
+    return versions, devices, *problems, _verdict(record, "nothing would fail", "something would fail: see above")
 
 
-def print_report(record: Mapping[str, Any], *renderables: RenderableType, as_json: bool) -> None:
-    """Prints results for a reader, or for a program.
+def _table(title: str, first: str | None = None, numbers: Mapping[str, int] = {}, **options: Any) -> Table:
+    """A table that fits a terminal of 80 columns: a column in bold print, and numbers by heading and least width."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, **options)
+    if first is not None:
+        table.add_column(first, style="bold")
+    for heading, width in numbers.items():
+        table.add_column(heading, justify="right", min_width=width)
+    return table
 
-    Args:
-        record: The results; a number that is none (NaN) becomes null in JSON.
-        *renderables: The same for a reader, such as tables.
-        as_json: Put `record` on stdout as one JSON object, alone there, and the rest on stderr.
 
-    Raises:
-        ValueError: If `record` holds infinity, which is not JSON.
-    """
-    if as_json:
-        sys.stdout.write(json.dumps(_without_nan(record), indent=2, allow_nan=False) + "\n")
-    console = Console(stderr=as_json)
-    for renderable in renderables:
-        console.print(renderable)
+def _problem_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """The first problems of each kind, if there are any, and the verdict."""
+    problems = Table(title="problems", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "kind", "where", "what, and what to do"):
+        problems.add_column(name, overflow="fold")
+    shown: Counter[str] = Counter()
+    for problem in sorted(record["problems"], key=lambda one: one["severity"]):
+        shown[problem["kind"]] += 1
+        if shown[problem["kind"]] <= _SHOWN_PER_KIND:
+            row = (problem["severity"], problem["kind"], _place(problem), f"{problem['message']}; {problem['fix']}")
+            problems.add_row(*map(escape, row), style=_STYLE_OF[problem["severity"]])
+    for kind, count in record["problem_counts"].items():
+        if count > _SHOWN_PER_KIND:
+            problems.add_row("", kind, "", f"... and {count - _SHOWN_PER_KIND:,} more of this kind")
+    verdict = _verdict(record, "ready for training", "errors to fix before training")
+    return (problems, verdict) if record["problems"] else (verdict,)
 
 
 def _place(problem: Mapping[str, Any]) -> str:
     ids = [f"{name} {problem[f'{name}_id']}" for name in ("image", "annotation") if problem[f"{name}_id"] is not None]
     return "\n".join(ids) or str(problem["file"])
+
+
+def _verdict(record: Mapping[str, Any], good: str, bad: str) -> Text:
+    return Text(good, "bold green") if record["ok"] else Text(bad, "bold red")
+
+
+def _histogram(name: str, split: Mapping[str, Any]) -> Table:
+    title = f"{name}: {split['pairs']:,} images in {split['images']}, label maps in {split['labels']}"
+    table = _table(escape(title))
+    table.add_column("label", justify="right", style="bold")
+    table.add_column("class", min_width=12)
+    for column in ("images", "pixels", "%"):
+        table.add_column(column, justify="right", min_width=8)
+    for row in split["histogram"]:
+        class_name = "(ignored)" if row["ignored"] else row["class_name"] or "(no class)"
+        share = f"{100 * row['pixels'] / max(split['pixels'], 1):.2f}"
+        table.add_row(str(row["label"]), escape(class_name), f"{row['images']:,}", f"{row['pixels']:,}", share)
+    return table
 
 
 def _percent(value: float) -> str:
@@ -214,35 +191,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _problem_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
-    """The first problems of each kind, if there are any, and the verdict."""
-    problems = Table(title="problems", title_justify="left", show_lines=False, box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("", "kind", "where", "what, and what to do"):
-        problems.add_column(name, overflow="fold")
-    shown: Counter[str] = Counter()
-    for problem in sorted(record["problems"], key=lambda one: one["severity"]):
-        shown[problem["kind"]] += 1
-        if shown[problem["kind"]] <= _SHOWN_PER_KIND:
-            row = (problem["severity"], problem["kind"], _place(problem), f"{problem['message']}; {problem['fix']}")
-            problems.add_row(*map(escape, row), style=_COLOUR_OF[problem["severity"]])
-    for kind, count in record["problem_counts"].items():
-        if count > _SHOWN_PER_KIND:
-            problems.add_row("", kind, "", f"... and {count - _SHOWN_PER_KIND:,} more of this kind")
-    verdict = "[bold green]ready for training" if record["ok"] else "[bold red]errors to mend before training"
-    return (problems, verdict) if record["problems"] else (verdict,)
-
-
-def _histogram(name: str, split: Mapping[str, Any]) -> Table:
-    title = f"{name}: {split['pairs']:,} images in {split['images']}, label maps in {split['labels']}"
-    table = Table(title=escape(title), title_justify="left", **_COMPACT)
-    table.add_column("label", justify="right", style="bold")
-    table.add_column("class", min_width=12)
-    for column in ("images", "pixels", "%"):
-        table.add_column(column, justify="right", min_width=8)
-    for row in split["histogram"]:
-        class_name = "(ignored)" if row["ignored"] else row["class_name"] or "(no class)"
-        share = f"{100 * row['pixels'] / max(split['pixels'], 1):.2f}"
-        table.add_row(str(row["label"]), escape(class_name), f"{row['images']:,}", f"{row['pixels']:,}", share)
-    return table

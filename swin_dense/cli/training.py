@@ -70,13 +70,15 @@ def train(
 @app.command()
 def demo(
     task: Annotated[str, typer.Option(help="detection or segmentation.")] = "detection",
-    run: Annotated[Path, typer.Option(help="Run folder; an earlier demo there is replaced.")] = Path("runs/demo"),
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder, runs/demo-TASK by default; an earlier demo there is replaced.")
+    ] = None,
     data: Annotated[Path, typer.Option(help="Where the shapes data set is written.")] = Path("data/shapes"),
 ) -> None:
     """Trains a small Mask R-CNN (or UperNet) on the embedded shapes, from random weights, on any machine."""
     from swin_dense.tasks import training
 
-    _report(training.demo(task, run, data), task)
+    _report(training.demo(task, run or Path(f"runs/demo-{task}"), data), task)
 
 
 def _run_config(run: Path) -> Path:

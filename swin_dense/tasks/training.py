@@ -204,11 +204,14 @@ def demo(task: str, run: Path, data_root: Path) -> Run:
         data_root: Where the data set is written, or is already.
 
     Raises:
-        ConfigError: There is no such task.
+        ConfigError: There is no such task, or another run in that folder.
     """
     demo = task_named(task).demo
+    config = load_config(demo.config, {"data.root": data_root / demo.folder})
+    if (run / "config.py").is_file() and load_config(run / "config.py") != config:
+        raise ConfigError(f"{run} holds another run than this demo; remove it, or name another folder with --run")
     console.print(f"writing the shapes data set to {data_root}")
     write_shapes(data_root, **DEMO_SCENES)
     if run.is_dir() and (run / "run.json").is_file():
         shutil.rmtree(run)
-    return train(load_config(demo.config, {"data.root": data_root / demo.folder}), run)
+    return train(config, run)

@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from swin_dense import devices, doctor
+from swin_dense.config import load_config
 from swin_dense.doctor import GIB, Problem
 
 HEALTHY = {
@@ -161,6 +162,8 @@ def test_little_room_is_a_warning() -> None:
     assert disk.severity == memory.severity == "warning"
     assert "1.0 GiB of disk" in disk.what
     assert "/dev/shm has 0.06 GiB" in memory.what and "--shm-size" in memory.remedy
+    assert "--set data.num_workers=0" in memory.remedy
+    assert load_config("demo/mask-rcnn_swin-nano_shapes", ["data.num_workers=0"]).data.num_workers == 0
 
 
 def test_a_device_that_computes_wrongly_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

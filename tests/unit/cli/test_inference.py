@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from helpers.commands import REPOSITORY, command
+from swin_dense import models
+from swin_dense.tasks import prediction, task_named
 
 DETECTION = str(REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py")
 SEGMENTATION = str(REPOSITORY / "configs" / "demo" / "upernet_swin-nano_shapes.py")
@@ -78,3 +82,17 @@ def test_options_are_taken_where_they_belong(
 def test_help_shows_what_holds_where_an_option_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("predict", "--help") == 0
     assert "[default: 0.3]" in capsys.readouterr().out
+
+
+def test_predict_prints_one_json_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"image_id": 0, "file_name": "a.jpg", "category_id": 3, "bbox": [0.0, 1.0, 2.0, 3.0], "score": 0.5}]
+    loaded = SimpleNamespace(task=task_named("detection"))
+    monkeypatch.setattr(models, "load", lambda *args, **options: loaded)
+    monkeypatch.setattr(prediction, "predict_to_folder", lambda *args, **options: rows)
+    words = ("predict", DETECTION, *PREDICT)
+    assert command(*words, "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"output": "out", "predictions": rows}
+    assert captured.err == "1 detections in out/predictions.json, pictures beside it\n"
+    assert command(*words) == 0
+    assert capsys.readouterr().out == captured.err

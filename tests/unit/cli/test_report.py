@@ -19,8 +19,11 @@ from swin_dense.metrics import FIGURES
 @pytest.fixture
 def results():
     values = [0.4779, 0.699, 1.0, -1.0, 0.0, 0.62, 0.38, 0.59, 0.595, -1.0, 0.566, 0.564]
-    bbox = {**dict(zip(FIGURES, values, strict=True)), "per_class": {"person": 0.5123, "hair drier": -1.0}}
-    segm = {**dict.fromkeys(FIGURES, 0.25), "per_class": {"person": 0.27, "hair drier": -1.0}}
+    bbox = {
+        **dict(zip(FIGURES, values, strict=True)),
+        "per_class": {"person": 0.5123, "hair drier": -1.0, "[red]": 0.0},
+    }
+    segm = {**dict.fromkeys(FIGURES, 0.25), "per_class": {"person": 0.27, "hair drier": -1.0, "[red]": 0.0}}
     return {"bbox": bbox, "segm": segm}
 
 
@@ -41,6 +44,7 @@ def test_classes_have_their_ap_side_by_side(results):
     lines = lines_of(per_class_table(results))
     assert ["person", "51.2", "27.0"] in lines
     assert ["hair", "drier", "-", "-"] in lines
+    assert ["[red]", "0.0", "0.0"] in lines, "square brackets are no markup"
 
 
 def test_json_is_alone_on_stdout(results, capsys):
@@ -55,6 +59,12 @@ def test_a_reader_gets_the_table_on_stdout(results, capsys):
     out, err = capsys.readouterr()
     assert "47.8" in out
     assert err == ""
+
+
+def test_a_text_is_printed_as_it_is(capsys):
+    path = f"runs/[bold]/{'x' * 100}.png"
+    print_report({}, path, as_json=False)
+    assert capsys.readouterr().out == f"{path}\n"
 
 
 def test_what_is_no_number_is_null_in_json(capsys):
@@ -109,7 +119,7 @@ def test_the_first_problems_of_every_kind_are_shown_errors_before_warnings():
     assert "image 105" not in text
     assert "... and 4 more of this kind" in text
     assert "a[0].jpg" in text  # square brackets are no markup
-    assert "errors to mend before training" in text
+    assert "errors to fix before training" in text
 
 
 def test_an_installation_is_laid_out_with_what_to_do():

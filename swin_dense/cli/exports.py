@@ -1,20 +1,109 @@
-"""Commands that take a model elsewhere, or look into it: exports and pictures of features."""
+"""Commands that take a model elsewhere, or look into it: features of images, exported graphs, pictures of features."""
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from swin_dense.cli.app import AsJson, Override, app, height_and_width
+from swin_dense.cli.app import AsJson, Device, Override, app, height_and_width, show_progress, whole_numbers
 from swin_dense.errors import ConfigError
 
 Model = Annotated[str, typer.Argument(help="Run folder, config or backbone variant.", metavar="RUN|CONFIG|VARIANT")]
-Weights = Annotated[Path | None, typer.Option(help="Weights of the model.")]
+Weights = Annotated[Path | None, typer.Option(help="Checkpoint of any known format, instead of the weights of a run.")]
 RandomWeights = Annotated[bool, typer.Option("--random-weights", help="Go on without --weights.")]
+
+
+@app.command("export-features")
+def export_features(
+    model: Model,
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, folders, zip files, text files with a path per line.", metavar="IMAGE|DIR|LIST|ZIP..."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the feature store.")],
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
+    stages: Annotated[
+        str | None, typer.Option(help="Stages of the backbone, e.g. 3,4; without this and --neck, all of them.")
+    ] = None,
+    neck: Annotated[bool, typer.Option("--neck", help="Levels of the config's neck.")] = False,
+    maps: Annotated[bool, typer.Option(help="Store the feature maps.")] = True,
+    pool: Annotated[bool, typer.Option("--pool", help="Store the mean of each map.")] = False,
+    roi: Annotated[Path | None, typer.Option(help="JSON file of boxes; store their 7x7 features.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    size: Annotated[str | None, typer.Option(help="Resize to HEIGHTxWIDTH.")] = None,
+    short_side: Annotated[int | None, typer.Option(min=1, help="Resize to this shorter side.")] = None,
+    native: Annotated[
+        bool, typer.Option("--native", help="Keep the size of the images, where a config would resize them.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 4,
+    device: Device = None,
+    on_error: Annotated[str, typer.Option(help="At an image that cannot be used: stop or skip.")] = "stop",
+    shard_size: Annotated[float, typer.Option(help="Most MiB of features in a file.")] = 256,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 0,
+    rank: Annotated[int | None, typer.Option(help="This process of several; torchrun sets it.")] = None,
+    world_size: Annotated[int | None, typer.Option(help="Number of processes; torchrun sets it.")] = None,
+    overrides: Override = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stores the features of images; started again, it continues where it was interrupted."""
+    resize: dict[str, Any] = {}
+    if sum((size is not None, short_side is not None, native)) > 1:
+        raise ConfigError("--size, --short-side and --native exclude each other")
+    if size is not None:
+        resize["size"] = height_and_width(size, "--size")
+    if short_side is not None:
+        resize["short_side"] = short_side
+    numbers = None if stages is None else whole_numbers(stages, ",")
+    if stages is not None and numbers is None:
+        raise ConfigError(f'--stages takes numbers with commas between, for instance 1,2,3,4, not "{stages}"')
+    if weights is not None and random_weights:
+        raise ConfigError("pass --weights FILE or --random-weights, not both")
+    from swin_dense import export
+    from swin_dense.cli.report import print_report
+    from swin_dense.models import test_size_of
+    from swin_dense.models.parts import features_of
+
+    if not (resize or native):
+        resize = test_size_of(model, overrides=overrides or ())
+    store = export.export_features(
+        features_of(
+            model, weights, random_weights=random_weights, stages=numbers, neck=neck, overrides=overrides or ()
+        ),
+        images,
+        output,
+        **resize,
+        maps=maps,
+        pool=pool,
+        boxes=roi,
+        dtype=dtype,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        device=device,
+        num_workers=num_workers,
+        on_error=on_error,
+        rank=rank,
+        world_size=world_size,
+        progress=partial(show_progress, "exporting"),
+    )
+    summary = {
+        "output": str(output),
+        "images": len(store),
+        "features": store.names,
+        "failures": store.failures,
+        "complete": store.is_complete,
+    }
+    lines = [f"skipped {path}: {error}" for path, error in store.failures.items()]
+    lines.append(f"{len(store)} images in {output}: {', '.join(store.names)}")
+    if not store.is_complete:
+        lines.append("other processes are still at work")
+    print_report(summary, *lines, as_json=as_json)
 
 
 @app.command("export-onnx")
@@ -56,7 +145,7 @@ def export_onnx(
         images=images,
     )
     print_report(record, _parity_table(record), *_remarks(record), as_json=as_json)
-    sys.exit(0 if record["ok"] else 1)
+    raise typer.Exit(0 if record["ok"] else 1)
 
 
 @app.command("visualize-features")
@@ -81,7 +170,9 @@ def visualize_features(
     as_json: AsJson = False,
 ) -> None:
     """Draws principal components, attention, position biases and Grad-CAM of one image."""
-    place = _row_and_column(window)
+    place = None if window is None else whole_numbers(window, ",")
+    if window is not None and (place is None or len(place) != 2):
+        raise ConfigError(f'--window takes ROW,COLUMN, for instance 2,3, not "{window}"')
     from swin_dense.cli.report import print_report
     from swin_dense.images.finder import ImageFiles
     from swin_dense.models.parts import load_inspected
@@ -95,19 +186,10 @@ def visualize_features(
         ImageFiles([image])[0].image,
         output,
         stages=stage or (),
-        window=place,
+        window=None if place is None else (place[0], place[1]),
         short_side=short_side,
     )
     print_report(record, *record["files"], f"Grad-CAM explains: {record['gradcam']}", as_json=as_json)
-
-
-def _row_and_column(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    row, comma, column = text.partition(",")
-    if not (comma and row.isdecimal() and column.isdecimal()):
-        raise ConfigError(f'--window takes ROW,COLUMN, for instance 2,3, not "{text}"')
-    return int(row), int(column)
 
 
 def _parity_table(record: dict[str, Any]) -> Table:
