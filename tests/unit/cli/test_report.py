@@ -101,12 +101,14 @@ def problem(**changes):
 def checked(*problems):
     kinds = {one["kind"]: sum(other["kind"] == one["kind"] for other in problems) for one in problems}
     record = {"annotations": "instances.json", "ok": not problems, "counts": {"images": 118287, "empty_images": 2}}
+    record["left_out_of_training"] = {"only crowd": 1234}
     return "\n".join(map(" ".join, lines_of(*check_tables({**record, "problem_counts": kinds, "problems": problems}))))
 
 
 def test_a_sound_data_set_is_counted():
     text = checked()
     assert "images 118,287" in text
+    assert "left out of training: only crowd 1,234" in text
     assert "ready for training" in text
     assert "problems" not in text
 
