@@ -98,11 +98,10 @@ def convert_weights(
 def convert_state_dict(
     tensors: Mapping[str, Tensor], to: str, *, format: str = "auto", ignore: Iterable[str] = (), ema: bool = False
 ) -> tuple[dict[str, Tensor], ConversionReport]:
-    """Converts a state dict; see `convert_weights`.
+    """Converts a state dict as `convert_weights` converts a file, and reports what became of every tensor.
 
-    Returns:
-        The tensors in the other format, without what stood before all names, such as `module.`; what surrounds a
-        backbone stands beside `backbone.`, and a backbone alone has no prefix. And what became of every tensor.
+    What stood before all names, such as `module.`, is left out; what surrounds a backbone stands beside `backbone.`,
+    and a backbone alone has no prefix.
     """
     wanted, unwanted = format_named(to), selection("ignore", ignore)
     check_selection("ignore", unwanted, tensors)

@@ -167,9 +167,7 @@ def same_classes(theirs: Sequence[str], ours: Sequence[str]) -> bool:
 def read_labels(path: Path) -> dict[str, Any]:
     """What the numbers mean that a model predicts, as a training writes it beside the weights.
 
-    Returns:
-        Those that the file holds of "class_names" (K names), "category_ids" (K integers) and "palette" (K colours of
-        three integers 0..255).
+    Those that the file holds of "class_names" (K names), "category_ids" (K integers) and "palette" (K colours 0..255).
     """
     metadata = read_metadata(path)
     known = ("class_names", "category_ids", "palette")
@@ -242,22 +240,19 @@ def _written_whole(path: Path) -> Iterator[Path]:
 
 
 def _separate(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each with memory of its own: safetensors refuses parameters that share it.
-
-    A part of a larger tensor is copied too, because `torch.save` would write the whole.
-    """
+    """The tensors on the CPU, each with memory of its own: safetensors refuses shared memory."""
     separate, seen = {}, set()
     for key, value in state_dict.items():
         tensor = value.detach().cpu().contiguous()
         memory = tensor.untyped_storage()
-        is_part = memory.nbytes() > tensor.nbytes
+        is_part = memory.nbytes() > tensor.nbytes  # torch.save would write the whole
         separate[key] = tensor.clone() if is_part or memory.data_ptr() in seen else tensor
         seen.add(memory.data_ptr())
     return separate
 
 
 def _sniff(path: Path) -> str:
-    """Tells "safetensors", "zip" and "pickle" files by their first bytes, and refuses what is none of them."""
+    """Infers "safetensors", "zip" or "pickle" from the first bytes, and refuses what is none of them."""
     if path.is_dir():
         raise WeightsError(f"{path} is a folder; name the checkpoint file in it")
     if path.exists() and not path.is_file():

@@ -35,19 +35,12 @@ _SAYS = {"given": "--sha256 says", "published": "its publisher says", "recorded"
 
 @dataclass(frozen=True)
 class Verification:
-    """A file's checksum and what it should be.
-
-    Attributes:
-        path: The file.
-        sha256: The SHA-256 that it has.
-        expected: The SHA-256 that it should have, or the first digits of it; None if it is not known.
-        source: Where `expected` comes from: the caller, the publisher, or the record of the download.
-    """
+    """A file's checksum and what it should be."""
 
     path: Path
     sha256: str
-    expected: str | None
-    source: Literal["given", "published", "recorded"] | None
+    expected: str | None  # or the first digits of it; None if it is not known
+    source: Literal["given", "published", "recorded"] | None  # of `expected`; recorded: when downloaded
 
     @property
     def matches(self) -> bool:

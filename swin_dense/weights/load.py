@@ -122,23 +122,14 @@ def load_weights(
 
 
 class _Incoming(NamedTuple):
-    """A checkpoint whose tensors have the names that they would have in the model.
+    """A checkpoint whose tensors have the names that they would have in the model."""
 
-    Attributes:
-        format: Name of the format that it came in.
-        prefix: What stands before the backbone's names in the model; None if the model has no backbone.
-        backbone: Tensors of the backbone.
-        around: Tensors of what surrounds the backbone.
-        unmatched: The checkpoint's keys in the place of the backbone that the format's table does not have.
-        skipped: The checkpoint's keys that belong to another copy of the model.
-    """
-
-    format: str
-    prefix: str | None
+    format: str  # name of the format that it came in
+    prefix: str | None  # before the backbone's names in the model; None if the model has no backbone
     backbone: Mapping[str, Converted]
     around: Mapping[str, Converted]
-    unmatched: Sequence[str]
-    skipped: tuple[Note, ...]
+    unmatched: Sequence[str]  # the checkpoint's keys in the place of the backbone that its format does not have
+    skipped: tuple[Note, ...]  # the checkpoint's keys that belong to another copy of the model
 
     def is_inside(self, name: str) -> bool:
         """Whether a name of the model belongs to the backbone."""
@@ -269,7 +260,11 @@ def _match(
     incoming: _Incoming, model: Mapping[str, Tensor], allow_missing: Sequence[str], ignore: Sequence[str]
 ) -> _Matched:
     """Decides about every key on both sides; the error lists everything that does not fit."""
-    _check_names(incoming, model, allow_missing, ignore)
+    keys = [*model, *incoming.unmatched, *(note.name for note in incoming.skipped)]
+    for part in (incoming.backbone, incoming.around):
+        keys += [key for name, item in part.items() for key in (name, *item.keys)]
+    check_selection("allow_missing", allow_missing, model)
+    check_selection("ignore", ignore, keys)
     matched, problems = _Matched(), _Problems()
     met = set()
     for part, inside in ((incoming.backbone, True), (incoming.around, False)):
@@ -371,17 +366,6 @@ def _why_missing(name: str, incoming: _Incoming, allow_missing: Sequence[str], i
     if norm is None or any(f"{incoming.prefix}{norm[1]}.{leaf}" in incoming.backbone for leaf in ("weight", "bias")):
         return None
     return "output norm that the checkpoint lacks"
-
-
-def _check_names(
-    incoming: _Incoming, model: Mapping[str, Tensor], allow_missing: Sequence[str], ignore: Sequence[str]
-) -> None:
-    """A name that nothing has is a mistake in the call."""
-    keys = [*model, *incoming.unmatched, *(note.name for note in incoming.skipped)]
-    for part in (incoming.backbone, incoming.around):
-        keys += [key for name, item in part.items() for key in (name, *item.keys)]
-    for option, names, valid in (("allow_missing", allow_missing, list(model)), ("ignore", ignore, keys)):
-        check_selection(option, names, valid)
 
 
 def _other_variant(incoming: _Incoming, model: Mapping[str, Tensor]) -> str | None:

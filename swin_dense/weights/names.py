@@ -46,26 +46,18 @@ _PRETRAINING = re.compile(r"(?:queue|center|predictor|projector|prototypes)\w*")
 
 
 class Named(NamedTuple):
-    """A checkpoint without the wrappers around its model.
+    """A checkpoint without the wrappers around its model."""
 
-    Attributes:
-        tensors: By name without wrappers.
-        keys: The key in the checkpoint of each name.
-        skipped: Keys of other copies of the model.
-    """
-
-    tensors: dict[str, Tensor]
-    keys: dict[str, str]
-    skipped: tuple[Note, ...]
+    tensors: dict[str, Tensor]  # by name without wrappers
+    keys: dict[str, str]  # the key in the checkpoint of each name
+    skipped: tuple[Note, ...]  # keys of other copies of the model
 
 
 def without_wrappers(tensors: Mapping[str, Tensor], *, ema: bool = False, known: Collection[str] = ()) -> Named:
-    """Takes off what stands before the names of a model (`module.`, `model.network.`, `_orig_mod.`, `teacher.`, ...).
+    """Strips what stands before the names of a model (`module.`, `model.network.`, `_orig_mod.`, `teacher.`, ...).
 
-    Args:
-        tensors: A state dict.
-        ema: Take the averages that mmcv's EMA hook keeps as `ema_...` beside the weights, instead of these.
-        known: Names of the model; no prefix is taken off once the checkpoint has one of them.
+    With `ema`, the averages that mmcv's EMA hook keeps as `ema_...` beside the weights are taken instead of these. No
+    prefix is stripped once the checkpoint has one of the `known` names of the model.
     """
     skipped: list[Note] = []
     keys = _settle_averages({key: key for key in tensors}, ema, skipped)

@@ -40,17 +40,17 @@ class LoadReport:
     def summary(self) -> str:
         """A short table: a line with the totals, then one line per thing that happened, with the first names."""
         taken = len(self.loaded) + len(self.converted) + len(self.interpolated)
-        lines = [
-            f"{taken} of {taken + len(self.missing)} tensors of the model from {self.source} (format: {self.format})"
-        ]
-        lines.append(_line("loaded", len(self.loaded), "as they are"))
-        for title in ("converted", "interpolated", "skipped", "missing"):
-            lines += _lines(title, getattr(self, title))
-        return "\n".join(lines)
+        total = f"{taken} of {taken + len(self.missing)} tensors of the model"
+        return _table(
+            f"{total} from {self.source} (format: {self.format})",
+            _line("loaded", len(self.loaded), "as they are"),
+            converted=self.converted,
+            interpolated=self.interpolated,
+            skipped=self.skipped,
+            missing=self.missing,
+        )
 
-    def __str__(self) -> str:
-        """The same as `summary()`."""
-        return self.summary()
+    __str__ = summary
 
 
 @dataclass(frozen=True)
@@ -84,32 +84,29 @@ class ConversionReport:
 
     def summary(self) -> str:
         """A short table: a line with the totals, then one line per thing that happened, with the first names."""
-        lines = [f"{self.written} tensors from {self.source} ({self.format} -> {self.to})"]
-        lines.append(_line("kept", len(self.kept), "values as they are"))
-        for title in ("converted", "added", "skipped"):
-            lines += _lines(title, getattr(self, title))
-        return "\n".join(lines)
+        return _table(
+            f"{self.written} tensors from {self.source} ({self.format} -> {self.to})",
+            _line("kept", len(self.kept), "values as they are"),
+            converted=self.converted,
+            added=self.added,
+            skipped=self.skipped,
+        )
 
-    def __str__(self) -> str:
-        """The same as `summary()`."""
-        return self.summary()
+    __str__ = summary
+
+
+def _table(*lines: str, **notes: tuple[Note, ...]) -> str:
+    """The lines, then one line per title and reason with the first names."""
+    names_of: dict[tuple[str, str], list[str]] = {}
+    for title, entries in notes.items():
+        for name, reason in entries:
+            names_of.setdefault((title, reason), []).append(name)
+    rest = [
+        _line(title, len(names), f"{reason}: {', '.join(names[:2])}{', ...' * (len(names) > 2)}")
+        for (title, reason), names in names_of.items()
+    ]
+    return "\n".join([*lines, *rest])
 
 
 def _line(title: str, count: int, text: str) -> str:
     return f"  {title:<12} {count:>5}  {text}"
-
-
-def _lines(title: str, notes: tuple[Note, ...]) -> list[str]:
-    """One line per reason."""
-    return [_line(title, len(names), f"{reason}: {_first(names)}") for reason, names in _by_reason(notes).items()]
-
-
-def _by_reason(notes: tuple[Note, ...]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for note in notes:
-        groups.setdefault(note.reason, []).append(note.name)
-    return groups
-
-
-def _first(names: list[str], shown: int = 2) -> str:
-    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")

@@ -27,15 +27,7 @@ _WINDOWS_OF_FIRST_MAP = 8
 
 
 def resize_bias_table(table: Tensor, length: int) -> Tensor:
-    """Resizes a relative position bias table to another window, as the official code does (bicubic).
-
-    Args:
-        table: (L, heads) with L = (2M - 1)^2 for windows of M x M tokens.
-        length: The wanted L.
-
-    Returns:
-        (length, heads); `table` itself where L is the same.
-    """
+    """A relative position bias table (L, heads), L = (2M - 1)^2, resized to `length` rows as the official code does."""
     if table.shape[0] == length:
         return table
     old, new = _side(table.shape[0]), _side(length)
@@ -61,7 +53,7 @@ def _bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def absent_buffers(backbone: Mapping[str, Converted], form: Table) -> dict[str, Tensor]:
-    """Computes the buffers that a form holds and a backbone lacks, by official name.
+    """The buffers that a form holds and a backbone lacks, by official name.
 
     These are relative position indices, and the attention masks of shifted windows for the image size of the absolute
     position embedding, or else for the one that all published classifiers have.
@@ -90,12 +82,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 def shifted_window_mask(side: int, window: int) -> Tensor:
-    """What is added to the attention of shifted windows, (windows, N, N): -100 between tokens that were no neighbours.
-
-    Args:
-        side: Tokens along a side of the map, whole windows.
-        window: Tokens along a side of a window; the shift is half of that.
-    """
+    """Attention mask (windows, N, N) of shifted windows on a map of side x side tokens: -100 between other regions."""
     positions = torch.arange(side)
     part = (positions >= side - window).long() + (positions >= side - window // 2)
     count = side // window
@@ -119,16 +106,7 @@ def _first_side(backbone: Mapping[str, Converted], window: int) -> int:
 
 
 def other_variant(theirs: Mapping[str, torch.Size], ours: Mapping[str, torch.Size]) -> str | None:
-    """The variant that a checkpoint holds, where the model is another one.
-
-    Args:
-        theirs: Shapes of the checkpoint's backbone by official name.
-        ours: Shapes of the model's backbone by official name.
-
-    Returns:
-        A key of `VARIANTS`; None if none has these sizes, or if width and depths are the model's own: tables of other
-        windows are resized.
-    """
+    """The variant that a checkpoint has the shapes of; None if unclear, or if the model has its width and depths."""
     found = _sizes(theirs)
     if found[:2] == _sizes(ours)[:2]:
         return None

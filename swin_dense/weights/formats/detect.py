@@ -14,6 +14,7 @@ from swin_dense.weights.formats.official import INDEX, MASK, OFFICIAL, OWN, TIMM
 from swin_dense.weights.formats.openmmlab import OPENMMLAB
 from swin_dense.weights.formats.table import Converted, Format, Name
 from swin_dense.weights.formats.torchvision import TORCHVISION
+from swin_dense.weights.names import shortened
 
 FORMATS = {table.name: table for table in (OWN, OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE, HUGGINGFACE_4)}
 
@@ -23,15 +24,10 @@ _MERGING = Name("layers.{i}.downsample.reduction")
 
 
 class Layout(NamedTuple):
-    """Where a state dict holds a Swin backbone.
+    """Where a state dict holds a Swin backbone."""
 
-    Attributes:
-        format: The table that reads the keys under the prefix.
-        prefix: What stands before the backbone's names, such as `backbone.` or nothing.
-    """
-
-    format: Format
-    prefix: str
+    format: Format  # reads the keys under the prefix
+    prefix: str  # before the backbone's names, such as `backbone.` or nothing
 
 
 def root_of(prefix: str) -> str:
@@ -40,21 +36,13 @@ def root_of(prefix: str) -> str:
 
 
 class Parts(NamedTuple):
-    """A checkpoint of a known format, taken apart.
-
-    Attributes:
-        layout: The format, and where the backbone was.
-        backbone: Tensors of the backbone by official name, without prefix.
-        around: Tensors of what surrounds it by the names of mmdet and mmseg, without what stood before all names.
-        unmatched: Keys in the place of the backbone that the format does not have.
-        foreign: Names in `around` that the format does not know, and that are therefore the checkpoint's own.
-    """
+    """A checkpoint of a known format, taken apart."""
 
     layout: Layout
-    backbone: dict[str, Converted]
-    around: dict[str, Converted]
-    unmatched: tuple[str, ...]
-    foreign: tuple[str, ...]
+    backbone: dict[str, Converted]  # by official name, without prefix
+    around: dict[str, Converted]  # by the names of mmdet and mmseg, without what stood before all names
+    unmatched: tuple[str, ...]  # keys in the place of the backbone that the format does not have
+    foreign: tuple[str, ...]  # names in `around` that the format does not know: the checkpoint's own
 
 
 def format_named(name: str) -> Format:
@@ -158,8 +146,7 @@ def _describe_unknown(keys: Collection[str], name: str) -> str:
 
 
 def _first(keys: Collection[str], shown: int = 5) -> str:
-    first = [key if len(key) <= 200 else f"{key[:200]}... ({len(key):,} characters)" for key in [*keys][:shown]]
-    return ", ".join(first) + (", ..." if len(keys) > shown else "") if keys else "none"
+    return ", ".join(map(shortened, [*keys][:shown])) + (", ..." if len(keys) > shown else "") if keys else "none"
 
 
 def _reads_somewhere(table: Format, key: str) -> bool:

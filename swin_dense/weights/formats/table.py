@@ -56,31 +56,18 @@ class Name:
 
 @dataclass(frozen=True)
 class Rearrangement:
-    """A change of values that goes with a change of name; values that it leaves are handed back themselves.
+    """A change of values that goes with a change of name; values that it leaves are handed back themselves."""
 
-    Attributes:
-        reason: What `to_official` does, for the report.
-        reason_back: What `from_official` does.
-        to_official: From the other library's values to the official ones.
-        from_official: The exact inverse.
-    """
-
-    reason: str
+    reason: str  # what `to_official` does, for the report
     reason_back: str
     to_official: Callable[[Tensor], Tensor]
-    from_official: Callable[[Tensor], Tensor]
+    from_official: Callable[[Tensor], Tensor]  # the exact inverse
 
 
 class Row(NamedTuple):
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-        theirs: Name in the other library; several names are parts of one tensor, in order along its first dimension.
-        official: The official name.
-        rearrangement: How the values change, if they do.
-    """
-
-    theirs: str | tuple[str, ...]
+    theirs: str | tuple[str, ...]  # several names are parts of one tensor, in order along its first dimension
     official: str
     rearrangement: Rearrangement | None = None
 
@@ -100,17 +87,11 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Converted:
-    """A tensor under a new name.
-
-    Attributes:
-        tensor: The values, in the order that goes with the new name.
-        keys: The keys that it was made of.
-        change: What was done to the values; empty if nothing.
-    """
+    """A tensor under a new name."""
 
     tensor: Tensor
-    keys: tuple[str, ...]
-    change: str = ""
+    keys: tuple[str, ...]  # the keys that it was made of
+    change: str = ""  # what was done to the values; empty if nothing
 
     def made_of(self, keys: Mapping[str, str]) -> Converted:
         """The same under other names of the keys that it was made of."""
@@ -118,11 +99,10 @@ class Converted:
 
 
 class Table:
-    """Names of another library and the official ones.
+    """Names of another library and the official ones, one row per module.
 
-    Attributes:
-        rows: One row per module. Where several rows give one official name, `from_official` writes the first.
-        others_keep_names: Whether the table has every other name too, as it is.
+    Where several rows give one official name, `from_official` writes the first. With `others_keep_names` the table has
+    every other name too, as it is.
     """
 
     def __init__(self, rows: Iterable[Row] = (), *, others_keep_names: bool = False) -> None:
@@ -222,10 +202,8 @@ class Format:
         reading: Every name of a backbone, or of a classifier around it, that files of this format hold.
         forms: What is written: one table per class of the library, which names things in its own way or lacks some.
         optional_prefix: A prefix that some classes of that library put before some of the names.
-        around: The names around the backbone in whole detectors and segmenters, against those of mmdet and mmseg; empty
-            if only backbones come in this format.
-        has_buffers: Whether files hold computed tensors, which distinguishes formats of the same names; None if no
-            other format has these names.
+        around: Names around the backbone in detectors and segmenters, against those of mmdet and mmseg; perhaps none.
+        has_buffers: Whether files hold computed tensors, where this distinguishes formats of the same names.
         wrapper: The entry of a `torch.save` file under which the library looks for the weights; empty if at the top.
     """
 

@@ -16,11 +16,7 @@ def _square(index: Tensor) -> Tensor:
     return index.reshape(side, side) if index.ndim == 1 else index
 
 
-def _flatten(index: Tensor) -> Tensor:
-    return index.flatten()
-
-
-_FLAT = Rearrangement("index of token pairs made square", "index of token pairs flattened", _square, _flatten)
+_FLAT = Rearrangement("index of token pairs made square", "index of token pairs flattened", _square, Tensor.flatten)
 
 _BLOCK = "features.{2i+1}.{j}"
 
