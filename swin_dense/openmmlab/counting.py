@@ -32,6 +32,7 @@ def run_detector(network: Any, height: int, width: int) -> None:
     """
     from mmdet.models.detectors import SingleStageDetector
     from mmdet.models.detectors.single_stage_instance_seg import SingleStageInstanceSegmentor
+    from mmdet.structures import DetDataSample
 
     images = _blank_image(network, height, width)
     roi_head: Any = getattr(network, "roi_head", None)
@@ -47,7 +48,8 @@ def run_detector(network: Any, height: int, width: int) -> None:
     elif isinstance(network, SingleStageDetector | SingleStageInstanceSegmentor) and network.with_bbox:
         network.bbox_head(network.extract_feat(images))
     else:
-        network(images, [_data_sample(height, width)], mode="tensor")
+        sizes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), (height, width))
+        network(images, [DetDataSample(metainfo={**sizes, "scale_factor": (1.0, 1.0)})], mode="tensor")
 
 
 def run_segmenter(network: Any, height: int, width: int) -> None:
@@ -101,18 +103,3 @@ def _pooled(roi_head: Any, extractor: Any, features: tuple[Tensor, ...], count: 
     pooled = features[0].new_zeros(count, extractor.out_channels, *extractor.roi_layers[0].output_size)
     shared: Tensor = roi_head.shared_head(pooled) if roi_head.with_shared_head else pooled
     return shared
-
-
-def _data_sample(height: int, width: int) -> Any:
-    from mmdet.structures import DetDataSample
-
-    size = (height, width)
-    return DetDataSample(
-        metainfo={
-            "img_shape": size,
-            "ori_shape": size,
-            "pad_shape": size,
-            "batch_input_shape": size,
-            "scale_factor": (1.0, 1.0),
-        }
-    )

@@ -26,11 +26,8 @@ NO_CLASS = 255
 class OpenMMLabDetector(nn.Module):
     """Any mmdet detector with the two calls that training and prediction need.
 
-    Attributes:
-        network: The mmdet detector; its parameter names are those of mmdet checkpoints.
-        num_classes: K.
-        has_masks: Whether its detections have masks.
-        has_semantic_branch: Whether it also learns the class of every pixel, from label maps, as HTC does.
+    `network` has the parameter names of mmdet checkpoints; with `has_semantic_branch` it also learns the class of every
+    pixel from label maps, as HTC does.
     """
 
     def __init__(self, model: Mapping[str, Any], num_classes: int) -> None:
@@ -47,9 +44,6 @@ class OpenMMLabDetector(nn.Module):
         """Every loss term of a batch with instances: scalars by mmdet's names, lists over levels and stages summed.
 
         Those with "loss" in their name are to be minimised; others, such as an accuracy, are to be logged.
-
-        Raises:
-            DataError: The model learns masks or label maps, and an image comes without.
         """
         assert batch.instances is not None
         for name, instances in zip(batch.file_names, batch.instances, strict=True):

@@ -21,22 +21,12 @@ PROBE = 256
 class NetworkMaps(nn.Module):
     """Stages of a network's backbone, and levels of its neck, computed from preprocessed images.
 
-    Attributes:
-        feature_specs: One per map, stages before levels; "p2" is the level with stride 4.
-        pyramid: Names of the levels, which share one space of features.
+    `feature_specs` has one entry per map, stages before levels ("p2" is the level with stride 4); `pyramid` names the
+    levels, which share one space of features.
     """
 
     def __init__(self, network: Any, stages: Sequence[int] | None, neck: bool) -> None:
-        """Takes what is needed of a network.
-
-        Args:
-            network: An mmdet detector or an mmseg segmentor.
-            stages: Numbers of the stages, from 1; None takes all of them.
-            neck: Whether the neck's levels are wanted.
-
-        Raises:
-            ConfigError: The network has no neck, or no such stage.
-        """
+        """Takes the stages of these numbers, from 1 (None: all), and the neck's levels of an mmdet or mmseg network."""
         super().__init__()
         if neck and not network.with_neck:
             raise ConfigError("model: there is no neck, so it has no levels to export; ask for the backbone")
@@ -59,14 +49,10 @@ class NetworkMaps(nn.Module):
 
 
 def preprocessing_of(network: Any) -> tuple[tuple[float, ...], tuple[float, ...], bool, int]:
-    """What the preprocessor of an mmdet or mmseg network does to RGB images in 0..255 at test time.
+    """What an mmdet or mmseg network's preprocessor does to RGB images in 0..255 at test time.
 
-    Returns:
-        Mean and standard deviation of red, green and blue, whether the channels are swapped then, and the number of
-        pixels that the padded sides are multiples of.
-
-    Raises:
-        ConfigError: It pads with something else than zeros.
+    Mean and standard deviation of red, green and blue, whether the channels are swapped then, and the number of pixels
+    that the padded sides are multiples of.
     """
     theirs = network.data_preprocessor
     swaps = bool(getattr(theirs, "_channel_conversion", False) or getattr(theirs, "channel_conversion", False))
@@ -86,15 +72,7 @@ def _numbers(values: Tensor) -> tuple[float, ...]:
 
 
 def specs_of(letter: str, maps: Sequence[Tensor]) -> tuple[FeatureSpec, ...]:
-    """Names maps by their strides, if each has its own: "stage1" and "p2" have stride 4.
-
-    Args:
-        letter: "stage" or "p".
-        maps: (1, C, H, W) each, of a blank image of `PROBE` pixels.
-
-    Returns:
-        One for each map.
-    """
+    """Maps (1, C, H, W) of a blank image of `PROBE` pixels, named by their strides if each has its own."""
     strides = [round(PROBE / one.shape[-1]) for one in maps]
     numbers = [stride.bit_length() - 1 - (letter == "stage") for stride in strides]
     if len(set(numbers)) < len(numbers):
@@ -106,11 +84,7 @@ def specs_of(letter: str, maps: Sequence[Tensor]) -> tuple[FeatureSpec, ...]:
 
 
 def place_of(stage: int, names: Sequence[str]) -> int:
-    """The position of a stage, counted from 1, among the maps that a backbone emits.
-
-    Raises:
-        ConfigError: It emits no such stage.
-    """
+    """The position of a stage, counted from 1, among the maps that a backbone emits."""
     if f"stage{stage}" not in names:
         raise ConfigError(f"the backbone emits {', '.join(names)}; there is no stage{stage}")
     return names.index(f"stage{stage}")

@@ -75,15 +75,8 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
     The class count is filled in, and the widths of our backbone's maps too where the neck, or a segmentation head on
     the maps themselves, leaves `in_channels` out. Synchronised batch norms stay what they are where there is an
     accelerator: they synchronise between several processes and are plain ones in a single process. On CPUs alone they
-    become plain ones, as PyTorch's refuse to train there. Inside `torch.device("meta")` it has shapes alone.
-
-    Args:
-        model: mmdet or mmseg model dict; left as it is.
-        num_classes: Number of classes of the data set.
-        registry: `mmdet_models()` or `mmseg_models()`.
-
-    Raises:
-        ConfigError: A part is unknown, or does not fit; its cause is what the library raised.
+    become plain ones, as PyTorch's refuse to train there. Inside `torch.device("meta")` it has shapes alone. `registry`
+    is `mmdet_models()` or `mmseg_models()`; what a library raises becomes the cause of a ConfigError.
     """
     from mmengine.config import ConfigDict
     from mmengine.model import revert_sync_batchnorm
@@ -178,9 +171,6 @@ def class_dependent_tensors(
     Weights of other classes cannot fill them. The network is built by `build`, the `build_network` of its library, for
     two class counts, as shapes alone, and compared. So every model is served: classification layers, box regression and
     masks of each class, embeddings of labels that queries are made of.
-
-    Raises:
-        ConfigError: A part of the dict is unknown or does not fit the others.
     """
     with torch.device("meta"):
         fewer, more = (build(_with_equal_weights(model), count).state_dict() for count in COMPARED_CLASS_COUNTS)

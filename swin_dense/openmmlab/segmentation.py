@@ -22,10 +22,8 @@ from swin_dense.records import IGNORE_INDEX, Batch
 class OpenMMLabSegmenter(nn.Module):
     """Any mmseg encoder-decoder with the two calls that training and prediction need.
 
-    Attributes:
-        network: The mmseg segmentor; its parameter names are those of mmseg checkpoints.
-        num_classes: K.
-        align_corners: How the logits are to be resized: that argument of `torch.nn.functional.interpolate`.
+    `network` has the parameter names of mmseg checkpoints; `align_corners` is that argument of `interpolate` with which
+    the logits are to be resized.
     """
 
     def __init__(self, model: Mapping[str, Any], num_classes: int) -> None:
@@ -39,9 +37,6 @@ class OpenMMLabSegmenter(nn.Module):
         """Every loss term of a batch with label maps: scalars by mmseg's names.
 
         Those with "loss" in their name are to be minimised; others, such as an accuracy, are to be logged.
-
-        Raises:
-            ConfigError: The images are larger than the size that the model pads to, or too few for its batch norms.
         """
         preprocessor = self._preprocessor(batch.images)
         images = [image[:, :height, :width] for image, (height, width) in zip(batch.images, batch.sizes, strict=True)]
@@ -62,14 +57,7 @@ class OpenMMLabSegmenter(nn.Module):
         return {name: value.mean() for name, value in terms.items()}
 
     def logits(self, images: Tensor) -> Tensor:
-        """The logits of every class, at the resolution at which the decode head computes them.
-
-        Args:
-            images: (B, 3, H, W) RGB, 0..255, uint8 or floating point; of one size, without padding.
-
-        Returns:
-            (B, K, h, w) float32; (h, w) is usually (H / 4, W / 4).
-        """
+        """The logits (B, K, h, w) of RGB images (B, 3, H, W) in 0..255, float32, usually (h, w) = (H / 4, W / 4)."""
         inputs = self._preprocessor(images)({"inputs": list(images)}, training=False)["inputs"]
         return decode(self.network, inputs).float()
 

@@ -78,18 +78,7 @@ class BiFPN(nn.Module):
         num_repeat: int,
         norm_cfg: dict[str, Any] | None = None,
     ) -> None:
-        """Creates the layers.
-
-        Args:
-            in_channels: Widths of the backbone's maps, finest first.
-            out_channels: Width of all levels that come out.
-            num_outs: Number of levels that come out; those beyond the backbone's are pooled from its last map.
-            num_repeat: Number of layers.
-            norm_cfg: mmcv's description of the norm after each convolution; None for none.
-
-        Raises:
-            ConfigError: Fewer levels are wanted than the backbone has.
-        """
+        """Creates `num_repeat` layers; levels beyond the backbone's, up to `num_outs`, are pooled from its last map."""
         super().__init__()
         if num_outs < len(in_channels):
             raise ConfigError(f"BiFPN.num_outs is {num_outs}, but the backbone hands out {len(in_channels)} maps")

@@ -88,9 +88,6 @@ class CondConvMaskHead(nn.Module):
         """The mask logits (N, h, w) of each layer at `mask_out_stride`, from the features (C, H, W) of an image.
 
         Objects are mmengine `InstanceData` with `param_preds` (N, M), `points` (N, 2) and `strides` (N,).
-
-        Raises:
-            ConfigError: The dense head hands out another M.
         """
         params = objects.param_preds
         if params.shape[1] != self.num_params:
@@ -146,10 +143,7 @@ class CondConvMaskHead(nn.Module):
     def loss(
         self, maps: Sequence[Tensor], batch_data_samples: Sequence[Any], positive_infos: Sequence[Any]
     ) -> dict[str, Tensor]:
-        """The dice loss of the mask of each layer with a weight, averaged over the objects of the batch.
-
-        `positive_infos` are what the dense head's `get_positive_infos` returns.
-        """
+        """The dice loss of the mask of each layer with a weight, averaged over the objects of the batch."""
         features = self(maps)
         images, _, _ = unpack_gt_instances(batch_data_samples)
         positives = _at_most(self.max_masks_to_train, positive_infos)

@@ -24,9 +24,8 @@ HEAD_CHANNELS = 32
 class GlobalAttention(nn.Module):
     """Lets every position of the coarsest map attend to every other one; the finer maps pass unchanged.
 
-    One Swin block whose single window is the whole map. It has no position term of its own: maps of any size enter,
-    and the features already depend on the backbone's relative position biases. The padding of a batch is
-    attended to as well, as in Swin's windows.
+    One Swin block whose single window is the whole map. It has no position term of its own: maps of any size enter, and
+    the features already depend on the backbone's position biases. The padding of a batch is attended to as well.
     """
 
     def __init__(self, in_channels: Sequence[int]) -> None:

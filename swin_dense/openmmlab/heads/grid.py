@@ -15,17 +15,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells, finest level first, row by row.
+    """Cells, finest level first, row by row."""
 
-    Attributes:
-        xy: (P, 2) float32 positions in pixels: stride times column, stride times row.
-        strides: (P,) float32 pixels per cell.
-        counts: Cells of each level; they add up to P.
-    """
-
-    xy: Tensor
-    strides: Tensor
-    counts: list[int]
+    xy: Tensor  # (P, 2) float32 positions in pixels: stride times column, stride times row
+    strides: Tensor  # (P,) float32 pixels per cell
+    counts: list[int]  # cells of each level; they add up to P
 
     @classmethod
     def of(cls, maps: Sequence[Tensor], strides: Sequence[int]) -> Grid:
@@ -64,10 +58,7 @@ def to_points(offsets: Tensor, grid: Grid) -> Tensor:
 
 
 def to_boxes(points: Tensor) -> Tensor:
-    """Boxes (..., 4) of points (..., n, 2): the first is the top left corner, the second the bottom right.
-
-    The other points only determine where the features come from.
-    """
+    """Boxes (..., 4) of points (..., n, 2), of which the first two are the top left and the bottom right corner."""
     return points[..., :2, :].flatten(-2)
 
 

@@ -1,7 +1,7 @@
 """The losses of RepPoints V2: the predictions of a batch against their targets.
 
 Shapes: B images, P cells of all levels, N objects of an image, K classes, n points of a cell, V cells of an image
-that do not lie in the padding.
+outside the padding.
 """
 
 from __future__ import annotations
@@ -95,21 +95,13 @@ class Losses:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for the cells of all levels, in float32, of one image, or of a batch with a dimension in front.
+    """Predictions for the cells of all levels, in float32, of one image, or of a batch with a dimension in front."""
 
-    Attributes:
-        class_logits: (P, K).
-        first_points: (P, n, 2) x and y in pixels.
-        refined_points: Likewise.
-        corner_logits: (P, 2).
-        corner_offsets: (P, 4) x and y to the top left, then to the bottom right corner, in units of the stride.
-    """
-
-    class_logits: Tensor
-    first_points: Tensor
-    refined_points: Tensor
-    corner_logits: Tensor
-    corner_offsets: Tensor
+    class_logits: Tensor  # (P, K)
+    first_points: Tensor  # (P, n, 2) x and y in pixels
+    refined_points: Tensor  # likewise
+    corner_logits: Tensor  # (P, 2)
+    corner_offsets: Tensor  # (P, 4) x and y to the top left, then to the bottom right corner, in units of the stride
 
     def __getitem__(self, image: int) -> Predictions:
         """Those of one image of a batch."""
@@ -118,23 +110,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ImageTargets:
-    """The targets of the cells of one image.
+    """The targets of the cells of one image."""
 
-    Attributes:
-        boxes: (N, 4) of the objects.
-        labels: (N,) of the objects.
-        valid: (P,) bool: cells outside the padding; the others learn the foreground alone.
-        first: (P,) the object whose box the first points are to have, or `UNASSIGNED`.
-        refined: (P,) the object whose class and box the refined points are to have, or `UNASSIGNED`.
-        corners: Of top left and bottom right corners, each on the V valid cells.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    valid: Tensor
-    first: Tensor
-    refined: Tensor
-    corners: tuple[CornerTargets, CornerTargets]
+    boxes: Tensor  # (N, 4) of the objects
+    labels: Tensor  # (N,) of the objects
+    valid: Tensor  # (P,) bool: cells outside the padding; the others learn the foreground alone
+    first: Tensor  # (P,) the object whose box the first points are to have, or `UNASSIGNED`
+    refined: Tensor  # (P,) the object whose class and box the refined points are to have, or `UNASSIGNED`
+    corners: tuple[CornerTargets, CornerTargets]  # top left, bottom right; on the V valid cells
 
 
 @torch.no_grad()

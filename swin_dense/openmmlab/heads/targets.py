@@ -78,17 +78,11 @@ def assign_adaptive(predicted: Tensor, grid: Grid, boxes: Tensor, centers: Tenso
 
 @dataclass(frozen=True)
 class CornerTargets:
-    """The targets of the corner branch for one kind of corner.
+    """The targets of the corner branch for one kind of corner."""
 
-    Attributes:
-        heatmap: (P,) 1 at the cell nearest to a corner on each level, falling off as a Gaussian around corners.
-        is_corner: (P,) bool, where it is 1.
-        offsets: (P, 2) x and y from those cells to the corner in units of the stride; 0 elsewhere.
-    """
-
-    heatmap: Tensor
-    is_corner: Tensor
-    offsets: Tensor
+    heatmap: Tensor  # (P,) 1 at the cell nearest to a corner on each level, falling off as a Gaussian around corners
+    is_corner: Tensor  # (P,) bool, where it is 1
+    offsets: Tensor  # (P, 2) x and y from those cells to the corner in units of the stride; 0 elsewhere
 
 
 def corner_targets(grid: Grid, corners: Tensor, radii: Tensor) -> CornerTargets:
