@@ -23,14 +23,10 @@ Integers = NDArray[np.int64]
 
 
 def check_rles(counts: Sequence[object], pixels: Integers) -> tuple[Integers, dict[int, str]]:
-    """Decodes the run lengths of many masks at once, without painting a pixel.
+    """The areas (N,) of N compressed masks, 0 where malformed, and what is wrong with each malformed one by its index.
 
-    Args:
-        counts: N compressed masks, each the `counts` string of an RLE as str or bytes; anything else is a problem.
-        pixels: (N,) number of pixels H * W that the runs of each mask have to fill.
-
-    Returns:
-        (N,) areas in pixels, 0 where the mask is malformed, and what is wrong with each malformed mask by its index.
+    A mask is the `counts` string of an RLE as str or bytes; its runs have to fill as many `pixels` (N,) as H * W says.
+    No pixel is painted.
     """
     areas = np.zeros(len(counts), dtype=np.int64)
     problems: dict[int, str] = {}
@@ -113,7 +109,7 @@ def _index_in_mask(mask_of_run: Integers) -> Integers:
 
 
 def _running_sum(values: Integers, owners: Integers) -> Integers:
-    """Cumulative sum that begins anew wherever the sorted `owners` change."""
+    """Cumulative sum that restarts wherever the sorted `owners` change."""
     total = np.cumsum(values)
     first = np.flatnonzero(np.diff(owners, prepend=-1))
     before = total[first] - values[first]

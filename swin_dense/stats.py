@@ -49,10 +49,8 @@ Shape = tuple[int, ...]
 class MacCount:
     """Multiply-adds of one forward pass.
 
-    Attributes:
-        total: Of everything that ran.
-        parts: By submodule, in the order of the first call; a part has at most two components in its name
-            ("backbone", "roi_head.mask_head"). What ran outside any submodule is in `total` alone.
+    Parts are submodules in the order of the first call, with at most two components in the name ("backbone",
+    "roi_head.mask_head"). What ran outside any submodule is in `total` alone.
     """
 
     total: int
@@ -69,18 +67,11 @@ class PartStats:
 
 @dataclass(frozen=True)
 class ModelStats:
-    """Size of a model.
+    """Size of a model, and of its parts as in `MacCount`."""
 
-    Attributes:
-        params: All parameters, frozen ones included, shared ones once.
-        trainable_params: Those that receive gradients.
-        macs: Multiply-adds of one forward pass.
-        parts: By submodule; see `MacCount`.
-    """
-
-    params: int
-    trainable_params: int
-    macs: int
+    params: int  # frozen ones included, shared ones once
+    trainable_params: int  # those that receive gradients
+    macs: int  # multiply-adds of one forward pass
     parts: dict[str, PartStats]
 
     def to_dict(self) -> dict[str, Any]:

@@ -48,13 +48,8 @@ class WindowAttention(nn.Module):
 def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
     """Softmax(q k^T / sqrt(D) + bias + mask) v by PyTorch's fused kernels, all windows at once; for GPUs.
 
-    Args:
-        qkv: (W, B, N, 3, heads, D).
-        bias: (heads, N, N).
-        mask: (boundary windows, N, N), added to the scores of the last windows; may hold none.
-
-    Returns:
-        (W, B, N, C).
+    Takes qkv (W, B, N, 3, heads, D), the bias (heads, N, N) and the mask of the last windows, which may hold none;
+    returns (W, B, N, C).
     """
     windows, batch, length = qkv.shape[:3]
     interior = windows - len(mask)

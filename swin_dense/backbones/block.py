@@ -34,10 +34,7 @@ class Mlp(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """One Swin block on tokens in window order (Swin paper, equation 3).
-
-    Whether its windows are regular or shifted is a matter of the partition that it is called with.
-    """
+    """One Swin block on tokens in window order (Swin paper, equation 3), regular or shifted as its partition says."""
 
     def __init__(self, channels: int, heads: int, window: Sequence[int], drop_path: float) -> None:
         """Creates norms, attention and MLP; in training each branch is dropped for an image with `drop_path`."""

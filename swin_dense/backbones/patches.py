@@ -10,10 +10,7 @@ from torch.nn import functional
 
 
 class PatchEmbed(nn.Module):
-    """Splits an image into patches and embeds each (Swin paper, section 3.1).
-
-    The image is zero-padded at the bottom and the right to whole patches.
-    """
+    """Embeds the patches of an image that is zero-padded at the bottom and right (Swin paper, section 3.1)."""
 
     def __init__(self, patch_size: int, in_channels: int, embed_dim: int) -> None:
         """Creates the projection of patches of that many pixels squared, and its norm."""

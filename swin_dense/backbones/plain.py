@@ -30,12 +30,7 @@ from swin_dense.backbones.windows import MASKED
 
 
 class PlainSwin(nn.Module):
-    """A `SwinTransformer` that tracers can follow; the same images give the same maps.
-
-    Attributes:
-        feature_specs: Those of the backbone.
-        layers: One `PlainStage` per stage, up to the last whose map is handed out.
-    """
+    """A `SwinTransformer` that tracers can follow; the same images give the same maps."""
 
     def __init__(self, backbone: SwinTransformer) -> None:
         """Shares the parameters of a backbone; nothing is copied."""
@@ -83,15 +78,9 @@ class PlainStage(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """One Swin block on a grid of tokens (Swin paper, equation 3).
+    """One Swin block on a grid of tokens (Swin paper, equation 3), of windows with `window` tokens a side."""
 
-    Attributes:
-        window: Side M of the windows, in tokens.
-        shift: Tokens by which the windows are shifted down and to the right; 0 for regular ones.
-        bias_index: (N, N), the row of the bias table for each query and key.
-    """
-
-    bias_index: Tensor
+    bias_index: Tensor  # (N, N), the row of the bias table for each query and key
 
     def __init__(self, block: SwinBlock, *, shifted: bool) -> None:
         """Shares the parameters of a block, with regular or shifted windows."""
@@ -118,11 +107,7 @@ class PlainBlock(nn.Module):
         return mapped
 
     def windows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What attention sees of tokens (B, H, W, C).
-
-        Returns:
-            The normalised tokens in windows, (B, R, K, N, C), and the mask of shifted windows, (R, K, N, N).
-        """
+        """The normalised tokens in windows, (B, R, K, N, C), and the mask of shifted windows, (R, K, N, N)."""
         side = self.window
         grid = functional.pad(self.norm1(tokens), (0, 0, *_padding(tokens.shape[1:3], side)))
         if self.shift:
@@ -133,11 +118,7 @@ class PlainBlock(nn.Module):
         return windows, self._mask(rows, columns, tokens.device) if self.shift else None
 
     def attention_weights(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What `WindowAttention` computes up to its softmax, from normalised tokens (..., N, C).
-
-        Returns:
-            The weights (..., heads, N, N), of which each row sums to 1, and the values (..., heads, N, D).
-        """
+        """Weights (..., heads, N, N), whose rows sum to 1, and values (..., heads, N, D) of tokens (..., N, C)."""
         qkv = self.attn.qkv(windows).unflatten(-1, (3, self.attn.heads, -1))
         query, key, value = qkv.movedim(-3, 0).transpose(-3, -2)
         bias = self.attn.relative_position_bias_table[self.bias_index].permute(2, 0, 1)

@@ -17,15 +17,7 @@ def relative_position_count(window: Sequence[int]) -> int:
 
 
 def relative_position_bias(table: Tensor, window: Sequence[int]) -> Tensor:
-    """The bias B of attention inside a window (Swin paper, equation 4).
-
-    Args:
-        table: (relative positions, heads), one learned bias per offset and head.
-        window: Window size per dimension; its product is N.
-
-    Returns:
-        (heads, N, N), contiguous.
-    """
+    """The bias (heads, N, N) of attention inside a window (Swin paper, equation 4), from a table (offsets, heads)."""
     # As in the window plan: stand-in tensors of a tracer stay out of the cache.
     is_real = type(table.data) is Tensor and not torch.compiler.is_compiling()
     index_of = _cached_index if is_real else _build_index
@@ -50,13 +42,5 @@ _cached_index = lru_cache(maxsize=32)(_build_index)
 
 
 def resized_position_embedding(embedding: Tensor, grid: Sequence[int]) -> Tensor:
-    """Resizes an absolute position embedding to a token grid (bicubic, as the official dense code does).
-
-    Args:
-        embedding: (1, C, H, W), learned at the size of pre-training.
-        grid: Height and width of the token grid.
-
-    Returns:
-        (1, *grid, C), channels last.
-    """
+    """An absolute position embedding (1, C, H, W) as (1, *grid, C), bicubic as in the official dense code."""
     return functional.interpolate(embedding, size=tuple(grid), mode="bicubic").permute(0, 2, 3, 1)

@@ -64,9 +64,8 @@ class SwinStage(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the blocks on tokens (B, H, W, C), regular and shifted windows in turn, and then patch merging.
 
-        Returns:
-            The tokens after the blocks, (B, H, W, C), and those that the next stage begins with,
-            (B, ceil(H / 2), ceil(W / 2), 2C); after the last stage the same twice.
+        Returns the tokens after the blocks and those that the next stage begins with, (B, ceil(H / 2), ceil(W / 2),
+        2C); after the last stage the same twice.
         """
         plan = window_plan(tokens, self.window, [side // 2 for side in self.window])
         rows = plan.from_grid[0](tokens.flatten(0, -2))
@@ -209,14 +208,11 @@ class SwinTransformer(nn.Module):
         return self
 
     def parameter_depths(self) -> dict[str, int]:
-        """How deep each parameter lies, for learning rates that decay from layer to layer.
+        """Depths by parameter name, for learning rates that decay from layer to layer.
 
         The rule of BEiT (arXiv 2106.08254) as the official SimMIM code applies it to Swin (`get_swin_layer`): patch and
         position embedding have depth 0, the L blocks 1 to L through all stages, patch merging that of the block before
-        it, and the norms that follow have L + 1, as any head has.
-
-        Returns:
-            Depths by parameter name; stages that no requested map depends on are left out.
+        it, and the norms that follow have L + 1, as any head has. Stages that no requested map depends on are left out.
         """
         by_prefix = {"patch_embed.": 0, "absolute_pos_embed": 0}
         blocks = 0

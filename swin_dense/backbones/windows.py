@@ -39,15 +39,10 @@ PlanKey = tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, ...], torch.de
 
 @dataclass(frozen=True)
 class Permutation:
-    """A reordering of rows, whose gradient is a gather too: the built-in one adds up in a slower scatter.
+    """A reordering of rows, whose gradient is a gather too: the built-in one adds up in a slower scatter."""
 
-    Attributes:
-        index: (R,) int64, the source row of each target row.
-        inverse_index: (R,) int64, the target row of each source row.
-    """
-
-    index: Tensor
-    inverse_index: Tensor
+    index: Tensor  # (R,) int64, the source row of each target row
+    inverse_index: Tensor  # (R,) int64, the target row of each source row
 
     @property
     def inverse(self) -> Permutation:
@@ -64,17 +59,14 @@ class Permutation:
 class Partition:
     """One way of cutting the padded grid into windows: those that need a mask last, and among equals the padded last.
 
-    Attributes:
-        shape: (W, B, N).
-        mask: (boundary windows, N, N) float32, `MASKED` between tokens that only the cyclic shift made neighbours and 0
-            elsewhere. It belongs to the last windows; all windows before them need none.
-        places: (R,) int64, ascending, where each row lies among the W x B x N tokens of the windows; None where no
-            token is padding.
+    The mask (boundary windows, N, N), `MASKED` between tokens that only the cyclic shift made neighbours and 0
+    elsewhere, belongs to the last windows; all windows before them need none. `places` (R,), int64 and ascending, are
+    those of the rows among the W x B x N tokens of the windows.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # (W, B, N)
     mask: Tensor
-    places: Tensor | None
+    places: Tensor | None  # None where no token is padding
 
     def fill(self, rows: Tensor) -> Tensor:
         """Puts rows (R, C) into the windows, (W, B, N, C), whose padding is zero."""
@@ -102,17 +94,11 @@ class Partition:
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Where the tokens of a batch of equal grids lie in regular and in shifted windows.
+    """Where the tokens of a batch of equal grids lie in regular and in shifted windows."""
 
-    Attributes:
-        partitions: The regular and the shifted windows, in this order.
-        from_grid: For each partition, the permutation of rows from raster order, (B, *grid), to its window order.
-        shift: The permutation of rows from regular to shifted windows.
-    """
-
-    partitions: tuple[Partition, Partition]
-    from_grid: tuple[Permutation, Permutation]
-    shift: Permutation
+    partitions: tuple[Partition, Partition]  # regular windows, shifted windows
+    from_grid: tuple[Permutation, Permutation]  # from raster order, (B, *grid), to the order of either
+    shift: Permutation  # from regular to shifted windows
 
     @property
     def nbytes(self) -> int:
@@ -154,16 +140,7 @@ plan_cache = PlanCache()
 
 
 def window_plan(tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> WindowPlan:
-    """The plan for a batch of token grids, from the cache where it is known.
-
-    Args:
-        tokens: (B, *grid, C); only its shape and device count.
-        window: Window size per dimension, in tokens.
-        shift: Cyclic shift of the shifted windows per dimension, in tokens.
-
-    Returns:
-        A plan whose tensors lie on the device of `tokens`.
-    """
+    """The plan for a batch of token grids (B, *grid, C), from the cache where it is known; sizes are in tokens."""
     batch, *grid, _ = tokens.shape
     key = batch, tuple(grid), tuple(window), tuple(shift), tokens.device
     # A tracer's stand-in tensors must neither enter the cache nor meet real ones from it.
@@ -248,12 +225,8 @@ def _places(is_real: Tensor, batch: int, rows: int) -> Tensor:
 def window_groups(shape: Sequence[int], mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Groups consecutive windows so that what a group computes stays in the processor's cache.
 
-    Args:
-        shape: (W, B, N, ...) of tokens in window order.
-        mask: (boundary windows, N, N), the mask of the last windows.
-
-    Yields:
-        The windows of a group, and their part of the mask, which holds no window where the group needs none.
+    Takes the shape (W, B, N, ...) of tokens and the mask of the last windows; yields the windows of a group and their
+    part of the mask, which holds no window where the group needs none.
     """
     windows, batch, length = shape[:3]
     interior = windows - len(mask)

@@ -1,4 +1,9 @@
-"""The compiled mmcv ops that models need, on torchvision's kernels or in plain PyTorch; `OPS` has mmcv's names."""
+"""The compiled mmcv ops that models need, on torchvision's kernels or in plain PyTorch; `OPS` has mmcv's names.
+
+Signatures are those of mmcv's compiled ops, so that its autograd wrappers call them unchanged. Where a file does not
+say otherwise, forward functions overwrite `output` and backward functions add to the gradient buffers. Scratch space
+(`columns`, `ones`) and `im2col_step` (images per step) concern the compiled ops alone and have no effect here.
+"""
 
 from __future__ import annotations
 

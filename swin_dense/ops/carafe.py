@@ -6,10 +6,8 @@
 with features zero outside the map, g the group of channel c, and s the scale factor. Shapes: features (B, C, H, W),
 masks (B, groups * k * k, H * s, W * s), output (B, C, H * s, W * s).
 
-Signatures are those of mmcv's compiled ops, so that its autograd wrappers call them unchanged: forward functions
-overwrite `output`, backward functions add to the gradient buffers. The fast form of mmcv's ops differs from the naive
-one in the layout of scratch space alone, whose names begin with r; here only `rfeatures`, which the wrapper keeps for
-the backward pass, has a use.
+The fast form of mmcv's ops differs from the naive one in the layout of scratch space alone, whose names begin with r;
+here only `rfeatures`, which the wrapper keeps for the backward pass, has a use.
 """
 
 from __future__ import annotations

@@ -5,14 +5,12 @@ For query q and head m, with sampling points p and weights A on the levels l of 
     out[q, m] = sum over l, p of A[q, m, l, p] * x[l][m](p)
 
 where x(p) is bilinear, and zero outside the map. Sampling is torch's own kernel, whose gradients serve the backward
-pass too. mmcv calls these ops on accelerators alone; on CPUs it computes the same itself. Signatures are those of
-mmcv's compiled ops, so that its autograd wrapper calls them unchanged.
+pass too. mmcv calls these ops on accelerators alone; on CPUs it computes the same itself.
 
 Shapes, with B images, S positions of all levels together, M heads, D channels of a head, Q queries, L levels and P
 points: value (B, S, M, D), the maps of all levels row by row, one after the other; value_spatial_shapes (L, 2) height
 and width of each level; sampling_locations (B, Q, M, L, P, 2) x and y as parts of the level's width and height;
-attention_weights (B, Q, M, L, P); the result is (B, Q, M * D). `value_level_start_index` follows from the shapes, and
-`im2col_step` (images per step) concerns the compiled ops alone.
+attention_weights (B, Q, M, L, P); the result is (B, Q, M * D). `value_level_start_index` follows from the shapes.
 """
 
 from __future__ import annotations

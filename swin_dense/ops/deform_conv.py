@@ -9,10 +9,6 @@ out alike: channels are (group, i, j, (y, x)) and (group, i, j).
 
 Shapes: input (B, C, H, W), weight (O, C / group, kH, kW), offset (B, deformable_group * kH * kW * 2, H', W') in pixels,
 mask (B, deformable_group * kH * kW, H', W'), output (B, O, H', W').
-
-Signatures are those of mmcv's compiled ops, so that its autograd wrappers call them unchanged: forward functions
-overwrite `output`, backward functions add to the gradient buffers. `columns`, `ones` (scratch space) and `im2col_step`
-(images per step) concern the compiled ops alone and have no effect here.
 """
 
 from __future__ import annotations
@@ -28,16 +24,7 @@ from swin_dense.ops.kernels import full_precision, torchvision_kernels
 
 # What torchvision takes in this order, under the names by which mmcv passes it.
 GEOMETRY = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
-MODULATED_GEOMETRY = (
-    "stride_h",
-    "stride_w",
-    "pad_h",
-    "pad_w",
-    "dilation_h",
-    "dilation_w",
-    "group",
-    "deformable_group",
-)
+MODULATED_GEOMETRY = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w", "group", "deformable_group")
 
 
 def deform_conv_forward(

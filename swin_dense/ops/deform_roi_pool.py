@@ -2,9 +2,6 @@
 
 Bin (i, j) of a region of width w and height h moves by gamma * (w * offset[:, 0, i, j], h * offset[:, 1, i, j]); offset
 is (R, 2, h, w), or empty for none. torchvision has no such kernel, so that all is plain PyTorch.
-
-Signatures are those of mmcv's compiled ops, so that its autograd wrapper calls them unchanged: the forward function
-overwrites `output`, the backward function adds to the gradient buffers.
 """
 
 from __future__ import annotations

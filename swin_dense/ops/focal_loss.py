@@ -5,8 +5,8 @@
 With the sigmoid each element has one: s = sigmoid(x) and alpha' = alpha for the target class, s = sigmoid(-x) and
 alpha' = 1 - alpha for all others. With the softmax each row has one: s is the target's, and alpha' = alpha.
 
-Targets (N,) are int64 classes. `weight` (K,) is a factor for the rows of each class, or empty for none. Signatures are
-those of mmcv's compiled ops, so that its autograd wrappers call them unchanged; all buffers are overwritten.
+Targets (N,) are int64 classes. `weight` (K,) is a factor for the rows of each class, or empty for none. All buffers are
+overwritten.
 """
 
 from __future__ import annotations
@@ -23,13 +23,7 @@ _TINY = torch.finfo(torch.float32).tiny  # below which mmcv takes no logarithm
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """The loss of every logit (N, K).
-
-    Target K means background, whose rows have weight 1, and a negative one likewise for every class.
-
-    Raises:
-        ValueError: A target is larger than K.
-    """
+    """The loss of every logit (N, K); target K, or a negative one, is background, whose rows have weight 1."""
     logits, _, scale = _signed_logits(input, target, weight, alpha)
     output.copy_(-scale * torch.sigmoid(-logits) ** gamma * functional.logsigmoid(logits))
 
@@ -47,11 +41,7 @@ def sigmoid_focal_loss_backward(
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """The loss of every row (N,), from the softmax (N, K) of its logits; 0 for a negative target.
-
-    Raises:
-        ValueError: A target is not less than K.
-    """
+    """The loss of every row (N,), from the softmax (N, K) of its logits; 0 for a negative target."""
     chance, factor = _target_chance(input, target, weight, alpha)
     output.copy_(-factor * (1 - chance) ** gamma * chance.clamp(min=_TINY).log())
 

@@ -1,7 +1,6 @@
 """The two halves of a convolution that is computed at chosen places alone, as guided anchoring predicts.
 
-Shapes: image (1, C, H, W), M places given by row and column, columns (C * kH * kW, M) or (C, M). Signatures are those
-of mmcv's compiled ops, so that its wrapper, which has no backward pass, calls them unchanged.
+Shapes: image (1, C, H, W), M places given by row and column, columns (C * kH * kW, M) or (C, M). There is no backward.
 """
 
 from __future__ import annotations

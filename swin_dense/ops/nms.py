@@ -15,10 +15,7 @@ NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Greedy non-maximum suppression: a box goes if its IoU with a better kept one is above the threshold.
-
-    Of two equal scores the earlier wins. The result is (K,) int64 indices of the kept boxes, best first.
-    """
+    """Greedy non-maximum suppression: indices (K,) of the kept boxes, best first; of equal scores the earlier wins."""
     boxes, scores = full_precision(boxes, scores)
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])

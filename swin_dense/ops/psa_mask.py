@@ -2,9 +2,7 @@
 
 The hM * wM channels at a place (y, x) of a map hold its attention to the places up to half of that away. The result
 has a channel for each of the H * W places instead: 0 for those that are too far. Collecting, a place takes
-output[b, other, y, x] from every other one; distributing, it gives output[b, place, other] to it.
-
-Signatures are those of mmcv's compiled ops, so that its autograd wrapper calls them unchanged; all buffers are
+output[b, other, y, x] from every other one; distributing, it gives output[b, place, other] to it. All buffers are
 overwritten.
 """
 

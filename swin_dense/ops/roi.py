@@ -1,9 +1,6 @@
 """Pooling of regions of interest from feature maps: RoIAlign and RoIPool.
 
 Shapes: features (B, C, H, W), regions (R, 5) as in `ops.regions`, output (R, C, h, w) of bins.
-
-Signatures are those of mmcv's compiled ops, so that its autograd wrappers call them unchanged: forward functions
-overwrite `output`, backward functions add to `grad_input`.
 """
 
 from __future__ import annotations
@@ -138,10 +135,7 @@ def _require_average(pool_mode: int) -> None:
 
 
 def _too_large(rois: Tensor, size: tuple[int, int], spatial_scale: float, sampling_ratio: int) -> Tensor:
-    """Which regions (R,) have more samples than torchvision's kernel for CPUs can keep: it would crash, or take hours.
-
-    Kernels of accelerators keep no table.
-    """
+    """Which regions (R,) have too many samples for torchvision's kernel for CPUs, which would crash, or take hours."""
     if sampling_ratio > 0 or rois.device.type != "cpu":
         return torch.zeros_like(rois[:, 0], dtype=torch.bool)
     samples = ((rois[:, 3:5] - rois[:, 1:3]).double() * spatial_scale).clamp(min=1.0).prod(dim=1)
