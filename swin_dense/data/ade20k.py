@@ -14,10 +14,9 @@ from swin_dense.data.segmentation import SegmentationDataset
 from swin_dense.data.segmentation_transforms import official_transform
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.label_maps.classes import read_classes
+from swin_dense.label_maps.classes import Palette, read_classes
 from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.layout import find_class_list, official_layout
-from swin_dense.label_maps.palettes import Palette
 from swin_dense.label_maps.rules import coverage_findings
 
 logger = logging.getLogger(__name__)

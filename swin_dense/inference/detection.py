@@ -19,12 +19,64 @@ from typing import Protocol, cast
 import numpy as np
 import torch
 from pycocotools import mask as rle_codec
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as kernels
 
 from swin_dense.errors import ConfigError
-from swin_dense.inference.detection_views import View
 from swin_dense.inference.merging import Merged, Merging
 from swin_dense.inference.views import Windows
 from swin_dense.records import Batch, Detections, Rle, Size
+
+
+@dataclass(frozen=True)
+class View:
+    """A region of an image, resized to what a detector sees and perhaps mirrored.
+
+    Attributes:
+        top: First row of the region.
+        left: First column.
+        region: Its height and width in pixels on disk.
+        size: Height and width at which the detector sees it.
+    """
+
+    top: int
+    left: int
+    region: Size
+    size: Size
+    mirrored: bool = False
+
+    def show(self, image: Tensor) -> Tensor:
+        """(3, h, w) of `size` of a (3, H, W) uint8 image on disk, as training transforms would make it."""
+        height, width = self.region
+        pixels = image[:, self.top : self.top + height, self.left : self.left + width]
+        if self.size != self.region:
+            pixels = kernels.resize(pixels, list(self.size), interpolation=InterpolationMode.BILINEAR, antialias=False)
+        return pixels.flip(-1) if self.mirrored else pixels
+
+    def boxes_in_image(self, boxes: Tensor) -> Tensor:
+        """Moves (N, 4) XYXY boxes from pixels of the region, as it is shown, to pixels of the image."""
+        if self.mirrored:
+            x1, y1, x2, y2 = boxes.unbind(dim=1)
+            width = self.region[1]
+            boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+        return boxes + boxes.new_tensor([self.left, self.top, self.left, self.top])
+
+    def mask_in_image(self, mask: Rle, size: Size) -> Rle:
+        """Moves a mask of the region, as it is shown, into an image of this height and width.
+
+        No array of the image's size is made: runs go down the columns, so only the region's columns are looked at.
+        """
+        if self.region == size and not self.mirrored:
+            return mask
+        pixels = rle_codec.decode(mask)
+        columns = np.zeros((self.region[1], size[0]), dtype=bool)
+        columns[:, self.top : self.top + self.region[0]] = (pixels[:, ::-1] if self.mirrored else pixels).T
+        edges = np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False)) + self.left * size[0]
+        lengths = np.diff(edges, prepend=0, append=size[0] * size[1])
+        runs = lengths if lengths[-1] else lengths[:-1]
+        placed: Rle = rle_codec.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+        return placed
 
 
 class DetectionModel(Protocol):
@@ -38,21 +90,17 @@ class DetectionModel(Protocol):
 class DetectionInference:
     """How objects are found in images.
 
-    Images are handed in as they are on disk, and resized here, on the device: test-time augmentation needs every scale
+    Images are handed in as they are on disk and resized here, on the device: test-time augmentation needs every scale
     of the original, slices need its pixels, and one whole view is then no special case.
 
     Attributes:
-        evaluation_size: Height and width at which the detector sees a region of a height and width on disk, at a ratio
-            of the test scale; called as `evaluation_size(size, ratio)`.
+        evaluation_size: (size on disk, ratio of the test scale) -> size at which the detector sees that region.
         scales: Ratios of the test scale.
         flip: Shows every scale mirrored, too.
-        slice_size: Height and width of slices, in pixels of the image on disk; a smaller image is one smaller slice.
-            Each is shown like an image of its own. None shows no slices.
-        slice_overlap: Part of a slice, in 0..1, that its neighbours see too, at least. The last slices are moved back
-            into the image.
+        slice_size: Pixels on disk of a slice, shown like an image of its own; None shows no slices.
+        slice_overlap: Least part of a slice, in 0..1, that its neighbours see too; the last are moved into the image.
         whole_image: Whether a sliced image is seen as a whole, too; objects larger than a slice need it.
         merging: How the detections of several views become one list.
-        min_score: Detections with a lower score are left out.
         max_detections: Most detections of an image, the best ones; None keeps all.
         batch_size: Views that the detector sees at a time.
     """
@@ -69,11 +117,7 @@ class DetectionInference:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ConfigError: One is out of range.
-        """
+        """Refuses options out of range."""
         if not self.scales or not all(0 < ratio < math.inf for ratio in self.scales):
             raise ConfigError(f"inference.scales must be positive ratios, at least one, got {self.scales}")
         if self.slice_size is not None and min(self.slice_size) < 1:
@@ -90,15 +134,7 @@ class DetectionInference:
 
     @torch.inference_mode()
     def predict(self, model: DetectionModel, batch: Batch) -> list[Detections]:
-        """Finds the objects of each image.
-
-        Args:
-            model: In evaluation mode, on the device of the batch.
-            batch: Images at the size that they have on disk.
-
-        Returns:
-            One per image, in order, on the CPU, in pixels of the image on disk, best score first.
-        """
+        """The objects of each image, on the CPU, in pixels of the image on disk, best score first."""
         assert batch.sizes == batch.original_sizes, "inference resizes the images itself"
         views = [(place, view) for place, size in enumerate(batch.sizes) for view in self._views(size)]
         of_size: dict[Size, list[int]] = defaultdict(list)
@@ -127,7 +163,7 @@ class DetectionInference:
                     yield View(top, left, region, self.evaluation_size(region, ratio), mirrored)
 
     def _combined(self, size: Size, found: Sequence[tuple[View, Detections]]) -> Detections:
-        """What the views of an image of this size have found, merged, and the best of it."""
+        """The best of what the views of one image have found, merged."""
         labels = torch.cat([one.labels for _, one in found])
         boxes = torch.cat([view.boxes_in_image(one.boxes) for view, one in found])
         scores = torch.cat([one.scores for _, one in found])
@@ -145,7 +181,7 @@ class DetectionInference:
 
 
 def _united(masks: Sequence[tuple[View, Rle]], size: Size) -> Rle:
-    """The mask that some views' masks are part of, in pixels of an image of this size."""
+    """The union of several views' masks, in pixels of an image of this size."""
     placed = [view.mask_in_image(mask, size) for view, mask in masks]
     return placed[0] if len(placed) == 1 else cast(Rle, rle_codec.merge(placed))
 

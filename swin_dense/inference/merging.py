@@ -26,12 +26,10 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Merged:
-    """What is left of N candidates.
+    """What is left of N candidates: (M, 4) XYXY boxes and (M,) scores, best first.
 
     Attributes:
-        boxes: (M, 4) XYXY.
-        scores: (M,), best first.
-        members: For each, the positions of the candidates that it is made of, the one that it is named after first.
+        members: The positions of the candidates that each is made of, the one that it is named after first.
     """
 
     boxes: Tensor
@@ -39,7 +37,7 @@ class Merged:
     members: list[list[int]]
 
     def best(self, min_score: float, count: int | None) -> Merged:
-        """The first detections: at least of `min_score`, and `count` of them at most; None keeps all."""
+        """At most `count` detections of at least `min_score`; None keeps all of these."""
         kept = int((self.scores >= min_score).sum())
         kept = kept if count is None else min(kept, count)
         return Merged(self.boxes[:kept], self.scores[:kept], self.members[:kept])
@@ -50,13 +48,11 @@ class Merging:
     """How candidates of one class that overlap become one detection.
 
     Attributes:
-        method: "nms" drops what overlaps a better candidate; "vote" lets it have a say, as another view of the object:
-            the box is the mean, weighted by the scores (Gidaris and Komodakis 2015), the mask what most
-            of them hold; "linear_soft_nms" and "gaussian_soft_nms" lower its score (Bodla et al. 2017); "nmm", greedy
-            non-maximum merging, unites it with the better one, for objects that slices cut in parts (Akyon et al.
-            2022).
-        overlap: "iou", intersection over union, or "ios", intersection over the smaller box, which sees a part in its
-            whole.
+        method: "nms" drops what overlaps a better candidate; "vote" averages the boxes, weighted by the scores (Gidaris
+            and Komodakis 2015), and takes the pixels that most masks hold; "linear_soft_nms" and "gaussian_soft_nms"
+            lower its score (Bodla et al. 2017); "nmm", greedy non-maximum merging, unites it with the better one, for
+            objects that slices cut in parts (Akyon et al. 2022).
+        overlap: "iou", or "ios", intersection over the smaller box, which sees a part in its whole.
         threshold: Overlap above which two candidates are one object; "gaussian_soft_nms" needs none.
         sigma: Width of "gaussian_soft_nms".
     """
@@ -67,11 +63,7 @@ class Merging:
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ConfigError: One is wrong, or they do not go together.
-        """
+        """Refuses options that are wrong or do not go together."""
         if self.method not in METHODS:
             raise ConfigError(f'inference.merge: no method "{self.method}"; {nearest(self.method, METHODS)}')
         if self.overlap not in OVERLAPS:
@@ -86,12 +78,9 @@ class Merging:
             raise ConfigError(f"inference.soft_nms_sigma must be positive, got {self.sigma}")
 
     def __call__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Merged:
-        """The detections, best first; of equal scores the earlier one counts as the better.
+        """The detections of (N, 4) XYXY boxes, best first; of equal scores the earlier one counts as the better.
 
-        Args:
-            boxes: (N, 4) XYXY in pixels of one image.
-            scores: (N,).
-            labels: (N,) classes; different classes never touch each other.
+        Classes never touch each other.
         """
         merge: Callable[[Tensor, Tensor], Merged] = self._soften if "soft" in self.method else self._group
         parts: list[Merged] = []

@@ -24,7 +24,7 @@ class BilinearAxis:
         source: Pixels before.
         target: Pixels after.
         low: (target,) int64 on the CPU.
-        high: (target,) int64 on the CPU, `low` or the pixel after it where that counts.
+        high: Likewise, `low` or the pixel after it where that counts.
         weight: (target,) float64 on the CPU, in 0..1.
     """
 
@@ -46,18 +46,13 @@ class BilinearAxis:
         return cls(source, target, low.long(), position.ceil().clamp(max=source - 1).long(), position - low)
 
     def sources(self, start: int, stop: int) -> tuple[int, int]:
-        """First and last (exclusive) source pixel that the target pixels from `start` to before `stop` come from."""
+        """The source pixels [first, last) that the target pixels [start, stop) come from."""
         return int(self.low[start]), int(self.high[stop - 1]) + 1
 
     def pixels(self, source: Tensor, dim: int, start: int, stop: int, first: int = 0) -> Tensor:
-        """The target pixels from `start` to before `stop`, along a dimension of `source`; may be a view of it.
+        """The target pixels from `start` to before `stop` along `dim` (>= 0) of `source`; may be a view of it.
 
-        Args:
-            source: Source pixels from `first` on.
-            dim: The dimension, counted from 0.
-            start: First target pixel wanted.
-            stop: After the last one.
-            first: Source pixel at which `source` begins.
+        `source` begins at source pixel `first`.
         """
         if self.source == self.target:
             return source.narrow(dim, start - first, stop - start)
@@ -81,18 +76,14 @@ class MosaicAxis:
     resize: BilinearAxis
 
     def crops(self, start: int, stop: int) -> list[int]:
-        """First pixels of the crops that the target pixels from `start` to before `stop` come from."""
+        """First pixels of the crops that the target pixels [start, stop) come from."""
         first, last = self.resize.sources(start, stop)
         return [begin for begin in self.starts if begin < last and begin + self.crop.target > first]
 
     def assemble(self, parts: Mapping[int, Tensor], dim: int, start: int, stop: int) -> Tensor:
-        """Resizes crops, averages pixels of several crops, and resizes the whole, to some target pixels.
+        """Resizes crops, averages their overlaps, and resizes the whole along `dim` to the target pixels [start, stop).
 
-        Args:
-            parts: What each of `crops(start, stop)` holds, by its first pixel.
-            dim: The dimension of the axis, counted from 0.
-            start: First target pixel wanted.
-            stop: After the last one.
+        `parts` holds each of `crops(start, stop)` by its first pixel.
         """
         first, last = self.resize.sources(start, stop)
         return self.resize.pixels(self._average(parts, dim, first, last), dim, start, stop, first)

@@ -35,29 +35,24 @@ from swin_dense.errors import ConfigError
 from swin_dense.inference.views import Segmenter, Windows, logits_in_bands, resize_images
 from swin_dense.records import Batch, Segmentation, Size
 
-__all__ = ["SegmentationInference", "Segmenter"]
-
 
 @dataclass(frozen=True)
 class SegmentationInference:
     """How a segmenter is run on images.
 
-    Images are handed in as they are on disk, and resized here, on the device: test-time augmentation needs every scale
+    Images are handed in as they are on disk and resized here, on the device: test-time augmentation needs every scale
     of the original, and one scale is then no special case.
 
     Attributes:
-        evaluation_size: Height and width at which the model sees an image of a height and width on disk, at a ratio of
-            the test scale; called as `evaluation_size(size, ratio)`.
-        crop_size: Height and width of a sliding window, in pixels of the resized image; a smaller image is one smaller
-            crop. None shows the image as a whole.
-        stride: Pixels between windows, down and to the right. The last windows are moved back into the image.
+        evaluation_size: (size on disk, ratio of the test scale) -> size at which the model sees the image.
+        crop_size: Height and width of a sliding window, in pixels of the resized image; None shows the whole image.
+        stride: Pixels between windows, down and to the right; the last windows are moved back into the image.
         scales: Ratios of the test scale; the official ones of multi-scale testing are 0.5, 0.75, ..., 1.75.
         flip: Shows every scale mirrored, too.
-        probabilities: In what precision the probability of every class is returned; None returns none. They are kept on
+        probabilities: Precision of the probabilities returned for each class; None returns none. They are kept on
             the CPU: at full size they may be larger than the model.
-        band_pixels: Pixels of the images on disk that are resized at a time, at least one row. None takes 2**14 on a
-            CPU, which stay in its caches (with 150 classes twice as quick as 2**15 and more), and 2**18 on a GPU, which
-            is most images whole.
+        band_pixels: Pixels on disk that are resized at a time, at least one row. None takes 2**14 on a CPU, which stay
+            in its caches (with 150 classes twice as quick as 2**15 and more), and 2**18, most images whole, on a GPU.
     """
 
     evaluation_size: Callable[[Size, float], Size]
@@ -69,11 +64,7 @@ class SegmentationInference:
     band_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks the options.
-
-        Raises:
-            ConfigError: One is wrong, or windows would leave pixels out.
-        """
+        """Refuses options out of range, and windows that would leave pixels out."""
         if (self.crop_size is None) != (self.stride is None):
             raise ConfigError("inference: a sliding window needs both crop_size and stride; give both or neither")
         if self.crop_size and self.stride:
@@ -93,14 +84,9 @@ class SegmentationInference:
 
     @torch.inference_mode()
     def predict(self, model: Segmenter, batch: Batch) -> list[Segmentation]:
-        """Segments images. Those of one size run together; padding is never shown to the model.
+        """Segments images as they are on disk: label maps on the device of the batch, probabilities on the CPU.
 
-        Args:
-            model: In evaluation mode, on the device of the batch.
-            batch: Images at the size that they have on disk.
-
-        Returns:
-            One per image, in order: the label map on the device of the batch, the probabilities on the CPU.
+        Images of one size run together; padding is never shown to the model.
         """
         assert batch.sizes == batch.original_sizes, "inference resizes the images itself"
         members = defaultdict(list)

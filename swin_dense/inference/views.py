@@ -16,33 +16,17 @@ from swin_dense.records import Size, rescaled_size
 
 
 class Segmenter(Protocol):
-    """A model that gives every pixel a score for each class.
-
-    Attributes:
-        align_corners: How its logits are to be resized; see `torch.nn.functional.interpolate`.
-    """
+    """A model that scores every class at every pixel; its logits are resized with its `align_corners`."""
 
     align_corners: bool
 
     def logits(self, images: Tensor) -> Tensor:
-        """Scores of the classes, before any resizing.
-
-        Args:
-            images: (B, 3, H, W) uint8 RGB, without padding.
-
-        Returns:
-            (B, K, h, w) float32, of any size.
-        """
+        """(B, K, h, w) float32 logits, of any size, of (B, 3, H, W) uint8 RGB without padding."""
 
 
 @dataclass(frozen=True)
 class EvaluationSize:
-    """The size at which a model sees an image of a size on disk, at a ratio of the test scale.
-
-    Attributes:
-        short_side: Most pixels of the shorter side at ratio 1; None leaves images as they are.
-        max_long_side: Likewise, of the longer side.
-    """
+    """The size at which a model sees an image, at a ratio of the test scale; a side that is None has no limit."""
 
     short_side: int | None
     max_long_side: int | None
@@ -55,13 +39,7 @@ class EvaluationSize:
 
 @dataclass(frozen=True)
 class Windows:
-    """The crops in which a model sees a view: a grid of equal windows.
-
-    Attributes:
-        size: Height and width of a window.
-        tops: First row of the windows of each row of the grid.
-        lefts: First column of the windows of each column of the grid.
-    """
+    """A grid of equal windows over a view, by the first rows and the first columns of the windows."""
 
     size: Size
     tops: tuple[int, ...]
@@ -69,13 +47,7 @@ class Windows:
 
     @classmethod
     def over(cls, view: Size, crop_size: Size | None, stride: Size | None) -> Windows:
-        """The windows that cover a view of a height and width.
-
-        Args:
-            view: Its height and width.
-            crop_size: Height and width of a window, where the view has that many pixels; None takes the whole view.
-            stride: Pixels between windows, down and to the right; the last ones are moved back into the view.
-        """
+        """The windows that cover a view; None takes the whole view. The last ones are moved back into it."""
         size = view if crop_size is None else (min(view[0], crop_size[0]), min(view[1], crop_size[1]))
         tops, lefts = (_starts(*one) for one in zip(view, size, stride or view, strict=True))
         return cls(size, tops, lefts)
@@ -84,20 +56,17 @@ class Windows:
 def logits_in_bands(
     model: Segmenter, view: Tensor, windows: Windows, mirrored: bool, target: Size, rows: int
 ) -> Iterator[Tensor]:
-    """The logits of a view, resized to the image on disk.
+    """Yields (B, rows, W, K) logits of a (B, 3, h, w) uint8 view resized to the images on disk, from top to bottom.
 
     The logits of a crop are computed when the first band touches the crop, and forgotten when the last one has.
 
     Args:
         model: The segmenter.
-        view: (B, 3, h, w) uint8 RGB.
+        view: Images, resized.
         windows: The crops, which cover the view.
         mirrored: Whether the model sees left and right exchanged; they are exchanged back in its logits.
         target: Height H and width W of the images on disk.
         rows: Of a band; the last may have fewer.
-
-    Yields:
-        (B, rows, W, K) logits of each band, from top to bottom.
     """
     crop_height, crop_width = windows.size
     lefts = windows.lefts
@@ -131,10 +100,7 @@ def logits_in_bands(
 
 
 def resize_images(images: Tensor, size: Size) -> Tensor:
-    """Resizes bilinearly without antialiasing: within one grey level of OpenCV, with which published models are tested.
-
-    Takes and returns (B, 3, H, W) uint8.
-    """
+    """Bilinear, not antialiased (B, 3, H, W) uint8: within one grey level of OpenCV, with which models are tested."""
     if size == tuple(images.shape[-2:]):
         return images
     return functional.interpolate(images.float(), size=size, mode="bilinear").round_().to(torch.uint8)

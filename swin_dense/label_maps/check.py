@@ -27,14 +27,12 @@ Split = tuple[Path, Path]
 
 @dataclass(frozen=True)
 class LabelCount:
-    """How often a stored label occurs.
+    """How often a stored label occurs, in pixels and in label maps ("images").
 
     Attributes:
         label: As the files store it.
-        class_name: What it stands for; None where it is no class.
+        class_name: None where it is no class.
         ignored: Whether it says that a pixel has no class; False for a label that must not occur.
-        pixels: Pixels that have it.
-        images: Label maps that have it.
     """
 
     label: int
@@ -46,12 +44,9 @@ class LabelCount:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What is in one split.
+    """What is in one split: its folders or zip files, the images that have a label map, and the labels that occur.
 
     Attributes:
-        images: Image folder or zip file.
-        labels: Folder or zip file of the label maps.
-        pairs: Images that have a label map.
         histogram: Every class and every other label that occurs, by stored label.
     """
 
@@ -74,14 +69,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class SegmentationReport:
-    """What is in a data set, and what is wrong with it.
-
-    Attributes:
-        classes: The class list; None where there is none to be found.
-        class_names: Names by class 0..K-1.
-        splits: What is in each split, by its name.
-        problems: All findings.
-    """
+    """What is in a data set, and what is wrong with it; `classes` is None where no class list was found."""
 
     classes: str | None
     class_names: tuple[str, ...]
@@ -142,15 +130,7 @@ def check_segmentation(
 ) -> SegmentationReport:
     """Checks images and label maps, all of which are decoded, once: only so are truncated files found.
 
-    Args:
-        splits: Images and label maps of each split, by its name.
-        classes: Class list.
-        label_shift: Added to the labels in the files to get classes.
-        ignore_index: The label in the files without a class, beside those that the shift makes negative.
-        progress: Shows how many of the images are done, split by split.
-
-    Returns:
-        Counts and all problems; nothing that is wrong with the data raises.
+    Nothing that is wrong with the data raises; see `LabelConversion` for `label_shift` and `ignore_index`.
     """
     try:
         class_names, _ = read_classes(classes)

@@ -30,14 +30,7 @@ NO_CLASS = -2
 
 @dataclass(frozen=True)
 class LabelConversion:
-    """From the stored labels of files to classes; see the table above.
-
-    Attributes:
-        class_count: Number of classes K.
-        label_shift: Added to a stored label, <= 0.
-        ignore_index: The stored label without a class, beside those that the shift makes negative; a negative number
-            is none.
-    """
+    """From the stored labels of files to classes; see the table above. A negative `ignore_index` is no label."""
 
     class_count: int
     label_shift: int = -1
@@ -83,8 +76,7 @@ class LabelConversion:
     def classes(self, labels: LabelMap, path: Path) -> NDArray[np.int32]:
         """Converts stored labels to classes 0..K-1 and `IGNORE_INDEX`, once: a second time would shift them again.
 
-        Raises:
-            DataError: A label is no class; names the file, the labels and their pixels.
+        A label that is no class raises a DataError about the file at `path`.
         """
         classes = np.empty(labels.shape, np.int32)
         for chunk, target in zip(in_chunks(labels), in_chunks(classes), strict=True):

@@ -27,10 +27,8 @@ _PIXELS_AT_ONCE = 2**20
 class LabelFile:
     """What a label PNG stores.
 
-    Attributes:
-        labels: (H, W) stored labels.
-        has_palette: Whether they are the indices of a palette image. PASCAL VOC stores its labels so; but the indices
-            of a picture that some program reduced to 256 colours mean nothing.
+    PASCAL VOC stores its labels as the indices of a palette image; but those of a picture that some program reduced to
+    256 colours mean nothing.
     """
 
     labels: LabelMap
@@ -38,11 +36,7 @@ class LabelFile:
 
 
 def read_label_file(store: ImageStore, file_name: str) -> LabelFile:
-    """Reads one label PNG: gray values, or the indices of a palette image.
-
-    Raises:
-        ImageError: The file is missing, outside the root, damaged, no PNG, or holds colours instead of labels.
-    """
+    """Reads one label PNG: gray values, or the indices of a palette image; anything else raises an ImageError."""
     path = store.root / file_name
     with store.open(file_name, ("PNG",)) as image:
         if image.mode not in _MODES:
@@ -66,11 +60,7 @@ def _pixels(image: ImageFile.ImageFile) -> LabelMap:
 
 
 def label_image(labels: NDArray[np.integer]) -> Image.Image:
-    """A gray image of (H, W) labels 0..65535: 8 bits per pixel, or 16 where a label needs them.
-
-    Raises:
-        DataError: If a label does not fit into 16 bits.
-    """
+    """A gray image of (H, W) labels 0..65535: 8 bits per pixel, or 16 where a label needs them."""
     assert labels.ndim == 2 and labels.size, "a label map has a height and a width"
     if labels.min() < 0 or labels.max() > MAX_LABEL:
         raise DataError(

@@ -25,15 +25,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class ADE20KLayout:
-    """Where the official layout has what; each may lie inside a zip file.
-
-    Attributes:
-        train_images: `images/training`.
-        train_labels: `annotations/training`.
-        val_images: `images/validation`.
-        val_labels: `annotations/validation`.
-        classes: `objectInfo150.txt`, or the same as .csv, unless another one was named.
-    """
+    """Where the official layout has what; each may lie inside a zip file."""
 
     train_images: Path
     train_labels: Path
@@ -43,17 +35,11 @@ class ADE20KLayout:
 
 
 def official_layout(root: Path, classes: Path | None = None) -> ADE20KLayout:
-    """Finds the official layout.
+    """Finds the official layout, of which a split may be absent.
 
     Args:
         root: The folder `ADEChallengeData2016`, a folder with that folder or its zip file in it, or the zip file.
         classes: Another class list; None takes the one of the layout.
-
-    Returns:
-        The paths of both splits, one of which may be absent.
-
-    Raises:
-        DataError: There is no such layout, or a zip file is unreadable.
     """
     root = Path(root)
     bases = (root, root / FOLDER, root / f"{FOLDER}.zip")
@@ -88,10 +74,9 @@ def find_class_list(labels: Path) -> Path | None:
 
 
 def match_pairs(images: ImageStore, labels: ImageStore) -> tuple[list[Pair], list[Finding]]:
-    """Finds the label map of every image: the PNG of the same name, but for the suffix.
+    """The image and label map (a PNG of the same stem) of each pair, sorted, and what has no partner or more than one.
 
-    Returns:
-        The pairs, sorted, and what has no partner or more than one; files that are no pictures are passed over.
+    Files that are no pictures are passed over.
     """
     image_names, problems = names_by_stem(images, SUFFIXES)
     label_names, more_problems = names_by_stem(labels, LABEL_SUFFIXES)

@@ -65,17 +65,11 @@ def coverage_findings(
 def conversion_findings(
     seen: Iterable[int], class_names: Sequence[str], conversion: LabelConversion, files: str
 ) -> Iterator[Finding]:
-    """Whether label maps look converted already, so that a shift would move every class down a second time.
+    """Whether the labels `seen` in all splits look converted already: a shift would move every class a second time.
 
-    A converted ADE20K map has 0..149, and 255 where there was 0. Two signs together tell it from an original: pixels of
-    255, and in no split a pixel of the last class, 150. Label maps of other classes may have a background, a void of
-    255 and a last class that is rare; they get a warning.
-
-    Args:
-        seen: The stored labels of all splits.
-        class_names: Names by class.
-        conversion: From stored labels to classes.
-        files: Where the label maps lie.
+    A converted ADE20K map has 0..149, and 255 where there was 0. Two signs together give it away: pixels of 255, and
+    in no split a pixel of the last class, 150. Label maps of other classes may have a background, a void of 255 and a
+    last class that is rare; they get a warning.
     """
     labels = np.array(sorted(seen))
     if conversion.first_label == 0 or not len(labels):

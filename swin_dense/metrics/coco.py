@@ -13,7 +13,7 @@ from swin_dense.coco.results import checked_results, read_rows, scored_iou_types
 from swin_dense.coco.rules import apply_rules, refuse_errors
 from swin_dense.errors import DataError, SwinDenseError
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
-from swin_dense.metrics.scoring import FIGURES, IOU_TYPES, CocoResults, check_choices, score
+from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, CocoResults, check_choices, score
 from swin_dense.records import Detections, Rle
 
 _DEFAULT_ENGINE = "faster-coco-eval"
@@ -81,9 +81,9 @@ class CocoMetric:
             raise DataError(f"{self._truth.file}: no such images to score: {unknown or 'it names none'}")
 
     @property
-    def figure_names(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         """What a training may be judged by: "bbox_AP" and the like, for every IoU type that is scored."""
-        return tuple(f"{iou_type}_{figure}" for iou_type in self._iou_types for figure in FIGURES)
+        return tuple(f"{iou_type}_{name}" for iou_type in self._iou_types for name in COCO_METRICS)
 
     def update(self, image_ids: Sequence[int], detections: Sequence[Detections]) -> None:
         """Takes in the detections of some images.
@@ -116,7 +116,7 @@ class CocoMetric:
         """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.
 
         Returns:
-            By IoU type, the twelve figures "AP" to "ARl" as floats and "per_class", AP by class name. As in every COCO
+            By IoU type, the twelve metrics "AP" to "ARl" as floats and "per_class", AP by class name. As in every COCO
             tool -1.0 stands where there is no ground truth to find; nothing is ever NaN, so that it is valid JSON.
 
         Raises:
@@ -176,18 +176,15 @@ class CocoMetric:
             )
         if self._masks is None and "segm" in self._iou_types:
             self._masks = _masks(self._truth)
-        return {
-            iou_type: score(
-                self._truth,
-                results,
-                masks=self._masks,
-                image_ids=list(results),
-                category_ids=self._category_ids,
-                iou_type=iou_type,
-                engine=self._engine,
-            )
-            for iou_type in self._iou_types
-        }
+        return score(
+            self._truth,
+            results,
+            masks=self._masks,
+            image_ids=list(results),
+            category_ids=self._category_ids,
+            iou_types=self._iou_types,
+            engine=self._engine,
+        )
 
     def _rows(self, image_id: int, image: ImageResults) -> list[dict[str, Any]]:
         size = list(self._sizes[image_id])
@@ -212,14 +209,10 @@ def evaluate_coco_files(
         predictions: A COCO result file, or a folder of such files that together make up one evaluation.
         engine: "faster-coco-eval" or "pycocotools".
         iou_types: "bbox", "segm", or both; None for all that the predictions hold, or, where there are none at all, for
-            all that the ground truth holds. "bbox" of predictions that have only masks scores the boxes around the
-            masks.
+            all that the ground truth holds. "bbox" of predictions that have only masks scores the boxes around them.
 
     Returns:
         As `CocoMetric.compute`.
-
-    Raises:
-        DataError: If a file is wrong; every problem is listed with its item.
     """
     check_choices(engine, IOU_TYPES if iou_types is None else iou_types)
     rows_of = read_rows(predictions)
@@ -227,19 +220,15 @@ def evaluate_coco_files(
     truth = _read_truth(gt, masks="segm" in iou_types)
     iou_types = iou_types or (IOU_TYPES if truth.has_outline.all() else ("bbox",))
     results = checked_results(rows_of, truth, iou_types)
-    masks = _masks(truth) if "segm" in iou_types else None
-    return {
-        iou_type: score(
-            truth,
-            results,
-            masks=masks,
-            image_ids=truth.image_ids.tolist(),
-            category_ids=truth.category_ids,
-            iou_type=iou_type,
-            engine=engine,
-        )
-        for iou_type in iou_types
-    }
+    return score(
+        truth,
+        results,
+        masks=_masks(truth) if "segm" in iou_types else None,
+        image_ids=truth.image_ids.tolist(),
+        category_ids=truth.category_ids,
+        iou_types=iou_types,
+        engine=engine,
+    )
 
 
 def _read_truth(annotations: Path | Mapping[str, Any] | CocoInstances, *, masks: bool) -> CocoInstances:

@@ -10,21 +10,15 @@ T = TypeVar("T")
 
 
 def is_distributed() -> bool:
-    """Says whether several ranks work together."""
+    """Whether several ranks work together."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def gather_to_first_rank(value: T) -> list[T] | None:
-    """Brings one picklable object of every rank to rank 0; every rank has to call it.
+    """The picklable objects of all ranks, in their order, on rank 0; None on the others. Every rank has to call it.
 
     Over NCCL the pickled bytes travel through the rank's current CUDA device, so that `torch.cuda.set_device` must have
     been called, as every launcher's recipe and Lightning do.
-
-    Args:
-        value: This rank's object.
-
-    Returns:
-        The objects in the order of ranks on rank 0, None on the others.
     """
     if not is_distributed():
         return [value]
@@ -34,14 +28,7 @@ def gather_to_first_rank(value: T) -> list[T] | None:
 
 
 def broadcast_from_first_rank(value: T | None) -> T:
-    """Hands rank 0's picklable object to every rank; every rank has to call it.
-
-    Args:
-        value: The object on rank 0; ignored elsewhere.
-
-    Returns:
-        Rank 0's object.
-    """
+    """Rank 0's picklable object, on every rank; every rank has to call it."""
     box: list[Any] = [value]
     if is_distributed():
         dist.broadcast_object_list(box, src=0)

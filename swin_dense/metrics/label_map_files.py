@@ -26,14 +26,14 @@ def evaluate_label_map_files(
     prediction_shift: int | None = None,
     classes: Path | None = None,
 ) -> dict[str, Any]:
-    """Scores label PNGs against others of the same names; every file of the ground truth counts.
+    """Scores label PNGs, in folders or zip files, against others of the same names; every file of the truth counts.
 
     Predictions are stored as the ground truth is, for ADE20K with the classes 1..150,
     unless `prediction_shift` says otherwise: nothing is guessed from the labels that occur.
 
     Args:
-        ground_truth: Folder or zip file of label PNGs, at any depth, such as `annotations/validation`.
-        predictions: Folder or zip file of label PNGs of the same relative names and sizes.
+        ground_truth: Label PNGs at any depth, such as `annotations/validation`.
+        predictions: Label PNGs of the same relative names and sizes.
         label_shift: What is added to a stored label to get its class 0..K-1; labels that fall below 0 have no class.
             None is ADE20K's -1 where the class list of its layout is used, and refused where it is not.
         ignore_index: The other stored label without a class.
@@ -44,10 +44,6 @@ def evaluate_label_map_files(
 
     Returns:
         As `MeanIoU.compute`: "mIoU", "mAcc", "aAcc" and "per_class" in percent, NaN for absent classes.
-
-    Raises:
-        SwinDenseError: If files are missing or too many, are no label PNGs, differ in size, or hold labels out of
-            range, or it is not known which label is the first class.
     """
     stores = ImageStore(ground_truth), ImageStore(predictions)
     pairs = _pairs(*stores)

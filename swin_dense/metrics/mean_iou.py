@@ -36,7 +36,7 @@ class MeanIoU:
     a distributed sampler repeats twice.) So the few pairs of classes that occur are kept image by image.
 
     Attributes:
-        figure_names: What a training may be judged by.
+        metric_names: What a training may be judged by.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class MeanIoU:
         (50.0, {'IoU': 50.0, 'Acc': 50.0})
     """
 
-    figure_names = ("mIoU", "mAcc", "aAcc")
+    metric_names = ("mIoU", "mAcc", "aAcc")
 
     def __init__(
         self, class_names: Sequence[str], image_ids: Collection[int], *, ignore_index: int = IGNORE_INDEX
@@ -123,14 +123,7 @@ class MeanIoU:
         return segmentation_metrics(self.confusion(), self._class_names)
 
     def confusion(self) -> Matrix:
-        """Counts what all ranks have seen; every rank has to call it, and every rank gets the same answer.
-
-        Returns:
-            (K, K) pixels by true class (row) and predicted class (column).
-
-        Raises:
-            DataError: If not every image has been seen.
-        """
+        """(K, K) pixels by true (row) and predicted class (column), of all ranks; every rank has to call it."""
         gathered = gather_to_first_rank(self._counts)
         answer: tuple[Matrix, list[int]] | None = None
         if gathered is not None:
@@ -159,11 +152,7 @@ def check_class_count(count: int) -> None:
 
 
 def count_pairs(predicted: Tensor, truth: Tensor, class_count: int, ignore_index: int) -> tuple[Tensor, int]:
-    """Counts the pixels where they lie by true and predicted class; those whose truth is `ignore_index` do not count.
-
-    Returns:
-        (K, K) int64, and how many counted pixels have a class outside 0..K-1.
-    """
+    """(K, K) int64 pixels by true and predicted class, and how many counted pixels have a class outside 0..K-1."""
     ignored, outside = class_count**2, class_count**2 + 1  # two more bins: one look at the counts finds every fault
     counts = torch.zeros(class_count**2 + 2, dtype=torch.int64, device=predicted.device)
     for start in range(0, truth.numel(), PIXELS_AT_ONCE):
@@ -178,18 +167,11 @@ def count_pairs(predicted: Tensor, truth: Tensor, class_count: int, ignore_index
 
 
 def segmentation_metrics(matrix: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
-    """Scores a whole data set from its one confusion matrix.
+    """Metrics of a whole data set in percent; "aAcc" is the share of hits among all counted pixels.
 
     A class's IoU is its hits / (its true or predicted pixels), its accuracy its hits / its true pixels. A class that is
     neither in the truth nor predicted has no IoU, one that is not in the truth has no accuracy: these are NaN, and left
     out of the means. So a class that is predicted but not there has an IoU of 0, as in mmsegmentation's IoUMetric.
-
-    Returns:
-        In percent: "mIoU", "mAcc", "aAcc" (the share of hits among all counted pixels), and "per_class", by class name
-        {"IoU": float, "Acc": float}.
-
-    Raises:
-        DataError: If no pixel was counted.
     """
     if not matrix.any():
         raise DataError("no pixel of the ground truth has a class; are its labels read with the right label_shift?")

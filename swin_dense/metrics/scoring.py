@@ -21,23 +21,15 @@ from swin_dense.records import Rle, Size
 
 ENGINES = ("faster-coco-eval", "pycocotools")
 IOU_TYPES = ("bbox", "segm")
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve figures, in the order in which every COCO tool prints them."""
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""COCO's twelve metrics, in the order in which every COCO tool prints them."""
 
 CocoResults = dict[str, dict[str, Any]]
-"""By IoU type ("bbox", "segm"): each of `FIGURES` as a float, and "per_class", the AP by class name."""
+"""By IoU type ("bbox", "segm"): each of `COCO_METRICS` as a float, and "per_class", the AP by class name."""
 
 
 def check_choices(engine: str, iou_types: Sequence[str]) -> None:
-    """Refuses an engine or IoU types that do not exist.
-
-    Args:
-        engine: One of `ENGINES`.
-        iou_types: At least one of `IOU_TYPES`, none twice.
-
-    Raises:
-        DataError: If they are anything else.
-    """
+    """Refuses an engine that does not exist, and IoU types that do not, are none, or come twice."""
     if engine not in ENGINES:
         raise DataError(f'no scoring engine "{engine}"; {nearest(engine, ENGINES)}')
     if not iou_types or len(set(iou_types)) != len(iou_types) or not set(iou_types) <= set(IOU_TYPES):
@@ -51,27 +43,24 @@ def score(
     masks: Sequence[Rle] | None = None,
     image_ids: Sequence[int],
     category_ids: Sequence[int],
-    iou_type: str,
+    iou_types: Sequence[str],
     engine: str,
-) -> dict[str, Any]:
+) -> CocoResults:
     """Scores detections by COCO's protocol.
 
     Images, categories and annotations are renumbered, from 1 and in the order of their ids: the engines read an
     annotation id of 0 as "unmatched", and ties between scores are settled by this order. On masks, a detection is
-    small, medium or large by its mask's area, on boxes by its box's, also where a result has both.
+    small, medium or large by its mask's area, on boxes by its box's, also where a result has both. As in every COCO
+    tool, -1.0 says that there is no ground truth to find (of this class, or of this size); nothing is ever NaN.
 
     Args:
         truth: The ground truth.
         results: Detections by image id; an image without an entry counts as one without detections.
         masks: Of all annotations of the ground truth; needed for "segm".
         image_ids: The images to score, at least one.
-        category_ids: The categories to score, at least one; ground truth of others is left out.
-        iou_type: "bbox" or "segm".
+        category_ids: The categories to score, in the order of labels; ground truth of others is left out.
+        iou_types: Of `IOU_TYPES`.
         engine: One of `ENGINES`.
-
-    Returns:
-        Each of `FIGURES`, and "per_class", AP by class name in the order of `category_ids`. As in every COCO tool, -1.0
-        says that there is no ground truth to find (of this class, or of this size); nothing is ever NaN.
     """
     sizes, names = truth.sizes, dict(zip(truth.category_ids, truth.class_names, strict=True))
     image_numbers = {image_id: number for number, image_id in enumerate(sorted(image_ids), start=1)}
@@ -81,19 +70,19 @@ def score(
         for image_id, number in image_numbers.items()
     ]
     categories = [{"id": number, "name": names[id_]} for id_, number in category_numbers.items()]
-    wanted = _truth_rows(truth, image_numbers, category_numbers, masks if iou_type == "segm" else None)
-    found = _result_rows(sizes, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
-    evaluation = _evaluate(images, categories, wanted, found, iou_type, engine)
-
-    figures: dict[str, Any] = {
-        name: float(value) for name, value in zip(FIGURES, evaluation.stats[: len(FIGURES)], strict=True)
-    }
-    # precision: (IoU thresholds, recall thresholds, categories, areas, detections per image), -1 without ground truth.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    figures["per_class"] = {
-        names[id_]: _mean_precision(precision[:, :, category_numbers[id_] - 1]) for id_ in category_ids
-    }
-    return figures
+    scores: CocoResults = {}
+    for iou_type in iou_types:
+        wanted = _truth_rows(truth, image_numbers, category_numbers, masks if iou_type == "segm" else None)
+        found = _result_rows(sizes, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
+        evaluation = _evaluate(images, categories, wanted, found, iou_type, engine)
+        stats = evaluation.stats[: len(COCO_METRICS)]
+        scores[iou_type] = {name: float(value) for name, value in zip(COCO_METRICS, stats, strict=True)}
+        # (IoU thresholds, recall thresholds, categories, areas, detections per image), -1 without ground truth.
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]
+        scores[iou_type]["per_class"] = {
+            names[id_]: _mean_precision(precision[:, :, category_numbers[id_] - 1]) for id_ in category_ids
+        }
+    return scores
 
 
 def _truth_rows(

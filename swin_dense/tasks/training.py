@@ -154,7 +154,7 @@ def _train(
     check_same_classes(run, done, data.class_names, renamed=new_classes is False)
     torch.manual_seed(config.training.seed)
     module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
-    check_validation(config, module.metric.figure_names)
+    check_validation(config, module.metric.metric_names)
     frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
     if frozen_stages >= 0 and weights is None and not resume:
         raise ConfigError(f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE")

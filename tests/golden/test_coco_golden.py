@@ -11,7 +11,7 @@ from faster_coco_eval.core import faster_eval_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from swin_dense.metrics import ENGINES, FIGURES, IOU_TYPES, evaluate_coco_files
+from swin_dense.metrics import COCO_METRICS, ENGINES, IOU_TYPES, evaluate_coco_files
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -25,8 +25,8 @@ def test_the_golden_results_reproduce_to_the_last_digit(shared_data: Path, iou_t
         engine=engine,
     )
     assert list(results) == [iou_type]
-    for figure in FIGURES:
-        assert round(results[iou_type][figure] - expected[figure], 12) == 0.0
+    for name in COCO_METRICS:
+        assert round(results[iou_type][name] - expected[name], 12) == 0.0
 
 
 def test_the_number_of_threads_changes_nothing(shared_data: Path, monkeypatch: pytest.MonkeyPatch):
@@ -65,7 +65,7 @@ def rows_of(coco: COCO, noise: float) -> list[dict]:
 def plain_pycocotools(
     coco: COCO, rows: list[dict], iou_type: str, category_ids: list[int] | None = None
 ) -> list[float]:
-    """The twelve figures, as pycocotools' own demo computes them; boxes leave no mark on the scores of masks."""
+    """The twelve metrics, as pycocotools' own demo computes them; boxes leave no mark on the scores of masks."""
     key = "segmentation" if iou_type == "segm" else "bbox"
     rows = [{name: row[name] for name in ("image_id", "category_id", "score", key)} for row in rows]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -88,8 +88,8 @@ def real(shared_data: Path) -> tuple[Path, COCO]:
 def test_real_annotations_found_exactly_score_one(real, tmp_path, engine):
     file, coco = real
     (tmp_path / "rows.json").write_text(json.dumps(rows_of(coco, noise=0)))
-    for figures in evaluate_coco_files(file, tmp_path / "rows.json", engine=engine).values():
-        assert [figures[name] for name in ("AP", "AP75", "APs", "APl", "ARm")] == pytest.approx([1] * 5)
+    for scores in evaluate_coco_files(file, tmp_path / "rows.json", engine=engine).values():
+        assert [scores[name] for name in ("AP", "AP75", "APs", "APl", "ARm")] == pytest.approx([1] * 5)
 
 
 def test_noisy_detections_of_real_objects_score_as_in_plain_pycocotools(real, tmp_path):
@@ -102,6 +102,6 @@ def test_noisy_detections_of_real_objects_score_as_in_plain_pycocotools(real, tm
     assert 0.05 < expected["bbox"][0] < 0.6
     for engine in ENGINES:
         results = evaluate_coco_files(file, tmp_path / "rows.json", engine=engine)
-        for iou_type, figures in results.items():
-            assert [figures[name] for name in FIGURES] == pytest.approx(expected[iou_type], abs=1e-12)
-            assert figures["per_class"]["person"] == pytest.approx(of_person[iou_type], abs=1e-12)
+        for iou_type, scores in results.items():
+            assert [scores[name] for name in COCO_METRICS] == pytest.approx(expected[iou_type], abs=1e-12)
+            assert scores["per_class"]["person"] == pytest.approx(of_person[iou_type], abs=1e-12)

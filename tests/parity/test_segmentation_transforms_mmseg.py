@@ -23,7 +23,7 @@ from swin_dense.data.segmentation_transforms import (
     shift_brightness,
     turn_hue,
 )
-from swin_dense.label_maps.palettes import read_palette
+from swin_dense.label_maps.classes import read_palette
 from swin_dense.records import Sample
 
 DRAW = "mmseg.datasets.transforms.transforms.random"

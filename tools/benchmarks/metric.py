@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pycocotools import mask as rle_codec
 
-from swin_dense.metrics import ENGINES, FIGURES, CocoMetric, CocoResults
+from swin_dense.metrics import COCO_METRICS, ENGINES, CocoMetric, CocoResults
 
 HEIGHT, WIDTH = 480, 640
 OBJECTS = 10  # annotated per image
@@ -76,7 +76,7 @@ def generate(images: int, per_image: int, categories: int, masks: bool) -> tuple
 
 
 def measure(engine: str, truth: dict[str, Any], detections: dict[int, Detections], masks: bool) -> dict[str, Any]:
-    """Seconds to check and store all detections (`update`) and to score them (`compute`), and the figures."""
+    """Seconds to check and store all detections (`update`) and to score them (`compute`), and the metrics."""
     category_ids = [category["id"] for category in truth["categories"]]
     iou_types = ("bbox", "segm") if masks else ("bbox",)
     metric = CocoMetric(truth, category_ids=category_ids, iou_types=iou_types, engine=engine)
@@ -88,12 +88,12 @@ def measure(engine: str, truth: dict[str, Any], detections: dict[int, Detections
 
 
 def largest_difference(one: CocoResults, other: CocoResults) -> float:
-    """Of any figure, and of the AP of any class."""
+    """Of any metric, and of the AP of any class."""
     differences = []
-    for iou_type, figures in one.items():
-        differences += [abs(figures[name] - other[iou_type][name]) for name in FIGURES]
+    for iou_type, scores in one.items():
+        differences += [abs(scores[name] - other[iou_type][name]) for name in COCO_METRICS]
         per_class = other[iou_type]["per_class"]
-        differences += [abs(value - per_class[name]) for name, value in figures["per_class"].items()]
+        differences += [abs(value - per_class[name]) for name, value in scores["per_class"].items()]
     return max(differences)
 
 
@@ -117,7 +117,7 @@ def main() -> None:
         "images": options.images,
         "detections": options.images * options.detections,
         "iou_types": list(fast["results"]),
-        "AP": {iou_type: figures["AP"] for iou_type, figures in fast["results"].items()},
+        "AP": {iou_type: scores["AP"] for iou_type, scores in fast["results"].items()},
         "largest_difference": difference,
         "update_seconds": fast["update"],
         "compute_seconds": {engine: one["compute"] for engine, one in measured.items()},
@@ -127,7 +127,7 @@ def main() -> None:
         print(json.dumps(record, indent=2))
         return
     print(f"{record['images']} images, {record['detections']} detections, {' and '.join(record['iou_types'])}")
-    print(f"largest difference of any figure {difference:.1e}, taking detections in {fast['update']:.1f} s")
+    print(f"largest difference of any metric {difference:.1e}, taking detections in {fast['update']:.1f} s")
     for engine, seconds in record["compute_seconds"].items():
         print(f"{engine:>20}  {seconds:7.1f} s")
     print(f"{'ratio':>20}  {record['ratio']:7.1f} x")

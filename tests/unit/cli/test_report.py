@@ -13,17 +13,17 @@ from swin_dense.cli.report import (
     score_tables,
     stats_table,
 )
-from swin_dense.metrics import FIGURES
+from swin_dense.metrics import COCO_METRICS
 
 
 @pytest.fixture
 def results():
     values = [0.4779, 0.699, 1.0, -1.0, 0.0, 0.62, 0.38, 0.59, 0.595, -1.0, 0.566, 0.564]
     bbox = {
-        **dict(zip(FIGURES, values, strict=True)),
+        **dict(zip(COCO_METRICS, values, strict=True)),
         "per_class": {"person": 0.5123, "hair drier": -1.0, "[red]": 0.0},
     }
-    segm = {**dict.fromkeys(FIGURES, 0.25), "per_class": {"person": 0.27, "hair drier": -1.0, "[red]": 0.0}}
+    segm = {**dict.fromkeys(COCO_METRICS, 0.25), "per_class": {"person": 0.27, "hair drier": -1.0, "[red]": 0.0}}
     return {"bbox": bbox, "segm": segm}
 
 
@@ -35,7 +35,7 @@ def lines_of(*tables, width=80):
 
 def test_twelve_figures_fit_a_terminal_of_eighty_columns(results):
     lines = lines_of(ap_table(results))
-    assert [*FIGURES] in lines
+    assert [*COCO_METRICS] in lines
     assert "bbox 47.8 69.9 100.0 - 0.0 62.0 38.0 59.0 59.5 - 56.6 56.4".split() in lines
     assert ["segm", *["25.0"] * 12] in lines
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pycocotools import mask as rle_codec
 
-from swin_dense.inference.detection_views import View
+from swin_dense.inference.detection import View
 from swin_dense.records import Rle, Size
 
 VIEWS = [

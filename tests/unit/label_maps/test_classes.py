@@ -9,8 +9,7 @@ import pytest
 from scipy.io import savemat
 
 from swin_dense.errors import DataError
-from swin_dense.label_maps.classes import read_class_names, read_classes
-from swin_dense.label_maps.palettes import read_palette
+from swin_dense.label_maps.classes import read_class_names, read_classes, read_palette
 
 
 def test_the_official_class_list_and_a_plain_one(tmp_path, shared_data):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from swin_dense.errors import DataError
-from swin_dense.metrics import ENGINES, FIGURES, CocoMetric, evaluate_coco_files
+from swin_dense.metrics import COCO_METRICS, ENGINES, CocoMetric, evaluate_coco_files
 
 CATEGORIES = [7, 3]  # label 0 is "cat", label 1 is "dog"
 
@@ -26,10 +26,10 @@ class TestScores:
         metric.update(*perfect)
         results = metric.compute()
         assert list(results) == ["bbox", "segm"]
-        for figures in results.values():
-            assert list(figures) == [*FIGURES, "per_class"]
-            assert figures["AP"] == pytest.approx(1)
-            assert figures["per_class"] == pytest.approx({"cat": 1, "dog": 1})
+        for scores in results.values():
+            assert list(scores) == [*COCO_METRICS, "per_class"]
+            assert scores["AP"] == pytest.approx(1)
+            assert scores["per_class"] == pytest.approx({"cat": 1, "dog": 1})
 
     def test_scores_that_can_be_counted_by_hand(self, scene, detections_of, engine):
         metric = CocoMetric(scene, category_ids=CATEGORIES, engine=engine)
@@ -37,11 +37,11 @@ class TestScores:
         # found comes a false one (precision 0.5 at every recall).
         metric.update([10], [detections_of([[10, 20, 40, 40], [80, 80, 20, 20]], [0.9, 0.8], [0, 1])])
         metric.update([30], [detections_of([[60, 50, 40, 30]], [0.7], [1])])
-        for figures in metric.compute().values():
-            assert figures["per_class"] == pytest.approx({"cat": 51 / 101, "dog": 0.5})
-            assert figures["AP"] == pytest.approx((51 / 101 + 0.5) / 2)
-            assert figures["AR100"] == pytest.approx((0.5 + 1) / 2)
-            assert figures["APs"] == figures["APl"] == -1.0
+        for scores in metric.compute().values():
+            assert scores["per_class"] == pytest.approx({"cat": 51 / 101, "dog": 0.5})
+            assert scores["AP"] == pytest.approx((51 / 101 + 0.5) / 2)
+            assert scores["AR100"] == pytest.approx((0.5 + 1) / 2)
+            assert scores["APs"] == scores["APl"] == -1.0
 
     def test_an_image_without_predictions_counts(self, scene, perfect, detections_of, engine):
         metric = CocoMetric(scene, category_ids=CATEGORIES, engine=engine)
@@ -64,10 +64,10 @@ class TestScores:
         scene["categories"].append({"id": 5, "name": "horse"})
         metric = CocoMetric(scene, category_ids=[*CATEGORIES, 5], engine=engine)
         metric.update(*perfect)
-        figures = metric.compute()["bbox"]
-        assert figures["AP"] == pytest.approx(1)
-        assert figures["per_class"]["horse"] == -1.0
-        json.dumps(figures, allow_nan=False)
+        scores = metric.compute()["bbox"]
+        assert scores["AP"] == pytest.approx(1)
+        assert scores["per_class"]["horse"] == -1.0
+        json.dumps(scores, allow_nan=False)
 
     def test_nothing_is_printed(self, scene, perfect, engine, capfd):
         metric = CocoMetric(scene, category_ids=CATEGORIES, engine=engine)
@@ -81,7 +81,7 @@ def test_both_engines_give_the_same_figures_whatever_the_order_of_images(scene, 
     found = {}
     for image_id in (10, 30):
         boxes = np.concatenate([random.integers(0, 40, (30, 2)), random.integers(20, 60, (30, 2))], axis=1).tolist()
-        # Few distinct scores: ties within an image and between images decide the figures.
+        # Few distinct scores: ties within an image and between images decide the metrics.
         found[image_id] = detections_of(boxes, random.integers(0, 4, 30) / 4, random.integers(0, 2, 30))
     answers = []
     for engine in ENGINES:
@@ -92,10 +92,10 @@ def test_both_engines_give_the_same_figures_whatever_the_order_of_images(scene, 
             answers.append(metric.compute())
     assert 0 < answers[0]["segm"]["AP"] < 1
     for answer in answers[1:]:
-        for iou_type, figures in answer.items():
+        for iou_type, scores in answer.items():
             per_class = answers[0][iou_type].pop("per_class")
-            assert figures.pop("per_class") == pytest.approx(per_class, abs=1e-12)
-            assert figures == pytest.approx(answers[0][iou_type], abs=1e-12)
+            assert scores.pop("per_class") == pytest.approx(per_class, abs=1e-12)
+            assert scores == pytest.approx(answers[0][iou_type], abs=1e-12)
             answers[0][iou_type]["per_class"] = per_class
 
 
@@ -140,7 +140,7 @@ def test_mask_results_are_small_or_large_by_their_masks(scene, detections_of):
 @pytest.mark.parametrize("iou_types", [("bbox",), ("bbox", "segm")])
 def test_the_names_of_the_figures_are_known_before_anything_is_scored(scene, perfect, iou_types):
     metric = CocoMetric(scene, category_ids=CATEGORIES, iou_types=iou_types)
-    names = metric.figure_names
+    names = metric.metric_names
     metric.update(*perfect)
     results = metric.compute()
     assert names == tuple(f"{kind}_{name}" for kind in results for name in results[kind] if name != "per_class")

@@ -32,21 +32,21 @@ def folders(tmp_path):
 
 
 def test_files_of_one_relative_name_are_scored_against_each_other(folders):
-    figures = evaluate_label_map_files(*folders, label_shift=-1)
-    assert figures["aAcc"] == pytest.approx(80)
-    assert figures["mIoU"] == pytest.approx((100 * 2 / 3 + 50 + 100) / 3)
-    assert list(figures["per_class"]) == ["1", "2", "3"]  # without a class list they go by their stored labels
+    scores = evaluate_label_map_files(*folders, label_shift=-1)
+    assert scores["aAcc"] == pytest.approx(80)
+    assert scores["mIoU"] == pytest.approx((100 * 2 / 3 + 50 + 100) / 3)
+    assert list(scores["per_class"]) == ["1", "2", "3"]  # without a class list they go by their stored labels
 
 
 def test_the_class_list_beside_annotations_is_found_and_another_may_be_given(folders, tmp_path):
     (tmp_path / "data" / "objectInfo150.txt").write_text("Idx\tName\n1\tsky\n2\troad\n3\ttree\n4\tship\n")
-    figures = evaluate_label_map_files(*folders)
-    assert list(figures["per_class"]) == ["sky", "road", "tree", "ship"]
-    assert figures["per_class"]["road"]["IoU"] == pytest.approx(50)
-    assert math.isnan(figures["per_class"]["ship"]["IoU"])
+    scores = evaluate_label_map_files(*folders)
+    assert list(scores["per_class"]) == ["sky", "road", "tree", "ship"]
+    assert scores["per_class"]["road"]["IoU"] == pytest.approx(50)
+    assert math.isnan(scores["per_class"]["ship"]["IoU"])
     (tmp_path / "names.txt").write_text("A\nB\nC\n")
-    figures = evaluate_label_map_files(*folders, label_shift=-1, classes=tmp_path / "names.txt")
-    assert list(figures["per_class"]) == ["A", "B", "C"]
+    scores = evaluate_label_map_files(*folders, label_shift=-1, classes=tmp_path / "names.txt")
+    assert list(scores["per_class"]) == ["A", "B", "C"]
 
 
 def test_a_class_list_between_commas_is_found_too(folders, tmp_path):
@@ -88,18 +88,18 @@ def test_predictions_may_be_stored_otherwise_than_the_ground_truth(folders):
 def test_without_a_shift_0_is_a_class_and_255_is_not(tmp_path):
     write(tmp_path / "truth" / "a.png", [[0, 1, 255]])
     write(tmp_path / "found" / "a.png", [[0, 0, 1]])
-    figures = evaluate_label_map_files(tmp_path / "truth", tmp_path / "found", label_shift=0)
-    assert figures["aAcc"] == 50
-    assert figures["per_class"] == {"0": {"IoU": 50, "Acc": 100}, "1": {"IoU": 0, "Acc": 0}}
+    scores = evaluate_label_map_files(tmp_path / "truth", tmp_path / "found", label_shift=0)
+    assert scores["aAcc"] == 50
+    assert scores["per_class"] == {"0": {"IoU": 50, "Acc": 100}, "1": {"IoU": 0, "Acc": 0}}
 
 
 def test_hundreds_of_classes_are_stored_with_16_bits(tmp_path):
     write(tmp_path / "truth" / "a.png", [[1, 400, 255, 0]])
     write(tmp_path / "found" / "a.png", [[1, 400, 400, 1]])
     folders = tmp_path / "truth", tmp_path / "found"
-    figures = evaluate_label_map_files(*folders, label_shift=-1, ignore_index=65535)
-    assert len(figures["per_class"]) == 400
-    assert figures["aAcc"] == pytest.approx(100 * 2 / 3)
+    scores = evaluate_label_map_files(*folders, label_shift=-1, ignore_index=65535)
+    assert len(scores["per_class"]) == 400
+    assert scores["aAcc"] == pytest.approx(100 * 2 / 3)
     with pytest.raises(ConfigError, match="ignore_index 255 is a class, or the label that files store for one"):
         evaluate_label_map_files(*folders, label_shift=-1)
 

@@ -29,22 +29,22 @@ def scored(predicted=PREDICTED, truth=TRUTH, **options):
     return metric
 
 
-def test_the_figures_are_those_counted_by_hand():
-    figures = scored().compute()
-    assert figures["aAcc"] == pytest.approx(100 * 4 / 6)
-    per_class = figures["per_class"]
+def test_the_metrics_are_those_counted_by_hand():
+    scores = scored().compute()
+    assert scores["aAcc"] == pytest.approx(100 * 4 / 6)
+    per_class = scores["per_class"]
     assert list(per_class) == NAMES
     assert per_class["sky"] == pytest.approx({"IoU": 100 * 2 / 3, "Acc": 100 * 2 / 3})
     assert per_class["road"] == pytest.approx({"IoU": 100 * 2 / 4, "Acc": 100 * 2 / 3})
     assert per_class["tree"]["IoU"] == 0  # predicted, though it is not there: an IoU, but no accuracy
     assert math.isnan(per_class["tree"]["Acc"])
     assert math.isnan(per_class["ship"]["IoU"]) and math.isnan(per_class["ship"]["Acc"])
-    assert figures["mIoU"] == pytest.approx((100 * 2 / 3 + 100 * 2 / 4 + 0) / 3)
-    assert figures["mAcc"] == pytest.approx(100 * 2 / 3)
+    assert scores["mIoU"] == pytest.approx((100 * 2 / 3 + 100 * 2 / 4 + 0) / 3)
+    assert scores["mAcc"] == pytest.approx(100 * 2 / 3)
 
 
-def test_the_names_of_the_figures_are_known_before_anything_is_scored():
-    assert MeanIoU(NAMES, [7], ignore_index=IGNORED).figure_names == tuple(scored().compute())[:-1]
+def test_the_names_of_the_metrics_are_known_before_anything_is_scored():
+    assert MeanIoU(NAMES, [7], ignore_index=IGNORED).metric_names == tuple(scored().compute())[:-1]
 
 
 def test_the_confusion_matrix_has_the_truth_in_its_rows():
@@ -59,9 +59,9 @@ def test_the_data_set_is_scored_as_a_whole_and_not_image_by_image():
     metric = MeanIoU(["a", "b"], [1, 2], ignore_index=IGNORED)
     metric.update([1], [maps([0, 0, 0, 0])], [maps([0, 0, 0, 0])])
     metric.update([2], [maps([0, 1])], [maps([1, 0])])
-    figures = metric.compute()
-    assert figures["per_class"]["a"]["IoU"] == pytest.approx(100 * 4 / 6)  # the mean of both images would be 50
-    assert figures["aAcc"] == pytest.approx(100 * 4 / 6)
+    scores = metric.compute()
+    assert scores["per_class"]["a"]["IoU"] == pytest.approx(100 * 4 / 6)  # the mean of both images would be 50
+    assert scores["aAcc"] == pytest.approx(100 * 4 / 6)
 
 
 def test_an_image_that_is_handed_in_twice_counts_once_as_the_last_time():
@@ -75,8 +75,8 @@ def test_an_image_that_is_handed_in_twice_counts_once_as_the_last_time():
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64])
 def test_any_type_of_integers_counts_alike(dtype):
     expected = scored().compute()
-    figures = scored(PREDICTED.to(dtype), tv_tensors.Mask(TRUTH.to(dtype))).compute()
-    assert str(figures) == str(expected)  # as text, since NaN is unlike itself
+    scores = scored(PREDICTED.to(dtype), tv_tensors.Mask(TRUTH.to(dtype))).compute()
+    assert str(scores) == str(expected)  # as text, since NaN is unlike itself
 
 
 @pytest.mark.parametrize("class_count", [5, 150, 3000])
