@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -98,7 +99,7 @@ def _report(run: Run, task: str) -> None:
         return
     if run.metrics:
         Console(stderr=True).print(score_tables(run.metrics)[0])
-    demo, folder = task_named(task).demo, run.folder
+    demo, folder = task_named(task).demo, shlex.quote(str(run.folder))
     print(f"""
 run folder: {folder}
   weights.safetensors   the best weights          curves.png   losses and {demo.metric}

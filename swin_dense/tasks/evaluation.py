@@ -45,7 +45,7 @@ def evaluate_module(
         SwinDenseError: The data is wrong, or has other classes than the model.
     """
     from swin_dense.training.callbacks import PredictionFiles
-    from swin_dense.training.trainer import evaluation_trainer
+    from swin_dense.training.trainer import evaluation_trainer, surroundings
 
     write = None if predictions is None else task.prediction_writer(config, predictions)
     if predictions is not None:
@@ -57,8 +57,9 @@ def evaluate_module(
             f"the weights were trained on {', '.join(class_names)}; the data has {', '.join(data.class_names)}"
         )
     module: Any = task.training_module(config, data, model, **options)
-    trainer = evaluation_trainer(devices, [PredictionFiles(write)] if write else [], device)
-    trainer.validate(module, datamodule=data, verbose=False)
+    with surroundings():
+        trainer = evaluation_trainer(devices, [PredictionFiles(write)] if write else [], device)
+        trainer.validate(module, datamodule=data, verbose=False)
     if predictions is not None and write is None:
         rows = module.metric.results()
         if is_first_process():

@@ -32,14 +32,14 @@ def load_initial_weights(
 ) -> None:
     """Loads weights to train on from, and says what became of them.
 
-    Layers that tell the classes apart are never taken from weights of other classes.
+    Layers that depend on the classes are never taken from weights of other classes.
 
     Args:
         network: Freshly initialised.
         weights: Checkpoint, of a whole model or of a backbone.
         config: Of the network.
         class_names: Of the data.
-        new_classes: True starts the layers whose size depends on the number of classes anew, whatever the weights hold.
+        new_classes: True re-initialises the layers whose size depends on the number of classes, whatever is there.
             False takes them, even if the names of the classes differ. None takes them unless the names differ.
         ignore: Further parameters to leave out.
 
@@ -56,20 +56,20 @@ def load_initial_weights(
         if new_classes or not _fits_without(layers, network, weights, ignore):
             raise
         raise WeightsError(
-            f"{weights} {trained_on}: {_modules(layers)} do not fit {wanted}; pass --new-classes to start them anew"
+            f"{weights} {trained_on}: {_modules(layers)} do not fit {wanted}; pass --new-classes to re-initialise them"
         ) from error
     kept = _taken(layers, report)
     if kept and new_classes is None and theirs is not None and not same_classes(theirs, class_names):
         raise WeightsError(
-            f"{weights} {trained_on}, and {_modules(kept)} would tell them for {wanted}; pass --new-classes to start "
-            "these layers anew, or --same-classes if only the names differ"
+            f"{weights} {trained_on}, and {_modules(kept)} would predict those as {wanted}; pass --new-classes to "
+            "re-initialise these layers, or --same-classes if only the names differ"
         )
     if is_first_process():
         lines = [report.summary()]
         if new_classes:
-            lines.append(f"started anew for {wanted}, on whose number their size depends: {_modules(layers)}")
+            lines.append(f"re-initialised for {wanted}: {_modules(layers)}")
         elif kept and theirs is None:
-            lines.append(f"the weights do not say which classes they tell; they are taken for {wanted}")
+            lines.append(f"the weights do not name their classes; they are taken for {wanted}")
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""From weights of other classes to one's own: what starts anew, what stays frozen, and that it is always said."""
+"""From weights of other classes to one's own: what is re-initialised, what stays frozen, and that it is always said."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def tuned(place: Path) -> tuple[Path, str, list[set[str]]]:
     return place / "runs" / "three", "\n".join(said), evaluating
 
 
-def test_it_says_which_layers_start_anew_and_why(tuned: tuple[Path, str, list[set[str]]]) -> None:
-    (line,) = [line for line in tuned[1].splitlines() if line.startswith("started anew")]
-    assert "the 3 classes of the data (person, toilet, sink), on whose number their size depends" in line
+def test_it_says_which_layers_are_re_initialised_and_why(tuned: tuple[Path, str, list[set[str]]]) -> None:
+    (line,) = [line for line in tuned[1].splitlines() if line.startswith("re-initialised for")]
+    assert "the 3 classes of the data (person, toilet, sink)" in line
     assert line.endswith(": " + ", ".join(HEADS))
 
 
@@ -156,7 +156,7 @@ def test_as_many_classes_with_other_names_are_other_classes(
     status = train("data/renamed", run, *options, **{"schedule.epochs": 1, "training.validate_every": 1})
     said = capsys.readouterr().err
     assert status == (0 if option else 2)
-    assert ("started anew" in said) == (option == "--new-classes")
+    assert ("re-initialised for" in said) == (option == "--new-classes")
     if not option:
         assert "3 classes (person, toilet, sink)" in said and "3 classes of the data (person, sofa, sink)" in said
 
