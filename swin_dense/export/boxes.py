@@ -32,18 +32,10 @@ FARTHEST = 2**30
 
 
 def read_boxes(path: Path, image_paths: Sequence[str]) -> dict[int, Tensor]:
-    """Reads the boxes of images.
+    """(N, 4) float32 boxes by the index of the image; an image that the file does not name has no entry.
 
-    Args:
-        path: JSON file: {file name: [[x1, y1, x2, y2], ...]}, or COCO instances, whose boxes are [x, y, width, height].
-            A file name is the path of an image or the end of one.
-        image_paths: The images.
-
-    Returns:
-        (N, 4) float32 boxes by the place of the image; an image that the file does not name has no entry.
-
-    Raises:
-        DataError: The file cannot be read, a box is malformed or empty, or a name fits none of the images or several.
+    The JSON file is {file name: [[x1, y1, x2, y2], ...]}, or COCO instances, whose boxes are [x, y, width, height]. A
+    file name is the path of an image or the end of one.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -148,11 +140,7 @@ def _fault(found: Sequence[int], image_paths: Sequence[str]) -> str:
 
 
 def check_inside(boxes: Tensor, size: Size, path: str) -> None:
-    """Refuses (N, 4) boxes that were drawn on another image than this one, of some height and width.
-
-    Raises:
-        DataError: A box stands more than a pixel out of the image.
-    """
+    """Refuses (N, 4) boxes that stand out of the image at `path`, and so were drawn on another one."""
     height, width = size
     limits = boxes.new_tensor([width, height, width, height])
     outside = ((boxes < -TOLERANCE) | (boxes > limits + TOLERANCE)).any(dim=1).nonzero().flatten().tolist()
@@ -164,32 +152,19 @@ def check_inside(boxes: Tensor, size: Size, path: str) -> None:
 
 
 def pool_map(features: Tensor, boxes: Tensor, stride: int) -> Tensor:
-    """RoIAlign on one map, with as many samples per cell as it has pixels of the map.
+    """RoIAlign of boxes (N, 4), in pixels of the resized image, on one map (C, H, W): (N, C, 7, 7).
 
-    Args:
-        features: (C, H, W).
-        boxes: (N, 4) in pixels of the resized image.
-        stride: Pixels per cell.
-
-    Returns:
-        (N, C, 7, 7).
+    Each cell takes as many samples as it has pixels of the map.
     """
     pooled: Tensor = roi_align(features[None].float(), [boxes], CELLS, spatial_scale=1 / stride, aligned=True)
     return pooled
 
 
 def pool_pyramid(levels: Sequence[tuple[Tensor, int]], boxes: Tensor) -> Tensor:
-    """RoIAlign on the level that fits each box's size (equation 1 of FPN, arXiv 1612.03144).
+    """RoIAlign of boxes (N, 4) on the level that fits each one's size (FPN, arXiv 1612.03144, eq. 1): (N, C, 7, 7).
 
     That is the level where the box is 14 to 28 cells wide, or the one that comes nearest. With strides 4 to 32 a box of
-    224 pixels comes from stride 16.
-
-    Args:
-        levels: (C, H, W) maps and their strides, finest first.
-        boxes: (N, 4) in pixels of the resized image.
-
-    Returns:
-        (N, C, 7, 7).
+    224 pixels comes from stride 16. Levels are maps (C, H, W) with their strides, finest first.
     """
     used = [level for level in levels if level[1] <= COARSEST] or list(levels[:1])
     sides = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()

@@ -7,7 +7,7 @@ the padding become tokens that take part in attention.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ class Feature(NamedTuple):
 
     Attributes:
         name: "stage1", "stage1.pool", "stage1.roi", "roi" (of the pyramid) or "boxes".
-        values: The tensor, on the CPU.
+        values: On the CPU.
         stride: Pixels of the resized image per cell, for each axis of the grid; empty where there is no grid.
     """
 
@@ -38,19 +38,10 @@ class Feature(NamedTuple):
 
 
 class Extractor:
-    """A model with the choice of what is kept of its maps.
-
-    Attributes:
-        specs: Of the maps.
-        size_divisor: Of the model's padding.
-    """
+    """A model of `as_feature_model`, and the choice of what is kept of its maps."""
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: str, *, maps: bool, pool: bool) -> None:
-        """Moves a model of `as_feature_model` to the device and sets it to evaluation mode.
-
-        Raises:
-            ConfigError: `dtype` is no key of `DTYPES`.
-        """
+        """Moves the model to the device and sets it to evaluation mode; `dtype` is a key of `DTYPES`."""
         if dtype not in DTYPES:
             raise ConfigError(f'dtype: unknown "{dtype}"; valid: {", ".join(DTYPES)}')
         moved: Any = model.to(device).eval()
@@ -80,12 +71,7 @@ class Extractor:
         return (values + boxes * pyramid * CELLS**2) * self.dtype.itemsize + boxes * 16
 
     def __call__(self, images: Sequence[LoadedImage]) -> list[list[Feature]]:
-        """Computes what is kept of images of one size, none of them an error.
-
-        Raises:
-            ConfigError: The maps are not what `feature_specs` promises.
-            DataError: A value is not finite, or too large for the type.
-        """
+        """Computes what is kept of images of one size, none of them an error."""
         batch = torch.stack([image.pixels for image in images if image.pixels is not None])
         with torch.inference_mode():
             outputs = self.model(batch.to(self.device))
@@ -138,13 +124,3 @@ class Extractor:
             raise DataError(f"{image.path}: {feature.name} is too large for float16; store bfloat16 or float32")
         # A copy of its own: safetensors refuses tensors that share the memory of a batch.
         return feature._replace(values=rounded.cpu().clone(memory_format=torch.contiguous_format))
-
-
-def by_size(images: Iterable[LoadedImage], batch_size: int) -> Iterator[list[LoadedImage]]:
-    """Cuts images, none of them an error, into batches of one size, in the order in which each size first comes."""
-    groups: dict[torch.Size, list[LoadedImage]] = {}
-    for image in images:
-        assert image.pixels is not None
-        groups.setdefault(image.pixels.shape, []).append(image)
-    for group in groups.values():
-        yield from (group[start : start + batch_size] for start in range(0, len(group), batch_size))

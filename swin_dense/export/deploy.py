@@ -55,9 +55,10 @@ def export_model(
     tolerance: float = 1e-4,
     images: Path | None = None,
 ) -> dict[str, Any]:
-    """Exports a model and measures how far the written file is from it.
+    """Exports a model and measures how far the written file is from it; the result is ready for JSON.
 
-    The file takes `images`, (B, 3, H, W) float32 RGB in 0..255; normalisation and padding are inside.
+    The file takes `images`, (B, 3, H, W) float32 RGB in 0..255; normalisation and padding are inside. In the result
+    "ok" says whether all deviations are within the tolerance, "open_axes" and "why_fixed" which sizes may vary.
 
     Args:
         part: The model, or a part of it.
@@ -68,13 +69,6 @@ def export_model(
         opset: Version of ONNX's operators.
         tolerance: Largest relative deviation that is accepted.
         images: Folder of the images to check on; None generates some.
-
-    Returns:
-        What was written and how it compares, ready for JSON: "ok" says whether all deviations are within the
-        tolerance, "open_axes" and "why_fixed" which sizes may vary.
-
-    Raises:
-        SwinDenseError: The images or an option is wrong, or the model cannot be exported.
     """
     check_output(output, to)
     names, pictures = _pictures(images)
@@ -103,11 +97,7 @@ def export_model(
 
 
 def check_output(output: Path, to: str) -> None:
-    """Refuses a file name that does not belong to the format; cheap, so that it can be asked before a model is built.
-
-    Raises:
-        ConfigError: The format is unknown, or the name has another suffix.
-    """
+    """Refuses a file name that does not belong to the format; cheap enough to be asked before a model is built."""
     if to not in SUFFIXES:
         raise ConfigError(f'--to: unknown "{to}"; {nearest(to, SUFFIXES)}')
     if output.suffix != SUFFIXES[to]:
@@ -162,10 +152,10 @@ def _batches(pictures: Sequence[Tensor], graph: Graph, size: Size) -> list[Tenso
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of one output on one batch of images.
+    """Of one output on one batch of images (B, 3, H, W).
 
     Attributes:
-        shape: (B, 3, H, W) of the images.
+        shape: Of the images.
         output: Name of the output.
         absolute: Largest difference; infinite where a shape differs, or a value of one side is not finite.
         relative: That, as a part of the largest value.

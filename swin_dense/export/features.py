@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.export.boxes import read_boxes
-from swin_dense.export.compute import Extractor, Feature, by_size
+from swin_dense.export.compute import Extractor, Feature
 from swin_dense.export.images import ImageReader, LoadedImage, TargetSize
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
@@ -218,13 +218,25 @@ class _Shard:
         )
 
     def _compute(self) -> None:
-        for batch in by_size(self._waiting, self._batch_size):
-            for image, features in zip(batch, self._extractor(batch), strict=True):
-                for feature in features:
-                    key = f"{image.number:08d}.{feature.name}"
-                    self._tensors[key] = feature.values
-                    self._rows.append({**self._describe(image), **_describe_feature(feature), "key": key})
+        """Computes the images that wait, in batches of one size, in the order in which each size first comes."""
+        groups: dict[torch.Size, list[LoadedImage]] = {}
+        for image in self._waiting:
+            assert image.pixels is not None
+            groups.setdefault(image.pixels.shape, []).append(image)
+        for group in groups.values():
+            for start in range(0, len(group), self._batch_size):
+                batch = group[start : start + self._batch_size]
+                for image, features in zip(batch, self._extractor(batch), strict=True):
+                    self._keep(image, features)
         self._waiting = []
+
+    def _keep(self, image: LoadedImage, features: Sequence[Feature]) -> None:
+        for name, values, stride in features:
+            key = f"{image.number:08d}.{name}"
+            dtype = str(values.dtype).removeprefix("torch.")
+            self._tensors[key] = values
+            feature = {"stage": name, "shape": tuple(values.shape), "stride": stride, "dtype": dtype, "key": key}
+            self._rows.append({**self._describe(image), **feature})
 
     def _describe(self, image: LoadedImage) -> dict[str, Any]:
         row: dict[str, Any] = {"image": image.number, "path": image.path, "sha256": image.sha256, **self._origin}
@@ -234,15 +246,6 @@ class _Shard:
             row["scale"] = [new / old for new, old in zip(resized, image.original_size, strict=True)]
             row["padding"] = self._extractor.padding(resized)
         return row
-
-
-def _describe_feature(feature: Feature) -> dict[str, Any]:
-    return {
-        "stage": feature.name,
-        "shape": tuple(feature.values.shape),
-        "stride": feature.stride,
-        "dtype": str(feature.values.dtype).removeprefix("torch."),
-    }
 
 
 def _what_is_left(images: int, block: int, done: dict[int, int], rank: int, world_size: int) -> list[int]:

@@ -53,7 +53,7 @@ class Graph:
         program: Takes images as `RawImages` does.
         shape: (B, 3, H, W) of the images that it was traced with.
         open_axes: Names of those axes that may have any size.
-        why_fixed: What kept other axes from being open; None where nothing did.
+        why_fixed: What kept other axes from being open.
     """
 
     program: ExportedProgram
@@ -65,13 +65,7 @@ class Graph:
 def trace(model: RawImages, size: Size, *, fixed: bool = False) -> Graph:
     """Traces a model with as many open axes as it allows: batch, height and width; else batch; else none.
 
-    Args:
-        model: In evaluation mode.
-        size: Height and width where they cannot stay open.
-        fixed: Leave nothing open: one image of `size`.
-
-    Raises:
-        ConfigError: The model cannot be traced at all.
+    The model is in evaluation mode. Where height and width cannot stay open they are `size`; with `fixed`, nothing is.
     """
     attempts = (((2, 3, *TRACED_SIZE), tuple(AXES)), ((2, 3, *size), (0,)), ((1, 3, *size), ()))
     why_fixed, error = None, None
@@ -123,11 +117,7 @@ def load_program(path: Path) -> nn.Module:
 def write_onnx(
     graph: Graph, path: Path, output_names: Sequence[str], metadata: dict[str, str], opset: int = OPSET
 ) -> None:
-    """Writes a graph as an ONNX file, whole or not at all; `metadata_props` keep the metadata, and the input its form.
-
-    Raises:
-        ConfigError: A package is missing, the weights are too large for one file, or an operator has no ONNX form.
-    """
+    """Writes a graph as an ONNX file, whole or not at all, with the metadata and the form of the input in it."""
     _require_onnx()
     weights = sum(tensor.nbytes for tensor in graph.program.state_dict.values())
     if weights > MOST_BYTES:
@@ -158,11 +148,7 @@ def write_onnx(
 
 
 def onnx_session(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """An ONNX file as a function of images (B, 3, H, W), run by onnxruntime on the CPU.
-
-    Raises:
-        ConfigError: onnxruntime is not installed.
-    """
+    """An ONNX file as a function of images (B, 3, H, W), run by onnxruntime on the CPU."""
     runtime = _require_onnx()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

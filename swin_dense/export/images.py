@@ -29,7 +29,7 @@ class TargetSize:
     Attributes:
         size: Height and width, whatever the aspect ratio was.
         short_side: Pixels of the shorter side, at unchanged aspect ratio.
-        max_long_side: Most pixels of the longer side; it wins where both cannot be met. None sets no limit.
+        max_long_side: Most pixels of the longer side; it wins where both cannot be met.
     """
 
     size: Size | None = None
@@ -47,11 +47,7 @@ class TargetSize:
             raise ConfigError(f"images cannot be resized to {sides}: sides are at least 1 pixel")
 
     def of(self, size: Size) -> Size:
-        """Height and width that an image of some height and width gets.
-
-        Raises:
-            DataError: The image would be enlarged beyond `MAX_ENLARGED` pixels.
-        """
+        """Height and width that an image of this size gets; an error where it would exceed `MAX_ENLARGED` pixels."""
         height, width = self.size or size
         if self.short_side is not None:
             unlimited = self.short_side * -(-max(size) // min(size))
@@ -69,7 +65,7 @@ class LoadedImage:
     """An image ready for the model, or the reason why there is none.
 
     Attributes:
-        number: Place in the list of images.
+        number: Index in the list of images.
         path: As the manifest names it.
         sha256: Of the image file.
         original_size: Height and width of the image on disk, turned as its EXIF orientation says.
@@ -93,13 +89,7 @@ class ImageReader(Dataset[LoadedImage]):
     def __init__(
         self, sources: Sequence[ImageSource], target: TargetSize, boxes: Mapping[int, Tensor] | None = None
     ) -> None:
-        """Prepares to read.
-
-        Args:
-            sources: The images.
-            target: What they are resized to.
-            boxes: (N, 4) boxes by the number of the image, for those that have any; None if no image has.
-        """
+        """Prepares to read; boxes (N, 4) are by the index of the image, None if no image has any."""
         self.sources, self.target, self.boxes = sources, target, boxes
         self._stores: dict[Path, ImageStore] = {}
 

@@ -16,12 +16,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,28 +36,92 @@ FORMAT = 1
 SETTINGS = "export.json"
 MANIFEST = "manifest.parquet"
 
+
+@dataclass(frozen=True)
+class FeatureRecord:
+    """One stored feature, and how its cells lie in the image.
+
+    Points are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its centre is (i + 0.5, j + 0.5), and cell (i,
+    j) of a map with stride s covers [i s, (i + 1) s) x [j s, (j + 1) s) of the resized image. Coordinates come in the
+    order of the axes: (y, x).
+
+    Attributes:
+        image: Index in the list of images that were exported.
+        path: Of the image.
+        sha256: Of the image file.
+        original_size: Height and width of the image on disk.
+        resized_size: Height and width that the model has seen.
+        scale: Resized by original size, for each axis.
+        padding: Rows below and columns right of the resized image that the model added; maps cover them too.
+        stage: Name of the feature.
+        shape: Of the tensor: (C, H, W) for a map, (C,) for a pooled vector, (N, C, 7, 7) for N boxes.
+        stride: Pixels of the resized image per cell, for each axis of the grid; empty where there is no grid.
+        shard: File that holds the tensor, relative to the store.
+        key: Of the tensor in the shard.
+        dtype: "float32", "float16" or "bfloat16".
+        weights: SHA-256 of the model's parameters.
+        version: Of swin-dense.
+    """
+
+    image: int
+    path: str
+    sha256: str
+    original_size: tuple[int, ...]
+    resized_size: tuple[int, ...]
+    scale: tuple[float, ...]
+    padding: tuple[int, ...]
+    stage: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    shard: str
+    key: str
+    dtype: str
+    weights: str
+    version: str
+
+    @property
+    def inside(self) -> tuple[slice, ...]:
+        """The part of the map that sees the image and not the padding alone: `features[record.inside]`."""
+        cells = (-(-side // stride) for side, stride in zip(self.resized_size, self._grid(), strict=True))
+        return (slice(None), *(slice(0, count) for count in cells))
+
+    def to_feature(self, points: Any) -> Tensor:
+        """Where points (..., axes) of the image on disk, in pixels, lie on the map: float64, in cell floor(p)."""
+        return _as_points(points, len(self.scale)) * self._cells_per_pixel()
+
+    def to_image(self, points: Any) -> Tensor:
+        """Where points (..., axes) of the map lie on the image on disk, in pixels; the inverse of `to_feature`."""
+        return _as_points(points, len(self.scale)) / self._cells_per_pixel()
+
+    def centers(self) -> Tensor:
+        """(H, W, 2) float64, the centre of every cell on the image on disk, in pixels; one axis more for video.
+
+        Those of the last row and column may lie beyond the image, where it is no multiple of the stride.
+        """
+        axes = (torch.arange(count, dtype=torch.float64) + 0.5 for count in self.shape[-len(self._grid()) :])
+        return self.to_image(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
+
+    def _grid(self) -> tuple[int, ...]:
+        if not self.stride:
+            raise DataError(f"{self.stage} has no grid of cells: it is no map")
+        return self.stride
+
+    def _cells_per_pixel(self) -> Tensor:
+        return torch.tensor(self.scale, dtype=torch.float64) / torch.tensor(self._grid(), dtype=torch.float64)
+
+
+COLUMN_TYPES = {
+    int: pa.int64(),
+    str: pa.string(),
+    tuple[int, ...]: pa.list_(pa.int64()),
+    tuple[float, ...]: pa.list_(pa.float64()),
+}
+
 SCHEMA = pa.schema(
-    [
-        pa.field("image", pa.int64()),  # place in the list of images
-        pa.field("path", pa.string()),
-        pa.field("sha256", pa.string()),  # of the image file
-        pa.field("original_size", pa.list_(pa.int64())),  # height, width
-        pa.field("resized_size", pa.list_(pa.int64())),
-        pa.field("scale", pa.list_(pa.float64())),  # resized / original, for each axis
-        pa.field("padding", pa.list_(pa.int64())),  # rows below, columns right
-        pa.field("stage", pa.string()),  # name of the feature; null where the image failed
-        pa.field("shape", pa.list_(pa.int64())),
-        pa.field("stride", pa.list_(pa.int64())),  # for each axis of the grid; empty where there is none
-        pa.field("shard", pa.string()),  # relative to the folder
-        pa.field("key", pa.string()),  # in the shard
-        pa.field("dtype", pa.string()),
-        pa.field("weights", pa.string()),  # SHA-256 of the model's parameters
-        pa.field("version", pa.string()),  # of swin-dense
-        pa.field("error", pa.string()),  # why the image failed; null for a feature
-    ]
+    [(name, COLUMN_TYPES[kind]) for name, kind in get_type_hints(FeatureRecord).items()] + [("error", pa.string())]
 )
-"""One row per feature of an image, or one for an image that failed. The lists have an entry per axis: two for images,
-three (time first) for video."""
+"""One row per feature of an image; or one for an image that failed, with the error and without a stage. The lists have
+an entry per axis: two for images, three (time first) for video."""
 
 LEAST = {"original_size": 1, "resized_size": 1, "scale": 1e-12, "padding": 0, "shape": 0, "stride": 1}
 """Least value in each list of the manifest."""
@@ -64,15 +130,7 @@ SHARD = r"^shards/\d{8,}-\d{8,}\.safetensors$"
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Writes down what is asked for, or makes sure that the same was asked for before.
-
-    Args:
-        folder: The export's folder; absent, empty, or an earlier export.
-        settings: Everything that the stored features depend on; JSON values.
-
-    Raises:
-        ConfigError: The folder holds something else, or an export with other settings.
-    """
+    """Writes down what the stored features depend on, or refuses a folder that holds anything but their export."""
     if not (folder / SETTINGS).is_file():
         if folder.exists() and (not folder.is_dir() or any(not one.name.startswith(".") for one in folder.iterdir())):
             raise ConfigError(f"{folder} is there and is no export of features; name another folder or remove it")
@@ -93,11 +151,7 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Reads `export.json`.
-
-    Raises:
-        DataError: The folder is no export, or one of another format.
-    """
+    """Reads `export.json`."""
     try:
         settings: Any = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -115,11 +169,7 @@ def range_name(first: int, stop: int) -> str:
 
 
 def done_ranges(folder: Path) -> dict[int, int]:
-    """What is already stored: for the first image of each part, the first image after it.
-
-    Raises:
-        DataError: There is a part of another export.
-    """
+    """What is already stored: for the first image of each part, the first image after it."""
     images, end = read_settings(folder)["images"], 0
     found: list[tuple[int, int, Path]] = []
     for path in (folder / "parts").glob("[!.]*.parquet"):
@@ -133,14 +183,7 @@ def done_ranges(folder: Path) -> dict[int, int]:
 
 
 def write_shard(folder: Path, name: str, tensors: Mapping[str, Tensor], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stores the features of some images, all of them or none.
-
-    Args:
-        folder: The export's folder.
-        name: Of `range_name`.
-        tensors: By key; there is no shard where there are none.
-        rows: Their rows, and those of images that failed.
-    """
+    """Stores the features of some images, all or none: tensors by key, and rows of all images, failed ones too."""
     if tensors:
         with atomic_write(folder / "shards" / f"{name}.safetensors") as unfinished:
             save_file(dict(tensors), unfinished)
@@ -169,11 +212,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> pa.Table:
-    """Reads the rows of all finished shards, in the order of the images: a table of `SCHEMA`.
-
-    Raises:
-        DataError: A file is damaged, or not of this export.
-    """
+    """Reads the rows of all finished shards, in the order of the images: a table of `SCHEMA`."""
     try:
         if is_complete(folder):
             rows = pq.read_table(folder / MANIFEST, schema=SCHEMA).combine_chunks()
@@ -236,3 +275,10 @@ def _read_parts(folder: Path, ranges: Iterable[tuple[int, int]]) -> pa.Table:
     paths = [folder / "parts" / f"{range_name(*one)}.parquet" for one in ranges]
     tables = [pq.read_table(path, schema=SCHEMA) for path in paths]
     return pa.concat_tables([SCHEMA.empty_table(), *tables]).combine_chunks()
+
+
+def _as_points(points: Any, axes: int) -> Tensor:
+    values = torch.as_tensor(points, dtype=torch.float64)
+    if values.ndim == 0 or values.shape[-1] != axes:
+        raise DataError(f"points must have {axes} coordinates each, not shape {tuple(values.shape)}")
+    return values

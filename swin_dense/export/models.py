@@ -22,13 +22,13 @@ from swin_dense.errors import ConfigError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a model expects to have been done to RGB images in 0..255.
+    """What a model expects to have been done to RGB images in 0..255: (RGB - mean) / std, then `bgr`, then the padding.
 
     Attributes:
-        mean: Subtracted from red, green and blue.
-        std: Red, green and blue are divided by it.
-        bgr: Whether the colours are then put in the order blue, green, red.
-        divisor: Images are then zero-padded at the bottom and the right to multiples of this many pixels.
+        mean: Of red, green and blue.
+        std: Likewise.
+        bgr: Whether the colours are put in the order blue, green, red.
+        divisor: Images are zero-padded at the bottom and the right to multiples of this many pixels.
     """
 
     mean: tuple[float, ...]
@@ -75,13 +75,7 @@ class ModelPart:
 
 
 class RawImages(nn.Module):
-    """A model behind its preprocessing: it takes RGB images in 0..255, so that no user can get that wrong.
-
-    Attributes:
-        feature_specs: One per map.
-        size_divisor: Images are padded right and bottom to a multiple of this many pixels.
-        pyramid: As in `ModelPart`.
-    """
+    """A model behind its preprocessing: it takes RGB images in 0..255, so that no user can get that wrong."""
 
     mean: Tensor
     std: Tensor
@@ -116,9 +110,6 @@ def as_feature_model(model: nn.Module | ModelPart) -> nn.Module:
     """A module that maps uint8 images (B, 3, H, W) to maps, and has `feature_specs`, `size_divisor` and `pyramid`.
 
     A backbone without the last two is given images normalised as ImageNet's.
-
-    Raises:
-        ConfigError: The model is something else.
     """
     if isinstance(model, ModelPart):
         return RawImages(model.module, model.preprocessing, model.outputs, model.pyramid)

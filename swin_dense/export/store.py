@@ -1,14 +1,11 @@
-"""Reads what an export has stored, and copies it into other formats.
-
-Shapes: C channels; a grid of cells has one axis per axis of the image, rows first: (H, W), or (T, H, W) for video.
-"""
+"""Reads what an export has stored, and copies it into other formats."""
 
 from __future__ import annotations
 
 import csv
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from swin_dense.errors import DataError, nearest
-from swin_dense.export.manifest import is_complete, read_manifest, read_settings
+from swin_dense.export.manifest import FeatureRecord, is_complete, read_manifest, read_settings
 from swin_dense.files import atomic_write
 
 OPEN_SHARDS = 32
@@ -33,95 +30,6 @@ DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 LISTED = ("image", "path", "sha256", "original_size", "resized_size", "scale", "padding")
 """What `images.csv` says about an image."""
-
-
-@dataclass(frozen=True)
-class FeatureRecord:
-    """One stored feature, and how its cells lie in the image.
-
-    Points are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its centre is (i + 0.5, j + 0.5), and cell
-    (i, j) of a map with stride s covers [i s, (i + 1) s) x [j s, (j + 1) s) of the resized image. Coordinates come in
-    the order of the axes: (y, x).
-
-    Attributes:
-        image: Place in the list of images that were exported.
-        path: Of the image.
-        sha256: Of the image file.
-        original_size: Height and width of the image on disk.
-        resized_size: Height and width that the model has seen.
-        scale: Resized by original size, for each axis.
-        padding: Rows below and columns right of the resized image that the model added; maps cover them too.
-        stage: Name of the feature.
-        shape: Of the tensor: (C, H, W) for a map, (C,) for a pooled vector, (N, C, 7, 7) for N boxes.
-        stride: Pixels of the resized image per cell, for each axis of the grid; empty where there is no grid.
-        shard: File that holds the tensor, relative to the store.
-        key: Of the tensor in the shard.
-        dtype: "float32", "float16" or "bfloat16".
-        weights: SHA-256 of the model's parameters.
-        version: Of swin-dense.
-    """
-
-    image: int
-    path: str
-    sha256: str
-    original_size: tuple[int, ...]
-    resized_size: tuple[int, ...]
-    scale: tuple[float, ...]
-    padding: tuple[int, ...]
-    stage: str
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    shard: str
-    key: str
-    dtype: str
-    weights: str
-    version: str
-
-    @property
-    def inside(self) -> tuple[slice, ...]:
-        """The part of the map that sees the image and not the padding alone: `features[record.inside]`."""
-        cells = (-(-side // stride) for side, stride in zip(self.resized_size, self._grid(), strict=True))
-        return (slice(None), *(slice(0, count) for count in cells))
-
-    def to_feature(self, points: Any) -> Tensor:
-        """Where points of the image on disk lie on the map.
-
-        Args:
-            points: (..., axes) in pixels, as a tensor, an array or nested lists.
-
-        Returns:
-            (..., axes) float64 in cells: a point p lies in the cell floor(p).
-        """
-        return _as_points(points, len(self.scale)) * self._cells_per_pixel()
-
-    def to_image(self, points: Any) -> Tensor:
-        """Where points of the map lie on the image on disk; the inverse of `to_feature`.
-
-        Args:
-            points: (..., axes) in cells; the centre of cell (i, j) is (i + 0.5, j + 0.5).
-
-        Returns:
-            (..., axes) float64 in pixels.
-        """
-        return _as_points(points, len(self.scale)) / self._cells_per_pixel()
-
-    def centers(self) -> Tensor:
-        """The centre of every cell on the image on disk.
-
-        Returns:
-            (H, W, 2) float64 in pixels, or one axis more for video. Those of the last row and column may lie beyond the
-            image, where it is no multiple of the stride.
-        """
-        axes = (torch.arange(count, dtype=torch.float64) + 0.5 for count in self.shape[-len(self._grid()) :])
-        return self.to_image(torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
-
-    def _grid(self) -> tuple[int, ...]:
-        if not self.stride:
-            raise DataError(f"{self.stage} has no grid of cells: it is no map")
-        return self.stride
-
-    def _cells_per_pixel(self) -> Tensor:
-        return torch.tensor(self.scale, dtype=torch.float64) / torch.tensor(self._grid(), dtype=torch.float64)
 
 
 class FeatureStore(Dataset[dict[str, Any]]):
@@ -339,10 +247,3 @@ def _empty(folder: Path | str) -> Path:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _as_points(points: Any, axes: int) -> Tensor:
-    values = torch.as_tensor(points, dtype=torch.float64)
-    if values.ndim == 0 or values.shape[-1] != axes:
-        raise DataError(f"points must have {axes} coordinates each, not shape {tuple(values.shape)}")
-    return values

@@ -31,8 +31,7 @@ class WindowView:
         title: Which block.
         stride: Pixels per token.
         grid: Height and width of the image in tokens.
-        rows: (M,) for each row of the window, which row of tokens of the image it holds; rows beyond the grid are
-            padding.
+        rows: (M,) row of tokens of the image in each row of the window; rows beyond the grid are padding.
         columns: (M,) likewise.
         weights: (heads, N, N), from query (second axis) to key (last axis); each row sums to 1.
     """
@@ -69,24 +68,10 @@ class WindowView:
         return (self.rows, self.grid[0]), (self.columns, self.grid[1])
 
 
-@dataclass(frozen=True)
-class PositionBias:
-    """The relative position bias of one block.
-
-    Attributes:
-        title: Which block.
-        table: ((2M - 1)^2, heads), as the model holds it.
-    """
-
-    title: str
-    table: Tensor
-
-
 def bias_maps(table: Tensor) -> Tensor:
-    """Lays out a table of position biases, ((2M - 1)^2, heads), by where the key lies as seen from the query.
+    """(heads, 2M - 1, 2M - 1) biases of a table ((2M - 1)^2, heads), by where the key lies as seen from the query.
 
-    Returns:
-        (heads, 2M - 1, 2M - 1); the middle is the query itself, below it are keys that lie below it.
+    The middle is the query itself, below it are keys that lie below it.
     """
     side = math.isqrt(len(table))
     return table.detach().t().reshape(-1, side, side).flip(1, 2)
@@ -117,17 +102,17 @@ def draw_attention(image: Tensor, windows: Sequence[WindowView], path: Path) -> 
     save_figure(figure, path)
 
 
-def draw_biases(blocks: Sequence[PositionBias], path: Path) -> None:
-    """Draws the relative position bias of every head, by where the key lies as seen from the query."""
-    heads = blocks[0].table.shape[1]
+def draw_biases(tables: Sequence[tuple[str, Tensor]], path: Path) -> None:
+    """Draws the biases of titled tables ((2M - 1)^2, heads), by where the key lies as seen from the query."""
+    heads = tables[0][1].shape[1]
     rows = math.ceil(heads / _HEADS_PER_ROW)
     columns = math.ceil(heads / rows)
-    size = (max(2, columns) * 0.75 * PANEL + 1.5, len(blocks) * (0.9 + rows * 0.85 * PANEL))
+    size = (max(2, columns) * 0.75 * PANEL + 1.5, len(tables) * (0.9 + rows * 0.85 * PANEL))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    sections = figure.subfigures(len(blocks), 1, squeeze=False, hspace=0.04)
-    for section, block in zip(sections.flat, blocks, strict=True):
-        section.suptitle(f"{block.title}: relative position bias", fontweight="bold")
-        maps = bias_maps(block.table).float().numpy()
+    sections = figure.subfigures(len(tables), 1, squeeze=False, hspace=0.04)
+    for section, (title, table) in zip(sections.flat, tables, strict=True):
+        section.suptitle(f"{title}: relative position bias", fontweight="bold")
+        maps = bias_maps(table).float().numpy()
         limit, reach = float(np.abs(maps).max()) or 1.0, maps.shape[1] // 2 + 0.5
         panels = section.subplots(rows, columns, squeeze=False)
         for head, axes in enumerate(panels.flatten()):

@@ -16,13 +16,8 @@ from swin_dense.files import atomic_write
 def draw_curves(metrics_csv: Path, output: Path) -> None:
     """Draws the losses over the steps and the scores of the validations of a training run; epochs count from 1.
 
-    Args:
-        metrics_csv: Table with the columns "step" and "epoch" (from 0) and, mostly empty, those of metrics:
-            "train/loss...", and "val/..._AP" (0..1) or "val/mIoU" (percent).
-        output: Where to write the picture; the suffix names the format, such as .png or .svg.
-
-    Raises:
-        DataError: The table cannot be read.
+    The table has the columns "step" and "epoch" (from 0) and, mostly empty, those of metrics: "train/loss...", and
+    "val/..._AP" (0..1) or "val/mIoU" (percent). The suffix of the output names the format, such as .png or .svg.
     """
     table = _read_table(metrics_csv)
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")

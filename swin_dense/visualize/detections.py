@@ -55,16 +55,10 @@ def draw_detections(
     *,
     score_threshold: float = 0.3,
 ) -> Picture:
-    """Draws boxes, masks, classes and scores onto an image.
+    """Draws boxes, masks, classes and scores of the best detections onto an image.
 
-    Args:
-        image: (3, H, W) uint8 RGB tensor, (H, W, 3) array or Pillow image.
-        detections: What a detector found, of which the best are drawn.
-        class_names: Name of every label.
-        score_threshold: Detections below it are left out.
-
-    Returns:
-        (H', W', 3) picture, enlarged by a whole factor where the image is small.
+    The image is a (3, H, W) uint8 RGB tensor, an (H, W, 3) array or a Pillow image. The picture (H', W', 3) is enlarged
+    by a whole factor where the image is small.
     """
     picture = as_picture(image)
     canvas = enlarged(picture)
@@ -79,15 +73,7 @@ def draw_comparison(
     *,
     score_threshold: float = 0.3,
 ) -> Picture:
-    """Draws the annotated objects on the left and the detections on the right, with a caption over each side.
-
-    Args:
-        image: As in `draw_detections`.
-        truth: The annotated objects, in pixels of `image`.
-        detections: What a detector found, of which the best are drawn.
-        class_names: Name of every label.
-        score_threshold: Detections below it are left out.
-    """
+    """Draws the annotated objects on the left and the best detections on the right, with a caption over each side."""
     picture = as_picture(image)
     canvas = enlarged(picture)
     scale = _scale(canvas, picture)

@@ -5,7 +5,7 @@ Shapes: the image has (H, W) pixels; a map has C channels and (h, w) cells of `s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,43 +27,19 @@ DPI = 120
 
 @dataclass(frozen=True)
 class StageFeatures:
-    """The map of one stage.
-
-    Attributes:
-        title: Which stage.
-        stride: Pixels per cell.
-        values: (C, h, w).
-    """
+    """The map (C, h, w) of one stage, of which a cell has `stride` pixels a side."""
 
     title: str
     stride: int
     values: Tensor
 
 
-@dataclass(frozen=True)
-class HeatMap:
-    """How much each place of the image counts.
-
-    Attributes:
-        title: For what, and in which stage.
-        values: (H, W) in 0..1.
-    """
-
-    title: str
-    values: NDArray[np.float32]
-
-
 def principal_components(values: Tensor, count: int = 3) -> tuple[Tensor, Tensor]:
-    """The directions in which a map's cells differ most.
+    """The directions in which the cells of a map (C, h, w) differ most.
 
-    Args:
-        values: (C, h, w).
-        count: How many components.
-
-    Returns:
-        The centred cells along each component, (count, h, w), of which the largest value is positive, and the part of
-        the variance that each component holds, (count,). Both are float64; where there are fewer channels than
-        `count`, the rest is zero.
+    Returns the centred cells along each component, (count, h, w), of which the largest value is positive, and the part
+    of the variance that each component holds, (count,). Both are float64; where there are fewer channels than `count`,
+    the rest is zero.
     """
     cells = values.detach().double().flatten(1)
     cells = cells - cells.mean(1, keepdim=True)
@@ -101,15 +77,13 @@ def draw_components(image: Tensor, stages: Sequence[StageFeatures], path: Path) 
     save_figure(figure, path)
 
 
-def draw_heat_maps(image: Tensor, maps: Sequence[HeatMap], title: str, path: Path) -> None:
-    """Draws heat maps over the image, under a title that says what they have in common."""
+def draw_heat_maps(image: Tensor, maps: Mapping[str, NDArray[np.float32]], title: str, path: Path) -> None:
+    """Draws heat maps (H, W) in 0..1, by their titles, over the image, under a title that they have in common."""
     figure, axes = _panels(image, 1, len(maps) + 1, title)
     show_image(axes[0][0], image, "image")
-    for one, panel in zip(maps, axes[0][1:], strict=True):
-        show_image(panel, image, one.title)
-        drawn = panel.imshow(
-            one.values, cmap="turbo", alpha=0.55, vmin=0, vmax=1, extent=extent_of(one.values.shape, 1)
-        )
+    for (name, heat), panel in zip(maps.items(), axes[0][1:], strict=True):
+        show_image(panel, image, name)
+        drawn = panel.imshow(heat, cmap="turbo", alpha=0.55, vmin=0, vmax=1, extent=extent_of(heat.shape, 1))
     figure.colorbar(drawn, ax=axes[0], shrink=0.7, label="of the map's largest value")
     save_figure(figure, path)
 

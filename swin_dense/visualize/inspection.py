@@ -24,8 +24,8 @@ from swin_dense.backbones.plain import PlainBlock, PlainSwin
 from swin_dense.backbones.swin import PATCH_SIZE
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.records import Batch, Size
-from swin_dense.visualize.attention import PositionBias, WindowView, draw_attention, draw_biases
-from swin_dense.visualize.features import HeatMap, StageFeatures, draw_components, draw_heat_maps
+from swin_dense.visualize.attention import WindowView, draw_attention, draw_biases
+from swin_dense.visualize.features import StageFeatures, draw_components, draw_heat_maps
 
 DIVISOR = 32
 """Images are padded to multiples of this many pixels here, as detectors do anyway, so that maps cover all of it."""
@@ -62,22 +62,18 @@ def visualize_features(
     window: tuple[int, int] | None = None,
     short_side: int = 480,
 ) -> dict[str, Any]:
-    """Draws features, attention, position biases and Grad-CAM of one image.
+    """Draws features, attention, position biases and Grad-CAM of one image (3, H, W) uint8 RGB.
+
+    Returns "files", the pictures that were written, and "gradcam", what the heat maps explain; ready for JSON.
 
     Args:
         model: The model.
-        image: (3, H, W) uint8 RGB.
+        image: The image.
         output: Folder for `pca.png`, `gradcam.png`, and `attention_stageN.png` and `bias_stageN.png` of each stage.
         stages: From 1; none means all.
         window: Row and column of the window, from 0, in the grid of regular windows; None takes the middle one of each
             stage. The shifted window of the same row and column lies half a window below and to the right.
         short_side: The image is resized to this shorter side, in pixels.
-
-    Returns:
-        "files", the pictures that were written, and "gradcam", what the heat maps explain; ready for JSON.
-
-    Raises:
-        SwinDenseError: The image or an option is wrong.
     """
     sides = image.shape[1:]
     if max(sides) > LONGEST * min(sides):
@@ -96,31 +92,22 @@ def visualize_features(
 
     files = [output / "pca.png", output / "gradcam.png"]
     draw_components(picture, [_features(plain, maps, number) for number in numbers], files[0])
-    heat_maps = [HeatMap(f"stage {number}", values) for number, values in zip(numbers, heats, strict=True)]
+    heat_maps = {f"stage {number}": heat for number, heat in zip(numbers, heats, strict=True)}
     draw_heat_maps(picture, heat_maps, f"Element-wise Grad-CAM: {target}", files[1])
     for number in numbers:
         files += [output / f"attention_stage{number}.png", output / f"bias_stage{number}.png"]
         draw_attention(picture, views[number], files[-2])
-        tables = [(title, block.attn.relative_position_bias_table) for title, block, _ in inputs[number]]
-        draw_biases([PositionBias(title.rpartition(",")[0], table) for title, table in tables], files[-1])
+        blocks = [(title.rpartition(",")[0], block) for title, block, _ in inputs[number]]
+        draw_biases([(title, block.attn.relative_position_bias_table) for title, block in blocks], files[-1])
     return {"files": [str(path) for path in files], "gradcam": target}
 
 
 def grad_cam(
     model: InspectedModel, image: Tensor, layers: Sequence[nn.Module]
 ) -> tuple[str, list[NDArray[np.float32]]]:
-    """Element-wise Grad-CAM of an image (3, H, W) uint8 RGB.
+    """Element-wise Grad-CAM of an image (3, H, W) uint8 RGB: what it explains, and an (H, W) map in 0..1 per layer.
 
-    Args:
-        model: The model.
-        image: The image.
-        layers: Blocks of its backbone, which put out tokens (1, h, w, C).
-
-    Returns:
-        What is explained, and for each layer an (H, W) map in 0..1.
-
-    Raises:
-        SwinDenseError: The class to explain is unknown, or not found in the image.
+    Layers are blocks of the backbone, which put out tokens (1, h, w, C).
     """
     height, width = image.shape[1:]
     images = functional.pad(image[None], (0, -width % DIVISOR, 0, -height % DIVISOR))
@@ -155,13 +142,7 @@ def _length_of_features(model: InspectedModel, images: Tensor) -> tuple[str, Ten
 
 
 def object_target(detector: Any, class_names: Sequence[str], class_name: str | None) -> Target:
-    """The score of the surest object, or the surest one of a class.
-
-    Args:
-        detector: Has `predict(Batch)`, which gives `Detections`, best first.
-        class_names: Of its labels.
-        class_name: The class; None takes any.
-    """
+    """The score of the surest object, or the surest one of a class; `detector.predict(Batch)` gives the best first."""
 
     def target(images: Tensor, size: Size) -> tuple[str, Tensor] | None:
         batch = Batch(images, sizes=(size,), original_sizes=(size,), image_ids=(0,), file_names=("image",))
@@ -175,13 +156,7 @@ def object_target(detector: Any, class_names: Sequence[str], class_name: str | N
 
 
 def area_target(segmenter: Any, class_names: Sequence[str], class_name: str | None) -> Target:
-    """The logits of the class with the largest area, or of a named class, where it is seen.
-
-    Args:
-        segmenter: Has `logits(images)`, which gives (B, K, h, w).
-        class_names: Of the K classes.
-        class_name: The class; None takes the one with the largest area.
-    """
+    """The logits of the class with the largest area, or of a named one; `segmenter.logits(images)` is (B, K, h, w)."""
 
     def target(images: Tensor, _size: Size) -> tuple[str, Tensor]:
         logits = segmenter.logits(images)

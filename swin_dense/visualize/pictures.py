@@ -37,14 +37,7 @@ _INK, _FAINT_INK, _OUTLINE = "#1a1a1a", "#666666", "#999999"
 
 
 def as_picture(image: Tensor | Picture | Image.Image) -> Picture:
-    """The pixels of an image.
-
-    Args:
-        image: Pillow image, (H, W, 3) or (3, H, W) uint8 array, or (3, H, W) uint8 tensor; RGB.
-
-    Raises:
-        DataError: It is something else.
-    """
+    """The pixels of a Pillow image, (H, W, 3) or (3, H, W) uint8 array, or (3, H, W) uint8 tensor; RGB."""
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
@@ -222,12 +215,8 @@ class LegendEntry:
 def with_legend(picture: Picture, entries: Sequence[LegendEntry], size: int) -> Picture:
     """Puts a legend in a white strip below a picture, in as many columns as fit, to be read down the columns.
 
-    A picture narrower than one column is filled up on the right; a name too long for a column loses its end.
-
-    Args:
-        picture: Any.
-        entries: The lines of the legend, in order.
-        size: Of its font, in pixels.
+    A picture narrower than one column is filled up on the right; a name too long for a column loses its end. `size` is
+    that of the font, in pixels.
     """
     margin, line, space, gap = size, int(1.7 * size), 2 * size // 3, int(1.5 * size)
     names = [text_of(entry.name, size).shortened(_WIDEST_NAME * size) for entry in entries]

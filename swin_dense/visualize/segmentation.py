@@ -38,17 +38,9 @@ def draw_segmentation(
 ) -> Picture:
     """Colours the classes of an image, with a legend below it: each class's share of the pixels, largest first.
 
-    Args:
-        image: (3, H, W) uint8 RGB tensor, (H, W, 3) array or Pillow image.
-        label_map: (H, W) classes 0..K-1, or -1 where there is none; those pixels stay as they are.
-        class_names: Name of every class.
-        palette: (K, 3) RGB colour of every class; None for `class_colours`.
-
-    Returns:
-        (H', W', 3) picture, enlarged by a whole factor where the image is small.
-
-    Raises:
-        DataError: The label map is not of the image's size, or has other labels.
+    The image is a (3, H, W) uint8 RGB tensor, an (H, W, 3) array or a Pillow image; the label map (H, W) of its size
+    has classes 0..K-1, or -1 where there is none: those pixels stay as they are. Without a (K, 3) RGB palette the
+    colours are `class_colours`. The picture (H', W', 3) is enlarged by a whole factor where the image is small.
     """
     picture = as_picture(image)
     colours = _checked_palette(palette, len(class_names))
@@ -66,8 +58,7 @@ def draw_segmentation_comparison(
 ) -> Picture:
     """Colours the true classes on the left and the predicted ones on the right, with one legend below both.
 
-    Captions say which side is which, and how many of the pixels with a class are right. Arguments, result and errors
-    are those of `draw_segmentation`.
+    Captions say which side is which, and how many of the pixels with a class are right.
     """
     picture = as_picture(image)
     colours = _checked_palette(palette, len(class_names))

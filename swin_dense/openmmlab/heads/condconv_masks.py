@@ -49,14 +49,11 @@ class CondConvMaskHead(nn.Module):
         Args:
             mask_feature_head: Arguments of mmdet's `MaskFeatModule`.
             feat_channels: Width of the layers but the last.
-            mask_out_stride: Pixels per pixel of a mask that is trained.
+            mask_out_stride: Pixels per pixel of a mask that is trained; divides the stride of the features.
             layer_weights: How much the mask that each layer tries counts in training; the last one is the mask itself.
             max_masks_to_train: Most objects of a batch that are drawn in training, chosen at random.
             train_cfg: That of the dense head; mmdet hands it to both.
             test_cfg: `mask_thr`: what a pixel must exceed to belong to an object; the rest is for the dense head.
-
-        Raises:
-            ConfigError: The features are finer than the masks, or not a multiple of them.
         """
         super().__init__()
         self.mask_feature_head = MaskFeatModule(**mask_feature_head)

@@ -4,7 +4,7 @@ The paper says: "an extra global self-attention layer is appended at the output 
 was never released. Its sizes say which layer: HTC with a semantic branch and four convolutions and one linear layer in
 each (class-specific) box head has, at 800x1280, 147.9 M parameters and 1,028.6 G multiply-adds on Swin-B and 256.4 M
 and 1,438.9 G on Swin-L. A transformer block over all tokens of the last map, that is attention *and* MLP, brings both
-to the published figures: 160.5 M (published: 160) and 1,043.3 G (1,043), 284.7 M (284) and 1,470.3 G (1,470). Attention
+to the published numbers: 160.5 M (published: 160) and 1,043.3 G (1,043), 284.7 M (284) and 1,470.3 G (1,470). Attention
 alone would give 152.1 M and 265.9 M.
 """
 

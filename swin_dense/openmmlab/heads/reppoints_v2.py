@@ -12,15 +12,14 @@ from math import isqrt, log
 from typing import Any
 
 import torch
-from mmcv.cnn import ConvModule
-from mmcv.ops import DeformConv2d
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmcv.ops import CornerPool, DeformConv2d
 from mmdet.models.utils import unpack_gt_instances
 from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from swin_dense.errors import ConfigError
-from swin_dense.openmmlab.heads.corners import CornerPooling
 from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, in_full_precision, mask_points, to_points
 from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, detect
 from swin_dense.openmmlab.heads.reppoints_v2_loss import (
@@ -92,9 +91,6 @@ class RepPointsV2Head(nn.Module):
                 many strides; `topk`: candidates of an object on each level; `corner_overlap`: least overlap of a box
                 whose corners are off by the radius of the Gaussians.
             test_cfg: `nms_pre`, `score_thr`, `nms`, `max_per_img` and `min_bbox_size`, as of mmdet's dense heads.
-
-        Raises:
-            ConfigError: `num_points` is not the square of an odd number.
         """
         super().__init__()
         kernel = isqrt(num_points)
@@ -246,6 +242,39 @@ class RepPointsV2Head(nn.Module):
         assert self.test_cfg is not None, "the model dict has no test_cfg"
         metas = [sample.metainfo for sample in batch_data_samples]
         return detect(self(maps), self.point_strides, metas, self.test_cfg, rescale)
+
+
+class CornerPooling(nn.Module):
+    """Corner pooling of CornerNet (arXiv 1808.01244, section 3.5): each place sees what lies along its row and column.
+
+    Parameter names are those of the published RepPoints V2 checkpoints.
+    """
+
+    def __init__(
+        self, channels: int, pooled_channels: int, directions: tuple[str, str], norm: dict[str, Any] | None
+    ) -> None:
+        """Creates the convolutions; directions are ("top", "left") or ("bottom", "right")."""
+        super().__init__()
+        self.p1_conv1 = ConvModule(channels, pooled_channels, 3, padding=1, norm_cfg=norm)
+        self.p2_conv1 = ConvModule(channels, pooled_channels, 3, padding=1, norm_cfg=norm)
+        self.p_conv1 = nn.Conv2d(pooled_channels, channels, 3, padding=1, bias=False)
+        self.p_gn1 = _norm(norm, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.gn1 = _norm(norm, channels)
+        self.conv2 = ConvModule(channels, channels, 1, norm_cfg=norm)
+        self.pool1, self.pool2 = (CornerPool(direction) for direction in directions)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to the same shape."""
+        pooled = self.pool1(self.p1_conv1(features)) + self.pool2(self.p2_conv1(features))
+        merged = self.p_gn1(self.p_conv1(pooled)) + self.gn1(self.conv1(features))
+        corners: Tensor = self.conv2(merged.relu())
+        return corners
+
+
+def _norm(norm: dict[str, Any] | None, channels: int) -> nn.Module:
+    layer: nn.Module = nn.Identity() if norm is None else build_norm_layer(norm, channels)[1]
+    return layer
 
 
 def _positives(first_points: Tensor, params: Tensor, targets: Sequence[ImageTargets], grid: Grid) -> list[Any]:

@@ -15,7 +15,6 @@ from mmdet.models.utils import filter_scores_and_topk
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from swin_dense.openmmlab.heads.corners import refine_corners
 from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, mask_points, to_boxes, to_points
 
 
@@ -102,6 +101,23 @@ def _corrected(
         for kind, one in enumerate(torch.split(boxes, 2, dim=1))
     ]
     return _clip(torch.cat(corners, dim=1), image_size)
+
+
+def refine_corners(corners: Tensor, logits: Tensor, offsets: Tensor, stride: int) -> Tensor:
+    """Joint inference (RepPoints V2, section 3.4): moves each corner to the strongest corner around it.
+
+    The strongest of the four cells around a corner (N, 2), by the logits (H, W) of the heatmap, gives its place with
+    its offset (2, H, W), x and y in units of the stride. Corners are in pixels, inside the image.
+    """
+    height, width = logits.shape
+    limit = torch.tensor([width - 2, height - 2], device=corners.device).clamp(min=0)
+    first = torch.minimum((corners / stride).floor().long(), limit)
+    steps = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=corners.device)
+    cells = torch.minimum(first[:, None] + steps, torch.tensor([width - 1, height - 1], device=corners.device))
+    best = logits[cells[..., 1], cells[..., 0]].argmax(dim=1)
+    x, y = cells[torch.arange(len(cells), device=cells.device), best].unbind(dim=1)
+    moved: Tensor = (torch.stack([x, y], dim=1) + offsets[:, y, x].T) * stride
+    return moved
 
 
 def _clip(boxes: Tensor, image_size: Sequence[int]) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swin_dense.errors import DataError
-from swin_dense.export.store import FeatureRecord
+from swin_dense.export.manifest import FeatureRecord
 
 RECORD = FeatureRecord(
     image=0,

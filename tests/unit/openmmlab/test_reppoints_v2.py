@@ -17,10 +17,9 @@ from swin_dense.config import load_config
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.counting import run_detector
 from swin_dense.openmmlab.detection import build_network
-from swin_dense.openmmlab.heads.corners import CornerPooling, refine_corners
 from swin_dense.openmmlab.heads.grid import in_full_precision
-from swin_dense.openmmlab.heads.reppoints_v2 import RepPointsV2Head
-from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, detect
+from swin_dense.openmmlab.heads.reppoints_v2 import CornerPooling, RepPointsV2Head
+from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, detect, refine_corners
 from swin_dense.openmmlab.heads.reppoints_v2_loss import ForegroundFocalLoss, InclusiveGIoULoss
 from swin_dense.openmmlab.registry import mmdet_models
 from swin_dense.stats import model_stats

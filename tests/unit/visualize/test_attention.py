@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from swin_dense.backbones.position import relative_position_bias
-from swin_dense.visualize.attention import PositionBias, WindowView, bias_maps, draw_attention, draw_biases
+from swin_dense.visualize.attention import WindowView, bias_maps, draw_attention, draw_biases
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -50,7 +50,7 @@ def test_the_query_is_the_middle_token_or_the_real_one_nearest_to_it() -> None:
 def test_pictures_are_written(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 24, 27), dtype=torch.uint8)
     draw_attention(image, [window([0, 1, 2, 3], [2, 3, 4, 5]), window([6, 7, 0, 1], [6, 7, 0, 1])], tmp_path / "a.png")
-    draw_biases([PositionBias("block 1", random(25, 9))], tmp_path / "b.png")
+    draw_biases([("block 1", random(25, 9))], tmp_path / "b.png")
     for name in ("a.png", "b.png"):
         with Image.open(tmp_path / name) as picture:
             colours = np.asarray(picture.convert("RGB"))

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from swin_dense.visualize.features import (
-    HeatMap,
     StageFeatures,
     draw_components,
     draw_heat_maps,
@@ -45,7 +44,7 @@ def test_pictures_are_written_whole_and_wide_enough_for_their_panels(tmp_path: P
     image = torch.randint(0, 256, (3, 24, 27), dtype=torch.uint8)
     stages = [StageFeatures("stage 1", 4, random(8, 6, 7)), StageFeatures("stage 2", 8, random(16, 3, 4))]
     draw_components(image, stages, tmp_path / "new" / "pca.png")
-    draw_heat_maps(image, [HeatMap("stage 1", np.zeros((24, 27), np.float32))], "title", tmp_path / "h.png")
+    draw_heat_maps(image, {"stage 1": np.zeros((24, 27), np.float32)}, "title", tmp_path / "h.png")
     for name in ("new/pca.png", "h.png"):
         with Image.open(tmp_path / name) as picture:
             colours = np.asarray(picture.convert("RGB"))
