@@ -61,6 +61,7 @@ class DenseModule(LightningModule):
         self.trained_epoch = 0
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
+        self._learning_rate = 0.0
         self._logged_step = 0
         self._broken_batches = 0
         self._watch: _Watch | None = None
@@ -109,6 +110,8 @@ class DenseModule(LightningModule):
         for name, value in {**terms, "loss": total}.items():
             self._sums[name] = self._sums[name] + value.detach() if name in self._sums else value.detach().clone()
         self._batches += 1
+        # The schedule has moved on by the time that the step is logged.
+        self._learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         return total
 
     def on_after_backward(self) -> None:
@@ -133,7 +136,7 @@ class DenseModule(LightningModule):
         self.log_dict(
             {f"train/{name}": total / self._batches for name, total in self._sums.items()}, batch_size=len(batch)
         )
-        self.log("train/learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
+        self.log("train/learning_rate", self._learning_rate, batch_size=len(batch))
         self._sums, self._batches, self._logged_step = {}, 0, self.trainer.global_step
 
     def on_validation_epoch_start(self) -> None:
