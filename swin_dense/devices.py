@@ -17,15 +17,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Device:
-    """Something to compute on.
-
-    Attributes:
-        name: As torch names it.
-        description: What it is.
-        memory_gib: Its memory; None where the system does not tell.
-        bf16: Whether bfloat16 runs on it.
-        failure: Why it fails at a small computation; None where it does not.
-    """
+    """Something to compute on, as torch names it; `failure` says why it fails at a small computation."""
 
     name: str
     description: str
@@ -40,14 +32,9 @@ def find_devices() -> tuple[Device, ...]:
 
 
 def chosen_device(name: str | None) -> torch.device:
-    """The device that a user asks for, tried with a small computation.
+    """The device that a user asks for, tried with a small computation; None takes the best there is.
 
-    Args:
-        name: As torch names it; None takes the best there is: CUDA (of several processes under torchrun each its own),
-            MPS, or else the CPU.
-
-    Returns:
-        The device.
+    The best is CUDA (of several processes under torchrun each its own), MPS, or else the CPU.
 
     Raises:
         ConfigError: It cannot be used here; says which can.
@@ -90,14 +77,7 @@ def _cpu() -> Device:
 
 
 def failure_on(device: str) -> str | None:
-    """Tries a matrix product and a torchvision kernel, which builds for another architecture cannot do.
-
-    Args:
-        device: As torch names it.
-
-    Returns:
-        What went wrong; None where the result is right.
-    """
+    """Why a small computation fails, as it does in builds for another architecture; None where it does not."""
     try:
         boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.9], [5.0, 5.0, 6.0, 6.0]], device=device)
         kept = nms(boxes, (boxes @ boxes.mT).diagonal(), 0.5).tolist()

@@ -36,16 +36,20 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "mmcv": ("mmcv-lite", "mmcv", "onedl-mmcv"),
     "mmdet": ("mmdet", "onedl-mmdetection"),
     "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
-    "ftfy": ("ftfy",),
-    "regex": ("regex",),
-    "pycocotools": ("pycocotools",),
     "faster_coco_eval": ("faster-coco-eval",),
-    "safetensors": ("safetensors",),
-    "typer": ("typer",),
-    "rich": ("rich",),
-    "supervision": ("supervision",),
-    "matplotlib": ("matplotlib",),
-    "tensorboard": ("tensorboard",),
+} | {
+    name: (name,)
+    for name in (
+        "ftfy",
+        "regex",
+        "pycocotools",
+        "safetensors",
+        "typer",
+        "rich",
+        "supervision",
+        "matplotlib",
+        "tensorboard",
+    )
 }
 """Modules that are used, and the distributions that bring each. One is enough; two overwrite each other's files."""
 
@@ -84,17 +88,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """State of this installation.
-
-    Attributes:
-        python: Version.
-        system: Operating system and processor architecture.
-        versions: Distribution to version, of everything that swin-dense uses.
-        imports: Module to the reason why it does not import; None where it does.
-        mmcv_ops: What serves mmcv's compiled ops; None where `mmcv.ops` does not import.
-        devices: Best first.
-        problems: Errors first.
-    """
+    """State of this installation: versions by distribution, and why a module does not import by module."""
 
     python: str
     system: str
@@ -163,13 +157,7 @@ def check_python(version: tuple[int, ...]) -> Iterator[Problem]:
 def check_versions(
     installed: Mapping[str, str], needed: Iterable[Requirement], torchvision_needs: Iterable[Requirement]
 ) -> Iterator[Problem]:
-    """Compares the versions of what is installed with what is needed; what is missing shows when it is imported.
-
-    Args:
-        installed: Distribution to version.
-        needed: Requirements of swin-dense.
-        torchvision_needs: Requirements of torchvision, which names the one torch that it was built for.
-    """
+    """Compares versions with what swin-dense needs, and torch with the one that torchvision was built for."""
     if "swin-dense" not in installed:
         yield Problem("error", "swin-dense is run from its source without being installed", "pip install -e .")
     for requirement in needed:
@@ -220,15 +208,7 @@ def check_providers(installed: Mapping[str, str]) -> Iterator[Problem]:
 def try_imports(
     installed: Mapping[str, str], import_module: Callable[[str], object] = importlib.import_module
 ) -> dict[str, str | None]:
-    """Imports every module that is used, each on its own.
-
-    Args:
-        installed: Distribution to version; a compromised one is not imported.
-        import_module: How to import.
-
-    Returns:
-        Module to the reason why it does not import, None where it does.
-    """
+    """Module to the reason why it does not import, None where it does; a compromised one is not imported."""
     outcomes: dict[str, str | None] = {}
     for module in IMPORTED:
         if installed.get(module) in COMPROMISED.get(module, ()):
@@ -249,13 +229,7 @@ def try_imports(
 def explain_imports(
     imports: Mapping[str, str | None], installed: Mapping[str, str], needed: Iterable[Requirement]
 ) -> Iterator[Problem]:
-    """One problem per cause: modules that fail for the same reason are named together.
-
-    Args:
-        imports: As `try_imports` returns them.
-        installed: Distribution to version.
-        needed: Requirements of swin-dense.
-    """
+    """One problem per cause: modules that fail for the same reason, as `try_imports` finds them, are named together."""
     causes: dict[str, list[str]] = {}
     for module, reason in imports.items():
         if reason is not None and not reason.endswith("is compromised"):
@@ -302,12 +276,7 @@ def _shared_memory() -> int | None:
 
 
 def check_space(disk_free: int, shared_memory: int | None) -> Iterator[Problem]:
-    """Whether checkpoints and batches have room.
-
-    Args:
-        disk_free: Bytes free where run folders go.
-        shared_memory: Bytes of /dev/shm; None where there is none.
-    """
+    """Whether checkpoints have room on the disk, and batches in /dev/shm, where there is one; both in bytes."""
     if disk_free < 5 * GIB:
         what = f"{disk_free / GIB:.1f} GiB of disk are free here; one run of a Swin-T Mask R-CNN takes more than 1 GiB"
         yield Problem("warning", what, "free some, or train from a folder on a larger disk")

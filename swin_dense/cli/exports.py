@@ -165,6 +165,7 @@ def visualize_features(
         str | None, typer.Option("--class", help="Class that Grad-CAM explains; else the one the model is surest of.")
     ] = None,
     short_side: Annotated[int, typer.Option(min=32, help="Shorter side of the image, in pixels.")] = 480,
+    device: Device = None,
     overrides: Override = None,
     random_weights: RandomWeights = False,
     as_json: AsJson = False,
@@ -179,7 +180,7 @@ def visualize_features(
     from swin_dense.visualize.inspection import visualize_features as draw
 
     inspected = load_inspected(
-        model, weights, class_name=class_name, random_weights=random_weights, overrides=overrides or ()
+        model, weights, class_name=class_name, random_weights=random_weights, device=device, overrides=overrides or ()
     )
     record = draw(
         inspected,

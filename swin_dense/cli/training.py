@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from swin_dense.cli.app import DataRoot, Device, Devices, Override, app, device_count, load
+from swin_dense.cli.app import AsJson, DataRoot, Device, Devices, Override, app, device_count, load
 from swin_dense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ def train(
     ] = None,
     device: Device = None,
     devices: Devices = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Trains a model and fills a run folder."""
     if weights is None and (ignore or new_classes or (new_classes is not None and resume is None)):
@@ -65,7 +65,7 @@ def train(
         devices=device_count(devices),
         device=device,
     )
-    _report(result, settings.task)
+    _report(result, settings.task, as_json)
 
 
 @app.command()
@@ -75,11 +75,13 @@ def demo(
         Path | None, typer.Option(help="Run folder, runs/demo-TASK by default; an earlier demo there is replaced.")
     ] = None,
     data: Annotated[Path, typer.Option(help="Where the shapes data set is written.")] = Path("data/shapes"),
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Trains a small Mask R-CNN (or UperNet) on the embedded shapes, from random weights, on any machine."""
     from swin_dense.tasks import training
 
-    _report(training.demo(task, run or Path(f"runs/demo-{task}"), data), task)
+    _report(training.demo(task, run or Path(f"runs/demo-{task}"), data, device), task, as_json)
 
 
 def _run_config(run: Path) -> Path:
@@ -89,22 +91,22 @@ def _run_config(run: Path) -> Path:
     return path
 
 
-def _report(run: Run, task: str) -> None:
+def _report(run: Run, task: str, as_json: bool) -> None:
     """The metrics, what lies where, and what to do next."""
-    from swin_dense.cli.report import score_tables
+    from swin_dense.cli.report import print_report, score_tables
     from swin_dense.tasks import task_named
     from swin_dense.tasks.run_folder import is_first_process
 
     if not is_first_process():
         return
-    if run.metrics:
-        Console(stderr=True).print(score_tables(run.metrics)[0])
     demo, folder = task_named(task).demo, shlex.quote(str(run.folder))
-    print(f"""
+    files = f"""
 run folder: {folder}
   weights.safetensors   the best weights          curves.png   losses and {demo.metric}
   pictures/             validation predictions    metrics.csv  every metric (tensorboard --logdir {folder})
 next:
   swin-dense evaluate {folder}
   swin-dense predict {folder} IMAGE_OR_FOLDER --output outputs
-  swin-dense train {demo.recipe} --data {demo.data}""")
+  swin-dense train {demo.recipe} --data {demo.data}"""
+    tables = score_tables(run.metrics)[:1] if run.metrics else ()
+    print_report({"run": str(run.folder), "metrics": run.metrics}, *tables, files, as_json=as_json)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import FeatureSpec, SwinTransformer
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config
+from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, WeightsError, nearest
 from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, as_feature_model, traceable
 from swin_dense.models import SEED, build, build_backbone, find_config, labels_of, load_whole, weights_file
@@ -129,6 +130,7 @@ def load_inspected(
     *,
     class_name: str | None = None,
     random_weights: bool = False,
+    device: str | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> InspectedModel:
     """A model in plain form, to draw pictures of its features.
@@ -138,15 +140,17 @@ def load_inspected(
         weights: Of all of it; None takes those of a run folder.
         class_name: The class that Grad-CAM explains; None takes the one that the model is surest of.
         random_weights: Do without weights.
+        device: As for `load`.
         overrides: Changes of config keys.
     """
     from swin_dense.visualize.inspection import InspectedModel
 
+    place = chosen_device(device)
     config, path = _config_and_weights(source, weights, random_weights, overrides)
     if config is None:
         if class_name is not None:
             raise ConfigError(f"--class {class_name}: {source} is a backbone alone and knows no classes; name a config")
-        return InspectedModel(PlainSwin(build_backbone(str(source), path)[0]).eval(), IMAGENET)
+        return InspectedModel(PlainSwin(build_backbone(str(source), path)[0]).eval().to(place), IMAGENET)
     names = labels_of(config, path).class_names
     whole = build(config, len(names))
     if path is not None:
@@ -154,7 +158,7 @@ def load_inspected(
     kind = type(whole.network.backbone)
     if not issubclass(kind, SwinTransformer):
         raise ConfigError(f"model.backbone is a {kind.__name__}; only a Swin can be looked into")
-    plain: Any = traceable(whole)
+    plain: Any = traceable(whole).to(place)
     target = task_of(config).explained(plain, names, class_name)
     return InspectedModel(plain.network.backbone, Preprocessing(*preprocessing_of(plain.network)), target)
 

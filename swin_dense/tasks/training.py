@@ -195,23 +195,25 @@ def _leave_results(run: Path, labels: Mapping[str, Any]) -> None:
         console.print(f"besides, the results cannot be written: {error}", highlight=False, markup=False)
 
 
-def demo(task: str, run: Path, data_root: Path) -> Run:
+def demo(task: str, run: Path, data_root: Path, device: str | None = None) -> Run:
     """Generates the shapes data set, trains the demo config of a task on it, and draws predictions.
 
     Args:
         task: Name of a task.
         run: The run folder; an earlier demo there is replaced.
         data_root: Where the data set is written, or is already.
+        device: As for `train`.
 
     Raises:
         ConfigError: There is no such task, or another run in that folder.
     """
     demo = task_named(task).demo
     config = load_config(demo.config, {"data.root": data_root / demo.folder})
-    if (run / "config.py").is_file() and load_config(run / "config.py") != config:
+    # What a run was placed on is in its config, too.
+    if (run / "config.py").is_file() and replace(load_config(run / "config.py"), trainer=config.trainer) != config:
         raise ConfigError(f"{run} holds another run than this demo; remove it, or name another folder with --run")
     console.print(f"writing the shapes data set to {data_root}")
     write_shapes(data_root, **DEMO_SCENES)
     if run.is_dir() and (run / "run.json").is_file():
         shutil.rmtree(run)
-    return train(config, run)
+    return train(config, run, device=device)

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from swin_dense.config import Config, TrainingConfig
+from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.training.callbacks import ProgressLines, ValidationPictures
 from swin_dense.training.checkpoints import BestCheckpoint, MovingAverage, ResumePoint, WholeFiles
@@ -93,7 +94,7 @@ def placement(devices: int | str, device: str | None) -> dict[str, Any]:
     """
     options: dict[str, Any] = {} if devices == "auto" else {"devices": devices}
     if device is not None:
-        one = torch.device(device)
+        one = chosen_device(device)
         options |= {"accelerator": one.type} if one.index is None else {"accelerator": one.type, "devices": [one.index]}
     return options
 

@@ -112,7 +112,7 @@ def draw_biases(tables: Sequence[tuple[str, Tensor]], path: Path) -> None:
     sections = figure.subfigures(len(tables), 1, squeeze=False, hspace=0.04)
     for section, (title, table) in zip(sections.flat, tables, strict=True):
         section.suptitle(f"{title}: relative position bias", fontweight="bold")
-        maps = bias_maps(table).float().numpy()
+        maps = bias_maps(table.cpu()).float().numpy()
         limit, reach = float(np.abs(maps).max()) or 1.0, maps.shape[1] // 2 + 0.5
         panels = section.subplots(rows, columns, squeeze=False)
         for head, axes in enumerate(panels.flatten()):

@@ -81,14 +81,15 @@ def visualize_features(
     picture = transforms.resize(image.as_subclass(Tensor), [short_side], antialias=True)
     plain = model.backbone
     numbers = _checked(stages, plain)
-    maps, inputs = _run(plain, model.preprocess(picture[None]), numbers)
+    seen = picture.to(next(plain.parameters()).device)
+    maps, inputs = _run(plain, model.preprocess(seen[None]), numbers)
     views = {
         number: [
             _attention(block, tokens, title, PATCH_SIZE * 2 ** (number - 1), window) for title, block, tokens in blocks
         ]
         for number, blocks in inputs.items()
     }
-    target, heats = grad_cam(model, picture, [plain.blocks(number - 1)[-1] for number in numbers])
+    target, heats = grad_cam(model, seen, [plain.blocks(number - 1)[-1] for number in numbers])
 
     files = [output / "pca.png", output / "gradcam.png"]
     draw_components(picture, [_features(plain, maps, number) for number in numbers], files[0])
@@ -211,7 +212,7 @@ def _keep_input(kept: list[Any], title: str, block: nn.Module, inputs: tuple[Ten
 
 def _features(plain: PlainSwin, maps: Sequence[Tensor], stage: int) -> StageFeatures:
     place = plain.out_indices.index(stage - 1)
-    return StageFeatures(f"stage {stage}", plain.feature_specs[place].stride, maps[place][0])
+    return StageFeatures(f"stage {stage}", plain.feature_specs[place].stride, maps[place][0].cpu())
 
 
 def _attention(

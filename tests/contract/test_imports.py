@@ -68,6 +68,7 @@ ALLOWED = {
         "numpy",
         "lightning",
         "swin_dense.config",
+        "swin_dense.devices",
         "swin_dense.inference",
         "swin_dense.metrics",
         *LEAVES,

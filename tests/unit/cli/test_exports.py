@@ -1,4 +1,4 @@
-"""`swin-dense export-features`."""
+"""`swin-dense export-features` and `visualize-features`."""
 
 from __future__ import annotations
 
@@ -109,3 +109,22 @@ def test_an_error_is_one_message_and_status_2(
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.startswith("error: ") and captured.out == ""
     assert not Path("f").exists()
+
+
+@pytest.mark.parametrize("window", ["2", "2,", "2,3,4", "-1,2", "\u00b2,3"])
+def test_a_window_is_a_row_and_a_column(window: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(("visualize-features", "swin_nano", "absent.png", "--output", "f", f"--window={window}"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f'error: --window takes ROW,COLUMN, for instance 2,3, not "{window}"\n'
+
+
+def test_pictures_are_computed_on_the_device_that_is_named(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("visualize-features", "swin_nano", "images/0.png", "--output", "f", "--random-weights", "--device")
+    for device, status in (("cpu", 0), ("warp", 2)):
+        with pytest.raises(SystemExit) as stop:
+            main((*words, device))
+        assert stop.value.code == status
+    assert capsys.readouterr().err.startswith('error: device "warp" cannot be used')

@@ -1,14 +1,19 @@
-"""`swin-dense demo`: where its run goes."""
+"""`swin-dense demo` and `swin-dense train`: where a run goes, on what it computes, and what is printed."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from helpers.commands import command
+from swin_dense.config import Config, config_text
 from swin_dense.tasks import training
 from swin_dense.tasks.training import Run
+
+real_train = training.train
 
 
 @pytest.fixture(autouse=True)
@@ -16,14 +21,14 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The run folders that were asked for; nothing is computed, only the folder is written."""
     folders: list[Path] = []
 
-    def train(config: object, run: Path) -> Run:
-        from swin_dense.config import config_text
-
+    def train(config: Config, run: Path, **options: object) -> Run:
+        device = options["device"]
+        config = replace(config, trainer={} if device is None else {"accelerator": device})  # as the real one does
         run.mkdir(parents=True)
         (run / "run.json").write_text("{}")
-        (run / "config.py").write_text(config_text(config))  # type: ignore[arg-type]  # any config
+        (run / "config.py").write_text(config_text(config))
         folders.append(run)
-        return Run(run, {})
+        return Run(run, {"bbox": {"AP": 0.5, "per_class": {"square": 0.5}}})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "train", train)
@@ -45,6 +50,30 @@ def test_a_demo_replaces_no_other_run(trained: list[Path], capsys: pytest.Captur
         assert command("demo", "--run", "mine", *other) == 2
         assert "mine holds another run than this demo; remove it, or name another" in capsys.readouterr().err
     assert (len(trained), Path("mine/config.py").read_text()) == (1, kept)
+
+
+def test_a_demo_on_another_device_is_still_that_demo(trained: list[Path]) -> None:
+    for words in (("--device", "cpu"), (), ("--device", "cpu")):
+        assert command("demo", *words) == 0
+    assert len(trained) == 3
+
+
+def test_metrics_and_next_steps_are_printed_or_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("demo") == 0
+    captured = capsys.readouterr()
+    assert "50.0" in captured.out and "swin-dense predict runs/demo-detection" in captured.out
+    assert command("demo", "--json") == 0
+    metrics = {"bbox": {"AP": 0.5, "per_class": {"square": 0.5}}}
+    assert json.loads(capsys.readouterr().out) == {"run": "runs/demo-detection", "metrics": metrics}
+
+
+def test_a_device_that_is_none_is_an_error_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "train", real_train)
+    assert command("train", "mask-rcnn_swin-nano_shapes", "--device", "warp", "--run", "there") == 2
+    assert 'error: device "warp" cannot be used' in capsys.readouterr().err
+    assert not Path("there").exists()
 
 
 def test_a_task_that_is_none_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
