@@ -119,12 +119,11 @@ def test_a_window_is_a_row_and_a_column(window: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == f'error: --window takes ROW,COLUMN, for instance 2,3, not "{window}"\n'
 
 
-def test_pictures_are_computed_on_the_device_that_is_named(
-    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("visualize-features", "swin_nano", "images/0.png", "--output", "f", "--random-weights", "--device")
+@pytest.mark.usefixtures("command")
+def test_pictures_are_computed_on_the_device_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("visualize-features", "swin_nano", "images/0.png", "--output", "f", "--random-weights", "--stage", "4")
     for device, status in (("cpu", 0), ("warp", 2)):
         with pytest.raises(SystemExit) as stop:
-            main((*words, device))
+            main((*words, "--short-side", "32", "--device", device))
         assert stop.value.code == status
     assert capsys.readouterr().err.startswith('error: device "warp" cannot be used')
