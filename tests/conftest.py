@@ -24,9 +24,19 @@ def no_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the small real data sets; without it tests skip, except in continuous integration, where they fail."""
-    folder = Path(os.environ.get("SWIN_DENSE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    return _needed("SWIN_DENSE_TEST_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def shared_faults() -> Path:
+    """Folder of small inputs that failed once; likewise."""
+    return _needed("SWIN_DENSE_TEST_FAULTS", "faults")
+
+
+def _needed(variable: str, name: str) -> Path:
+    folder = Path(os.environ.get(variable, REPOSITORY.parent / "shared" / name))
     if not folder.is_dir():
-        reason = f"no real test data at {folder}; set SWIN_DENSE_TEST_DATA to its folder"
+        reason = f"no test data at {folder}; set {variable} to its folder"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
