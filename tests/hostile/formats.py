@@ -86,7 +86,7 @@ def mutate_zip(random: Random, content: bytes) -> bytes:
             elif kind == 1:
                 members[name] = mutate_bytes(random, data)
             elif kind == 2:
-                members[name] = bytes(100_000_000)
+                members[name] = bytes(20_000_000)
             else:
                 members.pop(name, None)
                 members[name + "/"] = b""
