@@ -47,10 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             sys.exit(130)
         print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a full disk, a name that no file system takes, a folder that may not be read
-        where = "" if error.filename is None else f"{str(error.filename)[:200]}: "
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        sys.exit(2)
     sys.exit(0)
 
 

@@ -100,4 +100,5 @@ def test_predict_prints_one_json_object(capsys: pytest.CaptureFixture[str], monk
 
 def test_names_that_no_file_system_takes_are_named_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("evaluate", "--gt", "g" * 5000, "--predictions", "p.json") == 2
-    assert capsys.readouterr().err == f"error: {'g' * 200}: File name too long\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ggg") and "File name too long" in line
