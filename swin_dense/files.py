@@ -1,4 +1,4 @@
-"""Writes a file whole or not at all."""
+"""Writes a file whole or not at all, and makes sure, before the work, that results can be written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+from swin_dense.errors import ConfigError
 
 
 @contextmanager
@@ -41,3 +43,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def check_output_file(path: Path) -> None:
+    """Refuses a file that cannot be written; neither it nor its folder need exist."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file to write to")
+    check_output_folder(path.parent)
+
+
+def check_output_folder(path: Path) -> None:
+    """Refuses a folder that cannot be written to, or made: it, or what it is to lie in, is a file or another's."""
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not place.is_dir():
+        raise ConfigError(f"{place} is a file; name a folder to write to")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"{place} may not be written to; name another folder")

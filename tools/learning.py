@@ -51,7 +51,7 @@ def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
 
 def average_precision(scores: Any) -> dict[str, float]:
     """AP by kind: "bbox", and "segm" where there are masks."""
-    return {kind: figures["AP"] for kind, figures in scores.items()}
+    return {kind: metrics["AP"] for kind, metrics in scores.items()}
 
 
 def table_of(results: dict[str, dict[str, Any]]) -> Table:
@@ -60,11 +60,11 @@ def table_of(results: dict[str, dict[str, Any]]) -> Table:
     for heading in ("system", "params", "steps", "seconds", "bbox AP", "segm AP"):
         table.add_column(heading, justify="left" if heading == "system" else "right", no_wrap=True)
     for system, one in results.items():
-        figures = [
+        changes = [
             f"{one['before'][kind]:.3f} \u2192 {one['after'][kind]:.3f}" if kind in one["after"] else ""
             for kind in ("bbox", "segm")
         ]
-        table.add_row(system, f"{one['params'] / 1e6:.2f}M", str(one["steps"]), f"{one['seconds']:.0f}", *figures)
+        table.add_row(system, f"{one['params'] / 1e6:.2f}M", str(one["steps"]), f"{one['seconds']:.0f}", *changes)
     return table
 
 

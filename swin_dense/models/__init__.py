@@ -253,11 +253,7 @@ class Model:
 def find_config(
     source: Any, data: str | PathLike[str] | None = None, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> tuple[Config | None, Path | None]:
-    """The config that a source names, and its run folder where it is one; no config for a backbone variant.
-
-    Raises:
-        ConfigError: It is none of them.
-    """
+    """The config that a source names, and its run folder where it is one; no config for a backbone variant."""
     folder = None
     if isinstance(source, str | PathLike):
         if str(source) in VARIANTS:
@@ -308,11 +304,7 @@ def build(config: Config, num_classes: int) -> Any:
 
 
 def load_whole(network: nn.Module, weights: Path, class_names: Sequence[str]) -> LoadReport:
-    """Loads weights that must cover every parameter: the score of a random head means nothing.
-
-    Raises:
-        WeightsError: Parameters are missing, or the weights belong to other classes.
-    """
+    """Loads weights that must cover every parameter: the score of a random head means nothing."""
     named = read_class_names(weights)
     if named is not None and not same_classes(named, class_names):
         raise WeightsError(f"{weights} was trained on {', '.join(named)}; the data has {', '.join(class_names)}")
@@ -326,12 +318,7 @@ def load_whole(network: nn.Module, weights: Path, class_names: Sequence[str]) ->
 
 
 def labels_of(config: Config, weights: Path | None) -> Labels:
-    """What the labels mean that a model predicts, without any data where the weights say it themselves.
-
-    Raises:
-        WeightsError: The weights are of another task.
-        DataError: The data is needed and cannot be read.
-    """
+    """What the labels mean that a model predicts; the data is read only where the weights do not say it themselves."""
     task = task_of(config)
     if weights is None:
         return Labels(tuple(f"class {number}" for number in range(1, declared_classes(config.model) + 1)))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from swin_dense.backbones import FeatureSpec, SwinTransformer
 from swin_dense.backbones.plain import PlainSwin
@@ -86,15 +85,10 @@ def load_part(
     random_weights: bool = False,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> ModelPart:
-    """What is exported as one file.
+    """What is exported as one file; arguments as for `features_of`.
 
-    Args:
-        source: As for `load`.
-        weights: Checkpoint that holds all of the part; None takes those of a run folder.
-        part: "backbone", "neck" (the neck's levels, with the backbone before it) or "whole"; None takes the most that
-            there is.
-        random_weights: Do without weights.
-        overrides: Changes of config keys.
+    The neck's levels come with the backbone before it; None takes the largest part that there is. The weights have to
+    hold all of it.
     """
     if part is not None and part not in PARTS:
         raise ConfigError(f'--part: unknown "{part}"; {nearest(part, PARTS)}')
@@ -133,15 +127,9 @@ def load_inspected(
     device: str | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> InspectedModel:
-    """A model in plain form, to draw pictures of its features.
+    """A model in plain form, to draw pictures of its features; arguments as for `features_of` and `load`.
 
-    Args:
-        source: As for `load`.
-        weights: Of all of it; None takes those of a run folder.
-        class_name: The class that Grad-CAM explains; None takes the one that the model is surest of.
-        random_weights: Do without weights.
-        device: As for `load`.
-        overrides: Changes of config keys.
+    Grad-CAM explains the class that is named, or the one that the model is surest of.
     """
     from swin_dense.visualize.inspection import InspectedModel
 
@@ -188,36 +176,22 @@ def _describe(config: Config) -> str:
 
 
 def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> ModelStats:
-    """Parameters and multiply-adds of a config or a variant, for the published class count; no data set is read.
-
-    Args:
-        source: As for `load`.
-        height: Of the image, in pixels.
-        width: Likewise.
-        overrides: Changes of config keys.
-    """
+    """Parameters and multiply-adds of a config or a variant, for the published class count; no data set is read."""
     from swin_dense.stats import model_stats
 
     config, _ = find_config(source, None, overrides)
     if config is None:
+        blank = torch.zeros(1, 3, height, width)
         return model_stats(
-            build_backbone(str(source), None)[0], lambda module: module(_blank_image(module, height, width))
+            build_backbone(str(source), None)[0], lambda module: module(blank.to(next(module.parameters()).device))
         )
     task = task_of(config)
     network = task.build_network(config.model, task.published_classes)
     return model_stats(network, lambda module: task.count_forward(module, height, width))
 
 
-def _blank_image(module: nn.Module, height: int, width: int) -> Tensor:
-    return torch.zeros(1, 3, height, width, device=next(module.parameters()).device)
-
-
 def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, LoadReport | None]:
-    """The network of a config with the weights of backbone and, perhaps, neck alone; its heads are random.
-
-    Raises:
-        WeightsError: The file cannot be read, does not fit, or lacks the neck.
-    """
+    """The network of a config with the weights of backbone and, perhaps, neck alone; its heads are random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = task_of(config).build_network(config.model, ANY_CLASSES).eval()

@@ -21,11 +21,7 @@ def task_of(config: Config) -> Task[Any]:
 
 
 def task_named(name: str) -> Task[Any]:
-    """The task object of this name: `TASK` in `swin_dense/tasks/NAME.py`.
-
-    Raises:
-        ConfigError: There is no such task.
-    """
+    """The task object of this name: `TASK` in `swin_dense/tasks/NAME.py`."""
     if name not in TASKS:
         raise ConfigError(f'there is no task "{name}"; {nearest(name, TASKS)}')
     task: Task[Any] = import_module(f"swin_dense.tasks.{name}").TASK

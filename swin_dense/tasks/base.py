@@ -35,12 +35,12 @@ WAYS_OUT = {
 
 
 class Labels(NamedTuple):
-    """What the numbers mean that a model predicts.
+    """What the numbers mean that a model predicts, by label 0..K-1.
 
     Attributes:
-        class_names: By label 0..K-1.
-        category_ids: By label, the ids of a COCO data set; None for other tasks.
-        palette: By label, RGB of 0..255; None where the data set brings no colours.
+        class_names: Names.
+        category_ids: Ids of a COCO data set; None for other tasks.
+        palette: RGB of 0..255; None where the data set brings no colours.
     """
 
     class_names: tuple[str, ...]
@@ -81,11 +81,7 @@ class Demo(NamedTuple):
 
 
 class Result(ABC):
-    """What was predicted in one image; shown as a picture in a notebook.
-
-    Attributes:
-        image: (3, H, W) uint8 RGB, as it was predicted on.
-    """
+    """What was predicted in one image, (3, H, W) uint8 RGB; shown as a picture in a notebook."""
 
     image: Any
 
@@ -136,23 +132,16 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def training_module(self, config: ConfigT, data: Any, model: Any, **options: Any) -> DenseModule:
-        """The Lightning module around a model.
+        """The Lightning module around a model of `build_model`; `options` are the metric's: detection's `engine`.
 
-        Args:
-            config: Optimizer, schedule, inference and seed.
-            data: Of `data_module`, set up; gives the classes and the ground truth of the validation.
-            model: Of `build_model`.
-            **options: Of the metric: detection's `engine`.
+        The data, of `data_module` and set up, gives the classes and the ground truth of the validation.
         """
 
     @abstractmethod
     def inference(self, config: ConfigT, batch_size: int, **options: Any) -> Any:
         """How images are predicted on: `predict(model, batch)`, one record for each image.
 
-        Args:
-            config: Its `inference` and test size.
-            batch_size: Views that the model sees at a time.
-            **options: Segmentation's `probabilities`.
+        The model sees `batch_size` views at a time; `options` is segmentation's `probabilities`.
         """
 
     @abstractmethod
@@ -165,30 +154,18 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def result(self, image: Any, found: Any, labels: Labels, threshold: float | None) -> Result:
-        """What was found in one image, in the form that users see.
+        """What was found in one image, (3, H, W) uint8 RGB, in the form that users see.
 
-        Args:
-            image: (3, H, W) uint8 RGB.
-            found: A record of `inference`.
-            labels: What the labels mean.
-            threshold: Least score of what is kept; None takes the task's default.
-
-        Raises:
-            ConfigError: There are no scores in this task.
+        `found` is a record of `inference`; None takes the task's default threshold of scores, where there are scores.
         """
 
     @abstractmethod
     def write(
         self, result: Any, output: Path, stem: str, config: ConfigT, threshold: float | None
     ) -> list[dict[str, Any]]:
-        """Writes what was predicted in one image, pictures and files, and returns the rows of `predictions.json`.
+        """Writes pictures and files named `stem` of one image's whole result; returns its rows of `predictions.json`.
 
-        Args:
-            result: Of `result`, with all that is to be written.
-            output: The folder.
-            stem: Name of the image's files.
-            config: Of the model.
-            threshold: Least score of what is drawn; None takes the task's default.
+        `threshold` is the least score of what is drawn; None takes the task's default.
         """
 
     @abstractmethod
@@ -204,11 +181,7 @@ class Task(ABC, Generic[ConfigT]):
         """Reports by split on the data of a config; each has `ok` and `to_dict`."""
 
     def whole(self, network: Any) -> nn.Module:
-        """The network from preprocessed images (B, 3, H, W) to what it predicts, as one graph.
-
-        Raises:
-            ConfigError: There is no such graph.
-        """
+        """The network from preprocessed images (B, 3, H, W) to what it predicts, as one graph, where there is one."""
         raise ConfigError("--part whole: proposals and boxes vary in number; use --part neck")
 
     @abstractmethod

@@ -116,14 +116,10 @@ class DetectionResult(Result):
         )
 
     def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
-        """Rows of a COCO result file, ready for JSON.
+        """One row of a COCO result file, ready for JSON, for each object.
 
-        Args:
-            image_id: Of the image in its data set; None leaves the key out.
-
-        Returns:
-            One row for each object: category_id, category, bbox (x, y, width, height in pixels), score and, where the
-            model has masks, segmentation (compressed RLE).
+        Each has category_id, category, bbox (x, y, width, height in pixels), score and, where the model has masks,
+        segmentation (compressed RLE); an `image_id` of None leaves the key out.
         """
         rows = []
         for i, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
@@ -298,11 +294,7 @@ def train_transform(augmentation: AugmentationConfig) -> Transform:
 def inference(
     config: DetectionInferenceConfig, augmentation: AugmentationConfig, batch_size: int
 ) -> DetectionInference:
-    """How objects are found in images: test-time augmentation, slices, what is kept; images are resized inside.
-
-    Raises:
-        ConfigError: An option is out of range, or no image can meet the test size.
-    """
+    """How objects are found in images: test-time augmentation, slices, what is kept; images are resized inside."""
     short_side, max_long_side = augmentation.test_short_side, augmentation.test_max_long_side
     if not 1 <= short_side <= max_long_side:
         raise ConfigError(

@@ -8,9 +8,9 @@ from typing import Any
 
 from swin_dense.config import Config
 from swin_dense.errors import WeightsError
+from swin_dense.files import check_output_file, check_output_folder
 from swin_dense.tasks import data_module
 from swin_dense.tasks.base import Task
-from swin_dense.tasks.outputs import check_output_file, check_output_folder
 from swin_dense.tasks.run_folder import is_first_process, write_json
 from swin_dense.weights.files import same_classes
 
@@ -26,23 +26,17 @@ def evaluate_module(
     device: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Scores a model.
+    """Scores a model with weights on the data of its config, which has to have these classes.
 
     Args:
         task: Of the config.
         config: Names the data.
-        model: The detector or segmenter with its weights.
+        model: The detector or segmenter.
         class_names: What it was trained on.
         predictions: Where to write the predictions: a COCO result file, or a folder of label PNGs; None writes none.
         devices: Number of devices of this node, or "auto".
         device: Their type, as in `torch.device`; None takes the best there is.
         **options: Of the metric.
-
-    Returns:
-        The metrics of the task.
-
-    Raises:
-        SwinDenseError: The data is wrong, or has other classes than the model.
     """
     from swin_dense.training.callbacks import PredictionFiles
     from swin_dense.training.trainer import evaluation_trainer, surroundings

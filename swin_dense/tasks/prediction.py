@@ -20,10 +20,9 @@ from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.files import atomic_write
+from swin_dense.files import atomic_write, check_output_folder
 from swin_dense.images.finder import ImageFiles, read_batch, set_worker_signals
 from swin_dense.records import Batch
-from swin_dense.tasks.outputs import check_output_folder
 from swin_dense.tasks.run_folder import write_json
 
 Rows = list[dict[str, Any]]
@@ -38,9 +37,10 @@ def predict_to_folder(
     probabilities: bool = False,
     batch_size: int = 1,
 ) -> Rows:
-    """Predicts on images, draws them, and writes what was found.
+    """Predicts on images, draws them, and writes what was found; returns the rows of `predictions.json`.
 
-    Interrupted, the same call with the same weights and options continues; the images may be others.
+    Interrupted, the same call with the same weights and options continues; the images may be others. Those that cannot
+    be read raise a DataError once the others are done.
 
     Args:
         model: A `swin_dense.models.Model` with a config and weights.
@@ -49,12 +49,6 @@ def predict_to_folder(
         threshold: Detection: objects below it are in the JSON but not in the pictures; None is 0.3.
         probabilities: Segmentation: write every class's probability, too.
         batch_size: Images read at a time, and views that the model sees at a time; changes no result.
-
-    Returns:
-        The rows of `predictions.json`.
-
-    Raises:
-        SwinDenseError: An option is wrong, or, once the others are done, some images.
     """
     task, config = model.task, model.config
     assert config is not None and model.weights is not None
@@ -81,19 +75,9 @@ def predict_to_folder(
 
 
 def images_to_predict(images: Sequence[Path], output: Path, *folders: str) -> ImageFiles:
-    """Lists images, and makes sure that results can be written without touching any of them.
+    """Lists images, and makes sure that pictures in `output` and its `folders` overwrite none of them.
 
-    Args:
-        images: Image files, or folders that are searched for images.
-        output: Folder of the results; it need not exist.
-        *folders: Those below it that pictures are written to, besides `output` itself.
-
-    Returns:
-        The images; what lies in `output` is none, unless it is named itself.
-
-    Raises:
-        ConfigError: `output` cannot be written to, or a picture could overwrite an image.
-        DataError: There is no image.
+    What lies in `output` is no image, unless it is named itself.
     """
     check_output_folder(output)
     files = ImageFiles(images, output)
@@ -110,12 +94,9 @@ class PredictionRun:
     """Hands out the images that are left to do, keeps what is found in them, and writes it down at the end."""
 
     def __init__(self, files: ImageFiles, output: Path, identity: Mapping[str, Any]) -> None:
-        """Reads what an interrupted prediction with the same weights and options has left.
+        """Reads what an interrupted prediction with the same `identity` has left.
 
-        Args:
-            files: The images.
-            output: Folder of the results.
-            identity: All that the predictions depend on beside the images, as JSON can hold it.
+        That is all that the predictions depend on beside the images, as JSON can hold it.
         """
         self._files, self._predictions = files, output / "predictions.json"
         # With the name of an image's pictures: where it changes because other images have come, they are drawn again.
@@ -127,15 +108,7 @@ class PredictionRun:
         self._failures: dict[int, str] = {}
 
     def batches(self, batch_size: int, num_workers: int) -> Iterator[Batch]:
-        """Reads the images that are not done yet, and shows the progress.
-
-        Args:
-            batch_size: Images of a batch; fewer where some cannot be read.
-            num_workers: Processes that read; 0 reads in this process.
-
-        Yields:
-            Images at the size that they have on disk; their ids are positions in the list of images.
-        """
+        """Reads the images that are not done yet, and shows the progress; ids are positions in the list of images."""
         left = [position for position, key in enumerate(self._keys) if key not in self._journal.done]
         if len(left) < len(self._keys):
             done = len(self._keys) - len(left)
@@ -158,22 +131,13 @@ class PredictionRun:
                 yield batch
 
     def add(self, image_id: int, rows: Rows) -> None:
-        """Keeps what was found in an image, whatever happens to this process.
-
-        Args:
-            image_id: Its position.
-            rows: What was found, without the image's id and name.
-        """
+        """Keeps the rows of an image, without its id and name, whatever happens to this process."""
         self._journal.add(self._keys[image_id], rows)
 
     def finish(self) -> Rows:
-        """Writes `predictions.json`.
+        """Writes and returns `predictions.json`: rows in the order of the images, each with `image_id` and `file_name`.
 
-        Returns:
-            Its rows in the order of the images, each with `image_id`, the position, and `file_name`.
-
-        Raises:
-            DataError: Some images could not be read; the results of the others are written, and kept for another run.
+        Where images could not be read it then raises a DataError; what is done is kept for another run.
         """
         images = enumerate(zip(self._files.paths, self._keys, strict=True))
         rows = [
@@ -196,39 +160,29 @@ class PredictionJournal:
     """A file of one line per image that is done, beside the results; it goes when they are written.
 
     The first line says what predicts and how, the others are each of one image, so that images may come and go. A
-    journal of anything else is begun anew, and so are the lines after one that was cut short.
+    journal of anything else is overwritten, and so are the lines after one that was cut short.
 
     Attributes:
         done: Rows by the name of an image, for the images that are done.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Reads what an interrupted prediction has left.
-
-        Args:
-            path: The journal.
-            identity: All that the predictions depend on beside the images, as JSON can hold it.
-        """
+        """Reads what an interrupted prediction with the same identity has left."""
         self.path = path
         self._header = json.dumps({"journal_of": sha256(json.dumps(identity).encode()).hexdigest()})
         self.done: dict[str, Rows] = self._read()
-        lines = [self._header, *map(_line, self.done.items())]
+        lines = [self._header, *map(json.dumps, self.done.items())]
         with atomic_write(path) as unfinished:
             unfinished.write_text("".join(f"{line}\n" for line in lines))
 
     def add(self, image: str, rows: Rows) -> None:
-        """Notes that an image is done.
-
-        Args:
-            image: What tells it from all others, and from what it was before it was changed.
-            rows: What was predicted in it.
-        """
+        """Notes that an image, named by its `file_identity`, is done."""
         self.done[image] = rows
         with self.path.open("a") as file:
-            file.write(f"{_line((image, rows))}\n")
+            file.write(f"{json.dumps((image, rows))}\n")
 
     def close(self) -> None:
-        """Takes the file away, once its content is kept elsewhere."""
+        """Removes the file, once its content is kept elsewhere."""
         self.path.unlink()
 
     def _read(self) -> dict[str, Rows]:
@@ -237,7 +191,7 @@ class PredictionJournal:
         header, *lines = self.path.read_text(errors="replace").splitlines(keepends=True) or [""]
         done: dict[str, Rows] = {}
         if header.rstrip() != self._header:
-            print(f"{self.path} is of other weights or options; beginning anew", file=sys.stderr)
+            print(f"{self.path} is of other weights or options; starting over", file=sys.stderr)
             return done
         for line in lines:
             try:
@@ -249,18 +203,7 @@ class PredictionJournal:
 
 
 def file_identity(path: Path) -> list[Any]:
-    """Tells a file from another, and from what it was before it was changed.
-
-    Args:
-        path: A file that exists.
-
-    Returns:
-        Its absolute path, size in bytes and time of change.
-    """
+    """Absolute path, size in bytes and time of change of a file: what differs in another file, or a changed one."""
     # An image in a zip file has the zip file's size and time.
     facts = next(file for file in (path, *path.parents) if file.is_file()).stat()
     return [str(path.resolve()), facts.st_size, facts.st_mtime_ns]
-
-
-def _line(image: tuple[str, Rows]) -> str:
-    return json.dumps(image)

@@ -102,8 +102,7 @@ class SegmentationResult(Result):
     def to_coco(self, image_id: int | None = None) -> list[dict[str, Any]]:
         """One row for each class that occurs: category_id (from 1), category and segmentation (compressed RLE).
 
-        Args:
-            image_id: Of the image in its data set; None leaves the key out.
+        An `image_id` of None leaves the key out.
         """
         from pycocotools import mask as rle_codec
 
@@ -278,14 +277,7 @@ def train_transform(augmentation: SegmentationAugmentationConfig) -> Transform:
 
 
 def write_label_map(folder: Path, label_shift: int, file_name: str, found: Segmentation | SegmentationResult) -> None:
-    """Writes a label PNG with the numbers that the data set itself uses.
-
-    Args:
-        folder: Where to.
-        label_shift: Of the data set; what turns its numbers into classes is undone.
-        file_name: Of the image, relative to its data set; the suffix becomes .png.
-        found: What was predicted.
-    """
+    """Writes a label PNG with the numbers that the data set itself uses; the file name's suffix becomes .png."""
     from swin_dense.label_maps.files import label_image
 
     stored = found.label_map.cpu().numpy() - label_shift

@@ -16,9 +16,9 @@ from rich.console import Console
 from swin_dense.config import Config, load_config
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.files import check_output_folder
 from swin_dense.tasks import data_module, picture_drawer, task_named, task_of
 from swin_dense.tasks.initial_weights import load_initial_weights
-from swin_dense.tasks.outputs import check_output_folder
 from swin_dense.tasks.run_folder import (
     changed_settings,
     check_resumable,

@@ -35,11 +35,6 @@ def write_annotations(path: Path, images: int, instances: int) -> None:
 
     Sizes follow COCO train2017: 80 categories with gaps in their ids, about 45 coordinates per instance with two
     decimals in one or two polygons, one crowd region per hundred instances.
-
-    Args:
-        path: Where to.
-        images: Number of images.
-        instances: Number of instances.
     """
     rng = np.random.default_rng(0)
     width, height = 640, 480
@@ -175,27 +170,27 @@ def measure(way: str, start_method: str, path: Path, workers: int, answer: Conne
         start_method: "fork" or "spawn".
         path: The annotation file.
         workers: Number of worker processes.
-        answer: Where the figures go: seconds and MB.
+        answer: Where the results go: seconds and MB.
     """
     before = memory_of("self")["rss"]
     started, worked = time.perf_counter(), time.process_time()
     dataset = WAYS[way](path)
-    figures: dict[str, Any] = {"way": way, "start": start_method, "load_s": round(time.perf_counter() - started, 1)}
-    figures["load_cpu_s"] = round(time.process_time() - worked, 1)
-    figures["peak_mb"] = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
-    figures["imports_mb"] = before
+    results: dict[str, Any] = {"way": way, "start": start_method, "load_s": round(time.perf_counter() - started, 1)}
+    results["load_cpu_s"] = round(time.process_time() - worked, 1)
+    results["peak_mb"] = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+    results["imports_mb"] = before
     started = time.perf_counter()
     loader = DataLoader(
         dataset, batch_size=64, num_workers=workers, multiprocessing_context=start_method, persistent_workers=True
     )
     batches = iter(loader)
     pids = set(next(batches).tolist())
-    figures["first_batch_s"] = round(time.perf_counter() - started, 1)
+    results["first_batch_s"] = round(time.perf_counter() - started, 1)
     for batch in batches:
         pids.update(batch.tolist())
-    figures["parent"] = memory_of("self")
-    figures["workers"] = [memory_of(pid) for pid in sorted(pids)]
-    answer.send(figures)
+    results["parent"] = memory_of("self")
+    results["workers"] = [memory_of(pid) for pid in sorted(pids)]
+    answer.send(results)
 
 
 def main() -> None:

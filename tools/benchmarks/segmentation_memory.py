@@ -101,14 +101,7 @@ def peak_mb() -> int:
 
 
 def measure(run: str, classes: int, size: Size, answer: Connection) -> None:
-    """Segments one image in one way; to be run in a process of its own.
-
-    Args:
-        run: Key of `RUNS`.
-        classes: Number of classes.
-        size: Height and width of the image.
-        answer: Where the figures go.
-    """
+    """Segments one image by one of `RUNS`, in a process of its own, and sends what it took to `answer`."""
     way, options = RUNS[run]
     model, image = RandomLogits(classes), torch.randint(256, (3, *size), dtype=torch.uint8)
     before, started = peak_mb(), time.perf_counter()

@@ -9,9 +9,9 @@ import pytest
 
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError
+from swin_dense.files import check_output_file, check_output_folder
 from swin_dense.tasks import task_of
 from swin_dense.tasks.evaluation import evaluate_module
-from swin_dense.tasks.outputs import check_output_file, check_output_folder
 from swin_dense.tasks.training import train
 
 DEMOS = Path(__file__).resolve().parents[3] / "configs" / "demo"

@@ -37,7 +37,7 @@ def test_a_line_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
         assert path.read_text() == whole
 
 
-def test_a_journal_of_something_else_is_begun_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_journal_of_something_else_is_started_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "unfinished.jsonl"
     PredictionJournal(path, IDENTITY).add("0.png", [{"score": 0.5}])
     assert PredictionJournal(path, IDENTITY).done
@@ -50,7 +50,7 @@ def test_a_journal_of_something_else_is_begun_anew(tmp_path: Path, capsys: pytes
         assert PredictionJournal(path, IDENTITY).done == {}
 
 
-def test_a_file_that_is_written_anew_is_another(tmp_path: Path) -> None:
+def test_a_file_that_is_rewritten_is_another(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_text("one")
     before = file_identity(path)

@@ -82,15 +82,15 @@ def test_an_image_that_cannot_be_read_stops_no_other(photos: list[Path], tmp_pat
     assert "cannot be decoded" in reasons[0] and "not an image" in reasons[1]
 
 
-def test_images_that_are_mended_removed_or_added_leave_the_others_done(
+def test_images_that_are_fixed_removed_or_added_leave_the_others_done(
     photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
     with pytest.raises(DataError):
         predict(photos, output)
-    before, mended = picture(tmp_path / "photos" / "0.png", (6, 90)), picture(photos[3], (6, 70))
+    before, fixed = picture(tmp_path / "photos" / "0.png", (6, 90)), picture(photos[3], (6, 70))
     capsys.readouterr()
-    assert predict([before, photos[0], photos[2], mended], output) == [(0, 3)]
+    assert predict([before, photos[0], photos[2], fixed], output) == [(0, 3)]
     assert "2 of 4 images were done before" in capsys.readouterr().err
     assert heights(output) == [(0, "0.png", 90), (1, "a.png", 4), (2, "c.png", 6), (3, "d.png", 70)]
     assert [path.name for path in output.iterdir()] == ["predictions.json"]
