@@ -22,6 +22,9 @@ from swin_dense.records import Finding, Progress, Severity
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in pixels at which COCO's small instances end, and its medium ones."""
 
+COUNTED = ("images", "annotations", "categories", "crowd", "empty_images", "small", "medium", "large")
+"""What is counted; crowd regions are annotations, but of no size."""
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -30,28 +33,16 @@ class CheckReport:
     Attributes:
         annotations: The annotation file.
         images: The image folder or zip file; None where there was none to check.
-        image_count: Images in the annotation file.
-        annotation_count: Annotations, crowd regions included.
+        counts: By the names in `COUNTED`.
         instances_per_class: Annotations by class name, without crowd regions.
-        crowd: Crowd regions.
-        empty_images: Images without any annotation.
-        small: Instances of less than 32 x 32 pixels, by stated area.
-        medium: Instances between.
-        large: Instances of 96 x 96 pixels and more.
         left_out: What training would not learn from, and how many.
         problems: All findings.
     """
 
     annotations: str
     images: str | None
-    image_count: int = 0
-    annotation_count: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     instances_per_class: dict[str, int] = field(default_factory=dict)
-    crowd: int = 0
-    empty_images: int = 0
-    small: int = 0
-    medium: int = 0
-    large: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
     problems: tuple[Finding, ...] = ()
 
@@ -67,18 +58,7 @@ class CheckReport:
             "annotations": self.annotations,
             "images": self.images,
             "ok": self.ok,
-            "counts": {
-                "images": self.image_count,
-                "annotations": self.annotation_count,
-                "categories": len(self.instances_per_class),
-                "crowd": self.crowd,
-                "empty_images": self.empty_images,
-                "small": self.small,
-                "medium": self.medium,
-                "large": self.large,
-                "errors": severities["error"],
-                "warnings": severities["warning"],
-            },
+            "counts": {**self.counts, "errors": severities["error"], "warnings": severities["warning"]},
             "left_out_of_training": self.left_out,
             "instances_per_class": self.instances_per_class,
             "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
@@ -86,33 +66,14 @@ class CheckReport:
         }
 
 
-def check_coco(
-    annotations: Path,
-    images: Path | None,
-    *,
-    masks: bool | None = None,
-    keep_empty: bool = False,
-    min_side: int = 32,
-    for_training: bool = True,
-    progress: Progress | None = None,
-) -> CheckReport:
+def check_coco(annotations: Path, images: Path | None, *, progress: Progress | None = None) -> CheckReport:
     """Checks a COCO instances file and its images, all of which are decoded: only so are truncated files found.
 
-    The rules on annotations are the same that stop training (see `rules`, which also states their tolerances).
-
-    Args:
-        annotations: Instances JSON, or one inside a zip file.
-        images: Image folder or zip file; None looks for it where the official layout has it (see `images_beside`).
-        masks: Whether the model needs outlines; None where any annotation has one.
-        keep_empty: As `CocoDataModule` takes it.
-        min_side: Likewise.
-        for_training: Whether images have to be left to train on.
-        progress: Shows how many of the images are done.
-
-    Returns:
-        Counts and all findings; nothing that is wrong with the data raises.
+    The annotations may lie in a zip file. Without `images` they are looked for as in official COCO (`images_beside`).
+    The rules on annotations are the same that stop training (see `rules`, which also states their tolerances). Nothing
+    that is wrong with the data raises.
     """
-    return _check(annotations, images, masks, keep_empty, min_side, for_training, progress)[0]
+    return _check(annotations, images, progress)[0]
 
 
 def check_splits(
@@ -124,21 +85,12 @@ def check_splits(
     min_side: int,
     progress: Progress | None = None,
 ) -> dict[str, CheckReport]:
-    """Checks annotations and images of both splits by all the rules that training applies to them.
+    """Checks both splits by all the rules that training applies to them: a report for "train" and one for "val".
 
-    Args:
-        train: Annotations and images, as `check_coco` takes them.
-        val: Likewise.
-        masks: Whether the model needs outlines.
-        keep_empty: As `CocoDataModule` takes it.
-        min_side: Likewise.
-        progress: Shows how many of the images are done.
-
-    Returns:
-        A report for "train" and one for "val".
+    Each split is annotations and images as `check_coco` takes them; the options are as of `CocoDataModule`.
     """
-    train_report, train_data = _check(*train, masks, keep_empty, min_side, True, progress)
-    val_report, val_data = _check(*val, masks, True, 0, False, progress)
+    train_report, train_data = _check(*train, progress, masks=masks, keep_empty=keep_empty, min_side=min_side)
+    val_report, val_data = _check(*val, progress, masks=masks, keep_empty=True, min_side=0, for_training=False)
     if train_data and val_data:
         different = tuple(compare_categories(train_data, val_data))
         train_report = replace(train_report, problems=(*different, *train_report.problems))
@@ -148,12 +100,14 @@ def check_splits(
 def _check(
     annotations: Path,
     images: Path | None,
-    masks: bool | None,
-    keep_empty: bool,
-    min_side: int,
-    for_training: bool,
     progress: Progress | None,
+    *,
+    masks: bool | None = None,
+    keep_empty: bool = False,
+    min_side: int = 32,
+    for_training: bool = True,
 ) -> tuple[CheckReport, CocoInstances | None]:
+    """A report, and what was read; `masks` asks for outlines, None only where any annotation has one."""
     annotations, images = Path(annotations), images or images_beside(Path(annotations))
     shown = None if images is None else str(images)
     try:
@@ -179,17 +133,22 @@ def _check(
     instances = ~data.crowd.numpy()
     areas = data.areas.numpy()[instances]
     per_class = np.bincount(data.labels.numpy()[instances], minlength=len(data.class_names)).tolist()
+    instances_per_class = dict(zip(data.class_names, per_class, strict=True))
+    counts = {
+        "images": len(data.image_ids),
+        "annotations": len(data.ids),
+        "categories": len(instances_per_class),
+        "crowd": int(data.crowd.sum()),
+        "empty_images": int((data.first_annotation.diff() == 0).sum()),
+        "small": int((areas < SMALL).sum()),
+        "medium": int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
+        "large": int((areas >= MEDIUM).sum()),
+    }
     report = CheckReport(
         annotations=str(annotations),
         images=shown,
-        image_count=len(data.image_ids),
-        annotation_count=len(data.ids),
-        instances_per_class=dict(zip(data.class_names, per_class, strict=True)),
-        crowd=int(data.crowd.sum()),
-        empty_images=int((data.first_annotation.diff() == 0).sum()),
-        small=int((areas < SMALL).sum()),
-        medium=int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
-        large=int((areas >= MEDIUM).sum()),
+        counts=counts,
+        instances_per_class=instances_per_class,
         left_out=selection.left_out if for_training else {},
         problems=tuple(findings),
     )

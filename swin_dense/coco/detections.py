@@ -39,16 +39,7 @@ def image_results(
 ) -> ImageResults:
     """Checks one image's detections, on any device and of any float type, and stores them compactly on the CPU.
 
-    Args:
-        detections: What the detector found.
-        image_id: The image, for messages.
-        size: Height and width of the image on disk.
-        class_count: Number K of classes.
-        masks: Whether masks are scored; they are left out otherwise.
-
-    Raises:
-        DataError: Counts or shapes disagree, a box or score is not finite, a box is inside out, a label is not in
-            0..K-1, or a mask is missing, malformed or not of the image's size.
+    `size` is that of the image on disk. Masks are left out where they are not scored.
     """
     boxes = detections.boxes.detach().to("cpu", torch.float64).numpy()
     scores = detections.scores.detach().to("cpu", torch.float64).numpy()

@@ -107,17 +107,9 @@ class CocoInstances:
 def read_instances(
     source: Path | Mapping[str, Any], *, need_file_names: bool = True
 ) -> tuple[CocoInstances, list[Finding]]:
-    """Reads a COCO instances file into flat tensors.
+    """Reads the well-formed records of a COCO instances file into flat tensors; each other one is a finding.
 
-    Args:
-        source: The JSON file, or a member of a zip file as `read_json` takes it; or what it holds.
-        need_file_names: Whether images must have a `file_name`.
-
-    Returns:
-        The well-formed records, and a finding for each that was left out because it is not.
-
-    Raises:
-        DataError: The file is unreadable, or no COCO instances file at all.
+    The source is the JSON file, or a member of a zip file as `read_json` takes it; or what it holds.
     """
     records = read_records(source, need_file_names=need_file_names)
     return _flatten(IN_MEMORY if isinstance(source, Mapping) else str(source), records), records.findings

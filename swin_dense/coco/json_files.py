@@ -18,13 +18,8 @@ MAX_BYTES = 2**33
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """What a JSON file holds; `NaN` and `Infinity` come through as floats, for the caller to refuse with their place.
 
-    Args:
-        path: The file, or a member of a zip file written as if the zip file were a folder:
-            `annotations_trainval2017.zip/annotations/instances_val2017.json`.
-        object_hook: As in `json.loads`: called with every object as soon as it is read.
-
-    Raises:
-        DataError: The file is missing, unreadable, or no JSON.
+    The path may be that of a member of a zip file, written as if the zip file were a folder:
+    `annotations_trainval2017.zip/annotations/instances_val2017.json`. `object_hook` is called as in `json.loads`.
     """
     text = _read_text(Path(path))
     was_enabled = gc.isenabled()

@@ -59,15 +59,7 @@ class CocoRecords:
 
 
 def read_records(source: Path | Mapping[str, Any], *, need_file_names: bool) -> CocoRecords:
-    """Reads a COCO instances file.
-
-    Args:
-        source: The JSON file, or a member of a zip file as `read_json` takes it; or what it holds, which stays so.
-        need_file_names: Whether images must have a `file_name`.
-
-    Raises:
-        DataError: The file is unreadable, or no COCO instances file at all.
-    """
+    """Reads a COCO instances file, or a member of a zip file as `read_json` does, or what one holds."""
     if isinstance(source, Mapping):
         file = IN_MEMORY
         sections = {name: [*map(_packed_copy, rows)] for name, rows in _sections(file, source).items()}

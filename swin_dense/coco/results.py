@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -28,36 +28,25 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path) -> dict[Path, list[Row]]:
-    """Reads one result file, or every *.json of a folder (the shards of one evaluation).
-
-    Args:
-        path: The file or folder.
-
-    Returns:
-        The rows of every file, so far known to be objects and no more.
-
-    Raises:
-        DataError: If a file is missing, not JSON or not a list of objects, or if the folder holds none.
-    """
+    """The rows, so far only known to be objects, of a result file, or of every *.json of a folder (shards)."""
     files = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: holds no result file (*.json)")
-    return {file: _read_rows(file) for file in files}
+    rows_of = {}
+    for file in files:
+        rows = rows_of[file] = read_json(file)
+        if not isinstance(rows, list):
+            raise DataError(
+                f"{file}: is not a COCO result file; it holds a {type(rows).__name__}, not a list of predictions"
+            )
+        _refuse(file, ((index, "is not an object") for index, row in enumerate(rows) if not isinstance(row, dict)))
+    return rows_of
 
 
 def scored_iou_types(rows_of: Mapping[Path, Sequence[Row]], asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Settles what the rows are scored on.
+    """What the rows are scored on: "bbox", "segm" or both; nothing where there are no rows and nothing is asked for.
 
-    Args:
-        rows_of: Rows by file.
-        asked: "bbox", "segm" or both; None for all that the rows hold: "bbox" where they have boxes, "segm" where they
-            have masks.
-
-    Returns:
-        "bbox", "segm" or both; nothing where there are no rows and nothing is asked for.
-
-    Raises:
-        DataError: If what the rows hold differs from row to row, or if masks are asked for where there are none.
+    Unless it is asked for, it is all that the rows hold: "bbox" where they have boxes, "segm" where they have masks.
     """
     held: tuple[str, ...] | None = None
     for file, rows in rows_of.items():
@@ -77,20 +66,10 @@ def scored_iou_types(rows_of: Mapping[Path, Sequence[Row]], asked: Sequence[str]
 def checked_results(
     rows_of: Mapping[Path, Sequence[Row]], truth: CocoInstances, iou_types: Sequence[str]
 ) -> dict[int, ImageResults]:
-    """Checks every row and sorts them by image.
+    """Checks every row, and sorts them by image; labels are those of `truth`.
 
-    Args:
-        rows_of: Rows by file, all holding the same as `scored_iou_types` has made sure.
-        truth: What they are to be scored against.
-        iou_types: What they are to be scored on; the boxes of rows that have only masks are those around the masks.
-
-    Returns:
-        The detections of every image that has any, in the file's order; their labels are those of `truth`.
-
-    Raises:
-        DataError: A row lacks a key, names an unknown image or category, or a file name that is not that of its image,
-            has a number that is not finite, or a mask that is malformed or not of the image's size; or two files have
-            rows of one image.
+    All rows hold the same, as `scored_iou_types` makes sure. The boxes of rows that have only masks are those around
+    the masks.
     """
     results: dict[int, ImageResults] = {}
     file_of: dict[int, Path] = {}
@@ -121,15 +100,11 @@ class _FileNames:
             self.by_tail.setdefault(name.rpartition("/")[2], []).append(image_id)
 
     def join(self, file: Path, rows: Sequence[Row]) -> Sequence[Row]:
-        """The rows with the ids of the images that their file names mean, where they mean others.
-
-        Raises:
-            DataError: A file name belongs to another image than the row says, and not every row can be joined by name.
-        """
+        """The rows with the ids of the images that their file names mean, where they mean others."""
         named = {
             (row.get("image_id"), row["file_name"])
             for row in rows
-            if isinstance(row.get("file_name"), str) and is_id(row.get("image_id"))
+            if isinstance(row.get("file_name"), str) and _is_id(row.get("image_id"))
         }
         wrong = [pair for pair in named if self.by_id and not _is_same(pair[1], self.by_id.get(pair[0]))]
         if not wrong:
@@ -164,16 +139,6 @@ def _is_same(path: str, other: str | None) -> bool:
     parts, others = path.replace("\\", "/").split("/"), other.replace("\\", "/").split("/")
     count = min(len(parts), len(others))
     return parts[-count:] == others[-count:]
-
-
-def _read_rows(file: Path) -> list[Row]:
-    rows = read_json(file)
-    if not isinstance(rows, list):
-        raise DataError(
-            f"{file}: is not a COCO result file; it holds a {type(rows).__name__}, not a list of predictions"
-        )
-    _refuse(file, ((index, "is not an object") for index, row in enumerate(rows) if not isinstance(row, dict)))
-    return rows
 
 
 def _checked_file(
@@ -211,13 +176,13 @@ def _problem_of(
     row: Row, truth: str, sizes: Mapping[int, Size], labels: Mapping[int, int], *, boxes: bool, masks: bool
 ) -> str | None:
     image_id, category_id = row.get("image_id"), row.get("category_id")
-    if not is_id(image_id) or image_id not in sizes:
+    if not _is_id(image_id) or image_id not in sizes:
         return f"image_id {image_id!r} is not in {truth}"
-    if not is_id(category_id) or category_id not in labels:
+    if not _is_id(category_id) or category_id not in labels:
         return f"category_id {category_id!r} is not in {truth}"
-    if not is_number(row.get("score")):
+    if not _is_number(row.get("score")):
         return f"score {row.get('score')!r} is not a finite number"
-    if boxes and not is_box(row["bbox"]):
+    if boxes and not _is_box(row["bbox"]):
         return f"bbox {row['bbox']!r} is not four finite numbers x, y, width, height"
     if masks:
         mask, size = row["segmentation"], list(sizes[image_id])
@@ -241,27 +206,16 @@ def _refuse(file: Path, problems: Iterable[tuple[int, str]]) -> None:
         raise DataError(f"{file}: {len(lines)} prediction(s) cannot be scored", lines)
 
 
-def is_id(value: object) -> TypeGuard[int]:
-    """Says whether a JSON value is an integer (JSON's true and false are not)."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_id(value: object) -> TypeGuard[int]:
+    """Whether a JSON value is an integer; true and false are not."""
+    return type(value) is int
 
 
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Says whether a JSON value is a number that a float holds: no NaN, infinity, true or false."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a JSON value is a number that a float holds: no NaN, infinity, true or false."""
+    return isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= sys.float_info.max
 
 
-def is_box(value: object) -> TypeGuard[list[int | float]]:
-    """Says whether a JSON value is a COCO box: finite x, y, width, height with no negative width or height."""
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 4
-        and all(is_number(number) for number in value)
-        and value[2] >= 0
-        and value[3] >= 0
-    )
+def _is_box(value: object) -> bool:
+    """Whether a JSON value is a COCO box: finite x, y, width, height with no negative width or height."""
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0

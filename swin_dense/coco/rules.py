@@ -35,11 +35,7 @@ SLIVER = 0.5
 
 
 def refuse_errors(file: str, findings: Iterable[Finding]) -> None:
-    """Stops at errors; counts warnings in the log.
-
-    Raises:
-        DataError: There are errors; the message lists them.
-    """
+    """Stops at errors, and lists them; counts warnings in the log."""
     findings = list(findings)
     errors = [str(finding) for finding in findings if finding.severity == "error"]
     if errors:
@@ -52,9 +48,7 @@ def refuse_errors(file: str, findings: Iterable[Finding]) -> None:
 def apply_rules(annotations: CocoInstances, *, masks: bool = True) -> list[Finding]:
     """All that is wrong with well-formed annotations, errors and warnings, what concerns the whole file first.
 
-    Args:
-        annotations: As `read_instances` gives them.
-        masks: Whether every annotation needs an outline; those that are there keep the rules in any case.
+    With `masks` every annotation needs an outline; those that are there keep the rules in any case.
     """
     outlines = annotations.outline_extents()
     with np.errstate(invalid="ignore"):  # infinite values are found, and must not warn on the way

@@ -34,12 +34,9 @@ class Selection:
 
 
 def select(annotations: CocoInstances, *, keep_empty: bool, min_side: int) -> Selection:
-    """Chooses the images to use.
+    """Chooses the images to use: those whose sides have at least `min_side` pixels, with something to learn from.
 
-    Args:
-        annotations: As `read_instances` gives them.
-        keep_empty: Whether images that have nothing to learn from, crowd regions at most, are used.
-        min_side: Images with a side shorter than this many pixels are not used.
+    With `keep_empty`, those with nothing, or crowd regions at most, are used too.
     """
     count = len(annotations.image_ids)
     has_area = (annotations.boxes[:, 2:] > 0).all(dim=1)
@@ -75,10 +72,9 @@ def compare_categories(train: CocoInstances, val: CocoInstances) -> Iterator[Fin
 
 
 def images_beside(annotations: Path) -> Path | None:
-    """The images of `annotations/instances_val2017.json`, where they lie as in official COCO.
+    """The images of `annotations/instances_val2017.json`, where they lie as in official COCO, if anywhere.
 
-    Returns:
-        `val2017`, `images/val2017` or `val2017.zip` beside the annotation folder; None where there is none of them.
+    They are `val2017`, `images/val2017` or `val2017.zip` beside the annotation folder.
     """
     split, root = annotations.stem.removeprefix("instances_"), annotations.parent.parent
     places = (root / split, root / "images" / split, root / f"{split}.zip")
@@ -86,17 +82,9 @@ def images_beside(annotations: Path) -> Path | None:
 
 
 def find_annotations(root: Path, split: str) -> Path:
-    """The instances file of a split, where it lies as in official COCO.
+    """The instances file of the split "train" or "val" below `root`, where it lies as in official COCO.
 
-    Args:
-        root: Folder of the data set.
-        split: "train" or "val".
-
-    Returns:
-        `annotations/instances_train.json`, or the latest year's, such as `annotations/instances_train2017.json`.
-
-    Raises:
-        DataError: There is none.
+    It is `annotations/instances_train.json`, or the latest year's, such as `annotations/instances_train2017.json`.
     """
     found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
     if not found:

@@ -124,13 +124,6 @@ class ADE20KDataModule(ImageDataModule):
 
         Before a training, label maps are looked at: a class without a pixel, and many pixels without a class, are
         logged as warnings.
-
-        Args:
-            stage: "fit" needs both splits; "validate" leaves the training data alone, so that it may be absent.
-
-        Raises:
-            ConfigError: A label has two meanings: `ignore_index` is a class.
-            DataError: The class list is unreadable, images and label maps do not fit together, or no pixel has a class.
         """
         if self.val_dataset is None:
             self.class_names, self.palette = read_classes(self._locate())

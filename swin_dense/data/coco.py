@@ -62,10 +62,6 @@ class CocoDataset(Dataset[Sample]):
                 label maps of things and stuff, as semantic branches learn them.
             keep_empty: Whether to keep images that have nothing to learn from: no instances other than crowd regions.
             min_side: Leaves out images with a side shorter than this many pixels.
-
-        Raises:
-            DataError: The annotation file or the images cannot be read, or the annotations break a rule; the message
-                lists the problems.
         """
         self.annotations_path = Path(annotations)
         self._store = ImageStore(images)
@@ -83,14 +79,7 @@ class CocoDataset(Dataset[Sample]):
         self.image_sizes = self.annotations.image_sizes[self._rows].numpy()
 
     def check_files(self, limit: int | None = None) -> None:
-        """Makes sure that every image, and its label map if any, is there; nothing is opened.
-
-        Args:
-            limit: Only the first images; None checks all.
-
-        Raises:
-            DataError: Some are missing; the message lists them, and what was found in their place.
-        """
+        """Makes sure that the images, or the first `limit`, and their label maps, if any, are there; opens nothing."""
         rows = self._rows[:limit].tolist()
         names = [self.annotations.file_names.text(row) for row in rows]
         stores = [(self._store, names)]
@@ -114,17 +103,7 @@ class CocoDataset(Dataset[Sample]):
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """Reads one image with its instances, untransformed.
-
-        Args:
-            index: 0..len - 1.
-
-        Returns:
-            The sample; its masks, if any, are decoded at the image's size.
-
-        Raises:
-            DataError: The image or its label map cannot be read, or has another size than the annotation file says.
-        """
+        """Reads one image with its instances, untransformed; masks, if any, are decoded at the image's size."""
         row = int(self._rows[index])
         height, width = self.annotations.image_sizes[row].tolist()
         image_id = int(self.annotations.image_ids[row])
@@ -137,14 +116,7 @@ class CocoDataset(Dataset[Sample]):
         return Sample(image, image_id, file_name, (height, width), self.instances(index), label_map)
 
     def instances(self, index: int) -> Instances:
-        """The instances of one image, without reading the image.
-
-        Args:
-            index: 0..len - 1.
-
-        Returns:
-            Boxes, masks, labels and crowd flags in pixels of the image on disk.
-        """
+        """The instances of one image, in pixels of the image on disk, without reading the image."""
         data, row = self.annotations, int(self._rows[index])
         height, width = data.image_sizes[row].tolist()
         first, end = data.first_annotation[row : row + 2].tolist()

@@ -48,20 +48,7 @@ class ImageDataModule(LightningDataModule):
         seed: int,
         limit_images: int | None,
     ) -> None:
-        """Takes note of the settings.
-
-        Args:
-            train_transform: Applied to training samples; drawn anew for every (seed, epoch, index).
-            test_transform: Applied to validation samples.
-            batch_size: Training images per device.
-            eval_batch_size: Validation images per device.
-            num_workers: Reading processes per device; 0 reads in the training process.
-            seed: Order and randomness of the training samples derive from it.
-            limit_images: Use only the first images of training and of validation; None uses all.
-
-        Raises:
-            ConfigError: A number is out of range.
-        """
+        """Takes note of the settings, which the data modules of the tasks describe."""
         super().__init__()
         self.train_transform = train_transform
         self.test_transform = test_transform
@@ -74,13 +61,9 @@ class ImageDataModule(LightningDataModule):
         check_lowest("data", self, batch_size=1, eval_batch_size=1, num_workers=0, seed=0, limit_images=1)
 
     def setup(self, stage: str) -> None:
-        """Reads what the stage needs; a second call reads nothing again.
+        """Reads what the stage needs; a second call reads nothing again. "validate" leaves the training data alone.
 
-        Args:
-            stage: "fit" needs both splits; "validate" leaves the training data alone, so that it may be absent.
-
-        Raises:
-            SwinDenseError: As `read_splits` does; an error that begins with a path of `path_notes` ends with its note.
+        An error that begins with a path of `path_notes` ends with its note.
         """
         try:
             self.read_splits(stage)

@@ -111,14 +111,7 @@ class CocoDataModule(ImageDataModule):
         self.val_dataset: CocoDataset | None = None
 
     def read_splits(self, stage: str) -> None:
-        """Reads the annotation files that the stage needs; a second call reads nothing again.
-
-        Args:
-            stage: "fit" needs both files; "validate" leaves the training data alone, so that it may be absent.
-
-        Raises:
-            DataError: An annotation file is unreadable or inconsistent, or the two have different categories.
-        """
+        """Reads the annotation files that the stage needs, which must have the same categories; reads nothing twice."""
         if self.val_dataset is None:
             self.val_dataset = CocoDataset(self.val_annotations, self.val_images, masks=self.masks)
             self.val_dataset.check_files(self.limit_images)

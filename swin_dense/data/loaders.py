@@ -20,11 +20,7 @@ from swin_dense.records import Batch, Sample, collate
 
 @dataclass(frozen=True)
 class Failure:
-    """What is wrong with a sample, in its place.
-
-    Attributes:
-        message: For the user.
-    """
+    """What is wrong with a sample, in its place: a message for the user."""
 
     message: str
 
@@ -72,13 +68,8 @@ class BatchLoader(DataLoader[Any]):
     ) -> None:
         """Sets what training and evaluation ask of a `DataLoader` alike.
 
-        Args:
-            dataset: Transformed samples by (epoch, index).
-            order: Draws the batches.
-            size_divisor: Batches are padded to a multiple of this.
-            num_workers: Processes that read and transform; 0 reads in this process.
-            **_: Lightning makes loaders again with a sampler of its own for `overfit_batches` and `predict`; ours is
-                right for both.
+        Lightning makes loaders again with other arguments, such as a sampler of its own, for `overfit_batches` and
+        `predict`; ours are right for both.
         """
         super().__init__(
             ReportingDataset(dataset),
@@ -93,12 +84,8 @@ class BatchLoader(DataLoader[Any]):
             worker_init_fn=set_worker_signals,
         )
 
-    def __iter__(self) -> Any:  # the base promises an iterator class of its own, which nobody else can make
-        """Yields the batches: of type `Batch`.
-
-        Raises:
-            DataError: A sample cannot be had; says what its data set or its transform said.
-        """
+    def __iter__(self) -> Any:  # the base promises an iterator class of its own, which only torch can make
+        """Yields `Batch`es; a sample that cannot be had ends it with what its data set or its transform said."""
         for batch in super().__iter__():
             if isinstance(batch, Failure):
                 raise DataError(batch.message)
@@ -123,14 +110,7 @@ class ResumableLoader(BatchLoader):
         position: Callable[[], tuple[int, int]],
         **options: Any,
     ) -> None:
-        """Ties a loader to the position of training.
-
-        Args:
-            dataset: Transformed samples by (epoch, index).
-            order: Draws the batches of every epoch.
-            position: Current epoch, and the index of the next batch in it.
-            **options: Of `BatchLoader`.
-        """
+        """Ties a loader to the `position` of training: current epoch, and index of the next batch in it."""
         super().__init__(dataset, order, **options)
         self.order = order
         self.position = position
@@ -150,11 +130,7 @@ class ResumableLoader(BatchLoader):
         }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes sure that an interrupted epoch can be continued; Lightning calls it in the middle of an epoch only.
-
-        Raises:
-            TrainingError: Something changed that the order of batches depends on.
-        """
+        """Refuses to go on in the middle of an epoch whose batches would differ; Lightning calls it only there."""
         now = self.state_dict()
         changes = [f"{name} was {state.get(name)}, is {now[name]}" for name in now if state.get(name) != now[name]]
         if changes:
@@ -171,15 +147,7 @@ def train_loader(
     position: Callable[[], tuple[int, int]],
     **options: int,
 ) -> ResumableLoader:
-    """The loader of training batches, which goes on where training stands.
-
-    Args:
-        dataset: Untransformed samples.
-        transform: Seeded for each sample with the sampler's seed, the epoch and the index.
-        sampler: Draws the batches.
-        position: Current epoch, and the index of the next batch in it.
-        **options: `num_workers` and `size_divisor` of `BatchLoader`.
-    """
+    """The loader of training batches, which goes on where training stands; transforms are seeded for each sample."""
     seeded = SeededDataset(dataset, transform, sampler.seed)
     return ResumableLoader(seeded, sampler, position, **options)
 
@@ -190,12 +158,6 @@ def evaluation_loader(
     """The loader of batches to predict on, in the order of the data set.
 
     They carry no instances, since the metric reads its own ground truth; label maps are as they are on disk.
-
-    Args:
-        dataset: Untransformed samples.
-        transform: The test transform.
-        sampler: Draws this rank's images.
-        **options: `num_workers` and `size_divisor` of `BatchLoader`.
     """
     return BatchLoader(SeededDataset(dataset, ImageOnly(transform), seed=0), sampler, **options)
 

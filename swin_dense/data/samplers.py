@@ -30,18 +30,7 @@ class TrainBatchSampler(DistributedSampler[Keys]):
     def __init__(
         self, image_sizes: NDArray[np.integer], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Sorts the images by orientation.
-
-        Args:
-            image_sizes: (n, 2) heights and widths in pixels.
-            batch_size: Images per batch, on each rank.
-            seed: The run's seed, >= 0; the same on all ranks.
-            rank: This process.
-            world_size: Number of processes.
-
-        Raises:
-            DataError: There is no image.
-        """
+        """Sorts images of these (n, 2) heights and widths by orientation; all ranks have the same seed."""
         if len(image_sizes) == 0:
             raise DataError("the training set has no image to draw; check the annotation file and what is filtered out")
         super().__init__(cast(Any, image_sizes), num_replicas=world_size, rank=rank, seed=seed)
@@ -51,12 +40,7 @@ class TrainBatchSampler(DistributedSampler[Keys]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Chooses what the next iteration draws.
-
-        Args:
-            epoch: Epoch, >= 0.
-            start_batch: Batches of this rank to leave out at the beginning, to go on in the middle of an epoch.
-        """
+        """Chooses what the next iteration draws: an epoch, without so many of this rank's first batches."""
         self.epoch = epoch
         self.start_batch = start_batch
 
@@ -93,17 +77,7 @@ class EvaluationSampler(DistributedSampler[Keys]):
     """
 
     def __init__(self, length: int, batch_size: int = 1, rank: int = 0, world_size: int = 1) -> None:
-        """Chooses this rank's images.
-
-        Args:
-            length: Images in the data set.
-            batch_size: Images per batch; the last batch may be smaller.
-            rank: This process.
-            world_size: Number of processes.
-
-        Raises:
-            DataError: There is no image.
-        """
+        """Chooses this rank's images of a data set of some length; the last batch may be smaller."""
         if length == 0:
             raise DataError("there is no image to evaluate on; check the annotation file")
         super().__init__(cast(Any, range(length)), num_replicas=world_size, rank=rank, shuffle=False)

@@ -31,7 +31,7 @@ MIN_VISIBLE = 0.6
 MIN_AREA = 0.003
 """Smallest visible area of an object, as a fraction of the picture (49 pixels at 128x128)."""
 GROUND_SATURATION = (0.0, 0.2)
-"""The ground is drab and things are colourful, so that telling them apart is the easy part of the task."""
+"""The ground is drab and things are colourful, so that separating the two is the easy part of the task."""
 OBJECT_SATURATION = (0.5, 1.0)
 HUE_SPREAD = 0.05
 """Standard deviation of the hues of a class, as a part of the colour circle, on which six classes lie 1/6 apart."""
@@ -94,15 +94,7 @@ class SceneObject:
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneObject]]:
-    """Draws one scene.
-
-    Args:
-        rng: Source of all randomness.
-        size: Side of the picture in pixels.
-
-    Returns:
-        The (size, size, 3) uint8 RGB picture and its objects, back to front.
-    """
+    """Draws one scene: the (size, size, 3) uint8 RGB picture and its objects, back to front."""
     ground = _contrasting_colours(rng, [], rng.random(5), GROUND_SATURATION)
     used = [ground.mean(axis=0)]
     picture = _texture(rng, ground, size, size, period=size / 4)
@@ -190,17 +182,9 @@ def _paint(rng: np.random.Generator, picture: Floats, thing: SceneObject, colour
 
 
 def _texture(rng: np.random.Generator, colours: Floats, height: int, width: int, period: float) -> Floats:
-    """A random texture of two colours under a slant of light, (height, width, 3).
+    """A random texture of two colours (2, 3) under a slant of light: RGB (height, width, 3) in about 0..255.
 
-    Args:
-        rng: Source of all randomness.
-        colours: (2, 3), the two colours.
-        height: In pixels.
-        width: In pixels.
-        period: Length of the pattern in pixels.
-
-    Returns:
-        RGB in about 0..255.
+    The pattern repeats after about `period` pixels.
     """
     y, x = np.mgrid[:height, :width]
     angle = rng.uniform(0, np.pi)

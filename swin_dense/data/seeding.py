@@ -39,14 +39,6 @@ def seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
     Our transforms draw from torch alone; a user's own may draw from the other two. Putting the states back keeps a
     loader without workers, which runs in the training process, from disturbing dropout and samplers there. Accelerator
     generators are left alone, which is why this does not call `torch.manual_seed`.
-
-    Args:
-        seed: The run's seed, >= 0.
-        epoch: Epoch, >= 0.
-        index: The sample's index in its data set.
-
-    Yields:
-        Nothing.
     """
     torch_seed, numpy_seed, python_seed = np.random.SeedSequence((seed, epoch, index)).generate_state(3).tolist()
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
@@ -65,13 +57,7 @@ class SeededDataset(torch.utils.data.Dataset[Item], Generic[Item]):
     """A data set with its transform, indexed by (epoch, index), whose items depend on nothing else."""
 
     def __init__(self, dataset: IndexedItems[Item], transform: Callable[[Item], Item], seed: int) -> None:
-        """Wraps a data set.
-
-        Args:
-            dataset: Map-style data set of untransformed items.
-            transform: Applied to each item, randomly seeded.
-            seed: The run's seed, >= 0.
-        """
+        """Wraps a data set of untransformed items with the run's seed, >= 0."""
         self.dataset = dataset
         self.transform = transform
         self.seed = seed

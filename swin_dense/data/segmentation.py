@@ -24,24 +24,10 @@ from swin_dense.records import Sample
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """Images and label maps of one split. The id of an image is its position.
-
-    Attributes:
-        conversion: From the labels in the files to classes.
-        labels: Where the label maps lie.
-    """
+    """Images and label maps of one split, each in a folder, a zip file, or a folder in one; ids are positions."""
 
     def __init__(self, images: Path, labels: Path, conversion: LabelConversion) -> None:
-        """Lists and matches the files; nothing is decoded yet.
-
-        Args:
-            images: Folder, zip file, or folder in a zip file; subfolders are searched too.
-            labels: Likewise, of label PNGs with the names of the images.
-            conversion: From the labels in the files to classes.
-
-        Raises:
-            DataError: The files cannot be listed, there is none, or some have no partner: the message lists them.
-        """
+        """Lists and matches the files, which have the same names but for the suffix; nothing is decoded yet."""
         self.conversion = conversion
         self.labels = labels
         self._images, self._labels = ImageStore(images), ImageStore(labels)
@@ -56,11 +42,7 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self._image_names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Reads one image with its label map, untransformed.
-
-        Raises:
-            DataError: A file cannot be read, the two differ in size, or a label is no class.
-        """
+        """Reads one image with its label map, untransformed."""
         file_name, label_name = self._image_names.text(index), self._label_names.text(index)
         path = self._labels.root / label_name
         labels = read_label_file(self._labels, label_name).labels
@@ -73,11 +55,7 @@ class SegmentationDataset(Dataset[Sample]):
         return Sample(image, index, file_name, (height, width), label_map=label_map)
 
     def count_labels(self, indices: Sequence[int]) -> Counter[int]:
-        """Pixels by stored label in some label maps, several of which are read at a time.
-
-        Raises:
-            DataError: A label map cannot be read.
-        """
+        """Pixels by stored label in some label maps, several of which are read at a time."""
         pixels: Counter[int] = Counter()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for values, counts in pool.map(self._count, indices):

@@ -89,7 +89,7 @@ class RandomClassCrop:
 
     def _is_mixed(self, sample: Sample, window: tuple[int, int, int, int]) -> bool:
         """Whether the window has several classes, none of them too great."""
-        assert sample.label_map is not None, "classes are told from the label map"
+        assert sample.label_map is not None, "classes come from the label map"
         labels = kernels.crop(sample.label_map, *window)
         counts = torch.bincount(labels[labels >= 0])
         return int((counts > 0).sum()) > 1 and float(counts.max() / counts.sum()) < self.cat_max_ratio

@@ -43,23 +43,11 @@ ADE_SPLITS = {"train": "training", "val": "validation"}
 
 
 def write_shapes(root: Path, *, train: int, val: int, size: int = 128, seed: int = 0) -> Path:
-    """Writes the data set, or keeps it where it is there already with the same parameters.
+    """Writes the data set to `root`, or keeps it where it is there already with the same parameters; returns `root`.
 
-    The files appear at once under their final name, so that an interrupted run leaves nothing half done and several
-    processes may ask for the same folder.
-
-    Args:
-        root: Folder to write; it must be absent, empty, or an earlier `shapes` data set, which is then replaced.
-        train: Number of training scenes.
-        val: Number of validation scenes.
-        size: Side of the square pictures in pixels.
-        seed: Another seed gives other scenes.
-
-    Returns:
-        `root`.
-
-    Raises:
-        DataError: `root` holds something else, or a number is out of range.
+    The folder must be absent, empty, or an earlier `shapes` data set, which is then replaced. The files appear at once
+    under their final name, so that an interrupted run leaves nothing half done and several processes may ask for the
+    same folder. `train` and `val` are numbers of scenes, `size` is the side of the square pictures in pixels.
     """
     root = Path(root)
     if train < 1 or val < 1 or size < 32 or seed < 0:

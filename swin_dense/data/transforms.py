@@ -91,9 +91,6 @@ class ImageOnly:
     """A test transform that sees the image alone, since scores are those of the annotations as they are on disk.
 
     A label map is passed by as it is; instances are left behind, because the metric reads the annotation file.
-
-    Attributes:
-        transform: Applied to the image.
     """
 
     transform: Transform
@@ -106,12 +103,7 @@ class ImageOnly:
 
 @dataclass(frozen=True)
 class ResizeShortSide:
-    """Resizes to one scale, the test transform: (800, 1333) in the official recipe.
-
-    Attributes:
-        short_side: Most pixels of the shorter side.
-        max_long_side: Most pixels of the longer side; it wins where both cannot be met.
-    """
+    """Resizes to a short side, or less where the long one would pass its limit: the test transform, (800, 1333)."""
 
     short_side: int
     max_long_side: int
@@ -127,12 +119,7 @@ class ResizeShortSide:
 
 @dataclass(frozen=True)
 class RandomShortSide:
-    """Resizes to a short side drawn uniformly from a list: multi-scale training.
-
-    Attributes:
-        short_sides: The candidates, in pixels.
-        max_long_side: Most pixels of the longer side; it wins where both cannot be met.
-    """
+    """Resizes to a short side drawn from a list, or less to keep the long one's limit: multi-scale training."""
 
     short_sides: Sequence[int]
     max_long_side: int
@@ -153,10 +140,6 @@ class RandomCrop:
 
     Height and width are drawn independently and uniformly from [min(side, min_size), min(side, max_size)], then the
     window's place; a window without any instance is a valid result. See `crop` for what happens to the instances.
-
-    Attributes:
-        min_size: Fewest pixels of a side, where the image has that many.
-        max_size: Most pixels of a side.
     """
 
     min_size: int
@@ -176,7 +159,7 @@ class RandomCrop:
 
 
 class RandomHorizontalFlip(v2.RandomHorizontalFlip):  # type: ignore[misc]  # torchvision has no types
-    """Mirrors left and right with probability `p`: pixel column x goes to W - 1 - x, box edge x to W - x."""
+    """Mirrors left and right with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
         """Checks the probability."""
@@ -193,25 +176,11 @@ def short_side_or_crop(
 ) -> Transform:
     """The official Swin detection policy (from DETR): with equal chance one of two ways to a random scale.
 
-    | branch | steps |
-    |---|---|
-    | resize | short side from `short_sides` |
-    | crop | short side from `crop_short_sides`, random crop of `crop_range`, short side from `short_sides` |
+    | branch | steps | |---|---| | resize | short side from `short_sides` | | crop | short side from `crop_short_sides`,
+    random crop of `crop_range`, short side from `short_sides` |
 
     The official values are short sides 480, 512, ..., 800, long side 1333, crop short sides 400, 500, 600 and a crop
     range of (384, 600).
-
-    Args:
-        short_sides: Candidates for the final short side, in pixels.
-        max_long_side: Most pixels of the longer side after any resize.
-        crop_short_sides: Candidates for the short side before the crop.
-        crop_range: Fewest and most pixels of each side of the crop.
-
-    Returns:
-        The transform.
-
-    Raises:
-        ConfigError: A list is empty, a size is not positive, or a range is reversed.
     """
     resize_only = RandomShortSide(short_sides, max_long_side)
     crop_first = Compose([RandomShortSide(crop_short_sides, max_long_side), RandomCrop(*crop_range), resize_only])

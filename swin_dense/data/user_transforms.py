@@ -42,19 +42,12 @@ class UserTransforms:
             transforms: Each a callable from sample to sample, such as any of torchvision's v2 transforms, or its
                 settings: `type`, a name of torchvision.transforms.v2 or the full name of a class, and its arguments.
             key: What to call the list in messages.
-
-        Raises:
-            ConfigError: A name or an argument is wrong.
         """
         self.key = key
         self.transforms = [_build(one, f"{key}[{place}]") for place, one in enumerate(transforms)]
 
     def __call__(self, sample: Sample) -> Sample:
-        """Transforms one sample.
-
-        Raises:
-            ConfigError: What comes out is no sample that can be learnt from; names the transform.
-        """
+        """Transforms one sample; a result that cannot be learnt from is an error that names the transform."""
         for place, transform in enumerate(self.transforms):
             # One up and one down: what is filled with 0 then has no class (-1).
             if sample.label_map is not None:

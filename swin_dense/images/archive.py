@@ -65,11 +65,7 @@ class Archive:
         return name in self or any(one.startswith(f"{name}/") for one in self.names())
 
     def read(self, name: str, max_bytes: int) -> bytes:
-        """Unpacks one member.
-
-        Raises:
-            DataError: It is missing, damaged, encrypted, of an unknown compression, or claims more than `max_bytes`.
-        """
+        """Unpacks one member; a damaged or encrypted one, or one that claims more than `max_bytes`, is an error."""
         file, path = self._file(), self.path / name
         try:
             info = file.getinfo(name)
@@ -102,9 +98,6 @@ def locate(path: Path) -> tuple[Archive, str] | None:
 
     What it names is "" for the zip file itself. The one folder that everything lies in may be left out. None where no
     zip file is in the path, which need not exist.
-
-    Raises:
-        DataError: The zip file is unreadable.
     """
     for parent in (path, *path.parents):
         if parent.suffix.lower() == ".zip" and parent.is_file():
@@ -122,11 +115,7 @@ def exists(path: Path) -> bool:
 
 
 def read_bytes(path: Path, max_bytes: int) -> bytes:
-    """Content of a file, or of a member of a zip file written as if the zip file were a folder.
-
-    Raises:
-        DataError: It is missing, cannot be read, or is a member that claims more than `max_bytes`.
-    """
+    """Content of a file, or of a member of a zip file that `path` treats as a folder, of at most `max_bytes`."""
     place = locate(path)
     if place is not None and place[1]:
         return place[0].read(place[1], max_bytes)

@@ -1,4 +1,4 @@
-"""Images that nobody has annotated, to predict on and to export features of: finding them, and reading them."""
+"""Images without annotations, to predict on and to export features of: finding them, and reading them."""
 
 from __future__ import annotations
 
@@ -25,12 +25,7 @@ LISTS = (".txt", ".lst")
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where an image lies.
-
-    Attributes:
-        root: A folder or a zip file.
-        name: Of the image file below it.
-    """
+    """Where an image lies: its name below a folder or a zip file."""
 
     root: Path
     name: str
@@ -42,7 +37,9 @@ class ImageSource:
 
 
 def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[ImageSource]:
-    """Lists images; nothing is decoded yet.
+    """Lists images in the order given; nothing is decoded yet.
+
+    A path that is named twice counts once, at its first place; a link and what it leads to are two images.
 
     Args:
         inputs: Image files; folders and zip files, which are searched to the bottom, in the order of names, links
@@ -51,13 +48,6 @@ def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[Imag
             folder.
         output: Where results go. A folder around it is searched without it, so that what an earlier run has drawn is
             not taken for images; a folder inside it was named on purpose and is searched as any other.
-
-    Returns:
-        The images in the order given. A path that is named twice counts once, at its first place; a link and what it
-        leads to are two images.
-
-    Raises:
-        DataError: A path does not exist, or holds no image.
     """
     if not inputs:
         raise DataError("no image is named")
@@ -103,12 +93,7 @@ def _listed(path: Path) -> Iterator[Path]:
 
 
 class ImageFiles(Dataset[Sample]):
-    """Found images as samples without instances; the id of an image is its position.
-
-    Attributes:
-        sources: Where they lie.
-        paths: Their paths; one in a zip file as if that were a folder.
-    """
+    """Found images as samples without instances; ids are positions, paths lead into zip files as into folders."""
 
     def __init__(self, inputs: Sequence[Path], output: Path | None = None) -> None:
         """Lists the files, as `find_images` does."""
@@ -122,11 +107,7 @@ class ImageFiles(Dataset[Sample]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes one image.
-
-        Raises:
-            DataError: It is damaged, or no image.
-        """
+        """Decodes one image."""
         source = self.sources[index]
         if source.root not in self._stores:
             self._stores[source.root] = ImageStore(source.root)
@@ -140,11 +121,7 @@ class ImageFiles(Dataset[Sample]):
 
 
 def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | None, dict[int, str]]:
-    """Reads some images, such that one that cannot be read does not stop the others.
-
-    Returns:
-        The images that could be read, if any, and by position what is wrong with the others.
-    """
+    """The images that could be read, if any, as one batch, and by position what is wrong with the others."""
     samples, failures = [], {}
     for position in positions:
         try:

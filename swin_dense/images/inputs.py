@@ -27,11 +27,7 @@ def is_single(images: object) -> bool:
 
 
 def each_image(images: Any) -> Iterator[Any]:
-    """The single images of one image, a folder, or an iterable of these; nothing is decoded yet.
-
-    Raises:
-        DataError: A folder holds no image, or this is none of them.
-    """
+    """The single images of one image, a folder, or an iterable of these; nothing is decoded yet."""
     if isinstance(images, str | PathLike):
         yield from ImageFiles([Path(images)]).paths
     elif is_single(images):
@@ -44,14 +40,7 @@ def each_image(images: Any) -> Iterator[Any]:
 
 
 def read_image(image: Any) -> Tensor:
-    """Decodes or converts one image; EXIF orientations of files and of PIL images are applied.
-
-    Returns:
-        (3, H, W) uint8 RGB on the CPU.
-
-    Raises:
-        DataError: The file cannot be read, or the array is of another shape or type.
-    """
+    """Decodes or converts one image to (3, H, W) uint8 RGB on the CPU; EXIF orientations are applied."""
     if isinstance(image, str | PathLike):
         path = Path(image)
         pixels: Tensor = ImageStore(path.parent).read(path.name).as_subclass(Tensor)

@@ -37,14 +37,8 @@ def visible(names: Iterable[str], suffixes: Collection[str] | None = None) -> li
 def list_files(folder: Path, suffixes: Collection[str] | None = None) -> list[str]:
     """Names of the files in a folder and its subfolders, relative to it, sorted; hidden ones are left out.
 
-    Links to files and folders are followed; a folder that contains itself through a link is entered once.
-
-    Args:
-        folder: Where to look.
-        suffixes: Lower-case suffixes to list, such as ".png"; None lists all files.
-
-    Raises:
-        DataError: A folder cannot be read, or a link that would be listed leads nowhere.
+    Links to files and folders are followed; a folder that contains itself through a link is entered once. `suffixes`
+    are in lower case, such as ".png".
     """
     status = folder.stat()
     return sorted(_walk(folder, "", suffixes, {(status.st_dev, status.st_ino)}))

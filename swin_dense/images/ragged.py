@@ -52,11 +52,6 @@ class Ragged:
         start, stop = self.offsets[row : row + 2].tolist()
         return self.values[start:stop].numpy()
 
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """(R,) number of values in each row."""
-        return np.diff(self.offsets.numpy())
-
     def text(self, row: int) -> str:
         """One row of `from_bytes` as the text it was encoded from (UTF-8, `surrogateescape`)."""
         return self[row].tobytes().decode("utf-8", "surrogateescape")

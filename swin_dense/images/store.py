@@ -59,14 +59,7 @@ class ImageStore:
     """
 
     def __init__(self, root: Path) -> None:
-        """Opens a folder or a zip file.
-
-        Args:
-            root: The folder, the zip file, or a folder inside one: `ADEChallengeData2016.zip/images/training`.
-
-        Raises:
-            DataError: It is none of them.
-        """
+        """Opens a folder, a zip file, or a folder inside one: `ADEChallengeData2016.zip/images/training`."""
         self.root = Path(root)
         self._zip: Archive | None = None
         self._folder = ""
@@ -90,11 +83,7 @@ class ImageStore:
     def names(self, suffixes: Collection[str] | None = None) -> list[str]:
         """Names of all files, those in subfolders too, sorted; hidden ones (`.DS_Store`, `._1.jpg`) are left out.
 
-        Args:
-            suffixes: Lower-case suffixes to list; None lists all files.
-
-        Raises:
-            DataError: A link among them leads nowhere.
+        `suffixes` to list are in lower case.
         """
         if self._zip is None:
             return list_files(self.root, suffixes)
@@ -125,21 +114,10 @@ class ImageStore:
         return ImageError(path, "missing-image", fault, "write the name as the file has it")
 
     def read(self, file_name: str, expected_size: Size | None = None) -> tv_tensors.Image:
-        """Decodes one image.
+        """Decodes one image, named relative to the root, to (3, H, W) uint8 RGB.
 
-        The EXIF orientation is applied, unless `expected_size` shows that the annotations were made on the raster as
-        it is stored: then they would not fit the turned image.
-
-        Args:
-            file_name: Relative to the root.
-            expected_size: Height and width that the annotations give.
-
-        Returns:
-            (3, H, W) uint8 RGB. Alpha is dropped; 16-bit values are scaled to 8 bits.
-
-        Raises:
-            ImageError: The file is missing, outside the root, no image, damaged, of an unsupported pixel format, or not
-                of the expected size.
+        Alpha is dropped; 16-bit values are scaled to 8 bits. The EXIF orientation is applied, unless `expected_size`
+        shows that the annotations were made on the raster as it is stored: then they would not fit the turned image.
         """
         return self.read_with_turn(file_name, expected_size)[0]
 
@@ -163,11 +141,7 @@ class ImageStore:
 
     @contextmanager
     def open(self, file_name: str, formats: Sequence[str] = FORMATS) -> Iterator[ImageFile.ImageFile]:
-        """Opens one image, its header read but not its pixels.
-
-        Raises:
-            ImageError: The file cannot be used; or anything went wrong while the caller decoded it.
-        """
+        """Opens one image, its header alone read; what goes wrong while the caller decodes it is an `ImageError`."""
         path = self.root / file_name
         try:
             source, file_bytes = self._source(file_name)
@@ -184,11 +158,7 @@ class ImageStore:
             raise ImageError(path, "unreadable-image", f"cannot be decoded ({error})", "restore the file") from error
 
     def content(self, file_name: str) -> bytes:
-        """The bytes of one file.
-
-        Raises:
-            ImageError: As for `open`.
-        """
+        """The bytes of one file."""
         source, _ = self._source(file_name)
         try:
             return source.read_bytes() if isinstance(source, Path) else source.getvalue()

@@ -65,32 +65,17 @@ class RepPointsV2Head(nn.Module):
         train_cfg: Mapping[str, Any] | None = None,
         test_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        """Creates the layers.
+        """Creates the layers; losses and norms are model dicts, `loss_cls` is a quality focal loss.
 
-        Args:
-            num_classes: K.
-            in_channels: Width of the maps.
-            feat_channels: Width of the towers.
-            point_feat_channels: Width of what is gathered at the points.
-            corner_dim: Width of the maps that corner pooling pools.
-            point_strides: Pixels per cell of each level.
-            loss_cls: Model dict of the loss of classes, a quality focal loss.
-            loss_bbox_init: Of the boxes of the first points.
-            loss_bbox_refine: Of the boxes of the refined points.
-            loss_heatmap: Of the corners' heatmaps.
-            loss_offset: Of the offsets to the corners.
-            loss_sem: Of the foreground.
-            stacked_convs: Convolutions of each tower.
-            shared_stacked_convs: Further convolutions before the verifying branches.
-            num_points: n, the square of an odd number.
-            gradient_mul: Share of the later gradients that reaches the first points.
-            norm_cfg: mmcv's description of the norms; None for none.
-            num_mask_params: M, for a mask head beside this one; 0 for none. With masks, the centre of an object is the
-                centroid of its mask.
-            train_cfg: `scale`: a box of this many strides a side suits a level, and boxes are compared in units of so
-                many strides; `topk`: candidates of an object on each level; `corner_overlap`: least overlap of a box
-                whose corners are off by the radius of the Gaussians.
-            test_cfg: `nms_pre`, `score_thr`, `nms`, `max_per_img` and `min_bbox_size`, as of mmdet's dense heads.
+        Towers have the width `feat_channels`, what is gathered at the points `point_feat_channels`, what corner pooling
+        pools `corner_dim`. `stacked_convs` make a tower, `shared_stacked_convs` more come before the verifying
+        branches. n, `num_points`, is the square of an odd number; `gradient_mul` is the share of the later gradients
+        that reaches the first points. M, `num_mask_params`, is 0 without a mask head; with masks, the centre of an
+        object is the centroid of its mask.
+
+        `train_cfg` has `scale`: a box of this many strides a side suits a level, and boxes are compared in units of so
+        many strides; `topk`: candidates of an object on each level; `corner_overlap`: least overlap of a box whose
+        corners are off by the radius of the Gaussians. `test_cfg` is as of mmdet's dense heads.
         """
         super().__init__()
         kernel = isqrt(num_points)

@@ -19,10 +19,11 @@ def test_real_coco_has_no_problems(shared_data, name):
     root = shared_data / "coco2017_tiny"
     report = check_coco(root / f"annotations/instances_{name}.json", None)
     assert report.ok and report.problems == () and report.images == str(root / name)
-    assert report.crowd == 5 and report.image_count == 50 and len(report.instances_per_class) == 80
+    counts = report.counts
+    assert counts["crowd"] == 5 and counts["images"] == 50 and len(report.instances_per_class) == 80
     persons = {"train2017": 99, "val2017": 127}
-    assert report.instances_per_class["person"] <= persons[name] and report.annotation_count in (470, 382)
-    assert report.small + report.medium + report.large + report.crowd == report.annotation_count
+    assert report.instances_per_class["person"] <= persons[name] and counts["annotations"] in (470, 382)
+    assert sum(counts[name] for name in ("small", "medium", "large", "crowd")) == counts["annotations"]
 
 
 def test_a_file_whose_images_are_nowhere_is_checked_with_a_warning(shared_data):

@@ -45,7 +45,7 @@ def test_samples_have_boxes_and_no_masks(tmp_path: Path, outline: dict[str, Any]
 def test_a_box_without_a_stated_area_is_its_own(tmp_path: Path) -> None:
     path = write(tmp_path, BOX, BOX | {"area": 700})
     assert CocoDataset(path, tmp_path, masks=False).annotations.areas.tolist() == [800, 700]
-    assert check_coco(path, tmp_path).small == 2
+    assert check_coco(path, tmp_path).counts["small"] == 2
 
 
 def test_masks_that_are_not_wanted_are_not_decoded_and_may_be_missing_here_and_there(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_every_class_size_and_kind_of_mask_occurs(tmp_path):
     root = write_shapes(tmp_path / "shapes", train=150, val=1)
     report = check_coco(root / "annotations/instances_train.json", root / "images/train")
     assert min(report.instances_per_class.values()) > 50
-    assert report.small > 100 and report.medium > 100 and report.empty_images > 0
+    assert report.counts["small"] > 100 and report.counts["medium"] > 100 and report.counts["empty_images"] > 0
     document = json.loads((root / "annotations/instances_train.json").read_text())
     areas = [one["area"] for one in document["annotations"]]
     assert max(areas) > 50 * min(areas)
