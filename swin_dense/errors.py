@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 
 class SwinDenseError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
 
 class ConfigError(SwinDenseError):
@@ -64,31 +64,14 @@ class TrainingInterruptedError(SwinDenseError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint for a mistyped name.
-
-    Args:
-        name: What was written.
-        valid: What could have been meant.
-
-    Returns:
-        `did you mean "x"?`, or the list of valid names where none is near.
-    """
+    """`did you mean "x"?` for a mistyped name, or the list of valid names where none is near."""
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1)
     return f'did you mean "{close[0]}"?' if close else f"valid: {', '.join(valid)}"
 
 
 def check_lowest(section: str, settings: object, **lowest: float) -> None:
-    """Refuses numbers that are too small, infinite or none at all; None is always allowed.
-
-    Args:
-        section: Key of the settings in a config.
-        settings: Holds the numbers as attributes.
-        **lowest: By name, the lowest number that is allowed.
-
-    Raises:
-        ConfigError: One is too small.
-    """
+    """Refuses numbers of a config section that are below a lowest one, infinite or NaN; None is always allowed."""
     for name, least in lowest.items():
         number = getattr(settings, name)
         if number is not None and not least <= number < math.inf:
@@ -96,16 +79,7 @@ def check_lowest(section: str, settings: object, **lowest: float) -> None:
 
 
 def check_positive(section: str, settings: object, *names: str) -> None:
-    """Refuses numbers that are not above 0, infinite or none at all; None is always allowed.
-
-    Args:
-        section: Key of the settings in a config.
-        settings: Holds the numbers as attributes.
-        *names: Of the numbers.
-
-    Raises:
-        ConfigError: One is not above 0.
-    """
+    """Refuses numbers of a config section that are not above 0, infinite or NaN; None is always allowed."""
     for name in names:
         number = getattr(settings, name)
         if number is not None and not 0 < number < math.inf:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from swin_dense.errors import SwinDenseError, TrainingInterruptedError
 
 # The modules are named because importing them registers their commands.
 __all__ = ["app", "checks", "configs", "exports", "inference", "main", "training", "weights"]
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
+"""What CUDA, MPS and the CPU say; torch has no common class for it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -39,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _flush_output()
     except BrokenPipeError:  # `swin-dense configs | head`
         sys.exit(1)
-    except (SwinDenseError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, SwinDenseError | OSError | MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
         if debug:
             traceback.print_exception(error)
         if isinstance(error, TrainingInterruptedError):
@@ -61,8 +67,12 @@ def _flush_output() -> None:
 
 
 def _message(error: Exception) -> str:
-    """One of ours as it is; what the system refuses with the file and where to see more."""
-    if isinstance(error, OSError):
-        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        return f"{what} (--debug shows where)"
-    return str(error)
+    """One of ours as it is; what the system refuses with the file, or what to do, and where to see more."""
+    if isinstance(error, SwinDenseError):
+        return str(error)
+    first, *_ = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        return f"out of memory: {first}; take smaller images or batches (--debug shows where)"
+    assert isinstance(error, OSError)
+    what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    return f"{what} (--debug shows where)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,11 @@ def test_what_the_system_refuses_is_one_line_with_the_file(
     monkeypatch.setattr(config, "list_recipes", refuse)
     assert command("configs") == 2
     assert capsys.readouterr().err == "error: secret.py: Permission denied (--debug shows where)\n"
+
+
+def test_no_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("stats", "swin_nano", "--shape", "99999999x99999999") == 2
+    assert re.fullmatch("error: out of memory: .*; take smaller images or .*\n", capsys.readouterr().err)
 
 
 def swin_dense(*words: str, **options: object) -> subprocess.Popen[str]:
