@@ -35,9 +35,6 @@ def chosen_device(name: str | None) -> torch.device:
     """The device that a user asks for, tried with a small computation; None takes the best there is.
 
     The best is CUDA (of several processes under torchrun each its own), MPS, or else the CPU.
-
-    Raises:
-        ConfigError: It cannot be used here; says which can.
     """
     if name is not None:
         if (failure := failure_on(name)) is not None:

@@ -114,15 +114,7 @@ class Batch:
         return len(self.image_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Moves images, boxes, labels and label maps; masks and crowd flags stay on the CPU, where they are read.
-
-        Args:
-            device: Where to.
-            non_blocking: As in `Tensor.to`.
-
-        Returns:
-            A new batch.
-        """
+        """Moves images, boxes, labels and label maps; masks and crowd flags stay on the CPU, where they are read."""
         instances = self.instances and tuple(
             replace(
                 one,
@@ -171,8 +163,7 @@ class Segmentation:
 
     Attributes:
         label_map: (H, W) int32, contiguous 0..K-1.
-        probabilities: (K, H, W) in 0..1, adding up to 1 at every pixel, but for rounding; None unless they were asked
-            for.
+        probabilities: (K, H, W) in 0..1, adding up to 1 but for rounding; None unless they were asked for.
     """
 
     label_map: Tensor
@@ -186,17 +177,11 @@ class Segmentation:
 
 
 def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
-    """Pads the images right and bottom with zeros to one size and puts them into a batch.
+    """A batch of images padded right and bottom with zeros to one size, a multiple of `size_divisor`.
 
-    The official recipe pads after it normalises, so the model must set everything beyond `sizes` to zero again once it
-    has normalised.
-
-    Args:
-        samples: At least one; either all of them have instances or none has; likewise label maps.
-        size_divisor: Height and width of the batch are the largest ones rounded up to a multiple of this.
-
-    Returns:
-        The batch; images are uint8 (B, 3, H, W). Boxes, masks and label maps keep the size of their own image.
+    Either all samples have instances or none has; likewise label maps. Boxes, masks and label maps keep the size of
+    their own image. The official recipe pads after it normalises, so the model must set everything beyond `sizes` to
+    zero again once it has normalised.
     """
     assert samples, "a batch needs a sample"
     instances = tuple(sample.instances for sample in samples if sample.instances is not None)
@@ -248,15 +233,11 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that is wrong, what to do about it, and the image and annotation concerned, if any.
 
     Attributes:
         kind: The rule that is broken, such as "box-outside"; the same for all findings of one rule.
         file: The annotation file or the image that it is about.
-        message: What is wrong.
-        fix: What to do about it.
-        image_id: The image concerned, if there is one.
-        annotation_id: The annotation concerned, if there is one.
         severity: An error stops training. A warning is what official COCO has too, and is safe to train on.
     """
 

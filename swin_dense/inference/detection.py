@@ -23,7 +23,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as kernels
 
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, check_lowest
 from swin_dense.inference.merging import Merged, Merging
 from swin_dense.inference.views import Windows
 from swin_dense.records import Batch, Detections, Rle, Size
@@ -128,9 +128,7 @@ class DetectionInference:
             raise ConfigError("inference.whole_image is False, but there is no inference.slice_size: nothing is seen")
         if not 0 <= self.min_score <= 1:
             raise ConfigError(f"inference.min_score must lie in 0..1, got {self.min_score}")
-        for name, number in (("max_detections", self.max_detections), ("batch_size", self.batch_size)):
-            if number is not None and number < 1:
-                raise ConfigError(f"inference.{name} must be at least 1, got {number}")
+        check_lowest("inference", self, max_detections=1, batch_size=1)
 
     @torch.inference_mode()
     def predict(self, model: DetectionModel, batch: Batch) -> list[Detections]:

@@ -31,7 +31,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, check_lowest
 from swin_dense.inference.views import Segmenter, Windows, logits_in_bands, resize_images
 from swin_dense.records import Batch, Segmentation, Size
 
@@ -79,8 +79,7 @@ class SegmentationInference:
                 )
         if not self.scales or not all(0 < ratio < math.inf for ratio in self.scales):
             raise ConfigError(f"inference.scales must be positive ratios, at least one, got {self.scales}")
-        if self.band_pixels is not None and self.band_pixels < 1:
-            raise ConfigError(f"inference.band_pixels must be at least 1, got {self.band_pixels}")
+        check_lowest("inference", self, band_pixels=1)
 
     @torch.inference_mode()
     def predict(self, model: Segmenter, batch: Batch) -> list[Segmentation]:
