@@ -71,7 +71,7 @@ class SwinBlock(nn.Module):
 
 
 def needs_gradient(block: nn.Module, rows: Tensor) -> bool:
-    """Whether a backward pass will come through: frozen blocks on what frozen blocks hand out keep nothing for one."""
+    """Whether a backward pass will come through: frozen blocks on the output of frozen blocks keep nothing for one."""
     return torch.is_grad_enabled() and (
         rows.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
     )

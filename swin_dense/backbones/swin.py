@@ -82,7 +82,7 @@ class SwinStage(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Swin Transformer that hands out one feature map per requested stage.
+    """Swin Transformer that returns one feature map per requested stage.
 
     Images may have any height and width of at least one pixel; maps are as large as `feature_specs` say. The model
     pickles, copies and trains like any other module; parameter names are those of the official dense models.
@@ -90,7 +90,7 @@ class SwinTransformer(nn.Module):
     Attributes:
         feature_specs: Name, channels and stride of each map, finest first.
         depths: Blocks per stage.
-        out_indices: Stages whose maps are handed out, from 0.
+        out_indices: Stages whose maps are returned, from 0.
         frozen_stages: What is never trained; see the option of this name.
 
     Example:
@@ -129,7 +129,7 @@ class SwinTransformer(nn.Module):
             window_size: Side of the square windows, in tokens.
             in_channels: Channels of the images.
             drop_path_rate: Drop path (stochastic depth) rate of the last block; it rises linearly from 0.
-            out_indices: Stages whose maps are handed out, from 0, ascending.
+            out_indices: Stages whose maps are returned, from 0, ascending.
             frozen_stages: -1 freezes nothing, 0 the patch embedding, n also the first n stages with their output norms.
                 Frozen parts get no gradient and stay in evaluation mode.
             activation_checkpointing: Trade time for memory in training: keep the input of each block alone, and

@@ -124,7 +124,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
         return key, ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         if text.lstrip().startswith(("[", "(", "{")):
-            raise ConfigError(f"{key}={reprlib.repr(text)} is no Python value; plain text takes quotes here") from error
+            raise ConfigError(f"{key}={reprlib.repr(text)} is not a Python value; plain text takes quotes here") from error
         return key, text
 
 
@@ -148,7 +148,7 @@ def _override(values: dict[str, Any], key: Any, value: Any, source: str) -> None
 
 def _index(key: str, target: list[Any], where: str) -> int:
     if key not in map(str, range(len(target))):
-        raise ConfigError(f"{where}: {_short(key)} is no position in a list of {len(target)}")
+        raise ConfigError(f"{where}: {_short(key)} is not an index of a list of {len(target)}")
     return int(key)
 
 

@@ -264,7 +264,7 @@ def _fill_in_head(head: dict[str, Any], key: str, widths: Sequence[int]) -> None
     try:
         expected: int | list[int] = widths[index] if isinstance(index, int) else [widths[i] for i in index]
     except (TypeError, IndexError) as error:
-        raise ConfigError(f"{key}.in_index is {index}, but the backbone hands out {len(widths)} maps") from error
+        raise ConfigError(f"{key}.in_index is {index}, but the backbone returns {len(widths)} maps") from error
     _fill_in(head, key, f"the backbone's maps {index}" if "in_index" in head else "the backbone's maps", expected)
 
 

@@ -109,7 +109,7 @@ def convert_state_dict(
     named = without_wrappers(taken, ema=ema)
     if broken := [named.keys[name] for name, tensor in named.tensors.items() if not is_finite(tensor)]:
         raise WeightsError(f"{len(broken)} tensors hold NaN or infinity: {listed(broken)}")
-    parts = _with_keys(take_apart(named.tensors, format), named.keys)
+    parts = take_apart(named.tensors, format, named.keys)
     backbone, around = _with_heads_inside(parts)
     form = wanted.form_for(backbone)
     body = {name: item for name, item in backbone.items() if form.write(name) is not None}
@@ -120,12 +120,13 @@ def convert_state_dict(
     }
     reasons = {name: _reason_inside(name) for name in backbone if name not in body}
     explained = _explain(backbone, reasons, parts.unmatched, wanted)
-    reasons = {name: _reason_beside(name) for name in around if name not in heads}
+    beside = {name: name.split(".")[0] for name in around if name not in heads}
+    reasons = {name: OTHER_TASKS[word] if word in BESIDE else None for name, word in beside.items()}
     explained += _explain(around, reasons, (), wanted)
     added = absent_buffers(body, form)
     own = _with_history(form.from_official({**_tensors(body), **added}), body)
-    beside = _with_history(wanted.around.from_official(_tensors(heads)), heads)
-    written = {("backbone." if heads else "") + name: item for name, item in own.items()} | beside
+    others = _with_history(wanted.around.from_official(_tensors(heads)), heads)
+    written = {("backbone." if heads else "") + name: item for name, item in own.items()} | others
     is_new = {name: item.keys[0] in added for name, item in written.items()}
     report = ConversionReport(
         source="state dict",
@@ -137,15 +138,6 @@ def convert_state_dict(
         skipped=(*(Note(key, IGNORED) for key in tensors if key not in taken), *named.skipped, *explained),
     )
     return _tensors(written), report
-
-
-def _with_keys(parts: Parts, keys: Mapping[str, str]) -> Parts:
-    """The same, made of the full keys of the checkpoint."""
-    return parts._replace(
-        backbone={name: item.made_of(keys) for name, item in parts.backbone.items()},
-        around={name: item.made_of(keys) for name, item in parts.around.items()},
-        unmatched=tuple(keys[name] for name in parts.unmatched),
-    )
 
 
 def _with_history(written: Mapping[str, Converted], sources: Mapping[str, Converted]) -> dict[str, Converted]:
@@ -177,12 +169,6 @@ def _reason_inside(name: str) -> str | None:
     if OUTPUT_NORM.fullmatch(name):
         return "output norm of a stage"
     return OTHER_TASKS.get(name.split(".")[0])
-
-
-def _reason_beside(name: str) -> str | None:
-    """The same for a tensor beside the backbone."""
-    first_word = name.split(".")[0]
-    return OTHER_TASKS[first_word] if first_word in BESIDE else None
 
 
 def _explain(

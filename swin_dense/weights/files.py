@@ -96,9 +96,11 @@ def unwrap(content: object, source: str) -> tuple[dict[str, Tensor], str]:
         content, source = content[wrapper], f"{source}[{wrapper}]"
     if not isinstance(content, Mapping):
         raise WeightsError(f"holds a {type(content).__name__} instead of a state dict")
-    others = [
-        f"{str(key)[:200]} ({_kind(value)})" for key, value in content.items() if not _is_named_tensor(key, value)
-    ]
+    others = []
+    for key, value in content.items():
+        peculiarity = _peculiarity(value) if isinstance(value, Tensor) else ""
+        if peculiarity or not isinstance(key, str) or not isinstance(value, Tensor):
+            others.append(f"{str(key)[:200]} ({peculiarity}{type(value).__name__})")
     if others:
         shown = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
         raise WeightsError(
@@ -108,25 +110,16 @@ def unwrap(content: object, source: str) -> tuple[dict[str, Tensor], str]:
     return dict(content), source
 
 
-def _is_named_tensor(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor) and not _peculiarity(value)
-
-
-def _kind(value: object) -> str:
-    peculiarity = _peculiarity(value) if isinstance(value, Tensor) else ""
-    return f"{peculiarity} {type(value).__name__}".strip()
-
-
 def _peculiarity(tensor: Tensor) -> str:
     """What keeps a tensor from being an ordinary one with a value of its own in every place; empty if nothing."""
     if tensor.layout is not torch.strided:
-        return "sparse"
+        return "sparse "
     if tensor.is_meta:
-        return "empty"
+        return "empty "
     if tensor.is_quantized:
-        return "quantised"
+        return "quantised "
     # A few bytes on disk could stand for any amount of memory.
-    return "expanded" if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() else ""
+    return "expanded " if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes() else ""
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -176,15 +169,15 @@ def read_labels(path: Path) -> dict[str, Any]:
         _check_names(path, labels["class_names"])
         ids, palette, count = labels.get("category_ids"), labels.get("palette"), len(labels["class_names"])
         if ids is not None and not (_is_list(ids, count) and all(type(one) is int for one in ids)):
-            raise WeightsError(f"{path}: what it holds as category ids is no list of {count} integers: {ids!r:.100}")
+            raise WeightsError(f"{path}: its category_ids are not a list of {count} integers: {ids!r:.100}")
         if palette is not None and not (_is_list(palette, count) and all(_is_colour(one) for one in palette)):
-            raise WeightsError(f"{path}: what it holds as palette is no list of {count} colours: {palette!r:.100}")
+            raise WeightsError(f"{path}: its palette is not a list of {count} colours: {palette!r:.100}")
     return labels
 
 
 def _check_names(path: Path, names: Any) -> None:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise WeightsError(f"{path}: what it holds as names of its classes is no list of names: {names!r:.100}")
+        raise WeightsError(f"{path}: its class names are not a list of texts: {names!r:.100}")
 
 
 def _is_list(value: object, count: int) -> bool:

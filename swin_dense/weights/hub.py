@@ -145,7 +145,7 @@ def cached_path(name: str) -> Path:
         return cache_folder() / release.file_name
     file_name = unquote(urlsplit(name).path).rpartition("/")[2]
     if urlsplit(name).scheme not in ("http", "https") or not re.fullmatch(r"[\w+=-][\w.+=-]*", file_name):
-        raise WeightsError(f"{name} is no http or https address of a file")
+        raise WeightsError(f"{name} is not an http or https address of a file")
     return cache_folder() / "urls" / hashlib.sha256(name.encode()).hexdigest()[:16] / file_name
 
 
@@ -292,7 +292,7 @@ def _sha256_of(path: Path) -> str:
 def _checked_digits(sha256: str | None) -> str | None:
     digits = None if sha256 is None else sha256.strip().lower()
     if digits is not None and not re.fullmatch(r"[0-9a-f]{8,64}", digits):
-        raise WeightsError(f'"{sha256}" is no SHA-256: 64 hexadecimal digits, or at least the first 8')
+        raise WeightsError(f'"{sha256}" is not a SHA-256: 64 hexadecimal digits, or at least the first 8')
     return digits
 
 

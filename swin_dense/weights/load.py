@@ -158,7 +158,7 @@ def _read_as(
     """Gives the tensors of a checkpoint the names that they have in a model with a Swin backbone."""
     named = without_wrappers(tensors, ema=ema)
     try:
-        parts = take_apart(named.tensors, format_name)
+        parts = take_apart(named.tensors, format_name, named.keys)
     except WeightsError as error:
         raise WeightsError(f"{error}\n  - the model's backbone is a Swin, which takes no other weights") from error
     wrappers, full = own_names(model)
@@ -167,15 +167,9 @@ def _read_as(
     return _Incoming(
         format=parts.layout.format.name,
         prefix=prefix,
-        backbone={
-            full.get(bare_prefix + name, prefix + name): item.made_of(named.keys)
-            for name, item in parts.backbone.items()
-        },
-        around={
-            full.get(bare_root + name, root_of(prefix) + name): item.made_of(named.keys)
-            for name, item in parts.around.items()
-        },
-        unmatched=[named.keys[name] for name in parts.unmatched],
+        backbone={full.get(bare_prefix + name, prefix + name): item for name, item in parts.backbone.items()},
+        around={full.get(bare_root + name, root_of(prefix) + name): item for name, item in parts.around.items()},
+        unmatched=parts.unmatched,
         skipped=named.skipped,
     )
 

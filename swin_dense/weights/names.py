@@ -144,7 +144,7 @@ def check_selection(option: str, names: Iterable[str], keys: Collection[str]) ->
     """Refuses names that are neither a tensor nor a module around one."""
     for name in names:
         if not is_named([name], *keys):
-            raise WeightsError(f'{option} names "{name}", but no parameter and no module around one is called so')
+            raise WeightsError(f'{option} names "{name}", but there is no parameter or module of this name')
 
 
 def is_named(names: Iterable[str], *keys: str) -> bool:

@@ -157,7 +157,7 @@ _MMSEG_FILES = {
 
 
 def _variant(name: str) -> str:
-    """The backbone that a publisher's name of a model speaks of."""
+    """The backbone variant in a publisher's model name."""
     found = re.search(r"swin[_-](tiny|small|base|large|[tsb])(?![a-z])", name)
     assert found is not None
     size = {"t": "tiny", "s": "small", "b": "base"}.get(found[1], found[1])

@@ -81,7 +81,7 @@ class BiFPN(nn.Module):
         """Creates `num_repeat` layers; levels beyond the backbone's, up to `num_outs`, are pooled from its last map."""
         super().__init__()
         if num_outs < len(in_channels):
-            raise ConfigError(f"BiFPN.num_outs is {num_outs}, but the backbone hands out {len(in_channels)} maps")
+            raise ConfigError(f"BiFPN.num_outs is {num_outs}, but the backbone returns {len(in_channels)} maps")
         self.num_pooled = num_outs - len(in_channels)
         widths = [[*in_channels, *[in_channels[-1]] * self.num_pooled]] + [[out_channels] * num_outs] * (num_repeat - 1)
         self.bi_fpn = nn.ModuleList(BiFPNLayer(one, out_channels, norm_cfg) for one in widths)

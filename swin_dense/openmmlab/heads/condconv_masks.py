@@ -36,25 +36,15 @@ class CondConvMaskHead(nn.Module):
 
     def __init__(
         self,
-        mask_feature_head: Mapping[str, Any],
-        feat_channels: int = 8,
-        mask_out_stride: int = 4,
-        layer_weights: Sequence[float] = (0.0, 0.6, 1.0),
-        max_masks_to_train: int = 500,
+        mask_feature_head: Mapping[str, Any],  # arguments of mmdet's `MaskFeatModule`
+        feat_channels: int = 8,  # width of the layers but the last
+        mask_out_stride: int = 4,  # pixels per pixel of a trained mask; divides the features' stride
+        layer_weights: Sequence[float] = (0.0, 0.6, 1.0),  # of the loss of each layer's mask; the last is the result
+        max_masks_to_train: int = 500,  # most objects of a batch that are drawn, chosen at random
         train_cfg: Mapping[str, Any] | None = None,
-        test_cfg: Mapping[str, Any] | None = None,
+        test_cfg: Mapping[str, Any] | None = None,  # `mask_thr`: what a pixel must exceed to belong to an object
     ) -> None:
-        """Creates the branch that makes the mask features.
-
-        Args:
-            mask_feature_head: Arguments of mmdet's `MaskFeatModule`.
-            feat_channels: Width of the layers but the last.
-            mask_out_stride: Pixels per pixel of a mask that is trained; divides the stride of the features.
-            layer_weights: How much the mask that each layer tries counts in training; the last one is the mask itself.
-            max_masks_to_train: Most objects of a batch that are drawn in training, chosen at random.
-            train_cfg: That of the dense head; mmdet hands it to both.
-            test_cfg: `mask_thr`: what a pixel must exceed to belong to an object; the rest is for the dense head.
-        """
+        """Creates the branch that makes the mask features; both configs are also those of the dense head."""
         super().__init__()
         self.mask_feature_head = MaskFeatModule(**mask_feature_head)
         self.feature_stride = int(self.mask_feature_head.mask_stride)

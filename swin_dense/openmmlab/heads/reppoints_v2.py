@@ -44,38 +44,34 @@ class RepPointsV2Head(nn.Module):
 
     def __init__(
         self,
-        num_classes: int,
-        in_channels: int,
-        feat_channels: int,
-        point_feat_channels: int,
-        corner_dim: int,
-        point_strides: Sequence[int],
-        loss_cls: Mapping[str, Any],
-        loss_bbox_init: Mapping[str, Any],
-        loss_bbox_refine: Mapping[str, Any],
-        loss_heatmap: Mapping[str, Any],
-        loss_offset: Mapping[str, Any],
-        loss_sem: Mapping[str, Any],
-        stacked_convs: int = 3,
-        shared_stacked_convs: int = 1,
-        num_points: int = 9,
-        gradient_mul: float = 0.1,
+        num_classes: int,  # K
+        in_channels: int,  # width of the maps
+        feat_channels: int,  # width of the towers
+        point_feat_channels: int,  # width of what is gathered at the points
+        corner_dim: int,  # width of the maps that corner pooling pools
+        point_strides: Sequence[int],  # pixels per cell of each level
+        loss_cls: Mapping[str, Any],  # of the classes, a quality focal loss
+        loss_bbox_init: Mapping[str, Any],  # of the boxes of the first points
+        loss_bbox_refine: Mapping[str, Any],  # of the boxes of the refined points
+        loss_heatmap: Mapping[str, Any],  # of the corners' heatmaps
+        loss_offset: Mapping[str, Any],  # of the offsets to the corners
+        loss_sem: Mapping[str, Any],  # of the foreground
+        stacked_convs: int = 3,  # convolutions of each tower
+        shared_stacked_convs: int = 1,  # further convolutions before the verifying branches
+        num_points: int = 9,  # n, the square of an odd number
+        gradient_mul: float = 0.1,  # share of the later gradients that reaches the first points
         norm_cfg: dict[str, Any] | None = None,
-        num_mask_params: int = 0,
+        num_mask_params: int = 0,  # M, for a mask head beside this one; 0 for none
         train_cfg: Mapping[str, Any] | None = None,
         test_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        """Creates the layers; losses and norms are model dicts, `loss_cls` is a quality focal loss.
+        """Creates the layers; losses and norms are described by model dicts, None means no norm.
 
-        Towers have the width `feat_channels`, what is gathered at the points `point_feat_channels`, what corner pooling
-        pools `corner_dim`. `stacked_convs` make a tower, `shared_stacked_convs` more come before the verifying
-        branches. n, `num_points`, is the square of an odd number; `gradient_mul` is the share of the later gradients
-        that reaches the first points. M, `num_mask_params`, is 0 without a mask head; with masks, the centre of an
-        object is the centroid of its mask.
-
-        `train_cfg` has `scale`: a box of this many strides a side suits a level, and boxes are compared in units of so
-        many strides; `topk`: candidates of an object on each level; `corner_overlap`: least overlap of a box whose
-        corners are off by the radius of the Gaussians. `test_cfg` is as of mmdet's dense heads.
+        With masks, the centre of an object is the centroid of its mask. `train_cfg` holds `scale` (a box of this many
+        strides a side suits a level, and boxes are compared in units of so many strides), `topk` (candidates of an
+        object on each level) and `corner_overlap` (least overlap of a box whose corners are off by the radius of the
+        Gaussians); `test_cfg` holds `nms_pre`, `score_thr`, `nms`, `max_per_img` and `min_bbox_size`, as of mmdet's
+        dense heads.
         """
         super().__init__()
         kernel = isqrt(num_points)

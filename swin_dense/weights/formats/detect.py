@@ -46,7 +46,7 @@ class Parts(NamedTuple):
 
 
 def format_named(name: str) -> Format:
-    """The format of `FORMATS` that is called so."""
+    """The format of this name in `FORMATS`."""
     if name not in FORMATS:
         raise WeightsError(f'unknown weight format "{name}"; {nearest(name, FORMATS)}')
     return FORMATS[name]
@@ -78,8 +78,8 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
     return layouts[0]
 
 
-def take_apart(tensors: Mapping[str, Tensor], format_name: str) -> Parts:
-    """Finds the backbone and translates all names; `Converted.keys` are keys of the state dict."""
+def take_apart(tensors: Mapping[str, Tensor], format_name: str, keys: Mapping[str, str] | None = None) -> Parts:
+    """Finds the backbone and translates all names; `keys` gives the checkpoint's key of each name, where it differs."""
     layout = detect_layout(tensors, format_name)
     inside = {key.removeprefix(layout.prefix): key for key in tensors if key.startswith(layout.prefix)}
     root = root_of(layout.prefix)
@@ -87,6 +87,8 @@ def take_apart(tensors: Mapping[str, Tensor], format_name: str) -> Parts:
     backbone, unmatched = layout.format.to_official({name: tensors[key] for name, key in inside.items()})
     translated, others = layout.format.around.to_official({name: tensors[key] for name, key in beside.items()})
     around = {**translated, **{name: Converted(tensors[beside[name]], (name,)) for name in others}}
+    if keys is not None:
+        inside, beside = ({name: keys[key] for name, key in part.items()} for part in (inside, beside))
     return Parts(
         layout=layout,
         backbone={name: item.made_of(inside) for name, item in backbone.items()},

@@ -20,16 +20,16 @@ def _tokens_to_map(embedding: Tensor) -> Tensor:
         return embedding
     side = isqrt(embedding.shape[1])
     if side * side != embedding.shape[1]:
-        raise WeightsError(f"an absolute position embedding of {embedding.shape[1]} tokens forms no square map")
+        raise WeightsError(f"an absolute position embedding of {embedding.shape[1]} tokens does not form a square map")
     return embedding.transpose(1, 2).reshape(*embedding.shape[::2], side, side)
 
 
 def _map_to_tokens(embedding: Tensor) -> Tensor:
-    """The inverse; a map that is no square is refused, because its sides cannot be read from its tokens."""
+    """The inverse; a map that is not square is refused, because its sides cannot be read from its tokens."""
     if embedding.ndim != 4:
         return embedding
     if embedding.shape[2] != embedding.shape[3]:
-        raise WeightsError(f"an absolute position embedding of {tuple(embedding.shape[2:])} is no square map")
+        raise WeightsError(f"an absolute position embedding of {tuple(embedding.shape[2:])} is not a square map")
     return embedding.flatten(2).transpose(1, 2)
 
 

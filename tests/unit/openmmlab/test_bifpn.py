@@ -85,5 +85,5 @@ def test_parameters_have_the_names_of_the_published_checkpoints() -> None:
 
 
 def test_fewer_levels_than_the_backbone_has_are_refused() -> None:
-    with pytest.raises(ConfigError, match="num_outs is 2, but the backbone hands out 3 maps"):
+    with pytest.raises(ConfigError, match="num_outs is 2, but the backbone returns 3 maps"):
         BiFPN([4, 8, 16], 8, num_outs=2, num_repeat=1)

@@ -205,7 +205,7 @@ def test_synchronised_norms_stay_on_accelerators_and_are_plain_ones_in_a_single_
         (
             ("decode_head", "in_index"),
             [0, 1, 2, 4],
-            "model.decode_head.in_index is [0, 1, 2, 4], but the backbone hands",
+            "model.decode_head.in_index is [0, 1, 2, 4], but the backbone returns",
         ),
         (("decode_head", "poolscales"), (1, 2), "mmseg cannot build it"),
         (

@@ -130,7 +130,7 @@ class TestWholeModels:
             convert_state_dict({**state, "norm.weight": torch.randn(3)}, "timm")
 
     def test_ignore_names_what_is_there(self) -> None:
-        with pytest.raises(WeightsError, match='ignore names "necks", but no parameter'):
+        with pytest.raises(WeightsError, match='ignore names "necks", but there is no parameter'):
             convert_state_dict(Detector().state_dict(), "timm", ignore=["necks"])
 
 

@@ -87,5 +87,5 @@ def test_labels_are_those_that_the_file_holds(tmp_path: Path) -> None:
 )
 def test_labels_that_are_none_are_refused(tmp_path: Path, name: str, text: str) -> None:
     save_weights(TENSORS, tmp_path / "w.safetensors", metadata={"class_names": '["cat", "dog"]', name: text})
-    with pytest.raises(WeightsError, match=r"w\.safetensors: what it holds as .* is no list of"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors: its .* not a list of"):
         read_labels(tmp_path / "w.safetensors")

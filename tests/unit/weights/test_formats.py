@@ -143,9 +143,9 @@ def test_tokens_become_a_map_row_by_row_and_back() -> None:
 
 
 def test_tokens_that_form_no_square_are_refused() -> None:
-    with pytest.raises(WeightsError, match="of 6 tokens forms no square map"):
+    with pytest.raises(WeightsError, match="of 6 tokens does not form a square map"):
         FORMATS["openmmlab"].to_official({"absolute_pos_embed": torch.zeros(1, 6, 2)})
-    with pytest.raises(WeightsError, match=r"of \(2, 3\) is no square map"):
+    with pytest.raises(WeightsError, match=r"of \(2, 3\) is not a square map"):
         FORMATS["openmmlab"].from_official({"absolute_pos_embed": torch.zeros(1, 4, 2, 3)})
 
 

@@ -204,7 +204,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(cache: Path, folder: Path) -
 @pytest.mark.parametrize("digits", ["1234567", "not hexadecimal", "0" * 65])
 def test_a_checksum_that_is_none_is_an_error(digits: str, published: Release) -> None:
     for function in (fetch_weights, verify_weights):
-        with pytest.raises(WeightsError, match="is no SHA-256"):
+        with pytest.raises(WeightsError, match="is not a SHA-256"):
             function("tiny", sha256=digits)
 
 
