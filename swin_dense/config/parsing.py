@@ -124,7 +124,7 @@ def _parse_override(override: str) -> tuple[str, Any]:
         return key, ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         if text.lstrip().startswith(("[", "(", "{")):
-            raise ConfigError(f"{key}={reprlib.repr(text)} is not a Python value; plain text takes quotes here") from error
+            raise ConfigError(f"{key}={reprlib.repr(text)} is not a Python value; put plain text in quotes") from error
         return key, text
 
 

@@ -44,7 +44,7 @@ def test_others_do_not_tell(tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", ['"cat"', "cat, dog", "[1, 2]", "{}"])
 def test_what_is_no_list_of_names_is_refused(tmp_path: Path, names: str) -> None:
     save_weights(TENSORS, tmp_path / "w.safetensors", metadata={"class_names": names})
-    with pytest.raises(WeightsError, match=r"w\.safetensors.*no list of names"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors.*not a list of texts"):
         read_class_names(tmp_path / "w.safetensors")
 
 

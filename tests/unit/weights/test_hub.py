@@ -87,11 +87,11 @@ def test_files_of_the_same_name_from_different_addresses_do_not_meet(cache: Path
     [
         ("swin_tiny_patch4_window7_244", "did you mean swin_tiny_patch4_window7_224"),
         ("xyz", "swin-dense weights list shows them"),
-        ("ftp://example.org/model.pth", "no http or https address of a file"),
-        ("file:///etc/passwd", "no http or https address of a file"),
-        ("https://example.org/", "no http or https address of a file"),
-        ("https://example.org/..", "no http or https address of a file"),
-        ("https://example.org/%2e%2e%2fpasswd%00", "no http or https address of a file"),
+        ("ftp://example.org/model.pth", "not an http or https address of a file"),
+        ("file:///etc/passwd", "not an http or https address of a file"),
+        ("https://example.org/", "not an http or https address of a file"),
+        ("https://example.org/..", "not an http or https address of a file"),
+        ("https://example.org/%2e%2e%2fpasswd%00", "not an http or https address of a file"),
     ],
 )
 def test_a_wrong_name_is_an_error(name: str, message: str, cache: Path) -> None:
