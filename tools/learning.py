@@ -24,7 +24,7 @@ from swin_dense.data.shapes import write_shapes
 from swin_dense.models import build
 from swin_dense.stats import count_parameters
 from swin_dense.tasks import data_module, task_of
-from swin_dense.tasks.run_folder import progress_of, write_json
+from swin_dense.tasks.run_folder import read_checkpoint, write_json
 from swin_dense.tasks.training import DEMO_SCENES, train
 from swin_dense.training.trainer import evaluation_trainer
 
@@ -41,7 +41,7 @@ def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
     trained = train(config, run)
     return {
         "params": count_parameters(untrained.network),
-        "steps": progress_of(run / "last.ckpt").steps,
+        "steps": read_checkpoint(run / "last.ckpt")["global_step"],
         "images": len(data.val_image_ids),
         "seconds": time.perf_counter() - begin,
         "before": average_precision(untrained.scores),

@@ -50,7 +50,7 @@ def steps(backbone: str, data: Path, batch_size: int, count: int, threads: int) 
 
     from swin_dense import tasks
     from swin_dense.openmmlab.detection import OpenMMLabDetector
-    from swin_dense.training.base import seed_step, total_loss
+    from swin_dense.training.base import seeded, total_loss
     from swin_dense.training.optim import adamw
     from swin_dense.weights import load_weights
 
@@ -72,9 +72,9 @@ def steps(backbone: str, data: Path, batch_size: int, count: int, threads: int) 
     batches = iter(module.train_dataloader())
     for step in range(count):
         batch = next(batches)
-        seed_step(0, 0, step, 0)
         begin = time.perf_counter()
-        total = total_loss(detector.losses(batch), batch)
+        with seeded(torch.device("cpu"), 0, 0, step, 0):
+            total = total_loss(detector.losses(batch))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
