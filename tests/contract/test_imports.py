@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib
 import json
 import subprocess
 import sys
@@ -220,6 +221,19 @@ def test_rooms_import_each_other_in_no_circle() -> None:
             module.split(".")[1] for module in modules - {"swin_dense", "swin_dense.records"}
         )
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("script", sorted((PACKAGE.parent / "tools").rglob("*.py")), ids=lambda path: path.stem)
+def test_scripts_import_what_there_is(script: Path) -> None:
+    """The type checker does not look at them, and most are run by hand alone."""
+    names = [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and is_below(node.module, "swin_dense")
+        for alias in node.names
+    ]
+    missing = [f"{module}.{name}" for module, name in names if not hasattr(importlib.import_module(module), name)]
+    assert [one for one in missing if not is_ours(one)] == []
 
 
 @pytest.mark.parametrize(
