@@ -30,13 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     each = -(-options.cases // len(options.kind))
     numbers = range(each) if options.number is None else [options.number]
-    cases = [(kind, options.seed, number) for kind in options.kind for number in numbers]
+    cases = [(kind, options.seed, number) for number in numbers for kind in options.kind]
     done = 0
 
     def show(outcome: Outcome) -> None:
         nonlocal done
         done += 1
-        if not outcome.ok or done % 500 == 0:
+        if not outcome.ok or done % 250 == 0:
             last = outcome.message.strip().splitlines()[-1:] if not outcome.ok else []
             print(f"{done}/{len(cases)} {outcome.kind} {outcome.number} {outcome.outcome}", *last, file=sys.stderr)
 

@@ -21,6 +21,7 @@ from swin_dense.config import Config, config_text
 from swin_dense.errors import ConfigError, TrainingError
 from swin_dense.files import atomic_write
 from swin_dense.weights import save_weights
+from swin_dense.weights.files import read_checkpoint as read_tensors
 from swin_dense.weights.files import same_classes
 
 NETWORK = "model.network."
@@ -78,11 +79,13 @@ def record_resume(run: Path, config: Config, changes: Mapping[str, tuple[Any, An
     """Makes what a run is resumed with its record: its config, and a line of its history; on the first process."""
     if not is_first_process():
         return
-    facts: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
+    facts: Any = {}
+    with suppress(OSError, ValueError, RecursionError):
         facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    facts = facts if isinstance(facts, dict) else {}
+    before = facts.get("resumed")
     history = {key: [was, now] for key, (was, now) in changes.items()}
-    facts["resumed"] = [*facts.get("resumed", []), {"command": sys.argv, "changes": history}]
+    facts["resumed"] = [*(before if isinstance(before, list) else ()), {"command": sys.argv, "changes": history}]
     write_json(run / "run.json", facts)
     if changes:
         _write_config(run, config)
@@ -107,9 +110,14 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     if not checkpoint.is_file():
         raise TrainingError(f"{checkpoint} does not exist: there is nothing to resume in {checkpoint.parent}")
     try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        return {**content, "steps": int(content["global_step"]), "epochs": int(done)}
+        content: Any = read_tensors(checkpoint)
+        epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        steps, names = content["global_step"], content.get("swin_dense", {}).get("class_names", ())
+        if not all(type(count) is int and count >= 0 for count in (epochs, steps)):
+            raise ValueError("its numbers of steps and epochs are none")
+        if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+            raise ValueError("its class names are no texts")
+        return {**content, "steps": steps, "epochs": epochs}
     except Exception as error:
         raise TrainingError(f"{checkpoint} is no training checkpoint that can be resumed: {error}") from error
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from swin_dense.errors import TrainingError
 from swin_dense.files import atomic_write
 
 
@@ -84,8 +86,9 @@ class MetricsTable(Logger):
     @rank_zero_only
     def _resume(self, resumed_step: int) -> None:
         """The last row before the checkpoint may still get what is validated at that step."""
-        whole = [row for row in self._rows() if None not in row.values()]  # the last line may have been cut short
-        rows = [row for row in whole if row["step"].isdigit() and int(row["step"]) < resumed_step]
+        # The last line may have been cut short; and not `str.isdigit`, of whose digits `int` takes not all.
+        whole = [row for row in (self._rows() if resumed_step else ()) if None not in (*row, *row.values())]
+        rows = [row for row in whole if re.fullmatch("[0-9]{1,18}", row["step"]) and int(row["step"]) < resumed_step]
         if rows:
             self._row_starts_at = self._write(rows)
             self._row = {name: value for name, value in rows[-1].items() if value}
@@ -96,8 +99,15 @@ class MetricsTable(Logger):
     def _rows(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                table = csv.DictReader(file)
+                rows, columns = list(table), table.fieldnames or ["step"]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise TrainingError(f"{self.path} is damaged ({error}): restore it, or move it away") from error
+        if "step" not in columns:
+            raise TrainingError(f"{self.path} is no table of metrics, it has no column 'step': move it away")
+        return rows
 
     def _write(self, rows: list[dict[str, Any]]) -> int:
         """Writes the whole table; where its last row starts."""

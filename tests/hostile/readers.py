@@ -213,8 +213,9 @@ def _command(words: list[str], folder: Path) -> None:
 
 def run(folder: Path) -> None:
     """What resuming, drawing and using a run read of its folder."""
+    from swin_dense.config import load_config
     from swin_dense.errors import SwinDenseError
-    from swin_dense.tasks.run_folder import progress_of
+    from swin_dense.tasks.run_folder import check_resumable, check_same_classes, read_checkpoint, record_resume
     from swin_dense.training.loggers import MetricsTable
     from swin_dense.visualize.curves import draw_curves
     from swin_dense.weights.files import read_labels
@@ -227,8 +228,14 @@ def run(folder: Path) -> None:
         table.log_metrics({"epoch": 1, "train/loss": 0.25}, step=9)
         table.save()
 
+    def resume() -> None:
+        done, config = read_checkpoint(place / "last.ckpt"), load_config(place / "config.py")
+        check_resumable(place, config, {}, done)
+        check_same_classes(place, done, samples.CLASSES, False)
+
     steps: tuple[Any, ...] = (
-        lambda: progress_of(place / "last.ckpt"),
+        resume,
+        lambda: record_resume(place, load_config(place / "config.py"), {}),
         lambda: read_labels(place / "weights.safetensors"),
         lambda: draw_curves(place / "metrics.csv", place / "curves.svg"),
         log,

@@ -276,8 +276,9 @@ def run() -> Files:
 
     state = {f"model.network.{name}": value for name, value in backbone().state_dict().items()}
     progress = {"epoch_progress": {"current": {"processed": 2, "completed": 2}}}
+    ours = {"swin_dense": {"class_names": list(CLASSES)}}
     target = io.BytesIO()
-    torch.save({"state_dict": state, "loops": {"fit_loop": progress}, "global_step": 8, "epoch": 1}, target)
+    torch.save({"state_dict": state, "loops": {"fit_loop": progress}, "global_step": 8, "epoch": 1} | ours, target)
     rows = ("step,epoch,train/loss,val/bbox_AP", "0,0,1.5,", "4,0,0.75,0.25", "8,1,0.5,0.5", "")
     facts = {"versions": {"python": "3.11"}, "seed": 0, "command": ["swin-dense", "train"]}
     return {

@@ -50,6 +50,9 @@ class Watch:
                 self.seen.append(f"open{arguments!r}"[:500])
         elif event in CHANGING:
             paths = [one for one in arguments if isinstance(one, str | bytes | os.PathLike)]
+            folders = [one for one in arguments if isinstance(one, int) and one >= 0]  # what the paths are relative to
+            if folders and event in ("os.remove", "os.rmdir"):
+                paths = [os.path.join(os.readlink(f"/proc/self/fd/{folders[-1]}"), path) for path in paths]
             if any(self._is_wrong(path, True) for path in paths):
                 self.seen.append(f"{event}{arguments!r}"[:500])
 

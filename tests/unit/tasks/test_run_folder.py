@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 
 from swin_dense.config import Config, load_config
@@ -17,6 +18,7 @@ from swin_dense.tasks.run_folder import (
     check_resumable,
     check_same_classes,
     open_run,
+    read_checkpoint,
     record_resume,
 )
 
@@ -103,3 +105,25 @@ def test_what_is_left_of_a_run_that_never_saved_makes_place_for_the_next(tmp_pat
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(TrainingError, match="holds an earlier run: continue it with --resume"):
         open_run(tmp_path, config())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"loops": {}}, {"loops": None}, {"global_step": True}, {"global_step": -1}, {"global_step": "²"}]
+    + [{"swin_dense": value} for value in ([], {"class_names": 3}, {"class_names": [1]}, {"class_names": "cat"})],
+)
+def test_checkpoints_of_which_nothing_can_go_on_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    sound = {"loops": {"fit_loop": {"epoch_progress": {"current": {"processed": 2}}}}, "global_step": 8}
+    torch.save(sound, path)
+    assert read_checkpoint(path)["epochs"] == 2
+    torch.save(sound | change, path)
+    with pytest.raises(TrainingError, match="is no training checkpoint that can be resumed"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", "[" * 100_000, '{"resumed": 3}', '{"resumed": null}'])
+def test_a_damaged_record_keeps_no_run_from_going_on(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(text)
+    record_resume(tmp_path, config(), {})
+    assert len(json.loads((tmp_path / "run.json").read_text())["resumed"]) == 1

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
+
+from swin_dense.errors import TrainingError
 from swin_dense.training.loggers import MetricsTable
 
 
@@ -78,3 +81,20 @@ def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
     resumed.log_metrics({"train/loss": 1.0, "epoch": 0}, step=9)
     resumed.save()
     assert [row["step"] for row in rows(path)] == ["1", "9"]
+
+
+@pytest.mark.parametrize("step", ["²", "٣", "9" * 5000, "", "1.0", "-1", "8,9,9"])
+def test_a_line_whose_step_is_no_number_is_left_out(step: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"step,epoch,train/loss\n4,0,0.5\n{step},0,0.25\n", encoding="utf-8")
+    MetricsTable(path, resumed_step=20).finalize("success")
+    assert rows(path) == [{"step": "4", "epoch": "0", "train/loss": "0.5"}]
+
+
+@pytest.mark.parametrize("content", [b"step,loss\n1,\xff\n", b"step,loss\n1," + b"5" * 200_000 + b"\n", b"epoch\n3\n"])
+def test_what_is_no_table_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match="metrics.csv is .*move it away"):
+        MetricsTable(path, resumed_step=20)
+    assert path.read_bytes() == content
