@@ -108,7 +108,7 @@ def run_case(request: dict[str, Any], watch: Watch) -> dict[str, Any]:
         watch.folder = None
         outcome, message = "failure", "".join(traceback.format_exception(error))[-6000:]
     watch.folder = None
-    os.chdir(folder.parent)
+    os.chdir(folder.parent / "tmp")
     resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
     used = peak() - before
     if used > request.get("memory", MEMORY):
