@@ -6,8 +6,10 @@ A model is named by a run folder, a config (name, file, dict or dataclass), or a
 from __future__ import annotations
 
 import difflib
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -21,8 +23,9 @@ from swin_dense.config import Config, load_config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, WeightsError
 from swin_dense.images.inputs import each_image, is_single, read_image
+from swin_dense.isolation import isolated
 from swin_dense.records import Sample, collate, rescaled_size
-from swin_dense.tasks import Task, task_of
+from swin_dense.tasks import Task, data_module, task_of
 from swin_dense.tasks.base import Labels, Result, declared_classes
 from swin_dense.weights import LoadReport, load_weights
 from swin_dense.weights.files import missing_file, read_class_names, read_labels, same_classes
@@ -49,7 +52,7 @@ def load(
         weights: Checkpoint in any known format; None takes the best weights of a run folder, and random ones
             elsewhere.
         device: As in `torch.device`; None takes the best there is.
-        data: Folder of the data set, where neither weights nor config say what the classes are; instead of data.root.
+        data: Folder of the data set, instead of data.root: gives the classes where the weights do not say them.
         overrides: Changes of config keys, as "key=value" texts or as a mapping.
 
     Returns:
@@ -69,10 +72,10 @@ def load(
     path = weights_file(weights, folder)
     if config is None:
         return Model(None, str(source), build_backbone(str(source), path)[0], Labels(()), path, device)
-    labels = labels_of(config, path)
+    labels = labels_in_data(config) if path is None and data is not None else labels_of(config, path)
     model = build(config, len(labels.class_names))
     if path is None:
-        warnings.warn(f"{name_of(source)}: no weights given, these are random", stacklevel=2)
+        warnings.warn(f"{name_of(source)}: no weights given, these are random", stacklevel=3)
     else:
         load_whole(model.network, path, labels.class_names)
     return Model(config, name_of(source), model, labels, path, device)
@@ -88,6 +91,12 @@ class Model:
         labels: What its labels mean: class names, category ids, colours.
         weights: The file that they came from; None for random ones.
         device: Where it computes.
+
+    Example:
+        >>> import swin_dense
+        >>> model = swin_dense.load("swin_nano", device="cpu")
+        >>> model, model.class_names
+        (Model(swin_nano: backbone, on cpu), ())
     """
 
     def __init__(
@@ -125,6 +134,11 @@ class Model:
             raise ConfigError(f"{self.name} is a backbone alone, without classes: load a run folder or a config")
         return task_of(self.config)
 
+    @property
+    def inference(self) -> Any:
+        """How it is run on images: test size, views and what is kept, by its config."""
+        return self.task.inference(self.config, 1)
+
     def to(self, device: str | torch.device) -> Model:
         """Moves the model; returns it."""
         self.device = chosen_device(str(device))
@@ -149,21 +163,28 @@ class Model:
         Raises:
             DataError: An image cannot be read.
             ConfigError: This is a backbone alone, or an option is not for its task.
+
+        Example:
+            >>> import numpy, swin_dense, warnings
+            >>> warnings.simplefilter("ignore")  # no weights are given: they are random
+            >>> model = swin_dense.load("upernet_swin-nano_shapes", device="cpu")
+            >>> found = model.predict(numpy.zeros((48, 64, 3), dtype=numpy.uint8))
+            >>> tuple(found.label_map.shape)
+            (48, 64)
         """
+        self._check_options(threshold=threshold is not None, probabilities=probabilities)
         results = self._results(images, threshold, batch_size, probabilities)
         if is_single(images):
             return next(results)
         return results if isinstance(images, Iterator) else list(results)
 
     def _results(self, images: Any, threshold: float | None, batch_size: int, probabilities: bool) -> Iterator[Result]:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        module = self.module.to(self.device).eval()  # a trainer may have had it
         options = {"probabilities": True} if probabilities else {}
         inference = self.task.inference(self.config, batch_size, **options)
-        single = each_image(images)
-        while group := [read_image(image) for image in islice(single, batch_size)]:
+        for group in _groups(images, batch_size):
             samples = [Sample(image, i, "image", (image.shape[1], image.shape[2])) for i, image in enumerate(group)]
-            found = inference.predict(self.module, collate(samples, size_divisor=1).to(self.device))
+            found = inference.predict(module, collate(samples, size_divisor=1).to(self.device))
             for image, one in zip(group, found, strict=True):
                 yield self.task.result(image, one, self.labels, threshold)
 
@@ -189,8 +210,7 @@ class Model:
         model: Any = self.feature_model()
         limits = {} if self.config is None else self.task.test_size(self.config)
         names = [spec.name for spec in model.feature_specs]
-        single = each_image(images)
-        while group := [read_image(image) for image in islice(single, batch_size)]:
+        for group in _groups(images, batch_size):
             if limits:
                 sizes = [rescaled_size((one.shape[1], one.shape[2]), **limits) for one in group]
                 group = [
@@ -208,10 +228,10 @@ class Model:
         from swin_dense.export.models import as_feature_model
         from swin_dense.models.parts import maps_of
 
+        module = self.module.to(self.device).eval()
         if self.config is None:
-            return as_feature_model(self.module)
-        network = self.module.network
-        return as_feature_model(maps_of(network, None, bool(network.with_neck))).to(self.device)
+            return as_feature_model(module)
+        return as_feature_model(maps_of(module.network, None, bool(module.network.with_neck))).to(self.device)
 
     def export(self, output: str | PathLike[str], *, part: str | None = None, **options: Any) -> dict[str, Any]:
         """Writes the model as ONNX (.onnx) or as a program of torch.export (.pt2), and compares the file with it.
@@ -232,22 +252,61 @@ class Model:
         chosen = load_part(source, self.weights, part=part, random_weights=self.weights is None)
         return export_model(chosen, Path(output), to=to, **options)
 
-    def evaluate(self, data: str | PathLike[str] | None = None, **options: Any) -> dict[str, Any]:
+    def evaluate(
+        self,
+        data: str | PathLike[str] | None = None,
+        *,
+        predictions: str | PathLike[str] | None = None,
+        devices: int | str = "auto",
+        engine: str | None = None,
+    ) -> dict[str, Any]:
         """Scores the model on the validation split of its config.
 
         Args:
             data: Folder of the data set; None takes the config's own.
-            **options: As for `swin_dense.evaluate`.
+            predictions: Where to write the predictions: a COCO result file, or a folder of label PNGs.
+            devices: Number of devices of this machine, or "auto".
+            engine: Detection: "faster-coco-eval", the default, or "pycocotools"; both give the same numbers.
 
         Returns:
             The metrics of the task; see `swin_dense.evaluate`.
-        """
-        from swin_dense.tasks.evaluation import evaluate_module
 
-        task = self.task
+        Raises:
+            SwinDenseError: The data is wrong, or has other classes than the model.
+        """
+        self._check_options(engine=engine is not None)
         assert self.config is not None
         config = self.config if data is None else load_config(self.config, {"data.root": str(data)})
-        return evaluate_module(task, config, self.module, self.class_names, device=self.device.type, **options)
+        with isolated():
+            from swin_dense.tasks.evaluation import evaluate_module
+
+            return evaluate_module(
+                self.task,
+                config,
+                self.module,
+                self.class_names,
+                predictions=None if predictions is None else Path(predictions),
+                devices=devices,
+                device=self.device.type,
+                **({} if engine is None else {"engine": engine}),
+            )
+
+    def _check_options(self, **given: bool) -> None:
+        """Refuses options that would do nothing here, before any image is read."""
+        task = self.task
+        assert self.config is not None
+        for name, is_given in given.items():
+            if is_given and name not in task.options:
+                raise ConfigError(f"{name} is not for {self.config.task}, which {self.name} is for")
+
+
+def _groups(images: Any, batch_size: int) -> Iterator[list[Tensor]]:
+    """The images, decoded, so many at a time."""
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    single = each_image(images)
+    while group := [read_image(image) for image in islice(single, batch_size)]:
+        yield group
 
 
 def find_config(
@@ -293,14 +352,21 @@ def test_size_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = 
 
 def name_of(source: Any) -> str:
     """What a source is called in messages."""
-    return str(source) if isinstance(source, str | PathLike) else f"a {type(source).__name__}"
+    return os.fspath(source) if isinstance(source, str | PathLike) else f"a {type(source).__name__}"
 
 
 def build(config: Config, num_classes: int) -> Any:
     """The detector or segmenter of a config with random weights, which are always the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with same_random_weights():
         return task_of(config).build_model(config.model, num_classes).eval()
+
+
+@contextmanager
+def same_random_weights() -> Iterator[None]:
+    """What is built inside has the same random weights each time; the caller's generators stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)  # unlike torch.manual_seed it leaves the generators of GPUs alone
+        yield
 
 
 def load_whole(network: nn.Module, weights: Path, class_names: Sequence[str]) -> LoadReport:
@@ -330,9 +396,8 @@ def labels_of(config: Config, weights: Path | None) -> Labels:
                 f"is for {config.task}"
             )
         return Labels.of(kept)
-    data = task.data_module(config)
     try:
-        data.setup("validate")
+        return labels_in_data(config)
     except DataError as error:
         names = None if task.needs_category_ids else read_class_names(weights)
         if names is not None:
@@ -342,15 +407,24 @@ def labels_of(config: Config, weights: Path | None) -> Labels:
             f"{error}\n{weights} does not hold the {what} of its classes, so they come from the data of the config: "
             "name its folder with --data"
         ) from error
-    return task.labels(data)
+
+
+def labels_in_data(config: Config) -> Labels:
+    """What the labels mean in the data of a config.
+
+    Raises:
+        DataError: The data cannot be read.
+    """
+    data = data_module(config)
+    data.setup("validate")
+    return task_of(config).labels(data)
 
 
 def build_backbone(
     variant: str, weights: Path | None, stages: Sequence[int] | None = None
 ) -> tuple[SwinTransformer, LoadReport | None]:
     """A backbone variant, all of its stages (counted from 1) or some, and what became of the weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with same_random_weights():
         backbone = create_backbone(variant)
         if stages is not None:
             names = [spec.name for spec in backbone.feature_specs]

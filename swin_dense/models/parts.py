@@ -19,7 +19,15 @@ from swin_dense.config import Config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, WeightsError, nearest
 from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, as_feature_model, traceable
-from swin_dense.models import SEED, build, build_backbone, find_config, labels_of, load_whole, weights_file
+from swin_dense.models import (
+    build,
+    build_backbone,
+    find_config,
+    labels_of,
+    load_whole,
+    same_random_weights,
+    weights_file,
+)
 from swin_dense.openmmlab.features import PROBE, NetworkMaps, preprocessing_of, specs_of
 from swin_dense.tasks import task_of
 from swin_dense.tasks.base import ANY_CLASSES
@@ -192,8 +200,7 @@ def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] |
 
 def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, LoadReport | None]:
     """The network of a config with the weights of backbone and, perhaps, neck alone; its heads are random."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+    with same_random_weights():
         network = task_of(config).build_network(config.model, ANY_CLASSES).eval()
     if weights is None:
         return network, None

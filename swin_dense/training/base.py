@@ -84,7 +84,12 @@ class DenseModule(LightningModule):
         """Hands predictions to the metric."""
 
     def setup(self, stage: str) -> None:
-        """Makes the metric where there is none, or where the trainer leaves validation images out."""
+        """Makes the metric where there is none, or where the trainer leaves validation images out.
+
+        A model in evaluation mode, as `swin_dense.load` gives it, is set to train: Lightning would keep the mode.
+        """
+        if stage == "fit" and not self.model.training:
+            self.model.train()
         data = getattr(self.trainer, "datamodule", None)
         if data is None or stage == "predict":
             return
@@ -259,6 +264,11 @@ def metrics(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             yield from ((f"{name}_{metric}", one) for metric, one in value.items() if metric != "per_class")
         else:
             yield name, value
+
+
+def configured_inference(model: Any) -> Any:
+    """How a model of `swin_dense.load` is run on images, by its config; None for a plain module."""
+    return None if isinstance(model, nn.Module) else model.inference
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from swin_dense.inference.detection import DetectionInference
 from swin_dense.inference.views import EvaluationSize
 from swin_dense.metrics import CocoMetric
 from swin_dense.records import Batch, Detections
-from swin_dense.training.base import DenseModule
+from swin_dense.training.base import DenseModule, configured_inference
 from swin_dense.training.optim import NO_DECAY, steps_per_epoch, warmup_multistep
 
 
@@ -57,7 +57,8 @@ class DetectorModule(DenseModule):
         Args:
             model: What `swin_dense.load` gives, or an `nn.Module` with `network`, `losses`, `predict` and `has_masks`.
             metric: Scores its detections; None makes a `CocoMetric` of the trainer's data module.
-            inference: How the detector is run on images; None shows each once, within 800 and 1333 pixels.
+            inference: How the detector is run on images; None does as the config of what `swin_dense.load` gives, or
+                shows each once, within 800 and 1333 pixels.
             learning_rate: AdamW's.
             weight_decay: Of parameters whose name holds none of `no_decay`.
             betas: AdamW's.
@@ -77,9 +78,8 @@ class DetectorModule(DenseModule):
             "no_decay": no_decay,
             "layer_decay": layer_decay,
         }
-        super().__init__(
-            model, metric, inference or DetectionInference(EvaluationSize(800, 1333)), optimizer, seed, patience
-        )
+        inference = inference or configured_inference(model) or DetectionInference(EvaluationSize(800, 1333))
+        super().__init__(model, metric, inference, optimizer, seed, patience)
         self.save_hyperparameters(ignore=["model", "metric", "inference"])
         self.milestones = milestones
         self.schedule_options = {"gamma": gamma, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}

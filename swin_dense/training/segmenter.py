@@ -14,7 +14,7 @@ from swin_dense.inference.segmentation import SegmentationInference
 from swin_dense.inference.views import EvaluationSize
 from swin_dense.metrics import MeanIoU
 from swin_dense.records import IGNORE_INDEX, Batch, Segmentation
-from swin_dense.training.base import DenseModule
+from swin_dense.training.base import DenseModule, configured_inference
 from swin_dense.training.optim import NO_DECAY, warmup_polynomial
 
 
@@ -58,7 +58,8 @@ class SegmenterModule(DenseModule):
         Args:
             model: What `swin_dense.load` gives, or an `nn.Module` with `network`, `losses` and `logits`.
             metric: Scores its label maps; None makes a `MeanIoU` of the trainer's data module.
-            inference: Makes label maps of its logits; None sees each image whole, at its own size.
+            inference: Makes label maps of its logits; None does as the config of what `swin_dense.load` gives, or sees
+                each image whole, at its own size.
             learning_rate: AdamW's.
             weight_decay: Of parameters whose name holds none of `no_decay`.
             betas: AdamW's.
@@ -77,9 +78,8 @@ class SegmenterModule(DenseModule):
             "no_decay": no_decay,
             "layer_decay": layer_decay,
         }
-        super().__init__(
-            model, metric, inference or SegmentationInference(EvaluationSize(None, None)), optimizer, seed, patience
-        )
+        inference = inference or configured_inference(model) or SegmentationInference(EvaluationSize(None, None))
+        super().__init__(model, metric, inference, optimizer, seed, patience)
         self.save_hyperparameters(ignore=["model", "metric", "inference"])
         self.schedule_options = {"power": power, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
 

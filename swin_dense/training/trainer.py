@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import random
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -23,6 +21,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from swin_dense.config import Config, TrainingConfig
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, nearest
+from swin_dense.isolation import isolated
 from swin_dense.training.callbacks import ProgressLines, ValidationPictures
 from swin_dense.training.checkpoints import BestCheckpoint, MovingAverage, ResumePoint, WholeFiles
 from swin_dense.training.plugins import make_callbacks, make_loggers
@@ -60,29 +59,24 @@ SILENCED = (
 
 @contextmanager
 def surroundings(matmul_precision: str | None = None) -> Iterator[None]:
-    """Leaves log levels, warning filters, random generators and matmul precision as they were.
+    """Quietens Lightning, and leaves all that it touches as it was, the precision of products included.
 
     Args:
         matmul_precision: Of float32 products inside, as in `torch.set_float32_matmul_precision`; None changes nothing.
     """
-    logger, products = logging.getLogger("lightning.pytorch"), torch.get_float32_matmul_precision()
-    level, states = logger.level, (torch.get_rng_state(), np.random.get_state(), random.getstate())
-    on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    with warnings.catch_warnings():
+    products = torch.get_float32_matmul_precision()
+    if torch.cuda.is_available():
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # for its generators to have a state to come back to
+    with isolated():
         for message in SILENCED:
             warnings.filterwarnings("ignore", message=message)
-        logger.setLevel(logging.WARNING)  # the others are about Lightning's other products
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # less is about Lightning's other products
         if matmul_precision is not None:
             torch.set_float32_matmul_precision(matmul_precision)
         try:
             yield
         finally:
-            logger.setLevel(level)
             torch.set_float32_matmul_precision(products)
-            torch.set_rng_state(states[0])
-            np.random.set_state(states[1])
-            random.setstate(states[2])
-            torch.cuda.set_rng_state_all(on_devices)
 
 
 def placement(devices: int | str, device: str | None) -> dict[str, Any]:

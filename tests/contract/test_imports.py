@@ -33,6 +33,7 @@ ALLOWED = {
     "files": set(),
     "rle": {"numpy"},
     "devices": {"torch", "torchvision"},
+    "isolation": {"torch", "numpy"},
     # Files of the user.
     "images": {"torch", "torchvision", "numpy", "PIL", *LEAVES},
     "coco": {"torch", "numpy", "pycocotools", "swin_dense.images", *LEAVES},
@@ -71,6 +72,7 @@ ALLOWED = {
         "swin_dense.config",
         "swin_dense.devices",
         "swin_dense.inference",
+        "swin_dense.isolation",
         "swin_dense.metrics",
         *LEAVES,
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import logging
 import pickle
 from pathlib import Path
@@ -222,8 +221,3 @@ def test_of_many_label_maps_some_are_looked_at_and_the_others_ranks_look_at_none
     data.train_dataset, data.trainer = None, None
     data.setup("fit")
     assert "classes have no pixel in 2 training label maps spread over all 7" in caplog.text
-
-
-def test_the_example_of_the_documentation_runs():
-    (example,) = doctest.DocTestFinder(recurse=False).find(ADE20KDataModule, "ADE20KDataModule", globs={})
-    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

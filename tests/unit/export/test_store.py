@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import pickle
 import re
 import sys
@@ -227,13 +225,6 @@ def test_every_file_has_the_permissions_of_a_new_one(store: FeatureStore, tmp_pa
     (tmp_path / "new").touch()
     modes = {path.stat().st_mode for path in store.folder.rglob("*") if path.is_file()}
     assert modes == {(tmp_path / "new").stat().st_mode}
-
-
-def test_the_examples_of_the_public_names_run() -> None:
-    for name in ("store", "features"):
-        module = importlib.import_module(f"swin_dense.export.{name}")
-        assert doctest.testmod(module).attempted > 5
-        assert doctest.testmod(module).failed == 0
 
 
 def test_damage_is_named(model: nn.Module, images: Path, tmp_path: Path) -> None:

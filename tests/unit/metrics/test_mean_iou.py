@@ -1,6 +1,5 @@
 """Mean IoU of a data set: counted by hand, each image once, with every fault named."""
 
-import doctest
 import math
 
 import numpy as np
@@ -155,8 +154,3 @@ def test_a_truth_without_any_class_is_refused():
 def test_an_evaluation_that_makes_no_sense_is_refused_at_once(names, image_ids, ignore_index, fault):
     with pytest.raises(DataError, match=fault):
         MeanIoU(names, image_ids, ignore_index=ignore_index)
-
-
-def test_the_example_of_the_documentation_runs():
-    (example,) = doctest.DocTestFinder(recurse=False).find(MeanIoU, "MeanIoU", globs={})
-    assert example.examples and doctest.DocTestRunner().run(example).failed == 0

@@ -61,6 +61,21 @@ def test_the_polynomial_decay_ends_with_the_trainer(shapes: Path, tmp_path: Path
     assert rates.seen == pytest.approx([1 - (step + 1) / steps for step in range(steps)])
 
 
+def test_a_model_in_evaluation_mode_is_set_to_train_and_one_with_parts_of_it_is_left_alone(
+    shapes: Path, tmp_path: Path
+) -> None:
+    class Modes(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+            self.seen = module.model.training, module.model.network.training
+
+    loaded, partly = OneBox().eval(), OneBox()  # as `swin_dense.load` gives it; with a frozen part
+    partly.network.eval()
+    for model, expected in ((loaded, (True, True)), (partly, (True, False))):
+        trainer = trainer_of(tmp_path, max_epochs=1, limit_val_batches=0, callbacks=[modes := Modes()])
+        trainer.fit(DetectorModule(model), datamodule=coco(shapes))
+        assert modes.seen == expected
+
+
 def test_fit_validate_test_and_predict_need_nothing_else(shapes: Path, tmp_path: Path) -> None:
     module, trainer = DetectorModule(OneBox()), trainer_of(tmp_path, max_epochs=1)
     trainer.fit(module, datamodule=coco(shapes))
