@@ -55,7 +55,6 @@ def test_the_python_examples_run_and_print_what_the_page_says(
 ) -> None:
     """Each block sees what those before it have defined; the examples hold assertions of their own."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     names: dict[str, Callable[..., object]] = {}
     for number, block in enumerate(blocks("python")):
         exec(compile(block, f"docs/features.md, block {number}", "exec"), names)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers.commands import REPOSITORY, command
+from swin_dense.config import find_config, list_recipes
 from swin_dense.data.shapes import write_shapes
 
 PAGES = {
     page.name: page.read_text() for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 }
 QUICK = {
-    "mask-rcnn_swin-nano_shapes.py": [
+    "mask-rcnn_swin-nano_shapes": [
         "schedule.epochs=1",
         "augmentation.short_sides=[64]",
         "augmentation.test_short_side=64",
         "training.pictures=1",
     ],
-    "upernet_swin-nano_shapes.py": ["schedule.steps=2", "data.num_workers=0", "training.validate_every=2"],
+    "mine": ["schedule.epochs=1", "augmentation.short_sides=[64]", "augmentation.test_short_side=64"],
+    "upernet_swin-nano_shapes": ["schedule.steps=2", "data.num_workers=0", "training.validate_every=2"],
 }
 """What makes the trainings of the pages short, by config."""
 
@@ -34,14 +37,14 @@ def shortened(words: list[str]) -> list[str]:
     """A command that does the same in seconds."""
     if "--resume" in words:
         return [*words[:-1], "schedule.epochs=2"]
-    overrides = QUICK.get(Path(words[1]).name, []) if words[0] == "train" else []
+    overrides = QUICK.get(Path(words[1]).stem, []) if words[0] == "train" else []
     return [*words, *(word for override in overrides for word in ("--set", override))]
 
 
 @pytest.mark.parametrize(
     ("page", "count", "left"),
     [
-        ("README.md", 15, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
+        ("README.md", 18, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
         ("detection.md", 9, ["outputs/found/predictions.json", "outputs/slices/predictions.json"]),
         ("segmentation.md", 8, ["outputs/predicted/predictions.json", "runs/shapes/weights.safetensors"]),
     ],
@@ -50,7 +53,6 @@ def test_every_command_runs(
     page: str, count: int, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     write_shapes(tmp_path / "data" / "shapes", train=8, val=2)
     lines = [line for block in blocks(page, "sh") for line in block.strip().splitlines()]
     assert len(lines) >= count
@@ -61,25 +63,46 @@ def test_every_command_runs(
     assert [name for name in left if not (tmp_path / name).is_file()] == []
 
 
-def test_every_config_file_named_exists() -> None:
-    named = [name for text in PAGES.values() for name in re.findall(r"configs/[\w./-]+\.py", text)]
-    named += [
-        f"configs/{folder}/{name}"
+def test_every_recipe_named_exists() -> None:
+    named = [
+        name
         for text in PAGES.values()
-        for folder in ("detection", "segmentation")
-        for name in re.findall(rf"`(?:{folder}/)?([\w-]+_(?:swin-[tsbl]|r50|x101)[\w.-]+\.py)`", text)
-        if (folder == "segmentation") == name.startswith("upernet")
+        for name in re.findall(r"(?<![\w/])([a-z][a-z-]*(?:-v2)?_(?:swin-\w+|r50|x101[\w-]*)_[\w-]+)(?![\w.])", text)
     ]
-    assert len(named) > 40
-    assert [name for name in named if not (REPOSITORY / name).is_file()] == []
+    assert len(named) > 60
+    assert {name for name in named if name not in {path.stem for path in list_recipes().values()}} == set()
+    assert [path for text in PAGES.values() for path in re.findall(r"configs/[\w./-]+\.py", text)] == []
+    assert find_config("mask-rcnn_swin-nano_shapes").is_file()
 
 
-def test_the_python_example_prints_the_maps(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks("README.md", "python")
-    exec(compile(example, "README.md", "exec"), {})
-    assert capsys.readouterr().out.splitlines() == [
+def run_blocks(page: str, *replacements: tuple[str, str]) -> dict[str, Any]:
+    """The Python of a page, in its order; each block sees what those before it have defined."""
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks(page, "python")):
+        for old, new in replacements:
+            block = block.replace(old, new)
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+    return names
+
+
+def test_the_python_of_the_readme_trains_predicts_and_prints_the_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an empty folder, on fewer images and for one epoch."""
+    monkeypatch.chdir(tmp_path)
+    shorter = 'run="runs/first", epochs=1, **{"augmentation.short_sides": [64], "data.num_workers": 0}'
+    run_blocks("README.md", ("train=1200, val=200", "train=8, val=2"), ('run="runs/first"', shorter))
+    assert (tmp_path / "runs/first/weights.safetensors").is_file() and (tmp_path / "found.png").is_file()
+    assert capsys.readouterr().out.splitlines()[-4:] == [
         "stage1 96 4 (1, 96, 63, 78)",
         "stage2 192 8 (1, 192, 32, 39)",
         "stage3 384 16 (1, 384, 16, 20)",
         "stage4 768 32 (1, 768, 8, 10)",
     ]
+
+
+def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks("python.md")
+    assert [type(one).__name__ for one in names["several"]] == ["DetectionResult"] * 4
+    assert (tmp_path / "segmented.png").is_file() and len(names["store"]) == 4
