@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ if os.environ.get("SWIN_DENSE_TEST_DEVICES", "cpu") == "cpu":
 def no_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests mean the CPU on a Mac, too."""
     if os.environ.get("SWIN_DENSE_TEST_DEVICES", "cpu") == "cpu":
-        monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+        monkeypatch.setattr("torch.backends.mps.is_available", cache(lambda: False))  # cached, as torch's own is
 
 
 @pytest.fixture(scope="session")
