@@ -58,8 +58,7 @@ def apply_rules(annotations: CocoInstances, *, masks: bool = True) -> list[Findi
             *_duplicates(annotations),
             *_images(annotations),
             *_boxes(annotations, outlines),
-            *(_missing_outlines(annotations) if masks else ()),
-            *_outlines(annotations, outlines),
+            *_outlines(annotations, outlines, required=masks),
             *_rles(annotations),
         ]
 
@@ -163,15 +162,8 @@ def _boxes(annotations: CocoInstances, outlines: Floats) -> Iterator[Finding]:
     yield from flag(finite & misfit, "box-misfit", show_outline, form, "warning")
 
 
-def _missing_outlines(annotations: CocoInstances) -> Iterator[Finding]:
-    """Instances have a mask."""
-    fix = "draw it, remove the annotation, or train a detector of boxes alone"
-    missing = ~annotations.has_outline.numpy()
-    yield from _in_annotations(annotations, missing, "no-outline", lambda place: "there is no 'segmentation'", fix)
-
-
-def _outlines(annotations: CocoInstances, outlines: Floats) -> Iterator[Finding]:
-    """Areas and coordinates are numbers, outlines lie in the image, crowd regions are RLE."""
+def _outlines(annotations: CocoInstances, outlines: Floats, *, required: bool) -> Iterator[Finding]:
+    """Masks are there if required, areas and coordinates are numbers, outlines lie in the image, crowds are RLE."""
     areas, has_polygons = annotations.areas.numpy(), np.diff(annotations.first_polygon.numpy()) > 0
     finite = ~any_of(~np.isfinite(outlines))
     far, near = outside(annotations, outlines)
@@ -182,6 +174,9 @@ def _outlines(annotations: CocoInstances, outlines: Floats) -> Iterator[Finding]
         return f"outline from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) reaches out of {width} x {height} pixels"
 
     flag = partial(_in_annotations, annotations)
+    if required:
+        fix = "draw it, remove the annotation, or train a detector of boxes alone"
+        yield from flag(~annotations.has_outline.numpy(), "no-outline", lambda place: "there is no 'segmentation'", fix)
     redraw = "draw the outline again or remove the annotation"
     faulty_area = ~(np.isfinite(areas) & (areas >= 0))
     yield from flag(faulty_area, "area", lambda place: f"area is {areas[place]:g}", "state the mask's area in pixels")

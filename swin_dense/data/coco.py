@@ -33,9 +33,9 @@ class CocoDataset(Dataset[Sample]):
     Attributes:
         annotations_path: The annotation file.
         annotations: All that is in it, images that were left out too.
-        class_names: Names by contiguous label.
-        category_ids: The file's category ids by contiguous label, ascending.
-        image_ids: (n,) int64 ids of the images, by index.
+        class_names: By contiguous label.
+        category_ids: The file's, by contiguous label, ascending.
+        image_ids: (n,) int64, by index.
         image_sizes: (n, 2) int64 heights and widths, by index.
         left_out: What is not learnt from, and how many; see `coco.splits.Selection`.
     """

@@ -123,17 +123,10 @@ def _place(rng: np.random.Generator, radius: float, size: int) -> SceneObject:
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = rng.uniform(radius / 2, size - radius / 2, size=2)
     contours = tuple(np.round(radius * outline @ rotation + centre, 2) for outline in OUTLINES[name])
-    outer, *holes = (_rasterise(contour, size) for contour in contours)
-    for hole in holes:
-        outer &= ~hole
-    return SceneObject(name, contours, int(np.count_nonzero(outer)), outer)
-
-
-def _rasterise(contour: Floats, size: int) -> Bools:
-    """The (size, size) mask of one outline by COCO's rules."""
-    rle = coco_mask.frPyObjects([contour.ravel().tolist()], size, size)
-    mask: Bools = coco_mask.decode(rle)[..., 0].astype(bool)
-    return mask
+    rles = coco_mask.frPyObjects([contour.ravel().tolist() for contour in contours], size, size)
+    masks: Bools = coco_mask.decode(rles).astype(bool)  # (size, size, contours)
+    visible = masks[..., 0] & ~masks[..., 1:].any(axis=-1)
+    return SceneObject(name, contours, int(np.count_nonzero(visible)), visible)
 
 
 def _cover(objects: list[SceneObject], front: SceneObject) -> list[SceneObject] | None:

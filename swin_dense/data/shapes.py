@@ -106,11 +106,12 @@ def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random
     annotations: list[dict[str, Any]] = []
     for image_id, scene_seed in enumerate(seeds.spawn(count), start=1):
         picture, objects = draw_scene(np.random.default_rng(scene_seed), size)
-        encoded = _encode_jpeg(picture)
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)  # full colour resolution
         ade_name = f"ADE_{split}_{image_id:08d}"
         images.append({"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": size, "height": size})
-        (folders["coco"] / images[-1]["file_name"]).write_bytes(encoded)
-        (folders["images"] / f"{ade_name}.jpg").write_bytes(encoded)
+        (folders["coco"] / images[-1]["file_name"]).write_bytes(buffer.getvalue())
+        (folders["images"] / f"{ade_name}.jpg").write_bytes(buffer.getvalue())
         Image.fromarray(_label_map(objects, size)).save(folders["labels"] / f"{ade_name}.png")
         annotations += [_annotation(one, image_id, len(annotations) + place) for place, one in enumerate(objects, 1)]
     document = {
@@ -123,13 +124,6 @@ def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random
     }
     (root / "annotations").mkdir(exist_ok=True)
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
-
-
-def _encode_jpeg(picture: Pixels) -> bytes:
-    """The picture as a JPEG file with full colour resolution."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
 
 
 def _label_map(objects: list[SceneObject], size: int) -> Pixels:

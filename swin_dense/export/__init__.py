@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,15 +11,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FeatureStore", "export_features"]
 
+_MODULES = {"FeatureStore": "swin_dense.export.store", "export_features": "swin_dense.export.features"}
+
 
 def __getattr__(name: str) -> Any:
     """Imports a part at its first use (PEP 562)."""
-    if name == "export_features":
-        from swin_dense.export.features import export_features
-
-        return export_features
-    if name == "FeatureStore":
-        from swin_dense.export.store import FeatureStore
-
-        return FeatureStore
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
