@@ -55,7 +55,7 @@ def place(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "configs").symlink_to(REPOSITORY / "configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        (script,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+        (script,) = [one for one in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "import json" in one]
         exec(compile(script, "fine-tuning.md", "exec"), {})
         assert train("data/coco", "runs/coco", **{"schedule.epochs": 1, "training.validate_every": 1}) == 0
     return place
