@@ -227,9 +227,10 @@ def test_what_a_run_is_resumed_with_holds_when_it_is_resumed_again_wherever_it_l
         rows = list(csv.DictReader(file))
     assert [(row["step"], row["epoch"]) for row in rows] == [(str(step), str(step // 4)) for step in range(12)]
     assert sum(bool(row["val/bbox_AP"]) for row in rows) == 3
-    history = json.loads((moved / "run.json").read_text())["resumed"]
-    assert [one["changes"] for one in history][1:] == [{}]
-    assert history[0]["changes"]["schedule.epochs"] == [2, 3]
+    before, history = (json.loads((run / "run.json").read_text())["resumed"] for run in (finished, moved))
+    changed, resumed_as_advised = history[len(before) :]
+    assert changed["changes"] == {"schedule.epochs": [2, 3], "optimizer.learning_rate": [0.001, 1e-9]}
+    assert resumed_as_advised["changes"] == {}
 
 
 @pytest.mark.parametrize(
