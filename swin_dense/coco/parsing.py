@@ -1,4 +1,4 @@
-"""Sorts the records of a COCO instances file into well-formed ones and problems.
+"""Reads JSON files, and sorts the records of a COCO instances file into well-formed ones and problems.
 
 A record is well-formed when it has the right keys with values of the right type, an outline of polygons or RLE, and an
 image and a category that exist. Whether the values make sense is for `rules` to say.
@@ -6,17 +6,22 @@ image and a category that exist. Whether the values make sense is for `rules` to
 
 from __future__ import annotations
 
+import gc
+import json
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swin_dense.coco.json_files import read_json
 from swin_dense.errors import DataError
+from swin_dense.images.archive import read_bytes
 from swin_dense.records import Finding
 
 Record = dict[str, Any]
+MAX_BYTES = 2**33
+"""Largest JSON file taken from a zip file; LVIS, the largest set of instances in use, has 2**30."""
+
 INT64 = range(-(2**63), 2**63)
 RUNS = range(2**31)
 """What a side or a run of a mask may be: the C code of pycocotools counts in 32 bits."""
@@ -56,6 +61,34 @@ class CocoRecords:
     annotations: list[Record]
     categories: list[Record]
     findings: list[Finding]
+
+
+def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """What a JSON file holds; `NaN` and `Infinity` come through as floats, for the caller to refuse with their place.
+
+    The path may be that of a member of a zip file, written as if the zip file were a folder:
+    `annotations_trainval2017.zip/annotations/instances_val2017.json`. `object_hook` is called as in `json.loads`.
+    """
+    text = _read_text(Path(path))
+    was_enabled = gc.isenabled()
+    gc.disable()  # millions of new objects set off full collections again and again, and there are no cycles to find
+    try:
+        return json.loads(text, object_hook=object_hook)
+    except (ValueError, RecursionError) as error:
+        hint = "; this looks like XML (Pascal VOC?), convert it to COCO" if text[:99].lstrip()[:1] == "<" else ""
+        raise DataError(f"{path}: not a JSON file ({error}){hint}") from error
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read_text(path: Path) -> str:
+    """Text of a file or of a member of a zip file; the bytes, half a gigabyte for COCO, are gone when it returns."""
+    content = read_bytes(path, MAX_BYTES)
+    try:
+        return content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a JSON file ({error})") from error
 
 
 def read_records(source: Path | Mapping[str, Any], *, need_file_names: bool) -> CocoRecords:

@@ -14,8 +14,7 @@ from pycocotools import mask as rle_codec
 
 from swin_dense.coco.detections import ImageResults, rle_text
 from swin_dense.coco.instances import CocoInstances
-from swin_dense.coco.json_files import read_json
-from swin_dense.coco.parsing import NAMELESS
+from swin_dense.coco.parsing import NAMELESS, read_json
 from swin_dense.errors import DataError
 from swin_dense.records import Size
 from swin_dense.rle import check_rles

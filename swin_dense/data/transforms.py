@@ -102,22 +102,6 @@ class ImageOnly:
 
 
 @dataclass(frozen=True)
-class ResizeShortSide:
-    """Resizes to a short side, or less where the long one would pass its limit: the test transform, (800, 1333)."""
-
-    short_side: int
-    max_long_side: int
-
-    def __post_init__(self) -> None:
-        """Checks the limits."""
-        _check_sides((self.short_side,), self.max_long_side)
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Resizes one sample."""
-        return resize(sample, rescaled_size(sample.size, self.short_side, self.max_long_side))
-
-
-@dataclass(frozen=True)
 class RandomShortSide:
     """Resizes to a short side drawn from a list, or less to keep the long one's limit: multi-scale training."""
 
@@ -125,8 +109,14 @@ class RandomShortSide:
     max_long_side: int
 
     def __post_init__(self) -> None:
-        """Checks the limits."""
-        _check_sides(self.short_sides, self.max_long_side)
+        """Refuses limits that no image can meet, and caps that would never let the short side be reached."""
+        short_sides, cap = self.short_sides, self.max_long_side
+        if not short_sides or min(short_sides) < 1:
+            raise ConfigError(
+                f"resize: short sides must be a non-empty list of positive pixels, got {list(short_sides)}"
+            )
+        if cap < max(short_sides):
+            raise ConfigError(f"resize: the long-side cap {cap} is below the short side {max(short_sides)}")
 
     def __call__(self, sample: Sample) -> Sample:
         """Draws a short side and resizes one sample to it."""
@@ -207,11 +197,3 @@ def _resize_masks(masks: Tensor, size: Size) -> tv_tensors.Mask:
 def _randint(low: int, high: int) -> int:
     """A uniform integer of low..high, both included."""
     return int(torch.randint(low, high + 1, ()))
-
-
-def _check_sides(short_sides: Sequence[int], max_long_side: int) -> None:
-    """Refuses limits that no image can meet, and caps that would never let the short side be reached."""
-    if not short_sides or min(short_sides) < 1:
-        raise ConfigError(f"resize: short sides must be a non-empty list of positive pixels, got {list(short_sides)}")
-    if max_long_side < max(short_sides):
-        raise ConfigError(f"resize: the long-side cap {max_long_side} is below the short side {max(short_sides)}")

@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from helpers.random_values import randomised
 from swin_dense.config import load_config
 from swin_dense.data.coco import CocoDataset
-from swin_dense.data.transforms import ResizeShortSide
+from swin_dense.data.transforms import RandomShortSide
 from swin_dense.openmmlab.detection import OpenMMLabDetector, encode_masks
 from swin_dense.openmmlab.model_dicts import has_masks
 from swin_dense.openmmlab.registry import mmdet_models
@@ -89,7 +89,7 @@ def our_batch(root: Path, masks: bool) -> Batch:
     """Our own reading and resizing of annotations; pixels are theirs, as interpolation may differ by a grey level."""
     dataset = CocoDataset(root / "annotations" / "instances_val2017.json", root / "val2017", masks=masks)
     samples = [dataset[dataset.image_ids.tolist().index(image_id)] for image_id in IMAGES]
-    resized = [ResizeShortSide(SHORT_SIDE, LONG_SIDE)(sample) for sample in samples]
+    resized = [RandomShortSide((SHORT_SIDE,), LONG_SIDE)(sample) for sample in samples]
     images = [image.flip(0) for image in mmdet_data(root, masks)["inputs"]]  # from BGR to RGB
     for sample, image in zip(resized, images, strict=True):
         assert (sample.image.int() - image.int()).abs().max() <= 1

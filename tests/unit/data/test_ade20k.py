@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import Compose, Identity
 from swin_dense.data import ADE20KDataModule, ade20k
 from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
 from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
-from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide
+from swin_dense.data.transforms import RandomHorizontalFlip, RandomShortSide
 from swin_dense.errors import ConfigError, DataError, TrainingError
 from swin_dense.label_maps.layout import official_layout
 from swin_dense.records import IGNORE_INDEX, Batch
@@ -69,7 +69,7 @@ def test_training_batches_are_crops_with_label_maps_of_the_same_size(root):
 
 
 def test_validation_batches_have_the_label_maps_of_the_disk_beside_resized_images(root):
-    data = data_module(root, test_transform=ResizeShortSide(24, 96), eval_batch_size=2, train_images=root / "absent")
+    data = data_module(root, test_transform=RandomShortSide((24,), 96), eval_batch_size=2, train_images=root / "absent")
     data.setup("validate")
     batches = list(data.val_dataloader())
     assert [batch.image_ids for batch in batches] == [(0, 1), (2,)] and data.val_image_ids == (0, 1, 2)

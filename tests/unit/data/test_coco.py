@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
-from swin_dense.coco.json_files import read_json
+from swin_dense.coco.parsing import read_json
 from swin_dense.data.coco import CocoDataset
 from swin_dense.errors import DataError
 

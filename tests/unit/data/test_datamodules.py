@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import Compose
 
 import swin_dense.data
 from swin_dense.data import CocoDataModule
-from swin_dense.data.transforms import RandomHorizontalFlip, RandomShortSide, ResizeShortSide
+from swin_dense.data.transforms import RandomHorizontalFlip, RandomShortSide
 from swin_dense.errors import ConfigError, DataError, TrainingError
 from swin_dense.records import Batch
 
@@ -63,7 +63,7 @@ def data_module(root: Path, **changes: Any) -> CocoDataModule:
         "val_annotations": root / "val.json",
         "val_images": root / "val",
         "train_transform": Compose([RandomShortSide((20, 24, 28, 32), 60), RandomHorizontalFlip()]),
-        "test_transform": ResizeShortSide(24, 60),
+        "test_transform": RandomShortSide((24,), 60),
         "batch_size": 2,
         "num_workers": 0,
         "seed": 4,
@@ -83,7 +83,7 @@ def test_training_leaves_out_empty_images_and_validation_has_all(coco: Path) -> 
 
 
 def test_batches_carry_labels_boxes_and_masks(coco: Path) -> None:
-    data = data_module(coco, batch_size=3, train_transform=ResizeShortSide(48, 100))
+    data = data_module(coco, batch_size=3, train_transform=RandomShortSide((48,), 100))
     data.setup("fit")
     for batch in data.train_dataloader():
         assert batch.images.shape[2:] in {(64, 96), (96, 64), (96, 96)}

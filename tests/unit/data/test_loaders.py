@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import Compose
 
 from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.transforms import RandomHorizontalFlip, ResizeShortSide, short_side_or_crop
+from swin_dense.data.transforms import RandomHorizontalFlip, RandomShortSide, short_side_or_crop
 from swin_dense.errors import DataError, TrainingError
 from swin_dense.images.store import ImageError
 from swin_dense.records import Batch, Instances, Sample
@@ -98,7 +98,7 @@ def test_an_interrupted_epoch_is_continued_only_with_the_same_batches() -> None:
 
 def test_evaluation_is_in_order_without_instances_and_never_repeats() -> None:
     loader = evaluation_loader(
-        Noise(), ResizeShortSide(20, 40), EvaluationSampler(10, 4), num_workers=0, size_divisor=32
+        Noise(), RandomShortSide((20,), 40), EvaluationSampler(10, 4), num_workers=0, size_divisor=32
     )
     batches = list(loader)
     assert [batch.image_ids for batch in batches] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
@@ -131,7 +131,7 @@ def test_what_is_wrong_with_the_data_is_said_alike_with_any_number_of_workers(
     options = {"num_workers": num_workers, "size_divisor": 32}
     some = Subset(Damaged(), images)
     order = EvaluationSampler(len(images), 2)
-    evaluation = evaluation_loader(some, ResizeShortSide(20, 40), order, **options)
+    evaluation = evaluation_loader(some, RandomShortSide((20,), 40), order, **options)
     sampler = TrainBatchSampler(SIZES[images], 1, seed=5)
     for loader in (evaluation, train_loader(some, TRAINING, sampler, lambda: (0, 0), **options)):
         for _ in range(2):  # its workers persist

@@ -21,7 +21,7 @@ from swin_dense.data.segmentation_transforms import (
     RandomRatioResize,
     scale_saturation,
 )
-from swin_dense.data.transforms import ImageOnly, RandomHorizontalFlip, ResizeShortSide, resize
+from swin_dense.data.transforms import ImageOnly, RandomHorizontalFlip, RandomShortSide, resize
 from swin_dense.errors import ConfigError
 from swin_dense.records import IGNORE_INDEX, Sample
 
@@ -142,7 +142,7 @@ def test_the_hue_turns_by_whole_steps_from_18_back_to_17_forth(monkeypatch):
 def test_in_evaluation_only_the_image_is_resized():
     label_map = tv_tensors.Mask(torch.zeros(40, 60, dtype=torch.int32))
     sample = Sample(tv_tensors.Image(torch.zeros(3, 40, 60)), 0, "a", (40, 60), label_map=label_map)
-    result = ImageOnly(ResizeShortSide(20, 99))(sample)
+    result = ImageOnly(RandomShortSide((20,), 99))(sample)
     assert result.size == (20, 30) and result.label_map is label_map
 
 

@@ -22,7 +22,6 @@ from swin_dense.data.transforms import (
     RandomCrop,
     RandomHorizontalFlip,
     RandomShortSide,
-    ResizeShortSide,
     Transform,
     crop,
     resize,
@@ -89,7 +88,7 @@ def assert_consistent(sample: Sample, tolerance: float, thinnest: int) -> None:
 
 
 TRANSFORMS: dict[str, Transform] = {
-    "test": ResizeShortSide(40, 70),
+    "test": RandomShortSide((40,), 70),
     "multi-scale": RandomShortSide((20, 40, 60), 80),
     "crop": RandomCrop(15, 40),
     "flip": RandomHorizontalFlip(),
@@ -137,7 +136,7 @@ def test_pixels_are_within_one_grey_level_of_the_published_pipeline(shared_data:
         image = decode_image(str(file), mode="RGB")
         sample = Sample(tv_tensors.Image(image), 1, file.name, tuple(image.shape[1:]))
         for short_side, long_side in ((800, 1333), (480, 1333), (200, 400)):
-            ours = ResizeShortSide(short_side, long_side)(sample).image.permute(1, 2, 0).numpy().astype(int)
+            ours = RandomShortSide((short_side,), long_side)(sample).image.permute(1, 2, 0).numpy().astype(int)
             theirs = mmcv.imrescale(image.permute(1, 2, 0).numpy(), (long_side, short_side)).astype(int)
             assert ours.shape == theirs.shape
             assert np.abs(ours - theirs).max() <= 1
@@ -237,8 +236,8 @@ def test_randomness_comes_from_torch_alone() -> None:
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: ResizeShortSide(0, 10),
-        lambda: ResizeShortSide(800, 600),
+        lambda: RandomShortSide((0,), 10),
+        lambda: RandomShortSide((800,), 600),
         lambda: RandomShortSide((), 10),
         lambda: RandomCrop(0, 5),
         lambda: RandomCrop(6, 5),

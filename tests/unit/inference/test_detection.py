@@ -11,7 +11,7 @@ from pycocotools import mask as rle_codec
 from torch import Tensor
 from torchvision import tv_tensors
 
-from swin_dense.data.transforms import ResizeShortSide
+from swin_dense.data.transforms import RandomShortSide
 from swin_dense.errors import ConfigError
 from swin_dense.inference.detection import DetectionInference
 from swin_dense.inference.merging import Merging
@@ -141,7 +141,7 @@ def test_a_view_shows_the_pixels_that_the_training_transform_makes() -> None:
     model = RectangleFinder()
     DetectionInference(lambda size, ratio: (80, 112), flip=True).predict(model, collate([sample]))
     plain, mirrored = (images[0] for images in model.shown)
-    expected = ResizeShortSide(80, 200)(sample).image
+    expected = RandomShortSide((80,), 200)(sample).image
     assert torch.equal(plain, expected)
     assert torch.equal(mirrored, expected.flip(-1))
 
