@@ -8,7 +8,7 @@ normalises them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -26,6 +26,9 @@ def rescaled_size(size: Size, short_side: int, max_long_side: int) -> Size:
     height, width = (max(1, int(side * scale + 0.5)) for side in size)
     return height, width
 
+
+MAX_ENLARGED = 2**26
+"""Most pixels of an image that is enlarged (8,192 x 8,192); a strip of 30,000 x 1 would become 24,000,000 x 800."""
 
 IGNORE_INDEX = -1
 """In every label map: the pixel has no class, and counts neither in a loss nor in a score.
@@ -146,7 +149,7 @@ class Detections:
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    masks: list[Rle] | None = field(default=None)
+    masks: list[Rle] | None = None
 
     def to(self, device: torch.device | str) -> Detections:
         """The same on a device; Lightning collects predictions with it."""

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from swin_dense.coco.instances import CocoInstances, read_instances
-from swin_dense.coco.rules import apply_rules
-from swin_dense.coco.splits import compare_categories, find_empty_selection, images_beside, select
+from swin_dense.coco.instances import CocoInstances, images_beside, read_instances, select
+from swin_dense.coco.rules import apply_rules, compare_categories, find_empty_selection
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.records import Finding, Progress, Severity

@@ -18,7 +18,8 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from swin_dense.coco.parsing import IN_MEMORY, CocoRecords, Record, read_records
+from swin_dense.coco.parsing import IN_MEMORY, Record, read_records
+from swin_dense.errors import DataError
 from swin_dense.images.ragged import Ragged
 from swin_dense.records import Finding, Rle, Size
 
@@ -111,22 +112,19 @@ def read_instances(
 
     The source is the JSON file, or a member of a zip file as `read_json` takes it; or what it holds.
     """
-    records = read_records(source, need_file_names=need_file_names)
-    return _flatten(IN_MEMORY if isinstance(source, Mapping) else str(source), records), records.findings
-
-
-def _flatten(file: str, records: CocoRecords) -> CocoInstances:
-    images, categories = records.images, sorted(records.categories, key=lambda one: one["id"])
+    records, findings = read_records(source, need_file_names=need_file_names)
+    images, categories = records["images"], sorted(records["categories"], key=lambda one: one["id"])
     image_places = {image["id"]: place for place, image in enumerate(images)}
     labels = {category["id"]: label for label, category in enumerate(categories)}
-    annotations = sorted(records.annotations, key=lambda one: image_places[one["image_id"]])
+    annotations = sorted(records["annotations"], key=lambda one: image_places[one["image_id"]])
     annotation_images = np.array([image_places[one["image_id"]] for one in annotations], dtype=np.int64)
     outlines = [one["segmentation"] for one in annotations]
     polygons = [[] if isinstance(outline, dict) else outline for outline in outlines]
+    polygon_rows = list(chain.from_iterable(polygons))
     rles = [outline for outline in outlines if isinstance(outline, dict)]
     is_rle = np.array([isinstance(outline, dict) for outline in outlines], dtype=bool)
-    return CocoInstances(
-        file=file,
+    instances = CocoInstances(
+        file=IN_MEMORY if isinstance(source, Mapping) else str(source),
         category_ids=tuple(category["id"] for category in categories),
         class_names=tuple(category["name"] for category in categories),
         supercategories=tuple(str(category.get("supercategory") or "") for category in categories),
@@ -140,12 +138,15 @@ def _flatten(file: str, records: CocoRecords) -> CocoInstances:
         boxes=_reals([one["bbox"] for one in annotations]).reshape(-1, 4),
         areas=_reals([one["area"] for one in annotations]),
         crowd=torch.tensor([bool(one.get("iscrowd")) for one in annotations], dtype=torch.bool),
-        polygons=_join_polygons(polygons),
+        polygons=Ragged.from_lengths(
+            np.frombuffer(b"".join(polygon_rows), dtype=np.float64).copy(), map(len, polygon_rows)
+        ),
         first_polygon=torch.from_numpy(np.cumsum([0, *map(len, polygons)], dtype=np.int64)),
         rles=Ragged.from_bytes(map(_compressed_counts, rles)),
         rle_rows=torch.from_numpy(np.where(is_rle, np.cumsum(is_rle) - 1, -1).astype(np.int64)),
         rle_sizes=torch.tensor([rle["size"] for rle in rles], dtype=torch.int64).reshape(-1, 2),
     )
+    return instances, findings
 
 
 def _integers(records: Sequence[Record], key: str) -> Tensor:
@@ -156,13 +157,6 @@ def _reals(values: Sequence[Any]) -> Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float64))
 
 
-def _join_polygons(polygons: Sequence[Sequence[Any]]) -> Ragged:
-    """Polygons of all annotations, each an `array("d")`, as rows of float64."""
-    rows = list(chain.from_iterable(polygons))
-    joined = np.frombuffer(b"".join(rows), dtype=np.float64).copy()
-    return Ragged.from_lengths(joined, map(len, rows))
-
-
 def _compressed_counts(rle: Record) -> bytes:
     """Counts of an RLE as the compressed string, which tells the same runs."""
     counts = rle["counts"]
@@ -170,3 +164,66 @@ def _compressed_counts(rle: Record) -> bytes:
         return counts.encode("ascii")
     compressed: bytes = coco_mask.frPyObjects(rle, *rle["size"])["counts"]
     return compressed
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a file is used.
+
+    Attributes:
+        images: (n,) int64 positions of the images that are used.
+        instances: (m,) bool, which annotations are; the others are boxes without area.
+        left_out: How many of what are not used, or not learnt from.
+    """
+
+    images: Tensor
+    instances: Tensor
+    left_out: dict[str, int]
+
+    def describe(self) -> str:
+        """Counts and reasons, such as "3 crowd regions, 2 images without anything to learn from"."""
+        return ", ".join(f"{count} {what}" for what, count in self.left_out.items())
+
+
+def select(annotations: CocoInstances, *, keep_empty: bool, min_side: int) -> Selection:
+    """Chooses the images to use: those whose sides have at least `min_side` pixels, with something to learn from.
+
+    With `keep_empty`, those with nothing, or crowd regions at most, are used too.
+    """
+    count = len(annotations.image_ids)
+    has_area = (annotations.boxes[:, 2:] > 0).all(dim=1)
+    is_small = (annotations.image_sizes < min_side).any(dim=1)
+    useful = torch.bincount(annotations.images[has_area & ~annotations.crowd], minlength=count)
+    is_empty = (useful == 0) & ~is_small & (not keep_empty)
+    counts = {
+        f"images with a side below {min_side} pixels": is_small,
+        "images without anything to learn from": is_empty,
+        "crowd regions": annotations.crowd,
+        "boxes without area": ~has_area,
+    }
+    left_out = {what: int(marks.sum()) for what, marks in counts.items() if marks.any()}
+    return Selection(torch.nonzero(~is_small & ~is_empty).flatten(), has_area, left_out)
+
+
+def images_beside(annotations: Path) -> Path | None:
+    """The images of `annotations/instances_val2017.json`, where they lie as in official COCO, if anywhere.
+
+    They are `val2017`, `images/val2017` or `val2017.zip` beside the annotation folder.
+    """
+    split, root = annotations.stem.removeprefix("instances_"), annotations.parent.parent
+    places = (root / split, root / "images" / split, root / f"{split}.zip")
+    return next((place for place in places if place.exists()), None)
+
+
+def find_annotations(root: Path, split: str) -> Path:
+    """The instances file of the split "train" or "val" below `root`, where it lies as in official COCO.
+
+    It is `annotations/instances_train.json`, or the latest year's, such as `annotations/instances_train2017.json`.
+    """
+    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
+    if not found:
+        name = f"annotations/instances_{split}*.json"
+        raise DataError(
+            f"{root}: no {name} in it; name the folder of a data set in COCO's layout, or the files themselves"
+        )
+    return found[-1]

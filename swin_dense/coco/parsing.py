@@ -10,7 +10,6 @@ import gc
 import json
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from swin_dense.images.archive import read_bytes
 from swin_dense.records import Finding
 
 Record = dict[str, Any]
+
 MAX_BYTES = 2**33
 """Largest JSON file taken from a zip file; LVIS, the largest set of instances in use, has 2**30."""
 
@@ -42,25 +42,6 @@ class Fault(NamedTuple):
 
 
 FieldCheck = Callable[[Any], Fault | None]
-
-
-@dataclass(frozen=True)
-class CocoRecords:
-    """The well-formed records of a COCO instances file, as they stand there.
-
-    Attributes:
-        images: With int `id`, `width`, `height` and str `file_name`.
-        annotations: With int `id`, `image_id`, `category_id`, a `bbox` of four numbers, a number `area`, and a
-            `segmentation` that is a list of `array("d")`, empty where there is a box alone, or an RLE; their image and
-            category exist.
-        categories: With int `id` and str `name`.
-        findings: One for each record that was left out.
-    """
-
-    images: list[Record]
-    annotations: list[Record]
-    categories: list[Record]
-    findings: list[Finding]
 
 
 def read_json(path: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
@@ -91,11 +72,20 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: not a JSON file ({error})") from error
 
 
-def read_records(source: Path | Mapping[str, Any], *, need_file_names: bool) -> CocoRecords:
-    """Reads a COCO instances file, or a member of a zip file as `read_json` does, or what one holds."""
+def read_records(
+    source: Path | Mapping[str, Any], *, need_file_names: bool
+) -> tuple[dict[str, list[Record]], list[Finding]]:
+    """Reads a COCO instances file as `read_json` does, or what one holds; records that are left out are findings.
+
+    The records by section have the types that `CHECKS` says; annotations, whose image and category exist, have an
+    `area`, and a `segmentation` that is an RLE or a list of `array("d")`, empty where there is a box alone.
+    """
     if isinstance(source, Mapping):
         file = IN_MEMORY
-        sections = {name: [*map(_packed_copy, rows)] for name, rows in _sections(file, source).items()}
+        sections = {
+            name: [_pack_polygons(dict(row)) if isinstance(row, Mapping) else row for row in rows]
+            for name, rows in _sections(file, source).items()
+        }
     else:
         file = str(source)
         sections = _sections(file, read_json(source, _pack_polygons))
@@ -103,15 +93,17 @@ def read_records(source: Path | Mapping[str, Any], *, need_file_names: bool) -> 
         if isinstance(record, dict) and not need_file_names and record.get("file_name") is None:
             record["file_name"] = NAMELESS
     for record in sections["annotations"]:
+        # An outline that is absent, null or empty means the same; without one, the box is the area if none is stated.
         if isinstance(record, dict) and record.get("segmentation") in (None, []):
-            _mark_box_alone(record)
+            box: Any = record.get("bbox")
+            record["segmentation"] = []
+            if record.get("area") is None and _check_box(box) is None:
+                record["area"] = float(box[2]) * float(box[3])
     findings: list[Finding] = []
-    images, categories, annotations = (
-        _well_formed(file, name, sections[name], checks, findings) for name, checks in CHECKS.items()
-    )
-    annotations = _with_known(file, "image", annotations, images, findings)
-    annotations = _with_known(file, "category", annotations, categories, findings)
-    return CocoRecords(images, annotations, categories, findings)
+    records = {name: _well_formed(file, name, sections[name], checks, findings) for name, checks in CHECKS.items()}
+    for what, section in (("image", "images"), ("category", "categories")):
+        records["annotations"] = _with_known(file, what, records["annotations"], records[section], findings)
+    return records, findings
 
 
 def _pack_polygons(record: Record) -> Record:
@@ -125,18 +117,6 @@ def _pack_polygons(record: Record) -> Record:
         if not any(bool in map(type, polygon) for polygon in segmentation):
             record["segmentation"] = packed
     return record
-
-
-def _packed_copy(record: Any) -> Any:
-    return _pack_polygons(dict(record)) if isinstance(record, Mapping) else record
-
-
-def _mark_box_alone(record: Record) -> None:
-    """An outline that is absent, null or empty means the same; without one, the box is the area if none is stated."""
-    record["segmentation"] = []
-    box: Any = record.get("bbox")
-    if record.get("area") is None and _check_box(box) is None:
-        record["area"] = float(box[2]) * float(box[3])
 
 
 def _sections(file: str, document: Any) -> dict[str, list[Any]]:

@@ -30,7 +30,6 @@ MOST = 0.9
 SOME = 0.1
 """Part of the boxes that has to be wrong before their form is looked into."""
 
-
 LOOKED_AT = 2000
 """Annotations whose areas are computed, evenly over the file."""
 
@@ -73,13 +72,8 @@ def _root_category(annotations: CocoInstances) -> Iterator[Finding]:
     """A category that only groups the others: exporters list it, and it would become a class without instances."""
     used = set(annotations.labels.tolist())
     for label, name in enumerate(annotations.class_names):
-        children = [other for other in range(len(annotations.class_names)) if other != label]
-        if (
-            used
-            and label not in used
-            and children
-            and all(annotations.supercategories[child] == name for child in children)
-        ):
+        parents = {parent for other, parent in enumerate(annotations.supercategories) if other != label}
+        if used and label not in used and parents == {name}:
             message = f"category {annotations.category_ids[label]} {name!r} has no annotation and is the supercategory "
             message += "of all others; it becomes a class that is never seen"
             fix = "remove it from the categories of all splits, unless it is a class"

@@ -1,22 +1,26 @@
-"""Reads COCO result files: lists of {"image_id", "category_id", "score", and "bbox", "segmentation" or both}."""
+"""What a detector found, checked and stored compactly for a COCO evaluation: in memory, or in result files.
+
+Result files are lists of {"image_id", "category_id", "score", and "bbox", "segmentation" or both}.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools import mask as rle_codec
 
-from swin_dense.coco.detections import ImageResults, rle_text
 from swin_dense.coco.instances import CocoInstances
 from swin_dense.coco.parsing import NAMELESS, read_json
 from swin_dense.errors import DataError
-from swin_dense.records import Size
+from swin_dense.records import Detections, Size
 from swin_dense.rle import check_rles
 
 logger = logging.getLogger(__name__)
@@ -24,6 +28,80 @@ logger = logging.getLogger(__name__)
 _KEY_OF_IOU_TYPE = {"bbox": "bbox", "segm": "segmentation"}
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ImageResults:
+    """The detections of one image, compact and checked.
+
+    Attributes:
+        boxes: (N, 4) float64 x, y, width, height in pixels.
+        scores: (N,) float64.
+        labels: (N,) int64, positions in the evaluated category ids.
+        counts: N compressed run-length strings of masks of the image's size; None for a box-only detector.
+        mask_areas: (N,) int64 pixels of each mask; None likewise.
+    """
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    counts: tuple[str, ...] | None = None
+    mask_areas: NDArray[np.int64] | None = None
+
+
+def image_results(
+    detections: Detections, *, image_id: int, size: tuple[int, int], class_count: int, masks: bool
+) -> ImageResults:
+    """Checks one image's detections, on any device and of any float type, and stores them compactly on the CPU.
+
+    `size` is that of the image on disk. Masks are left out where they are not scored.
+    """
+    boxes = detections.boxes.detach().to("cpu", torch.float64).numpy()
+    scores = detections.scores.detach().to("cpu", torch.float64).numpy()
+    labels = detections.labels.detach().cpu().numpy()
+    count = len(scores)
+    if boxes.shape != (count, 4) or scores.shape != (count,) or labels.shape != (count,):
+        raise DataError(
+            f"image {image_id}: shapes of boxes {boxes.shape}, scores {scores.shape} and labels {labels.shape} disagree"
+        )
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"image {image_id}: labels are {labels.dtype}, not integers")
+    with np.errstate(invalid="ignore"):
+        wrong = {
+            "has a box that is not finite": ~np.isfinite(boxes).all(axis=1),
+            "has a box whose x2 < x1 or y2 < y1": (boxes[:, 2:] < boxes[:, :2]).any(axis=1),
+            "has a score that is not finite": ~np.isfinite(scores),
+            f"has a label outside 0..{class_count - 1}": (labels < 0) | (labels >= class_count),
+        }
+    problems = [
+        f"detection {index} {problem}: box {boxes[index].tolist()}, score {scores[index]}, label {labels[index]}"
+        for problem, where in wrong.items()
+        for index in np.flatnonzero(where)
+    ]
+    counts, areas = _checked_masks(detections.masks, count, size, problems) if masks else (None, None)
+    if problems:
+        raise DataError(f"image {image_id}: the detector's output cannot be scored", problems)
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return ImageResults(xywh, scores, labels.astype(np.int64), counts, areas)
+
+
+def _checked_masks(
+    masks: Sequence[Mapping[str, Any]] | None, count: int, size: tuple[int, int], problems: list[str]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    masks = masks or ()
+    if len(masks) != count:
+        problems.append(
+            f"it has {len(masks)} masks for {count} boxes; score a box-only detector on iou_types=('bbox',)"
+        )
+    for index, mask in enumerate(masks):
+        if list(mask["size"]) != list(size):
+            problems.append(f"mask {index} is of size {list(mask['size'])}, the image of {list(size)}")
+    areas, malformed = check_rles([mask["counts"] for mask in masks], np.full(len(masks), size[0] * size[1]))
+    problems += [f"mask {index} is malformed: {problem}" for index, problem in malformed.items()]
+    if problems:
+        return (), areas
+    counts = (mask["counts"] for mask in masks)
+    return tuple(one.decode("ascii") if isinstance(one, bytes) else one for one in counts), areas
 
 
 def read_rows(path: Path) -> dict[Path, list[Row]]:
@@ -103,7 +181,7 @@ class _FileNames:
         named = {
             (row.get("image_id"), row["file_name"])
             for row in rows
-            if isinstance(row.get("file_name"), str) and _is_id(row.get("image_id"))
+            if isinstance(row.get("file_name"), str) and type(row.get("image_id")) is int
         }
         wrong = [pair for pair in named if self.by_id and not _is_same(pair[1], self.by_id.get(pair[0]))]
         if not wrong:
@@ -150,15 +228,18 @@ def _checked_file(
     counts, areas, xywh = None, None, np.zeros((len(rows), 4))
     if masks:
         pixels = np.array([np.prod(sizes[row["image_id"]]) for row in rows], dtype=np.int64)
-        areas, malformed = check_rles([row["segmentation"]["counts"] for row in rows], pixels)
+        counts = [row["segmentation"]["counts"] for row in rows]
+        areas, malformed = check_rles(counts, pixels)
         _refuse(file, ((index, f"its segmentation is no mask: {problem}") for index, problem in malformed.items()))
-        counts = [rle_text(row["segmentation"]["counts"]) for row in rows]
     if boxes:
         xywh = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
     elif rows:
         xywh = rle_codec.toBbox([row["segmentation"] for row in rows])
     scores = np.array([row["score"] for row in rows], dtype=np.float64)
     label = np.array([labels[row["category_id"]] for row in rows], dtype=np.int64)
+    positions: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        positions.setdefault(row["image_id"], []).append(index)
     return {
         image_id: ImageResults(
             xywh[index],
@@ -167,7 +248,7 @@ def _checked_file(
             None if counts is None else tuple(counts[one] for one in index),
             None if areas is None else areas[index],
         )
-        for image_id, index in _rows_by_image(rows).items()
+        for image_id, index in positions.items()
     }
 
 
@@ -175,9 +256,9 @@ def _problem_of(
     row: Row, truth: str, sizes: Mapping[int, Size], labels: Mapping[int, int], *, boxes: bool, masks: bool
 ) -> str | None:
     image_id, category_id = row.get("image_id"), row.get("category_id")
-    if not _is_id(image_id) or image_id not in sizes:
+    if type(image_id) is not int or image_id not in sizes:
         return f"image_id {image_id!r} is not in {truth}"
-    if not _is_id(category_id) or category_id not in labels:
+    if type(category_id) is not int or category_id not in labels:
         return f"category_id {category_id!r} is not in {truth}"
     if not _is_number(row.get("score")):
         return f"score {row.get('score')!r} is not a finite number"
@@ -192,27 +273,15 @@ def _problem_of(
     return None
 
 
-def _rows_by_image(rows: Sequence[Row]) -> dict[int, NDArray[np.int64]]:
-    positions: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        positions.setdefault(row["image_id"], []).append(index)
-    return {image_id: np.array(index, dtype=np.int64) for image_id, index in positions.items()}
-
-
 def _refuse(file: Path, problems: Iterable[tuple[int, str]]) -> None:
     lines = [f"item {index}: {problem}" for index, problem in problems]
     if lines:
         raise DataError(f"{file}: {len(lines)} prediction(s) cannot be scored", lines)
 
 
-def _is_id(value: object) -> TypeGuard[int]:
-    """Whether a JSON value is an integer; true and false are not."""
-    return type(value) is int
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
+def _is_number(value: object) -> bool:
     """Whether a JSON value is a number that a float holds: no NaN, infinity, true or false."""
-    return isinstance(value, (int, float)) and type(value) is not bool and abs(value) <= sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_box(value: object) -> bool:

@@ -13,11 +13,10 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from swin_dense.coco.instances import CocoInstances
+from swin_dense.coco.instances import CocoInstances, Selection
 from swin_dense.coco.parsing import NAMELESS
-from swin_dense.coco.patterns import any_of, find_patterns, image_sides, margin_of, outside
+from swin_dense.coco.patterns import Bools, Floats, any_of, find_patterns, image_sides, margin_of, outside
 from swin_dense.errors import DataError
 from swin_dense.images.names import escapes
 from swin_dense.images.pixels import MAX_PIXELS
@@ -27,8 +26,6 @@ from swin_dense.rle import check_rles
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 
 SLIVER = 0.5
 """A box side of zero is a warning where the outline spans at most so many pixels too, else an error."""
@@ -214,3 +211,21 @@ def _rles(annotations: CocoInstances) -> Iterator[Finding]:
     yield from _in_annotations(annotations, misfit, "rle-size", show_sizes, fix)
     fix = "encode the mask again with pycocotools"
     yield from _in_annotations(annotations, malformed, "malformed-rle", lambda place: f"RLE: {faulty[place]}", fix)
+
+
+def find_empty_selection(annotations: CocoInstances, selection: Selection) -> Iterator[Finding]:
+    """That no image is left to train on."""
+    if not len(selection.images) and len(annotations.image_ids):
+        message = f"none of its {len(annotations.image_ids)} images is left to train on: {selection.describe()}"
+        fix = "correct the annotations, or keep such images (data.keep_empty, data.min_side)"
+        yield Finding("nothing-to-train-on", annotations.file, message, fix)
+
+
+def compare_categories(train: CocoInstances, val: CocoInstances) -> Iterator[Finding]:
+    """That labels of training and validation mean the same."""
+    of_train, of_val = (set(zip(one.category_ids, one.class_names, strict=True)) for one in (train, val))
+    for name, own, other in (("training", of_train, of_val), ("validation", of_val, of_train)):
+        for category_id, class_name in sorted(own - other):
+            message = f"category {category_id} {class_name!r} is only in {name}"
+            fix = f"list the same categories with the same ids in {train.file} and {val.file}"
+            yield Finding("different-categories", train.file, message, fix)

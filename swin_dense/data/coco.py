@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from swin_dense.coco.instances import CocoInstances, read_instances
-from swin_dense.coco.rules import apply_rules, refuse_errors
-from swin_dense.coco.splits import find_empty_selection, select
+from swin_dense.coco.instances import CocoInstances, read_instances, select
+from swin_dense.coco.rules import apply_rules, find_empty_selection, refuse_errors
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.conversion import LabelConversion
@@ -37,7 +36,7 @@ class CocoDataset(Dataset[Sample]):
         category_ids: The file's, by contiguous label, ascending.
         image_ids: (n,) int64, by index.
         image_sizes: (n, 2) int64 heights and widths, by index.
-        left_out: What is not learnt from, and how many; see `coco.splits.Selection`.
+        left_out: What is not learnt from, and how many; see `coco.instances.Selection`.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import Identity
 
-from swin_dense.coco.instances import CocoInstances
-from swin_dense.coco.splits import compare_categories, find_annotations, images_beside
+from swin_dense.coco.instances import CocoInstances, find_annotations, images_beside
+from swin_dense.coco.rules import compare_categories
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.transforms import Transform, official_train_transform

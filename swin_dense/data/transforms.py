@@ -25,14 +25,10 @@ from torchvision.transforms.v2 import Compose, InterpolationMode, RandomChoice
 from torchvision.transforms.v2 import functional as kernels
 
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.records import Instances, Sample, Size, rescaled_size
+from swin_dense.records import MAX_ENLARGED, Instances, Sample, Size, rescaled_size
 
 Transform = Callable[[Sample], Sample]
 """What training and test transforms are; `torchvision.transforms.v2.Compose` chains them."""
-
-
-MAX_ENLARGED = 2**26
-"""Most pixels of an image that is enlarged: a thin one would grow without bounds where its short side is set."""
 
 
 def resize(sample: Sample, size: Size) -> Sample:

@@ -16,10 +16,7 @@ from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import check_inside
 from swin_dense.images.finder import ImageSource
 from swin_dense.images.store import ImageStore
-from swin_dense.records import Size, rescaled_size
-
-MAX_ENLARGED = 2**26
-"""Most pixels of an image that is enlarged (8,192 x 8,192); a strip of 30,000 x 1 would become 24,000,000 x 800."""
+from swin_dense.records import MAX_ENLARGED, Size, rescaled_size
 
 
 @dataclass(frozen=True)

@@ -82,14 +82,11 @@ def _sources(path: Path, output: Path | None) -> Iterator[ImageSource]:
             if results is None or not (path.resolve() / name).is_relative_to(results):
                 yield ImageSource(path, name)
     else:
-        files = _listed(path) if path.suffix.lower() in LISTS else [path]
+        files = [path]
+        if path.suffix.lower() in LISTS:
+            lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+            files = [path.parent / os.fsdecode(line) for line in lines if line.strip()]
         yield from (ImageSource(file.parent, file.name) for file in files)
-
-
-def _listed(path: Path) -> Iterator[Path]:
-    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
-        if line.strip():
-            yield path.parent / os.fsdecode(line)
 
 
 class ImageFiles(Dataset[Sample]):

@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from swin_dense.coco.detections import ImageResults, image_results
 from swin_dense.coco.instances import CocoInstances, read_instances
-from swin_dense.coco.results import checked_results, read_rows, scored_iou_types
+from swin_dense.coco.results import ImageResults, checked_results, image_results, read_rows, scored_iou_types
 from swin_dense.coco.rules import apply_rules, refuse_errors
 from swin_dense.errors import DataError, SwinDenseError
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank

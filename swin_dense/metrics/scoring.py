@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from swin_dense.coco.detections import ImageResults
 from swin_dense.coco.instances import CocoInstances
+from swin_dense.coco.results import ImageResults
 from swin_dense.errors import DataError, nearest
 from swin_dense.records import Rle, Size
 
