@@ -45,29 +45,7 @@ def load(
     data: str | PathLike[str] | None = None,
     overrides: Sequence[str] | Mapping[str, Any] = (),
 ) -> Model:
-    """Loads a model: detector, segmenter or bare backbone.
-
-    Args:
-        source: A run folder, the name or file of a config, a config as dict or dataclass, or a backbone variant.
-        weights: Checkpoint in any known format; None takes the best weights of a run folder, and random ones
-            elsewhere.
-        device: As in `torch.device`; None takes the best there is.
-        data: Folder of the data set, instead of data.root: gives the classes where the weights do not say them.
-        overrides: Changes of config keys, as "key=value" texts or as a mapping.
-
-    Returns:
-        The model, in evaluation mode.
-
-    Raises:
-        ConfigError: There is no such run, config or variant, or the model cannot be built.
-        WeightsError: The weights are missing, do not fit, or hold a part of the model alone.
-
-    Example:
-        >>> import swin_dense, torch
-        >>> model = swin_dense.load("swin_tiny", device="cpu")
-        >>> {name: tuple(features.shape) for name, features in model.features(torch.zeros(3, 64, 96).byte()).items()}
-        {'stage1': (96, 16, 24), 'stage2': (192, 8, 12), 'stage3': (384, 4, 6), 'stage4': (768, 2, 3)}
-    """
+    """Loads a model; see `swin_dense.load`."""
     config, folder = find_config(source, data, overrides)
     path = weights_file(weights, folder)
     if config is None:

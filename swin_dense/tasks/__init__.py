@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from swin_dense.config import TASKS, Config
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.tasks.base import Task, path_notes
 
-__all__ = ["Task", "class_layers", "data_module", "picture_drawer", "task_named", "task_of"]
+__all__ = ["Task", "data_module", "task_named", "task_of"]
 
 
 def task_of(config: Config) -> Task[Any]:
@@ -33,15 +30,3 @@ def data_module(config: Config) -> Any:
     data = task_of(config).data_module(config)
     data.path_notes = path_notes(config)
     return data
-
-
-def class_layers(config: Config) -> list[str]:
-    """The tensors that weights of other classes cannot fill: names in the state dict of the network, in its order."""
-    from swin_dense.openmmlab.model_dicts import class_dependent_tensors
-
-    return class_dependent_tensors(config.model, task_of(config).build_network)
-
-
-def picture_drawer(config: Config, data: Any) -> Callable[[int, Any, Path], None]:
-    """Draws validation images with ground truth beside prediction: takes an image id, its prediction and a file."""
-    return partial(task_of(config).draw_validation, data)

@@ -35,17 +35,11 @@ WAYS_OUT = {
 
 
 class Labels(NamedTuple):
-    """What the numbers mean that a model predicts, by label 0..K-1.
-
-    Attributes:
-        class_names: Names.
-        category_ids: Ids of a COCO data set; None for other tasks.
-        palette: RGB of 0..255; None where the data set brings no colours.
-    """
+    """What the numbers mean that a model predicts, by label 0..K-1."""
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...] | None = None
-    palette: tuple[tuple[int, int, int], ...] | None = None
+    category_ids: tuple[int, ...] | None = None  # of a COCO data set
+    palette: tuple[tuple[int, int, int], ...] | None = None  # RGB of 0..255, where the data set brings colours
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Labels:
@@ -63,21 +57,13 @@ class Labels(NamedTuple):
 
 
 class Demo(NamedTuple):
-    """The demo of a task.
+    """The demo of a task."""
 
-    Attributes:
-        config: Name of its config.
-        folder: Where its data lies in the shapes data set.
-        metric: What its curves show beside the losses.
-        recipe: A full-size config to go on with.
-        data: What that one is trained on.
-    """
-
-    config: str
-    folder: str
-    metric: str
-    recipe: str
-    data: str
+    config: str  # its name
+    folder: str  # where its data lies in the shapes data set
+    metric: str  # what its curves show beside the losses
+    recipe: str  # a full-size config to go on with
+    data: str  # what that one is trained on
 
 
 class Result(ABC):
@@ -96,27 +82,16 @@ class Result(ABC):
 
 
 class Task(ABC, Generic[ConfigT]):
-    """One task; `swin_dense.tasks.task_of(config)` finds it.
-
-    Attributes:
-        demo: Its demo.
-        published_classes: Class count that published sizes are given for.
-        needs_category_ids: Whether weights have to know the ids of a COCO data set, too.
-        lowest_score: The threshold of `result` that keeps everything; None where there are no scores.
-        prediction_folders: Folders that `write` uses besides the output itself.
-        exports_whole: Whether the whole model can be exported as one graph.
-        options: Those of predictions and evaluations that not every task takes.
-        predicts: What `write` has written, for people: "{rows}" and "{output}" stand for the count and the place.
-    """
+    """One task; `swin_dense.tasks.task_of(config)` finds it."""
 
     demo: Demo
-    published_classes: int
-    needs_category_ids = False
-    lowest_score: float | None = None
-    prediction_folders: tuple[str, ...] = ()
-    exports_whole = False
-    options: frozenset[str]
-    predicts: str
+    published_classes: int  # class count that published sizes are given for
+    needs_category_ids = False  # whether weights have to know the ids of a COCO data set, too
+    lowest_score: float | None = None  # the threshold of `result` that keeps everything, where there are scores
+    prediction_folders: tuple[str, ...] = ()  # folders that `write` uses besides the output itself
+    exports_whole = False  # whether the whole model can be exported as one graph
+    options: frozenset[str]  # of predictions and evaluations, those that not every task takes
+    predicts: str  # what `write` has written, for people; "{rows}" and "{output}" are the count and the place
 
     @abstractmethod
     def data_module(self, config: ConfigT) -> ImageDataModule:

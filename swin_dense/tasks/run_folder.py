@@ -43,11 +43,7 @@ def is_first_process() -> bool:
 
 
 def open_run(run: Path, config: Config) -> None:
-    """Writes down what is run, on the first process; what is left of a run that never saved anything is removed.
-
-    Raises:
-        TrainingError: The folder holds an earlier run, or something else.
-    """
+    """Writes down what is run, on the first process; what is left of a run that never saved anything is removed."""
     if not is_first_process():
         return
     if (run / "last.ckpt").is_file() or (run / "best.ckpt").is_file():
@@ -102,11 +98,7 @@ def _write_config(run: Path, config: Config) -> None:
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """The content of a `last.ckpt`, tensors left on disk until they are used.
-
-    Raises:
-        TrainingError: There is no checkpoint, or it is damaged.
-    """
+    """The content of a `last.ckpt`, tensors left on disk until they are used."""
     if not checkpoint.is_file():
         raise TrainingError(f"{checkpoint} does not exist: there is nothing to resume in {checkpoint.parent}")
     try:
@@ -135,17 +127,7 @@ def changed_settings(was: Any, now: Any, key: str = "") -> dict[str, tuple[Any, 
 
 
 def check_resumable(run: Path, config: Config, changes: Mapping[str, tuple[Any, Any]], done: Mapping[str, Any]) -> None:
-    """Refuses settings that the checkpoint of a run cannot go on with.
-
-    Args:
-        run: The run folder.
-        config: What it is to go on with.
-        changes: Of `changed_settings`.
-        done: Of `read_checkpoint`.
-
-    Raises:
-        ConfigError: Names each setting, what it was and is, and what to do.
-    """
+    """Refuses settings that the checkpoint of a run, of `read_checkpoint`, cannot go on with."""
     refused = [
         f"{key} was {was!r}, is {now!r}"
         for key, (was, now) in changes.items()
@@ -166,17 +148,7 @@ def check_resumable(run: Path, config: Config, changes: Mapping[str, tuple[Any, 
 
 
 def check_same_classes(run: Path, done: Mapping[str, Any], class_names: Sequence[str], renamed: bool) -> None:
-    """Refuses data of other classes than a checkpoint was trained on.
-
-    Args:
-        run: The run folder.
-        done: Of `read_checkpoint`.
-        class_names: Of the data.
-        renamed: Whether the user says that only the names differ.
-
-    Raises:
-        TrainingError: The classes differ, or their names do and `renamed` is False.
-    """
+    """Refuses data of other classes than a checkpoint was trained on, unless the user says that they are `renamed`."""
     theirs = done.get("swin_dense", {}).get("class_names")
     if theirs is None or same_classes(theirs, class_names) or (renamed and len(theirs) == len(class_names)):
         return

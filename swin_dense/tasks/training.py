@@ -1,4 +1,4 @@
-"""Train, and the demo, which is a training on the embedded shapes."""
+"""Train, from random weights or others, and the demo, which is a training on the embedded shapes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from swin_dense.config import Config, load_config
 from swin_dense.data.shapes import write_shapes
-from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.errors import ConfigError, TrainingError, WeightsError
 from swin_dense.files import check_output_folder
-from swin_dense.tasks import data_module, picture_drawer, task_named, task_of
-from swin_dense.tasks.initial_weights import load_initial_weights
+from swin_dense.openmmlab.model_dicts import class_dependent_tensors
+from swin_dense.tasks import data_module, task_named, task_of
 from swin_dense.tasks.run_folder import (
     changed_settings,
     check_resumable,
@@ -38,8 +40,13 @@ from swin_dense.training.trainer import (
     training_trainer,
 )
 from swin_dense.visualize.curves import draw_curves
+from swin_dense.weights import load_weights
+from swin_dense.weights.files import read_class_names, same_classes
 
 DEMO_SCENES = {"train": 1200, "val": 200}
+
+SHOWN = 5
+"""Class names in a message."""
 
 console = Console(stderr=True)
 
@@ -71,12 +78,7 @@ def train_source(
 ) -> Run:
     """Trains what a source names; see `swin_dense.train`.
 
-    Args:
-        source: Config, by name or file, as dict or dataclass; None with `resume`.
-        changes: New values of config keys. Milestones follow the number of epochs unless they are changed themselves.
-        run: The run folder; None is runs/NAME.
-        resume: A run folder to continue.
-        **options: Of `train`.
+    `changes` are new values of config keys; milestones follow the number of epochs unless they are changed themselves.
     """
     if (source is None) == (resume is None):
         raise ConfigError("name a config, or a run folder to resume, and not both")
@@ -108,78 +110,54 @@ def train(
     devices: int | str = "auto",
     device: str | None = None,
 ) -> Run:
-    """Trains a model, validates it, and fills a run folder.
+    """Trains a model, validates it, and fills a run folder that must not exist yet, unless `resume` continues it.
 
-    Args:
-        config: What to train on what and how.
-        run: The run folder; must not exist yet, unless it is resumed.
-        weights: Checkpoint to start from, of a whole model or of a backbone.
-        new_classes: What becomes of the layers of that checkpoint that tell its classes; see `load_initial_weights`.
-            False with `resume` goes on with data that calls the same classes by other names.
-        ignore: Parameters of that checkpoint to leave out.
-        resume: Continue the training in `run` from its `last.ckpt`.
-        devices: Number of devices of this node, or "auto".
-        device: Their type, as in `torch.device`; None takes the best there is.
-
-    Returns:
-        The run folder and the last metrics.
-
-    Raises:
-        SwinDenseError: Something in the config, the data or the weights is wrong, the loss became non-finite, or a
-            signal stopped the training (which can then be resumed).
+    `new_classes` and `ignore` are those of `load_initial_weights`; with `resume`, a `new_classes` of False goes on with
+    data that calls the same classes by other names. `devices` is a number, or "auto"; `device` their type.
     """
     config = replace(config, trainer={**config.trainer, **placement(devices, device)})
     with surroundings(config.training.matmul_precision):
-        return _train(config, run, weights, new_classes, ignore, resume)
-
-
-def _train(
-    config: Config,
-    run: Path,
-    weights: str | PathLike[str] | None,
-    new_classes: bool | None,
-    ignore: Sequence[str],
-    resume: bool,
-) -> Run:
-    check_output_folder(run)
-    check_trainer_options(config.trainer)
-    done: dict[str, Any] = {}
-    changes: dict[str, tuple[Any, Any]] = {}
-    if resume:
-        done = read_checkpoint(run / "last.ckpt")
-        changes = changed_settings(asdict(load_config(run / "config.py")), asdict(config))
-        check_resumable(run, config, changes, done)
-    task, data = task_of(config), data_module(config)
-    data.setup("fit")
-    check_same_classes(run, done, data.class_names, renamed=new_classes is False)
-    torch.manual_seed(config.training.seed)
-    module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
-    check_validation(config, module.metric.metric_names)
-    frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
-    if frozen_stages >= 0 and weights is None and not resume:
-        raise ConfigError(f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE")
-    if weights is not None:
-        load_initial_weights(
-            module.network, Path(weights), config, data.class_names, new_classes=new_classes, ignore=ignore
-        )
-    trainer = training_trainer(config, run, picture_drawer(config, data), done.get("steps", 0))
-    if resume:
-        record_resume(run, config, changes)
-    else:
-        open_run(run, config)
-    if is_first_process():
-        console.print(describe(trainer, config), highlight=False, markup=False, soft_wrap=True)
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=run / "last.ckpt" if resume else None, weights_only=True)
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the device ran out of memory with data.batch_size={config.data.batch_size}: lower it (and set "
-            "training.images_per_step to what a step shall see), or set model.backbone.with_cp=True"
-        ) from error
-    finally:
-        if is_first_process() and (run / "best.ckpt").is_file():
-            _leave_results(run, task.labels(data).metadata())
-    return Run(run, module.scores)
+        check_output_folder(run)
+        check_trainer_options(config.trainer)
+        done: dict[str, Any] = {}
+        changes: dict[str, tuple[Any, Any]] = {}
+        if resume:
+            done = read_checkpoint(run / "last.ckpt")
+            changes = changed_settings(asdict(load_config(run / "config.py")), asdict(config))
+            check_resumable(run, config, changes, done)
+        task, data = task_of(config), data_module(config)
+        data.setup("fit")
+        check_same_classes(run, done, data.class_names, renamed=new_classes is False)
+        torch.manual_seed(config.training.seed)
+        module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
+        check_validation(config, module.metric.metric_names)
+        frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
+        if frozen_stages >= 0 and weights is None and not resume:
+            raise ConfigError(
+                f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE"
+            )
+        if weights is not None:
+            load_initial_weights(
+                module.network, Path(weights), config, data.class_names, new_classes=new_classes, ignore=ignore
+            )
+        trainer = training_trainer(config, run, partial(task.draw_validation, data), done.get("steps", 0))
+        if resume:
+            record_resume(run, config, changes)
+        else:
+            open_run(run, config)
+        if is_first_process():
+            console.print(describe(trainer, config), highlight=False, markup=False, soft_wrap=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=run / "last.ckpt" if resume else None, weights_only=True)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the device ran out of memory with data.batch_size={config.data.batch_size}: lower it (and set "
+                "training.images_per_step to what a step shall see), or set model.backbone.with_cp=True"
+            ) from error
+        finally:
+            if is_first_process() and (run / "best.ckpt").is_file():
+                _leave_results(run, task.labels(data).metadata())
+        return Run(run, module.scores)
 
 
 def _leave_results(run: Path, labels: Mapping[str, Any]) -> None:
@@ -195,18 +173,73 @@ def _leave_results(run: Path, labels: Mapping[str, Any]) -> None:
         console.print(f"besides, the results cannot be written: {error}", highlight=False, markup=False)
 
 
-def demo(task: str, run: Path, data_root: Path, device: str | None = None) -> Run:
-    """Generates the shapes data set, trains the demo config of a task on it, and draws predictions.
+def load_initial_weights(
+    network: nn.Module,
+    weights: Path,
+    config: Config,
+    class_names: Sequence[str],
+    *,
+    new_classes: bool | None = None,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Loads weights to train on from, and says what became of them.
 
-    Args:
-        task: Name of a task.
-        run: The run folder; an earlier demo there is replaced.
-        data_root: Where the data set is written, or is already.
-        device: As for `train`.
+    Layers that depend on the classes are never taken from weights of other classes.
 
-    Raises:
-        ConfigError: There is no such task, or another run in that folder.
+    Where `new_classes` is True, the layers whose size depends on the number of classes are re-initialised, whatever is
+    there; False takes them, even if the names of the classes differ; None takes them unless the names differ. `ignore`
+    are further parameters to leave out.
     """
+    layers = class_dependent_tensors(config.model, task_of(config).build_network)
+    theirs = read_class_names(weights)
+    trained_on = f"was trained on {'other' if theirs is None else len(theirs)} classes{_first(theirs or ())}"
+    wanted = f"the {len(class_names)} classes of the data{_first(class_names)}"
+    try:
+        report = load_weights(network, weights, ignore=[*ignore, *layers] if new_classes else ignore)
+    except WeightsError as error:
+        if new_classes or not _fits_without(layers, network, weights, ignore):
+            raise
+        raise WeightsError(
+            f"{weights} {trained_on}: {_modules(layers)} do not fit {wanted}; pass --new-classes to re-initialise them"
+        ) from error
+    missing = {note.name for note in report.missing}
+    kept = [name for name in layers if name not in missing]
+    if kept and new_classes is None and theirs is not None and not same_classes(theirs, class_names):
+        raise WeightsError(
+            f"{weights} {trained_on}, and {_modules(kept)} would predict those as {wanted}; pass --new-classes to "
+            "re-initialise these layers, or --same-classes if only the names differ"
+        )
+    if is_first_process():
+        lines = [report.summary()]
+        if new_classes:
+            lines.append(f"re-initialised for {wanted}: {_modules(layers)}")
+        elif kept and theirs is None:
+            lines.append(f"the weights do not name their classes; they are taken for {wanted}")
+        console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _fits_without(layers: Sequence[str], network: nn.Module, weights: Path, ignore: Sequence[str]) -> bool:
+    """Whether nothing but the layers of the classes stands in the way."""
+    try:
+        load_weights(network, weights, ignore=[*ignore, *layers])
+    except WeightsError:
+        return False
+    return True
+
+
+def _modules(names: Sequence[str]) -> str:
+    """The modules that hold some tensors."""
+    return ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+
+def _first(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
+
+
+def demo(task: str, run: Path, data_root: Path, device: str | None = None) -> Run:
+    """Generates the shapes data set, trains the demo config of a task on it, and draws predictions."""
     demo = task_named(task).demo
     config = load_config(demo.config, {"data.root": data_root / demo.folder})
     # What a run was placed on is in its config, too.

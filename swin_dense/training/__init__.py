@@ -1,6 +1,5 @@
 """Lightning modules, their optimizers and callbacks."""
 
-from swin_dense.training.detector import DetectorModule
-from swin_dense.training.segmenter import SegmenterModule
+from swin_dense.training.modules import DetectorModule, SegmenterModule
 
 __all__ = ["DetectorModule", "SegmenterModule"]

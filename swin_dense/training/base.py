@@ -40,16 +40,7 @@ class DenseModule(LightningModule):
     def __init__(
         self, model: Any, metric: Any, inference: Any, optimizer: Mapping[str, Any], seed: int, patience: int
     ) -> None:
-        """Takes the parts.
-
-        Args:
-            model: An `nn.Module` with `network` and `losses`, or what `swin_dense.load` gives.
-            metric: Scores its predictions; None makes the task's own of the data module.
-            inference: Predicts with the model.
-            optimizer: Keyword arguments of `adamw`.
-            seed: Of the randomness inside a training step.
-            patience: Batches in a row whose loss may be not finite under a gradient scaler.
-        """
+        """Takes the parts, as the tasks' own modules describe them; `optimizer` holds keyword arguments of `adamw`."""
         super().__init__()
         self.model = cast(nn.Module, getattr(model, "module", model))
         self.metric = metric
@@ -98,15 +89,7 @@ class DenseModule(LightningModule):
             self.metric = self.make_metric(data, limit)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of one batch; what it draws depends on its place in the training alone.
-
-        Args:
-            batch: Images with what is to be learnt of them.
-            batch_idx: Position in the epoch.
-
-        Returns:
-            Scalar.
-        """
+        """The loss of one batch, a scalar; what it draws depends on its place in the training alone."""
         self.trained_epoch = self.current_epoch
         with seeded(self.device, self.seed, self.current_epoch, batch_idx, self.global_rank):
             terms = cast(Any, self.model).losses(batch)
@@ -120,12 +103,7 @@ class DenseModule(LightningModule):
         return total
 
     def on_after_backward(self) -> None:
-        """Stops before a step that would spoil the weights; a gradient scaler skips it, several times at most.
-
-        Raises:
-            TrainingError: The loss is not finite; names its terms and the images.
-            ConfigError: Several processes wait for gradients that never come; names the layers.
-        """
+        """Stops before a step that would spoil the weights; a gradient scaler skips it, several times at most."""
         assert self._watch is not None
         self._broken_batches = 0 if self._watch.is_finite() else self._broken_batches + 1
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
@@ -151,15 +129,7 @@ class DenseModule(LightningModule):
         self.metric.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Predicts a batch and hands it to the metric.
-
-        Args:
-            batch: Images at the size that they have on disk.
-            batch_idx: Position in the validation set.
-
-        Returns:
-            {"predictions": one per image}, for callbacks that draw them.
-        """
+        """Predicts a batch and hands it to the metric; returns {"predictions": one per image} for callbacks."""
         predictions = self.inference.predict(self.model, batch)
         self.score(batch, predictions)
         return {"predictions": predictions}
@@ -202,13 +172,13 @@ class DenseModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a resumed run needs to log the same, and the classes; a line that is due is written by this run."""
-        due = self._line_is_due()
+        due, data = self._line_is_due(), getattr(self.trainer, "datamodule", None)
         checkpoint["swin_dense"] = {
             "sums": {} if due else {name: float(value) for name, value in self._sums.items()},
             "batches": 0 if due else self._batches,
             "logged_step": self.trainer.global_step if due else self._logged_step,
             "trained_epoch": self.trained_epoch,
-            "class_names": self._class_names(),
+            "class_names": None if data is None else list(data.class_names),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -223,10 +193,6 @@ class DenseModule(LightningModule):
     def _line_is_due(self) -> bool:
         step, every = self.trainer.global_step, getattr(self.trainer, "log_every_n_steps", 1)
         return self._batches > 0 and step > self._logged_step and (step % every == 0 or self.trainer.should_stop)
-
-    def _class_names(self) -> list[str] | None:
-        data: Any = getattr(self.trainer, "datamodule", None)
-        return None if data is None else list(data.class_names)
 
 
 class _Watch:
@@ -273,11 +239,9 @@ def configured_inference(model: Any) -> Any:
 
 @contextmanager
 def seeded(device: torch.device, *place: int) -> Iterator[None]:
-    """Draws random numbers that depend on a place alone, and gives the caller's generators back as they were.
+    """Draws random numbers that depend on a place alone (such as seed, epoch, batch and rank; all >= 0).
 
-    Args:
-        device: Whose generator is seeded besides those of the CPU.
-        *place: Such as seed, epoch, batch and rank; all >= 0.
+    The generators of the device and of the CPU are given back to the caller as they were.
     """
     words = np.random.SeedSequence(place).generate_state(3)
     states = np.random.get_state(), random.getstate()

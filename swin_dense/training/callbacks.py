@@ -27,13 +27,7 @@ class ValidationPictures(Callback):
     """Draws the predictions for the first validation images at every validation."""
 
     def __init__(self, folder: Path, count: int, draw: Callable[[int, Any, Path], None]) -> None:
-        """Sets up.
-
-        Args:
-            folder: Where the pictures go.
-            count: How many images are drawn.
-            draw: Draws one image: gets its id, what was predicted, and the file to write.
-        """
+        """Sets up; `draw` gets an image id, what was predicted, and the file to write."""
         self.folder = folder
         self.count = count
         self.draw = draw
@@ -65,11 +59,7 @@ class PredictionFiles(Callback):
     """Hands the prediction of every validation image to a function that writes it, on the rank that made it."""
 
     def __init__(self, write: Callable[[str, Any], None]) -> None:
-        """Sets up.
-
-        Args:
-            write: Writes one image's prediction: gets its file name and what was predicted.
-        """
+        """Sets up; `write` gets an image's file name and what was predicted."""
         self.write = write
 
     def on_validation_batch_end(
@@ -90,11 +80,7 @@ class ProgressLines(Callback):
     """One line every few batches, for logs that are no terminal."""
 
     def __init__(self, every: int) -> None:
-        """Sets up.
-
-        Args:
-            every: Batches from one line to the next.
-        """
+        """Sets the number of batches from one line to the next."""
         self.every = every
         self._begin = (0.0, 0)
 
@@ -122,20 +108,21 @@ class ProgressLines(Callback):
             return
         seconds = (time.monotonic() - started) / (done - first)
         left = timedelta(seconds=round(seconds * max(total - done, 0)))
-        losses = " ".join(
-            f"{name.removeprefix('train/')} {float(value):.3f}"
-            for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith("train/") and "loss" in name
-        )
+        losses = _shown(trainer, "train/", lambda name: "loss" in name)
         print(f"{place} {losses} | {seconds:.2f} s/batch, {left} left", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the headline metrics, with the epoch that they are of: after the last one the trainer is further."""
-        metrics = [
-            f"{name.removeprefix('val/')} {float(value):.3f}"
-            for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith("val/") and name.endswith(("_AP", "mIoU"))
-        ]
+        metrics = _shown(trainer, "val/", lambda name: name.endswith(("_AP", "mIoU")))
         if trainer.is_global_zero and metrics:
             epoch = getattr(pl_module, "trained_epoch", trainer.current_epoch)
-            print(f"{progress(trainer, epoch)} {' '.join(metrics)}", file=sys.stderr)
+            print(f"{progress(trainer, epoch)} {metrics}", file=sys.stderr)
+
+
+def _shown(trainer: Trainer, prefix: str, wanted: Callable[[str], bool]) -> str:
+    """The last values that are logged under a prefix, such as "loss 2.500 loss_rpn_cls 0.125"."""
+    return " ".join(
+        f"{name.removeprefix(prefix)} {float(value):.3f}"
+        for name, value in sorted(trainer.callback_metrics.items())
+        if name.startswith(prefix) and wanted(name)
+    )

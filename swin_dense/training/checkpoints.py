@@ -25,11 +25,7 @@ class WholeFiles(TorchCheckpointIO):
     """Writes checkpoints beside their place, syncs them and moves them there; Lightning stages them in /tmp."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes a checkpoint; if that fails, what was there before is kept.
-
-        Raises:
-            TrainingError: It cannot be written; says the first cause.
-        """
+        """Writes a checkpoint; if that fails, what was there before is kept."""
         try:
             with atomic_write(Path(path)) as unfinished, unfinished.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -50,14 +46,7 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps the best weights by a metric; remembers them by file name alone, so that a run may be moved and copied."""
 
     def __init__(self, run: Path, score_metric: str, filename: str, save_top_k: int = 1) -> None:
-        """Sets up.
-
-        Args:
-            run: The run folder.
-            score_metric: Without "val/"; the more the better.
-            filename: Without suffix; may hold "{step}".
-            save_top_k: How many are kept; -1 keeps all.
-        """
+        """Keeps the `save_top_k` best (-1: all) as `filename` without suffix, which may hold "{step}"."""
         super().__init__(
             dirpath=run,
             filename=filename,

@@ -35,23 +35,11 @@ def adamw(
     no_decay: Sequence[str],
     layer_decay: float | None = None,
 ) -> AdamW:
-    """AdamW over the parameters that learn.
+    """AdamW over the parameters that learn; those whose name holds a part of `no_decay` have no weight decay.
 
-    Args:
-        module: Frozen parameters of it are left out.
-        learning_rate: Of every parameter; see `layer_decay`.
-        weight_decay: Of every parameter whose name holds none of `no_decay`.
-        betas: Momentum coefficients.
-        no_decay: Parts of names, such as `NO_DECAY`.
-        layer_decay: Factor on the learning rate from one layer of the backbone to the layer before it (BEiT, arXiv
-            2106.08254, section 3.1); None gives every layer the same.
-
-    Returns:
-        The optimizer. Each layer has two parameter groups, with and without weight decay; those with the full learning
-        rate come first.
-
-    Raises:
-        ConfigError: `layer_decay` is out of its range, or the backbone does not tell its layers.
+    `layer_decay` is the factor on the learning rate from one layer of the backbone to the layer before it (BEiT, arXiv
+    2106.08254, section 3.1). Each layer has two parameter groups, with and without weight decay; those with the full
+    learning rate come first.
     """
     layers = {} if layer_decay is None else _layers_above(module, layer_decay)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}

@@ -59,11 +59,7 @@ SILENCED = (
 
 @contextmanager
 def surroundings(matmul_precision: str | None = None) -> Iterator[None]:
-    """Quietens Lightning, and leaves all that it touches as it was, the precision of products included.
-
-    Args:
-        matmul_precision: Of float32 products inside, as in `torch.set_float32_matmul_precision`; None changes nothing.
-    """
+    """Quietens Lightning, and leaves all that it touches as it was, the precision of float32 products included."""
     products = torch.get_float32_matmul_precision()
     if torch.cuda.is_available():
         torch.cuda.init()  # type: ignore[no-untyped-call]  # for its generators to have a state to come back to
@@ -80,12 +76,7 @@ def surroundings(matmul_precision: str | None = None) -> Iterator[None]:
 
 
 def placement(devices: int | str, device: str | None) -> dict[str, Any]:
-    """What `--devices` and `--device` mean to a trainer, as far as they are given.
-
-    Args:
-        devices: Number of devices of this node, or "auto".
-        device: As in `torch.device`; None takes the best there is.
-    """
+    """What `--devices` (a number, or "auto") and `--device` (None: the best there is) mean to a trainer."""
     options: dict[str, Any] = {} if devices == "auto" else {"devices": devices}
     if device is not None:
         one = chosen_device(device)
@@ -96,13 +87,7 @@ def placement(devices: int | str, device: str | None) -> dict[str, Any]:
 def evaluation_trainer(
     devices: int | str = "auto", callbacks: Sequence[Callback] = (), device: str | None = None
 ) -> Trainer:
-    """A trainer that writes nothing, for validation alone, in float32: published scores are made so.
-
-    Args:
-        devices: As in `placement`.
-        callbacks: What is to happen around the batches.
-        device: As in `placement`.
-    """
+    """A trainer that writes nothing, for validation alone, in float32: published scores are made so."""
     return _build(
         {
             "precision": "32-true",
@@ -119,21 +104,15 @@ def training_trainer(
 ) -> Trainer:
     """The trainer of a config with everything that fills its run folder.
 
-    Args:
-        config: Its `training`, `schedule`, `score_metric`, `trainer`, `loggers` and `callbacks`.
-        run: The run folder.
-        draw: Draws one validation image: gets its id, what was predicted, and the file to write.
-        resumed_step: Step of the checkpoint that the run continues from.
-
-    Raises:
-        ConfigError: A setting is unknown, belongs elsewhere, or asks for devices that are not there.
+    `draw` is that of `ValidationPictures`, `resumed_step` the step of the checkpoint that the run continues from.
     """
     training, options = config.training, check_trainer_options(config.trainer)
+    top = training.save_top_k
     callbacks: list[Callback] = [
         # The average comes first: a checkpoint that is written after a step must hold that step's average.
         *([] if training.ema_decay is None else [MovingAverage(training.ema_decay)]),
         BestCheckpoint(run, config.score_metric, "best"),
-        *([] if training.save_top_k == 1 else [_top_checkpoints(config, run)]),
+        *([] if top == 1 else [BestCheckpoint(run, config.score_metric, "top-{step}", top)]),
         ResumePoint(run / "last.ckpt", training.checkpoint_every),
         ValidationPictures(run / "pictures", training.pictures, draw),
         *(_progress_bar(training.log_every) or [ProgressLines(training.log_every)]),
@@ -166,11 +145,7 @@ def training_trainer(
 
 
 def check_trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The `trainer` of a config, for Lightning's Trainer.
-
-    Raises:
-        ConfigError: It takes no such argument, or a run decides it otherwise.
-    """
+    """The `trainer` of a config, for Lightning's Trainer; refuses what that does not take and what a run decides."""
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     for name in options:
         if name in OWNED:
@@ -181,11 +156,7 @@ def check_trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def accumulation(training: TrainingConfig, batch_size: int, processes: int) -> int:
-    """Batches whose gradients are added up, so that a step sees `images_per_step` on whatever devices there are.
-
-    Raises:
-        ConfigError: They do not divide it; names the nearest batch sizes that do.
-    """
+    """Batches whose gradients are added up, so that a step sees `images_per_step` on whatever devices there are."""
     images, together = training.images_per_step, batch_size * processes
     if images is None:
         return training.accumulate
@@ -212,17 +183,9 @@ def describe(trainer: Trainer, config: Config) -> str:
 
 
 def check_validation(config: Config, metrics: Collection[str]) -> None:
-    """Refuses a training that could not say which of its weights are the best.
-
-    Raises:
-        ConfigError: `score_metric` is none of the metrics.
-    """
+    """Refuses a training that could not say which of its weights are the best."""
     if config.score_metric not in metrics:
         raise ConfigError(f'score_metric: no metric "{config.score_metric}"; {nearest(config.score_metric, metrics)}')
-
-
-def _top_checkpoints(config: Config, run: Path) -> BestCheckpoint:
-    return BestCheckpoint(run, config.score_metric, "top-{step}", config.training.save_top_k)
 
 
 def _build(options: dict[str, Any]) -> Trainer:
@@ -250,7 +213,7 @@ def _precision(wanted: str, options: Mapping[str, Any]) -> str:
 
 
 def _progress_bar(every: int) -> list[Callback]:
-    """A bar where somebody watches; it goes to stderr, so that stdout stays clean."""
+    """A bar where stderr is a terminal; it goes there, so that stdout stays clean."""
     if not sys.stderr.isatty():
         return []
     return [RichProgressBar(refresh_rate=every, leave=True, console_kwargs={"stderr": True})]

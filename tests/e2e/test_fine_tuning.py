@@ -80,7 +80,7 @@ def tuned(place: Path) -> tuple[Path, str, list[set[str]]]:
         patch.chdir(place)
         inner.setattr(DetectorModule, "training_step", watched)
         said: list[str] = []
-        inner.setattr("swin_dense.tasks.initial_weights.console.print", lambda text, **_: said.append(text))
+        inner.setattr("swin_dense.tasks.training.console.print", lambda text, **_: said.append(text))
         start = ["--weights", "runs/coco/weights.safetensors", "--new-classes"]
         assert train("data/three", "runs/three", *start, **TUNING) == 0
     return place / "runs" / "three", "\n".join(said), evaluating

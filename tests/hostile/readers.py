@@ -216,7 +216,7 @@ def run(folder: Path) -> None:
     from swin_dense.config import load_config
     from swin_dense.errors import SwinDenseError
     from swin_dense.tasks.run_folder import check_resumable, check_same_classes, read_checkpoint, record_resume
-    from swin_dense.training.loggers import MetricsTable
+    from swin_dense.training.plugins import MetricsTable
     from swin_dense.visualize.curves import draw_curves
     from swin_dense.weights.files import read_labels
 

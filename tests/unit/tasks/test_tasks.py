@@ -179,7 +179,7 @@ BOXES = ("bbox_AP", "bbox_AP50")
 
 
 @pytest.mark.parametrize(
-    ("demo", "override", "figures", "message"),
+    ("demo", "override", "metrics", "message"),
     [
         ("mask-rcnn_swin-nano_shapes.py", "score_metric='bbox_ap'", BOXES, 'no metric "bbox_ap"; did you mean "bbox_'),
         (
@@ -192,11 +192,11 @@ BOXES = ("bbox_AP", "bbox_AP50")
     ],
 )
 def test_a_training_that_could_not_tell_its_best_weights_is_refused(
-    demo: str, override: str, figures: tuple[str, ...], message: str
+    demo: str, override: str, metrics: tuple[str, ...], message: str
 ) -> None:
-    trainers.check_validation(load_config(DEMOS / demo), figures)
+    trainers.check_validation(load_config(DEMOS / demo), metrics)
     with pytest.raises(ConfigError, match=message):
-        trainers.check_validation(load_config(DEMOS / demo, [override]), figures)
+        trainers.check_validation(load_config(DEMOS / demo, [override]), metrics)
 
 
 def test_a_real_detector_in_its_module_can_be_sent_to_a_spawned_process(shapes: Path) -> None:

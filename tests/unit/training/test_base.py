@@ -80,7 +80,12 @@ def steps_done(values: list[float], patience: int, scaler: object | None) -> int
 
 def trainer_of(scaler: object | None) -> Any:
     return SimpleNamespace(
-        precision_plugin=SimpleNamespace(scaler=scaler), world_size=1, current_epoch=0, global_step=1, global_rank=0
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 1e-4}])],
+        world_size=1,
+        current_epoch=0,
+        global_step=1,
+        global_rank=0,
     )
 
 

@@ -15,7 +15,7 @@ from swin_dense.training.callbacks import ProgressLines
 def trainer_of(batches: int, epochs: int, first: bool = True, steps: int = -1) -> Any:
     """What the callback reads of a trainer that is about to do its first batch."""
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=-1))
-    figures = {"train/loss": torch.tensor(2.5), "train/learning_rate": torch.tensor(1e-4), "val/bbox_AP": 0.25}
+    metrics = {"train/loss": torch.tensor(2.5), "train/learning_rate": torch.tensor(1e-4), "val/bbox_AP": 0.25}
     return SimpleNamespace(
         is_global_zero=first,
         num_training_batches=batches,
@@ -25,7 +25,7 @@ def trainer_of(batches: int, epochs: int, first: bool = True, steps: int = -1) -
         accumulate_grad_batches=2,
         current_epoch=0,
         fit_loop=loop,
-        callback_metrics=figures,
+        callback_metrics=metrics,
     )
 
 

@@ -1,4 +1,4 @@
-"""`metrics.csv` keeps every figure, also over a resume."""
+"""`metrics.csv` keeps every metric, also over a resume."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swin_dense.errors import TrainingError
-from swin_dense.training.loggers import MetricsTable
+from swin_dense.training.plugins import MetricsTable
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -16,7 +16,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_figures_of_one_step_share_a_row_and_columns_may_come_later(tmp_path: Path) -> None:
+def test_metrics_of_one_step_share_a_row_and_columns_may_come_later(tmp_path: Path) -> None:
     table = MetricsTable(tmp_path / "metrics.csv")
     table.log_metrics({"train/loss": 2.0, "epoch": 0}, step=10)
     table.log_metrics({"train/loss": 1.0, "epoch": 0}, step=20)
@@ -28,7 +28,7 @@ def test_figures_of_one_step_share_a_row_and_columns_may_come_later(tmp_path: Pa
     ]
 
 
-def test_a_resume_keeps_earlier_rows_and_writes_later_ones_anew(tmp_path: Path) -> None:
+def test_a_resume_keeps_earlier_rows_and_rewrites_later_ones(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     table = MetricsTable(path)
     for step in (10, 20, 30):

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from swin_dense.config import TrainingConfig, load_config
 from swin_dense.errors import ConfigError
-from swin_dense.training.loggers import MetricsTable
+from swin_dense.training.plugins import MetricsTable
 from swin_dense.training.trainer import (
     accumulation,
     check_trainer_options,
