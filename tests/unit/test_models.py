@@ -61,9 +61,9 @@ def test_the_name_of_published_weights_that_is_no_file_is_answered_with_how_to_f
 
 def test_weights_that_name_no_classes_in_json_are_refused(network: nn.Module, tmp_path: Path) -> None:
     save_weights(network, tmp_path / "w.safetensors", metadata={"class_names": "cat, dog"})
-    with pytest.raises(WeightsError, match="no list of names"):
+    with pytest.raises(WeightsError, match="not a list of texts"):
         load_whole(network, tmp_path / "w.safetensors", ("cat", "dog"))
-    with pytest.raises(WeightsError, match="no list of names"):
+    with pytest.raises(WeightsError, match="not a list of texts"):
         labels_of(settings("detection", "absent"), tmp_path / "w.safetensors")
 
 
