@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from swin_dense.errors import ConfigError
@@ -57,5 +58,8 @@ def check_output_folder(path: Path) -> None:
     place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not place.is_dir():
         raise ConfigError(f"{place} is a file; name a folder to write to")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(f"{place} may not be written to; name another folder")
+    try:  # permissions do not say it all: network file systems, containers and full disks have a word in it
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be written to ({error.strerror}); name another folder") from error

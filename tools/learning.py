@@ -97,7 +97,7 @@ def main() -> None:
         assert isinstance(config, DetectionConfig)
         result = options.output / f"{system}.json"
         budget = {"epochs": options.epochs, "batch_size": config.data.batch_size, "overrides": options.set}
-        if result.is_file() and (kept := json.loads(result.read_text()))["budget"] == budget:
+        if result.is_file() and (kept := json.loads(result.read_text(encoding="utf-8")))["budget"] == budget:
             results[system] = kept
             continue
         results[system] = {"budget": budget, **measured(config, options.output / system)}

@@ -66,7 +66,7 @@ def write_shapes(root: Path, *, train: int, val: int, size: int = 128, seed: int
         for number, (split, count) in enumerate((("train", train), ("val", val))):
             _write_split(fresh, split, count, size, np.random.SeedSequence([seed, number]))
         _write_class_names(fresh / "ade20k" / "objectInfo150.txt")
-        (fresh / MARKER).write_text(json.dumps(parameters))
+        (fresh / MARKER).write_text(json.dumps(parameters), encoding="utf-8")
         _replace(root, fresh, Path(scratch) / "old", parameters)
     return root
 
@@ -74,7 +74,7 @@ def write_shapes(root: Path, *, train: int, val: int, size: int = 128, seed: int
 def _is_complete(root: Path, parameters: dict[str, int]) -> bool:
     """Whether `root` holds the data set with these parameters."""
     try:
-        found: Any = json.loads((root / MARKER).read_text())
+        found: Any = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(found == parameters)
@@ -123,7 +123,7 @@ def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random
         ],
     }
     (root / "annotations").mkdir(exist_ok=True)
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
 
 
 def _label_map(objects: list[SceneObject], size: int) -> Pixels:
@@ -164,4 +164,4 @@ def _annotation(thing: SceneObject, image_id: int, annotation_id: int) -> dict[s
 def _write_class_names(path: Path) -> None:
     """Writes the class list in the columns of ADE20K's objectInfo150.txt, whose statistics are left at 0."""
     rows = [f"{number}\t0\t0\t0\t{name}" for number, name in enumerate(SEGMENTATION_CLASS_NAMES, start=1)]
-    path.write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]) + "\n")
+    path.write_text("\n".join(["Idx\tRatio\tTrain\tVal\tName", *rows]) + "\n", encoding="utf-8")

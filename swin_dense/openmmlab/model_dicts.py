@@ -26,7 +26,7 @@ CLASS_COUNT_KEYS = ("num_classes", "num_things_classes")
 MASK_PARTS = ("mask_head", "panoptic_head", "loss_mask")
 """Keys that a model dict has exactly where the model finds masks."""
 
-PARTS = (
+NESTED = (
     "backbone",
     "neck",
     "rpn_head",
@@ -224,7 +224,7 @@ def _check_types(model: dict[str, Any], registry: Any, key: str) -> None:
     is_name = isinstance(kind, str) and all(part.isidentifier() for part in kind.split("."))
     if isinstance(kind, str) and (not is_name or registry.get(kind) is None):
         raise ConfigError(f'{key}.type: {registry.scope} has no "{kind}"; {nearest(kind, list(registry.module_dict))}')
-    for name in PARTS:
+    for name in NESTED:
         for part_key, part in _dicts(model, name, key):
             _check_types(part, registry, part_key)
 

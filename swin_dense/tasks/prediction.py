@@ -173,12 +173,12 @@ class PredictionJournal:
         self.done: dict[str, Rows] = self._read()
         lines = [self._header, *map(json.dumps, self.done.items())]
         with atomic_write(path) as unfinished:
-            unfinished.write_text("".join(f"{line}\n" for line in lines))
+            unfinished.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def add(self, image: str, rows: Rows) -> None:
         """Notes that an image, named by its `file_identity`, is done."""
         self.done[image] = rows
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps((image, rows))}\n")
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class PredictionJournal:
     def _read(self) -> dict[str, Rows]:
         if not self.path.is_file():
             return {}
-        header, *lines = self.path.read_text(errors="replace").splitlines(keepends=True) or [""]
+        header, *lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) or [""]
         done: dict[str, Rows] = {}
         if header.rstrip() != self._header:
             print(f"{self.path} is of other weights or options; starting over", file=sys.stderr)

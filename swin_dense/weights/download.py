@@ -18,7 +18,7 @@ from swin_dense.errors import WeightsError
 if TYPE_CHECKING:
     from requests import Response
 
-Progress = Callable[[int, int | None], None]
+BytesDone = Callable[[int, int | None], None]
 """Called with the number of bytes that are there, and of all, where that is known."""
 
 Tell = Callable[[str], None]
@@ -64,7 +64,7 @@ def check_size(size: int, published_mib: float | None, source: str) -> None:
         )
 
 
-def download(url: str, part: Path, *, size_mib: float | None, progress: Progress, tell: Tell) -> None:
+def download(url: str, part: Path, *, size_mib: float | None, progress: BytesDone, tell: Tell) -> None:
     """Completes the file `part`, which stays for the next call where `ATTEMPTS` attempts are not enough."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -81,7 +81,7 @@ def download(url: str, part: Path, *, size_mib: float | None, progress: Progress
             time.sleep(pause)
 
 
-def _transfer(url: str, part: Path, size_mib: float | None, progress: Progress, tell: Tell) -> None:
+def _transfer(url: str, part: Path, size_mib: float | None, progress: BytesDone, tell: Tell) -> None:
     """One attempt."""
     version = _version_of(part, url)
     done = part.stat().st_size if version else 0
@@ -131,7 +131,7 @@ def _get(url: str, headers: dict[str, str]) -> Response:
     return answer
 
 
-def _receive(answer: Response, version: _Version, part: Path, done: int, progress: Progress) -> None:
+def _receive(answer: Response, version: _Version, part: Path, done: int, progress: BytesDone) -> None:
     """Appends what arrives to the part; an answer that begins like a web page is refused before anything is written."""
     from urllib3.exceptions import HTTPError
 

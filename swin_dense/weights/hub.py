@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from swin_dense.errors import WeightsError
 from swin_dense.files import atomic_write
-from swin_dense.weights.download import Progress, Tell, check_size, download, state_of
+from swin_dense.weights.download import BytesDone, Tell, check_size, download, state_of
 from swin_dense.weights.releases import RELEASES, Release, find_release
 
 _SAYS = {"given": "--sha256 says", "published": "its publisher says", "recorded": "it had when downloaded"}
@@ -52,7 +52,7 @@ def fetch_weights(
     name: str,
     *,
     sha256: str | None = None,
-    progress: Progress = lambda done, total: None,
+    progress: BytesDone = lambda done, total: None,
     tell: Tell = lambda message: None,
 ) -> Path:
     """Finds weights in the cache, or downloads them to it.
@@ -217,7 +217,7 @@ def _alone(target: Path, tell: Tell) -> Iterator[None]:
         lock.release()
 
 
-def _obtain(name: str, source: str | Path, target: Path, given: str | None, progress: Progress, tell: Tell) -> None:
+def _obtain(name: str, source: str | Path, target: Path, given: str | None, progress: BytesDone, tell: Tell) -> None:
     """Brings a file under its name, checked, and records its checksum beside it."""
     part, release = target.with_name(f"{target.name}.part"), _release(name)
     size_mib = release.size_mib if release else None
@@ -241,7 +241,7 @@ def _obtain(name: str, source: str | Path, target: Path, given: str | None, prog
     part.replace(target)
 
 
-def _copy(source: Path, part: Path, size_mib: float | None, progress: Progress) -> None:
+def _copy(source: Path, part: Path, size_mib: float | None, progress: BytesDone) -> None:
     """Copies a file of a mirror that is a folder."""
     if not source.is_file():
         raise WeightsError(f"there is no file {source}")

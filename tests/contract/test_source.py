@@ -37,6 +37,15 @@ def test_checkpoints_are_never_loaded_as_code_nor_loosely() -> None:
     assert wrong == []
 
 
+def test_text_files_are_read_and_written_in_a_stated_encoding() -> None:
+    wrong = [
+        f"{path.relative_to(REPOSITORY)}:{line}"
+        for path in PRODUCT
+        for line in unstated_encodings(path.read_text("utf-8"))
+    ]
+    assert wrong == []
+
+
 def test_every_suppressed_warning_states_its_reason() -> None:
     wrong = [
         f"{path.relative_to(REPOSITORY)}:{number}"
@@ -71,6 +80,19 @@ def unsafe_loads(source: str) -> Iterator[int]:
             yield node.lineno
 
 
+def unstated_encodings(source: str) -> Iterator[int]:
+    """Lines that read or write text in whatever encoding the machine prefers."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        stated = any(one.arg == "encoding" for one in node.keywords)
+        modes = [one.value for one in node.args[:1] if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        opens_text = node.func.attr == "open" and bool(modes) and set(modes[0]) <= set("rwax+")
+        reads = node.func.attr == "read_text" and not node.args
+        if not stated and (opens_text or reads or (node.func.attr == "write_text" and len(node.args) < 2)):
+            yield node.lineno
+
+
 def has_bare_suppression(line: str) -> bool:
     match = SUPPRESSION.search(line)
     return match is not None and not re.search(r"[a-z]{2,}", RULE_NAMES.sub("", match["rest"], count=1))
@@ -96,6 +118,22 @@ def test_docstrings_comments_and_blank_lines_are_no_code() -> None:
 )
 def test_unsafe_loads_are_seen(source: str, lines: list[int]) -> None:
     assert list(unsafe_loads(source)) == lines
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("path.read_text()", [1]),
+        ("path.read_text('utf-8')", []),
+        ("path.write_text(text)", [1]),
+        ("path.write_text(text, encoding='utf-8')", []),
+        ("path.open('w')", [1]),
+        ("path.open('rb')", []),
+        ("Image.open(path)", []),
+    ],
+)
+def test_unstated_encodings_are_seen(source: str, lines: list[int]) -> None:
+    assert list(unstated_encodings(source)) == lines
 
 
 @pytest.mark.parametrize(

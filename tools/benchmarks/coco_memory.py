@@ -39,7 +39,7 @@ def write_annotations(path: Path, images: int, instances: int) -> None:
     rng = np.random.default_rng(0)
     width, height = 640, 480
     owners = np.sort(rng.integers(0, images, size=instances)).tolist()
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         categories = [{"id": number, "name": f"class {number}", "supercategory": "thing"} for number in range(1, 91)]
         file.write('{"info": {}, "licenses": [], "categories": ' + json.dumps(categories[:80]) + ', "images": [')
         for image_id in range(images):
@@ -122,7 +122,7 @@ class DictsWay(Dataset[int]):
 
     def __init__(self, path: Path) -> None:
         """Reads the annotation file, checking nothing."""
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8"))
         self.images = document["images"]
         self.annotations: dict[int, list[Any]] = {image["id"]: [] for image in self.images}
         for annotation in document["annotations"]:
@@ -155,7 +155,7 @@ def memory_of(pid: int | str) -> dict[str, int]:
         RSS, PSS and USS.
     """
     fields: dict[str, int] = {}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]:
         name, kilobytes = line.split()[:2]
         fields[name.rstrip(":")] = int(kilobytes)
     unshared = fields["Private_Clean"] + fields["Private_Dirty"]
@@ -177,7 +177,9 @@ def measure(way: str, start_method: str, path: Path, workers: int, answer: Conne
     dataset = WAYS[way](path)
     results: dict[str, Any] = {"way": way, "start": start_method, "load_s": round(time.perf_counter() - started, 1)}
     results["load_cpu_s"] = round(time.process_time() - worked, 1)
-    results["peak_mb"] = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+    results["peak_mb"] = (
+        int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) // 1024
+    )
     results["imports_mb"] = before
     started = time.perf_counter()
     loader = DataLoader(

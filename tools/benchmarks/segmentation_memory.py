@@ -97,7 +97,7 @@ RUNS: dict[str, tuple[Way, dict[str, Any]]] = {
 
 def peak_mb() -> int:
     """Most memory that this process has mapped so far."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) // 1024
 
 
 def measure(run: str, classes: int, size: Size, answer: Connection) -> None:

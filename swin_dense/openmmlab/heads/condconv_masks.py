@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.errors import ConfigError
-from swin_dense.openmmlab.heads.grid import full_precision
+from swin_dense.openmmlab.heads.grid import without_autocast
 
 SIZE_OF_INTEREST = 8
 """Relative coordinates are in units of this many strides of the object's level."""
@@ -81,7 +81,7 @@ class CondConvMaskHead(nn.Module):
             raise ConfigError(
                 f"model.bbox_head.num_mask_params is {params.shape[1]}, but the mask head needs {self.num_params}"
             )
-        with full_precision(features.device):
+        with without_autocast(features.device):
             return self._draw(features.float(), params.float(), objects)
 
     def _draw(self, features: Tensor, params: Tensor, objects: Any) -> list[Tensor]:

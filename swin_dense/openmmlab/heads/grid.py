@@ -67,15 +67,15 @@ def mask_points(points: Tensor, strides: Tensor) -> Tensor:
     return points.mean(dim=1) + (strides / 2)[:, None]
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Switches autocast off, where the device has it: the meta device, on which sizes are counted, has none."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
-def in_full_precision(layer: nn.Module, features: Tensor) -> Tensor:
+def apply_in_float32(layer: nn.Module, features: Tensor) -> Tensor:
     """Runs a layer in float32: bfloat16 would round a point that is 40 strides away to a quarter of a stride."""
-    with full_precision(features.device):
+    with without_autocast(features.device):
         exact: Tensor = layer(features.float())
         return exact

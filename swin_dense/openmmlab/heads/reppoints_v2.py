@@ -20,7 +20,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from swin_dense.errors import ConfigError
-from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, in_full_precision, mask_points, to_points
+from swin_dense.openmmlab.heads.grid import Grid, apply_in_float32, flatten_levels, mask_points, to_points
 from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, detect
 from swin_dense.openmmlab.heads.reppoints_v2_loss import (
     ImageTargets,
@@ -153,12 +153,12 @@ class RepPointsV2Head(nn.Module):
         point_features = point_features + foreground
 
         first = self.reppoints_pts_init_conv(point_features).relu()
-        first_offsets = in_full_precision(self.reppoints_pts_init_out, first)
+        first_offsets = apply_in_float32(self.reppoints_pts_init_out, first)
         held_back = self.gradient_mul * first_offsets + (1 - self.gradient_mul) * first_offsets.detach()
         places = held_back - self.taps
         classified = self.reppoints_cls_conv(torch.cat([class_features + foreground, corners], dim=1), places).relu()
         refined = self.reppoints_pts_refine_conv(torch.cat([point_features, corners], dim=1), places).relu()
-        refinement = in_full_precision(self.reppoints_pts_refine_out, refined)
+        refinement = apply_in_float32(self.reppoints_pts_refine_out, refined)
         return LevelOutputs(
             class_logits=self.reppoints_cls_out(classified),
             first_offsets=first_offsets,
@@ -166,7 +166,7 @@ class RepPointsV2Head(nn.Module):
             corner_logits=corner_logits,
             corner_offsets=corner_offsets,
             foreground_logits=self.reppoints_sem_out(shared),
-            mask_params=in_full_precision(self.controller, classified) if self.has_masks else None,
+            mask_params=apply_in_float32(self.controller, classified) if self.has_masks else None,
         )
 
     def _corners(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,8 +174,8 @@ class RepPointsV2Head(nn.Module):
         top_left, bottom_right = self.hem_tl(features), self.hem_br(features)
         logits = [self.reppoints_hem_tl_score_out(top_left), self.reppoints_hem_br_score_out(bottom_right)]
         offsets = [
-            in_full_precision(self.reppoints_hem_tl_offset_out, top_left),
-            in_full_precision(self.reppoints_hem_br_offset_out, bottom_right),
+            apply_in_float32(self.reppoints_hem_tl_offset_out, top_left),
+            apply_in_float32(self.reppoints_hem_br_offset_out, bottom_right),
         ]
         return torch.cat(logits, dim=1), torch.cat(offsets, dim=1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,11 @@ def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode & os.W_OK))
-    with pytest.raises(ConfigError, match="may not be written to"):
+    def refuse(dir: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr("swin_dense.files.TemporaryFile", refuse)
+    with pytest.raises(ConfigError, match="cannot be written to .Permission denied.; name another folder"):
         check_output_file(tmp_path / "new" / "new.json")
 
 
