@@ -54,10 +54,10 @@ def refuse_options(context: typer.Context, names: Collection[str], reason: str) 
 
 
 def whole_numbers(text: str, separator: str) -> list[int] | None:
-    """The numbers in a text such as "2,3"; None where anything else is in it."""
+    """The numbers in a text such as "2,3"; None where anything else is in it, or numbers of which bytes overflow."""
     parts = [part.strip() for part in text.split(separator)]
     # Not `str.isdigit`: "²" is one of its digits, and digits of other scripts are easily taken for others.
-    return [int(part) for part in parts] if all(re.fullmatch("[0-9]{1,9}", part) for part in parts) else None
+    return [int(part) for part in parts] if all(re.fullmatch("[0-9]{1,8}", part) for part in parts) else None
 
 
 def device_count(text: str) -> int | str:

@@ -164,7 +164,7 @@ def visualize_features(
     class_name: Annotated[
         str | None, typer.Option("--class", help="Class that Grad-CAM explains; else the one the model is surest of.")
     ] = None,
-    short_side: Annotated[int, typer.Option(min=32, help="Shorter side of the image, in pixels.")] = 480,
+    short_side: Annotated[int, typer.Option(min=32, max=4096, help="Shorter side of the image, in pixels.")] = 480,
     device: Device = None,
     overrides: Override = None,
     random_weights: RandomWeights = False,

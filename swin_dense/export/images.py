@@ -40,8 +40,8 @@ class TargetSize:
         if self.max_long_side is not None and self.short_side is None:
             raise ConfigError("max_long_side needs a short_side")
         sides = (*(self.size or ()), *(side for side in (self.short_side, self.max_long_side) if side is not None))
-        if any(side < 1 for side in sides):
-            raise ConfigError(f"images cannot be resized to {sides}: sides are at least 1 pixel")
+        if not all(1 <= side <= MAX_ENLARGED for side in sides):
+            raise ConfigError(f"images cannot be resized to {sides!r:.100}: sides are 1 to {MAX_ENLARGED} pixels")
 
     def of(self, size: Size) -> Size:
         """Height and width that an image of this size gets; an error where it would exceed `MAX_ENLARGED` pixels."""

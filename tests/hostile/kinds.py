@@ -73,18 +73,14 @@ def mutate_settings(random: Random, content: bytes) -> bytes:
 def mutate_options(random: Random, content: bytes) -> bytes:
     """Values of options of the command line, which must be sizes, counts and labels."""
     command = json.loads(content)
-    odd = ("²", "٣", "0x0", "-1", "1.5", "9" * 30, "9" * 5000, "-" + "9" * 30, "65536", "nan", "inf", "800x²", "x")
-    sizes = ("32x" + "9" * 30, "1x1", "0x32", "-1x5", "1_0x10", "32x32 ", "32X32", "64x64x64")
+    paths = ("--gt", "--predictions", "--output", "--device", "--random-weights")
+    places = [place for place, word in enumerate(command) if word.startswith("--") and word not in paths]
+    odd = ("²", "٣", "0x0", "-1", "1.5", "9" * 30, "9" * 400, "9" * 5000, "-" + "9" * 30, "65536", "nan", "inf", "1e9")
+    sizes = ("800x²", "32x" + "9" * 30, "1x1", "0x32", "-1x5", "1_0x10", "32x32 ", "64x64x64", "30000x30000")
+    sizes += ("999999999x999999999", str(2**63), "67108864", "2147483647")
+    words = [text for text in TEXTS if "\0" not in text and "\ud800" not in text]  # no shell hands these over
     for _ in range(random.choice((1, 1, 2))):
-        place = random.choice([index for index, word in enumerate(command) if not word.startswith("--")][1:])
-        words = (
-            *odd,
-            *sizes,
-            *(text for text in TEXTS if "\0" not in text and "\ud800" not in text),
-            str(2**63),
-            "1e9",
-        )
-        command[place] = random.choice(words)
+        command[random.choice(places) + 1] = random.choice((*odd, *sizes, *words))
     return json.dumps(command).encode()
 
 
@@ -125,7 +121,7 @@ KINDS: dict[str, Kind] = {
     ),
     "settings": Kind(samples.settings, readers.settings, ("settings.json",), mutate_settings),
     "config-file": Kind(samples.config_file, readers.config_file, ("run/config.py",), mutate_lines),
-    "options": Kind(samples.options, readers.options, ("command.json", "sizes.json"), mutate_options),
+    "options": Kind(samples.options, readers.options, ("scored.json", "sized.json", "exported.json"), mutate_options),
     "run": Kind(
         samples.run, readers.run, ("run/last.ckpt", "run/metrics.csv", "run/weights.safetensors", "run/run.json")
     ),

@@ -197,8 +197,8 @@ def config_file(folder: Path) -> None:
 
 def options(folder: Path) -> None:
     """Whole commands: they exit with 0, or with 2 and a message."""
-    for name in ("command.json", "sizes.json"):
-        _command(json.loads((folder / name).read_bytes()), folder)
+    for path in sorted(folder.glob("*.json")):
+        _command(json.loads(path.read_bytes()), folder)
 
 
 def _command(words: list[str], folder: Path) -> None:

@@ -268,7 +268,10 @@ def config_file() -> Files:
 def options() -> Files:
     scored = ["evaluate", "--gt", "gt", "--predictions", "predictions", "--label-shift", "0", "--ignore-index", "255"]
     sized = ["stats", "swin_nano", "--shape", "64x96"]
-    return {**labels(), "command.json": _json(scored), "sizes.json": _json(sized)}
+    exported = ["export-features", "swin_nano", "gt/a.png", "--output", "features", "--random-weights"]
+    exported += ["--device", "cpu", "--short-side", "32", "--batch-size", "1", "--shard-size", "1"]
+    commands = {"scored.json": scored, "sized.json": sized, "exported.json": exported}
+    return {**labels(), **{name: _json(words) for name, words in commands.items()}}
 
 
 def run() -> Files:

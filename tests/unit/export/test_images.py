@@ -95,7 +95,15 @@ def test_only_what_is_enlarged_has_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": (1, 1), "short_side": 5}, {"max_long_side": 5}, {"size": (0, 5)}, {"short_side": 0}]
+    "wrong",
+    [
+        {"size": (1, 1), "short_side": 5},
+        {"max_long_side": 5},
+        {"size": (0, 5)},
+        {"short_side": 0},
+        {"short_side": 10**400},
+        {"short_side": 5, "max_long_side": 10**400},
+    ],
 )
 def test_sizes_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
