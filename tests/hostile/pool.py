@@ -94,6 +94,7 @@ class Worker:
             "OMP_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",
             "TMPDIR": str(self.box / "tmp"),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.box / "tmp" / "inductor"),
             "MPLCONFIGDIR": str(self.box / "tmp" / "matplotlib"),
         }
         with (self.box / "log.txt").open("wb") as log:

@@ -11,7 +11,7 @@ from hostile import kinds
 from hostile.kinds import KINDS
 from hostile.pool import Worker, run_cases
 
-EACH = 16
+EACH = 12
 """Cases of each kind; number 0 is sound."""
 
 

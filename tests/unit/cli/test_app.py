@@ -117,9 +117,7 @@ def test_numbers_are_read() -> None:
     assert height_and_width("800x1280") == (800, 1280)
 
 
-@pytest.mark.parametrize(
-    "text", ["0x10", "10x0", "10", "10x", "10x20x3", "10X20", "32769x32768", "999999999x999999999"]
-)
+@pytest.mark.parametrize("text", ["0x10", "10x0", "10", "10x", "10x20x3", "10X20", "999999999x999999999"])
 def test_a_size_has_two_sides(text: str) -> None:
     with pytest.raises(ConfigError, match="--shape takes HEIGHTxWIDTH"):
         height_and_width(text)
