@@ -293,7 +293,7 @@ def _sniff_zip(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # a damaged directory makes zipfile raise anything, such as UnicodeDecodeError
         raise WeightsError(f"{path} is truncated or damaged; copy or download it again ({error})") from error
     if "constants.pkl" in names:
         raise WeightsError(f"{path} is a TorchScript program, not weights; save the state dict of its module instead")

@@ -89,3 +89,15 @@ def test_labels_that_are_none_are_refused(tmp_path: Path, name: str, text: str) 
     save_weights(TENSORS, tmp_path / "w.safetensors", metadata={"class_names": '["cat", "dog"]', name: text})
     with pytest.raises(WeightsError, match=r"w\.safetensors: its .* not a list of"):
         read_labels(tmp_path / "w.safetensors")
+
+
+def test_a_zip_directory_with_a_name_that_is_no_text_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(3)}, path)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 9] |= 8  # the name is in UTF-8
+    content[entry + 46] = 0xE1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="weights.pth is truncated or damaged"):
+        read_class_names(path)
