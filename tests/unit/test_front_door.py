@@ -158,7 +158,7 @@ def test_results_do_not_depend_on_the_batch(model: Model, segmenter: Model, phot
         ("absent.png", "no such image"),
         (7, "int is no image: pass a path, a PIL image"),
     ],
-    ids=str,
+    ids=["gray", "channels first", "float", "channels last", "no rows", "no columns", "mode F", "no file", "number"],
 )
 def test_what_is_no_image_is_refused(model: Model, image: Any, fault: str) -> None:
     with pytest.raises(DataError, match=fault):

@@ -17,7 +17,7 @@ from swin_dense.config import load_config
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.counting import run_detector
 from swin_dense.openmmlab.detection import build_network
-from swin_dense.openmmlab.heads.grid import in_full_precision
+from swin_dense.openmmlab.heads.grid import apply_in_float32
 from swin_dense.openmmlab.heads.reppoints_v2 import CornerPooling, RepPointsV2Head
 from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, detect, refine_corners
 from swin_dense.openmmlab.heads.reppoints_v2_loss import ForegroundFocalLoss, InclusiveGIoULoss
@@ -229,7 +229,7 @@ def test_points_keep_their_precision_under_autocast() -> None:
     layer, features = torch.nn.Conv2d(4, 2, 1), 100 * torch.randn(1, 4, 3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         assert layer(features).dtype == torch.bfloat16
-        exact = in_full_precision(layer, features)
+        exact = apply_in_float32(layer, features)
         outputs = head([torch.randn(one.shape) for one in maps(128)])
     torch.testing.assert_close(exact, layer(features))
     precise = (one for level in outputs for one in (level.first_offsets, level.refined_offsets, level.corner_offsets))
