@@ -196,7 +196,9 @@ class PredictionJournal:
         for line in lines:
             try:
                 image, rows = json.loads(line)
-            except ValueError:  # a process was killed while it wrote
+            except (ValueError, TypeError, RecursionError):  # a process was killed while it wrote, or another file
+                break
+            if not isinstance(image, str) or not isinstance(rows, list):
                 break
             done[image] = rows
         return done

@@ -37,6 +37,14 @@ def test_a_line_that_was_cut_short_is_done_again(tmp_path: Path) -> None:
         assert path.read_text() == whole
 
 
+@pytest.mark.parametrize("line", ["7", "null", '["a.png"]', "[{}, []]", '["a.png", 7]', "[" * 100_000], ids=range(6))
+def test_a_line_that_is_no_result_ends_what_is_known(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "unfinished.jsonl"
+    PredictionJournal(path, IDENTITY).add("0.png", [])
+    path.write_text(f'{path.read_text()}{line}\n["1.png", []]\n')
+    assert PredictionJournal(path, IDENTITY).done == {"0.png": []}
+
+
 def test_a_journal_of_something_else_is_started_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "unfinished.jsonl"
     PredictionJournal(path, IDENTITY).add("0.png", [{"score": 0.5}])
