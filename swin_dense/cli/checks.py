@@ -52,8 +52,8 @@ def check_data(
             )
         }
     records = {name: report.to_dict() for name, report in reports.items()}
-    tables = [table for record in records.values() for table in check_tables(record)]
-    print_report(next(iter(records.values())) if len(records) == 1 else records, *tables, as_json=as_json)
+    shown = next(iter(records.values())) if len(records) == 1 else records
+    print_report(shown, *check_tables(*records.values()), as_json=as_json)
     raise typer.Exit(0 if all(report.ok for report in reports.values()) else 1)
 
 

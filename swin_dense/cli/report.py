@@ -95,16 +95,31 @@ def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
     return table
 
 
-def check_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
-    """What is in a data set and what is wrong with it; `record` is that of a check's `to_dict`."""
-    if "splits" in record:
-        return (*(_histogram(name, split) for name, split in record["splits"].items()), *_problem_tables(record))
+def check_tables(*records: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """What is in a data set and what is wrong with it, split by split, and one verdict on all of it.
+
+    Args:
+        *records: Of a check's `to_dict`, one for each split or one for all.
+    """
+    tables: list[RenderableType] = []
+    for record in records:
+        if "splits" in record:
+            tables += [_histogram(name, split) for name, split in record["splits"].items()]
+        else:
+            tables.append(_counts(record))
+        if record["problems"]:
+            tables.append(_problem_table(record))
+    ok = all(record["ok"] for record in records)
+    return (*tables, _verdict(ok, "ready for training", "errors to fix before training"))
+
+
+def _counts(record: Mapping[str, Any]) -> Table:
     counts = _table(escape(record["annotations"]), "", {"count": 12}, show_header=False)
     for name, count in record["counts"].items():
         counts.add_row(name.replace("_", " "), f"{count:,}")
     for what, count in record["left_out_of_training"].items():
         counts.add_row(f"left out of training: {what}", f"{count:,}")
-    return (counts, *_problem_tables(record))
+    return counts
 
 
 def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
@@ -123,7 +138,7 @@ def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
         Text.assemble((f"{one['severity']}:", _STYLE_OF[one["severity"]]), f" {one['what']}\n    {one['remedy']}")
         for one in record["problems"]
     ]
-    return versions, devices, *problems, _verdict(record, "nothing would fail", "something would fail: see above")
+    return versions, devices, *problems, _verdict(record["ok"], "nothing would fail", "something would fail: see above")
 
 
 def _table(title: str, first: str | None = None, numbers: Mapping[str, int] = {}, **options: Any) -> Table:
@@ -136,8 +151,8 @@ def _table(title: str, first: str | None = None, numbers: Mapping[str, int] = {}
     return table
 
 
-def _problem_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
-    """The first problems of each kind, if there are any, and the verdict."""
+def _problem_table(record: Mapping[str, Any]) -> Table:
+    """The first problems of each kind."""
     problems = Table(title="problems", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("", "kind", "where", "what, and what to do"):
         problems.add_column(name, overflow="fold")
@@ -150,8 +165,7 @@ def _problem_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
     for kind, count in record["problem_counts"].items():
         if count > _SHOWN_PER_KIND:
             problems.add_row("", kind, "", f"... and {count - _SHOWN_PER_KIND:,} more of this kind")
-    verdict = _verdict(record, "ready for training", "errors to fix before training")
-    return (problems, verdict) if record["problems"] else (verdict,)
+    return problems
 
 
 def _place(problem: Mapping[str, Any]) -> str:
@@ -159,8 +173,8 @@ def _place(problem: Mapping[str, Any]) -> str:
     return "\n".join(ids) or str(problem["file"])
 
 
-def _verdict(record: Mapping[str, Any], good: str, bad: str) -> Text:
-    return Text(good, "bold green") if record["ok"] else Text(bad, "bold red")
+def _verdict(ok: bool, good: str, bad: str) -> Text:
+    return Text(good, "bold green") if ok else Text(bad, "bold red")
 
 
 def _histogram(name: str, split: Mapping[str, Any]) -> Table:

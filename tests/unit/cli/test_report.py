@@ -105,6 +105,15 @@ def checked(*problems):
     return "\n".join(map(" ".join, lines_of(*check_tables({**record, "problem_counts": kinds, "problems": problems}))))
 
 
+def test_one_verdict_is_on_all_splits():
+    """The last one alone is sound: that is not ready."""
+    sound = {"annotations": "val.json", "ok": True, "counts": {}, "left_out_of_training": {}, "problems": []}
+    broken = {**sound, "annotations": "train.json", "ok": False, "problem_counts": {"zero-box": 1}}
+    text = "\n".join(map(" ".join, lines_of(*check_tables({**broken, "problems": [problem()]}, sound))))
+    assert text.count("errors to fix before training") == 1 and "ready for training" not in text
+    assert text.index("train.json") < text.index("a side of zero") < text.index("val.json")
+
+
 def test_a_sound_data_set_is_counted():
     text = checked()
     assert "images 118,287" in text
