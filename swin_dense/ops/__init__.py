@@ -8,64 +8,41 @@ say otherwise, forward functions overwrite `output` and backward functions add t
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from swin_dense.ops.carafe import carafe_backward, carafe_forward, carafe_naive_backward, carafe_naive_forward
-from swin_dense.ops.deform_attention import ms_deform_attn_backward, ms_deform_attn_forward
-from swin_dense.ops.deform_conv import (
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    deform_conv_forward,
-    modulated_deform_conv_backward,
-    modulated_deform_conv_forward,
-)
-from swin_dense.ops.deform_roi_pool import deform_roi_pool_backward, deform_roi_pool_forward
-from swin_dense.ops.focal_loss import (
-    sigmoid_focal_loss_backward,
-    sigmoid_focal_loss_forward,
-    softmax_focal_loss_backward,
-    softmax_focal_loss_forward,
-)
-from swin_dense.ops.kernels import get_compiler_version, get_compiling_cuda_version
-from swin_dense.ops.masked_conv import masked_col2im_forward, masked_im2col_forward
-from swin_dense.ops.nms import nms, nms_match, softnms
-from swin_dense.ops.psa_mask import psamask_backward, psamask_forward
-from swin_dense.ops.roi import roi_align_backward, roi_align_forward, roi_pool_backward, roi_pool_forward
-
-OPS: dict[str, Callable[..., Any]] = {
-    op.__name__: op
-    for op in (
-        nms,
-        softnms,
-        nms_match,
-        roi_align_forward,
-        roi_align_backward,
-        roi_pool_forward,
-        roi_pool_backward,
-        deform_roi_pool_forward,
-        deform_roi_pool_backward,
-        sigmoid_focal_loss_forward,
-        sigmoid_focal_loss_backward,
-        softmax_focal_loss_forward,
-        softmax_focal_loss_backward,
-        deform_conv_forward,
-        deform_conv_backward_input,
-        deform_conv_backward_parameters,
-        modulated_deform_conv_forward,
-        modulated_deform_conv_backward,
-        ms_deform_attn_forward,
-        ms_deform_attn_backward,
-        masked_im2col_forward,
-        masked_col2im_forward,
-        carafe_naive_forward,
-        carafe_naive_backward,
-        carafe_forward,
-        carafe_backward,
-        psamask_forward,
-        psamask_backward,
-        get_compiler_version,
-        get_compiling_cuda_version,
-    )
+FILES = {
+    "carafe": ("carafe_forward", "carafe_backward", "carafe_naive_forward", "carafe_naive_backward"),
+    "deform_attention": ("ms_deform_attn_forward", "ms_deform_attn_backward"),
+    "deform_conv": (
+        "deform_conv_forward",
+        "deform_conv_backward_input",
+        "deform_conv_backward_parameters",
+        "modulated_deform_conv_forward",
+        "modulated_deform_conv_backward",
+    ),
+    "deform_roi_pool": ("deform_roi_pool_forward", "deform_roi_pool_backward"),
+    "focal_loss": (
+        "sigmoid_focal_loss_forward",
+        "sigmoid_focal_loss_backward",
+        "softmax_focal_loss_forward",
+        "softmax_focal_loss_backward",
+    ),
+    "kernels": ("get_compiler_version", "get_compiling_cuda_version"),
+    "masked_conv": ("masked_im2col_forward", "masked_col2im_forward"),
+    "nms": ("nms", "softnms", "nms_match"),
+    "psa_mask": ("psamask_forward", "psamask_backward"),
+    "roi": ("roi_align_forward", "roi_align_backward", "roi_pool_forward", "roi_pool_backward"),
 }
+"""The ops of each file, which is imported when one of them is called: a model needs few of them."""
 
-__all__ = ["OPS"]
+
+def _op(file: str, name: str) -> Callable[..., Any]:
+    def call(*args: Any, **options: Any) -> Any:
+        return getattr(import_module(f"swin_dense.ops.{file}"), name)(*args, **options)
+
+    return call
+
+
+OPS = {name: _op(file, name) for file, names in FILES.items() for name in names}
+"""Every op by name."""
