@@ -99,11 +99,12 @@ def our_batch(root: Path, masks: bool) -> Batch:
 def assert_equal_losses(theirs: Any, ours: OpenMMLabDetector, root: Path) -> None:
     theirs.train(), ours.train()
     data = theirs.data_preprocessor(copy.deepcopy(mmdet_data(root, ours.has_masks)), training=True)
+    batch = our_batch(root, ours.has_masks)
     torch.manual_seed(3)
     terms = theirs.loss(data["inputs"], data["data_samples"])
     expected = {name: sum(value) if isinstance(value, list) else value for name, value in terms.items()}
     torch.manual_seed(3)
-    losses = ours.losses(our_batch(root, ours.has_masks))
+    losses = ours.losses(batch)
     assert losses.keys() == expected.keys()
     for name, value in losses.items():
         assert value.item() == pytest.approx(float(expected[name]), rel=1e-5), name

@@ -112,7 +112,7 @@ def test_boxes_alone_cost_what_boxes_and_masks_cost_without_the_mask_head() -> N
 
 def test_the_page_names_every_config_with_its_size() -> None:
     page = (CONFIGS.parents[1] / "docs" / "detection.md").read_text()
-    stated = re.findall(r"^\| `([\w-]+_coco)\.py` \| ([\d.]+) M \| ([\d.]+) G \|", page, re.MULTILINE)
+    stated = re.findall(r"^\| `([\w-]+_coco)` \| ([\d.]+) M \| ([\d.]+) G \|", page, re.MULTILINE)
     counted = {path.stem: stats(path.stem) for path in CONFIGS.glob("*.py")}
     assert {name: (f"{one.params / 1e6:.1f}", f"{one.macs / 1e9:.1f}") for name, one in counted.items()} == {
         name: (params, macs) for name, params, macs in stated
