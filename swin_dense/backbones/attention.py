@@ -36,10 +36,13 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(relative_position_count(window), heads))
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Lets the tokens (W, B, N, C) of each window attend to each other; returns the same shape."""
+    def forward(self, tokens: Tensor, mask: Tensor, window: Sequence[int] | None = None) -> Tensor:
+        """Lets the tokens (W, B, N, C) of each window attend to each other; returns the same shape.
+
+        `window` has so many tokens per dimension, N together; None takes those of the bias table, which are the most.
+        """
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
-        bias = relative_position_bias(self.relative_position_bias_table, self.window)
+        bias = relative_position_bias(self.relative_position_bias_table, self.window, window)
         attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
         attended: Tensor = self.proj(attend(qkv, bias, mask))
         return attended

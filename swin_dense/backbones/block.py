@@ -56,7 +56,8 @@ class SwinBlock(nn.Module):
 
     def _run(self, rows: Tensor, partition: Partition) -> Tensor:
         # Padding is zero after the norm of each block, and takes part in attention like any token.
-        attended = self.attn(partition.fill(_rounded_by_autocast(self.norm1(rows))), partition.mask)
+        tokens = partition.fill(_rounded_by_autocast(self.norm1(rows)))
+        attended = self.attn(tokens, partition.mask, partition.window)
         rows = rows + self._drop_path(partition.take(attended), partition)
         return rows + self._drop_path(self.mlp(self.norm2(rows)), partition)
 

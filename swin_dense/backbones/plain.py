@@ -26,7 +26,7 @@ from swin_dense.backbones.position import (
     resized_position_embedding,
 )
 from swin_dense.backbones.swin import SwinStage, SwinTransformer
-from swin_dense.backbones.windows import MASKED
+from swin_dense.backbones.windows import MASKED, fitted_window
 
 
 class PlainSwin(nn.Module):
@@ -41,7 +41,7 @@ class PlainSwin(nn.Module):
         self.absolute_pos_embed = backbone.absolute_pos_embed
         stages = backbone.layers[: self.out_indices[-1] + 1]
         self.layers = nn.ModuleList(PlainStage(cast(SwinStage, stage)) for stage in stages)
-        self.norms = nn.ModuleList(backbone.get_submodule(f"norm{index}") for index in self.out_indices)
+        self.norms = nn.ModuleList(backbone.get_submodule(backbone.norm_name(index)) for index in self.out_indices)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps normalised images (B, in_channels, H, W) to what `SwinTransformer.forward` returns."""
@@ -67,7 +67,9 @@ class PlainStage(nn.Module):
         """Shares the parameters of a stage."""
         super().__init__()
         blocks = enumerate(cast(Iterable[SwinBlock], stage.blocks))
-        self.blocks = nn.ModuleList(PlainBlock(block, shifted=index % 2 == 1) for index, block in blocks)
+        self.blocks = nn.ModuleList(
+            PlainBlock(block, shifted=index % 2 == 1, fit_windows=stage.fit_windows) for index, block in blocks
+        )
         self.downsample = stage.downsample
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,12 +84,13 @@ class PlainBlock(nn.Module):
 
     bias_index: Tensor  # (N, N), the row of the bias table for each query and key
 
-    def __init__(self, block: SwinBlock, *, shifted: bool) -> None:
+    def __init__(self, block: SwinBlock, *, shifted: bool, fit_windows: bool = False) -> None:
         """Shares the parameters of a block, with regular or shifted windows."""
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
         self.window = block.attn.window[0]
         self.shift = self.window // 2 if shifted else 0
+        self.fit_windows = fit_windows
         rows = torch.arange(relative_position_count(block.attn.window), device=block.attn.qkv.weight.device)
         self.register_buffer(
             "bias_index", relative_position_bias(rows[:, None], block.attn.window)[0], persistent=False
@@ -96,58 +99,72 @@ class PlainBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Maps tokens (B, H, W, C) to tokens of the same shape."""
         height, width = tokens.shape[1:3]
-        weights, value = self.attention_weights(*self.windows(tokens))
+        window, shift = self.window_and_shift(height, width)
+        weights, value = self.attention_weights(*self.windows(tokens), window)
         attended = self.attn.proj(_contiguous((weights @ value).transpose(3, 4)).flatten(4))
-        grid = attended.unflatten(3, (self.window, self.window))
+        grid = attended.unflatten(3, window)
         grid = _contiguous(grid.transpose(2, 3)).flatten(3, 4).flatten(1, 2)
-        if self.shift:
-            grid = grid.roll((self.shift, self.shift), (1, 2))
+        if any(shift):
+            grid = grid.roll(shift, (1, 2))
         tokens = tokens + grid[:, :height, :width]
         mapped: Tensor = tokens + self.mlp(self.norm2(tokens))
         return mapped
 
+    def window_and_shift(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of the windows of a grid, and how far they are shifted down and to the right."""
+        if not self.fit_windows:  # whatever the grid, which a tracer leaves open
+            return (self.window, self.window), (self.shift, self.shift)
+        (rows, columns), (down, across) = fitted_window((height, width), (self.window, self.window))
+        return (rows, columns), (down, across) if self.shift else (0, 0)
+
     def windows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """The normalised tokens in windows, (B, R, K, N, C), and the mask of shifted windows, (R, K, N, N)."""
-        side = self.window
-        grid = functional.pad(self.norm1(tokens), (0, 0, *_padding(tokens.shape[1:3], side)))
-        if self.shift:
-            grid = grid.roll((-self.shift, -self.shift), (1, 2))
-        rows, columns = _ceil_div(tokens.shape[1], side), _ceil_div(tokens.shape[2], side)
-        cut = grid.view(grid.shape[0], rows, side, columns, side, grid.shape[-1])
+        size = tokens.shape[1:3]
+        window, shift = self.window_and_shift(*size)
+        grid = functional.pad(self.norm1(tokens), (0, 0, *_padding(size, window)))
+        if any(shift):
+            grid = grid.roll((-shift[0], -shift[1]), (1, 2))
+        rows, columns = (_ceil_div(length, side) for length, side in zip(size, window, strict=True))
+        cut = grid.view(grid.shape[0], rows, window[0], columns, window[1], grid.shape[-1])
         windows = _contiguous(cut.transpose(2, 3)).flatten(3, 4)
-        return windows, self._mask(rows, columns, tokens.device) if self.shift else None
+        return windows, _mask((rows, columns), window, shift, tokens.device) if any(shift) else None
 
-    def attention_weights(self, windows: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def attention_weights(self, windows: Tensor, mask: Tensor | None, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Weights (..., heads, N, N), whose rows sum to 1, and values (..., heads, N, D) of tokens (..., N, C)."""
         qkv = self.attn.qkv(windows).unflatten(-1, (3, self.attn.heads, -1))
         query, key, value = qkv.movedim(-3, 0).transpose(-3, -2)
-        bias = self.attn.relative_position_bias_table[self.bias_index].permute(2, 0, 1)
+        table = self.attn.relative_position_bias_table
+        if window == (self.window, self.window):
+            bias = table[self.bias_index].permute(2, 0, 1)
+        else:
+            bias = relative_position_bias(table, self.attn.window, window)
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + bias
         if mask is not None:
             scores = scores + mask.unsqueeze(-3)
         return scores.softmax(-1), value
 
-    def _mask(self, rows: int, columns: int, device: torch.device) -> Tensor:
-        """`MASKED` between tokens of a window, (R, K, N, N), that only the roll made neighbours."""
-        beyond_bottom, beyond_right = (
-            (torch.arange(count * self.window, device=device) >= count * self.window - self.shift).view(count, -1)
-            for count in (rows, columns)
-        )
-        regions = 2 * beyond_bottom[:, None, :, None].long() + beyond_right[None, :, None, :].long()
-        regions = regions.flatten(2)
-        return MASKED * (regions[..., :, None] != regions[..., None, :]).float()
+
+def _mask(counts: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
+    """`MASKED` between tokens of a window, (R, K, N, N), that only the roll made neighbours."""
+    beyond_bottom, beyond_right = (
+        (torch.arange(count * side, device=device) >= count * side - step).view(count, -1)
+        for count, side, step in zip(counts, window, shift, strict=True)
+    )
+    regions = 2 * beyond_bottom[:, None, :, None].long() + beyond_right[None, :, None, :].long()
+    regions = regions.flatten(2)
+    return MASKED * (regions[..., :, None] != regions[..., None, :]).float()
 
 
 def _embedded(embed: PatchEmbed, images: Tensor) -> Tensor:
     """What `PatchEmbed` computes."""
-    images = functional.pad(images, _padding(images.shape[2:], embed.patch_size))
+    images = functional.pad(images, _padding(images.shape[2:], (embed.patch_size,) * 2))
     tokens: Tensor = embed.norm(embed.proj(images).permute(0, 2, 3, 1))
     return tokens
 
 
 def _merged(merging: PatchMerging, tokens: Tensor) -> Tensor:
     """What `PatchMerging` computes."""
-    tokens = functional.pad(tokens, (0, 0, *_padding(tokens.shape[1:3], 2)))
+    tokens = functional.pad(tokens, (0, 0, *_padding(tokens.shape[1:3], (2, 2))))
     batch, height, width, channels = tokens.shape
     quads = tokens.view(batch, height // 2, 2, width // 2, 2, channels)
     joined = _contiguous(quads.permute(0, 1, 3, 4, 2, 5)).flatten(3)
@@ -155,10 +172,10 @@ def _merged(merging: PatchMerging, tokens: Tensor) -> Tensor:
     return merged
 
 
-def _padding(size: Sequence[int], side: int) -> tuple[int, int, int, int]:
-    """What `pad` adds left, right, top and bottom to make (H, W) multiples of `side`."""
-    height, width = size
-    return 0, _ceil_div(width, side) * side - width, 0, _ceil_div(height, side) * side - height
+def _padding(size: Sequence[int], sides: Sequence[int]) -> tuple[int, int, int, int]:
+    """What `pad` adds left, right, top and bottom to make (H, W) multiples of `sides`."""
+    bottom, right = (_ceil_div(length, side) * side - length for length, side in zip(size, sides, strict=True))
+    return 0, right, 0, bottom
 
 
 def _contiguous(tensor: Tensor) -> Tensor:

@@ -16,20 +16,24 @@ def relative_position_count(window: Sequence[int]) -> int:
     return math.prod(2 * side - 1 for side in window)
 
 
-def relative_position_bias(table: Tensor, window: Sequence[int]) -> Tensor:
-    """The bias (heads, N, N) of attention inside a window (Swin paper, equation 4), from a table (offsets, heads)."""
+def relative_position_bias(table: Tensor, window: Sequence[int], shown: Sequence[int] | None = None) -> Tensor:
+    """The bias (heads, N, N) of attention inside a window (Swin paper, equation 4), from a table (offsets, heads).
+
+    The table is that of `window`; `shown` is a smaller window of N tokens, whose offsets are the middle of the table.
+    """
+    shown = window if shown is None else shown
     # As in the window plan: stand-in tensors of a tracer stay out of the cache.
     is_real = type(table.data) is Tensor and not torch.compiler.is_compiling()
     index_of = _cached_index if is_real else _build_index
-    length = math.prod(window)
-    index = index_of(tuple(window), table.device)
+    length = math.prod(shown)
+    index = index_of(tuple(window), tuple(shown), table.device)
     return table.t().index_select(1, index).view(-1, length, length)
 
 
-def _build_index(window: tuple[int, ...], device: torch.device) -> Tensor:
-    """Row of the table for each (query, key) pair of a window, flattened to (N * N,)."""
+def _build_index(window: tuple[int, ...], shown: tuple[int, ...], device: torch.device) -> Tensor:
+    """Row of the table of `window` for each (query, key) pair of the window shown, flattened to (N * N,)."""
     with torch.inference_mode(False):
-        sides = [torch.arange(side, device=device) for side in window]
+        sides = [torch.arange(side, device=device) for side in shown]
         coordinates = torch.stack(torch.meshgrid(*sides, indexing="ij")).flatten(1)
         index = torch.zeros((), dtype=torch.int64, device=device)
         for side, coordinate in zip(window, coordinates, strict=True):

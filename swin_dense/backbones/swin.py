@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from swin_dense.backbones.block import SwinBlock, needs_gradient
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
-from swin_dense.backbones.windows import window_plan
+from swin_dense.backbones.windows import fitted_window, window_plan
 from swin_dense.errors import ConfigError
 
 PATCH_SIZE = 4
@@ -58,6 +58,7 @@ class SwinStage(nn.Module):
         super().__init__()
         self.window = (window_size, window_size)
         self.activation_checkpointing = False
+        self.fit_windows = False
         self.blocks = nn.ModuleList(SwinBlock(channels, heads, self.window, drop_path) for drop_path in drop_paths)
         self.downsample = PatchMerging(channels) if downsample else None
 
@@ -67,7 +68,11 @@ class SwinStage(nn.Module):
         Returns the tokens after the blocks and those that the next stage begins with, (B, ceil(H / 2), ceil(W / 2),
         2C); after the last stage the same twice.
         """
-        plan = window_plan(tokens, self.window, [side // 2 for side in self.window])
+        window: Sequence[int] = self.window
+        shift = [side // 2 for side in window]
+        if self.fit_windows:
+            window, shift = fitted_window(tokens.shape[1:-1], window)
+        plan = window_plan(tokens, window, shift)
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
             if index > 0:
@@ -119,6 +124,7 @@ class SwinTransformer(nn.Module):
         activation_checkpointing: bool = False,
         absolute_position_embedding: bool = False,
         pretrain_image_size: int = 224,
+        fit_windows: bool = False,
     ) -> None:
         """Builds the backbone with the official initialisation.
 
@@ -137,6 +143,8 @@ class SwinTransformer(nn.Module):
             absolute_position_embedding: Add a learned embedding of the absolute position to the tokens, resized
                 (bicubic) to the token grid.
             pretrain_image_size: Side in pixels of the images for which the absolute position embedding is learned.
+            fit_windows: Where a map is no larger than the window along a dimension, take the map for the window there
+                and shift nothing, as classifiers do. Dense models keep window and shift, and pad the map.
 
         Raises:
             ConfigError: An option is out of its range, or options contradict each other.
@@ -168,9 +176,10 @@ class SwinTransformer(nn.Module):
                 downsample=index < len(depths) - 1,
             )
             stage.activation_checkpointing = activation_checkpointing
+            stage.fit_windows = fit_windows
             self.layers.append(stage)
         for spec, index in zip(self.feature_specs, self.out_indices, strict=True):
-            self.add_module(f"norm{index}", nn.LayerNorm(spec.channels))
+            self.add_module(self.norm_name(index), nn.LayerNorm(spec.channels))
 
         self._initialise()
         for frozen in self._frozen():
@@ -193,11 +202,15 @@ class SwinTransformer(nn.Module):
         for index, stage in enumerate(self.layers):
             features, tokens = stage(tokens)
             if index in self.out_indices:
-                norm = self.get_submodule(f"norm{index}")
+                norm = self.get_submodule(self.norm_name(index))
                 maps.append(norm(features).permute(0, 3, 1, 2).contiguous())
             if index == self.out_indices[-1]:
                 break
         return tuple(maps)
+
+    def norm_name(self, index: int) -> str:
+        """The name of the norm of a stage's map."""
+        return f"norm{index}"
 
     def train(self, mode: bool = True) -> SwinTransformer:
         """Sets training mode, save for the frozen parts."""
@@ -236,7 +249,9 @@ class SwinTransformer(nn.Module):
             if self.absolute_pos_embed is not None:
                 frozen.append(self.absolute_pos_embed)
         frozen += self.layers[: max(self.frozen_stages, 0)]
-        frozen += [self.get_submodule(f"norm{index}") for index in self.out_indices if index < self.frozen_stages]
+        frozen += [
+            self.get_submodule(self.norm_name(index)) for index in self.out_indices if index < self.frozen_stages
+        ]
         # Left trainable, parts without a gradient would stop distributed training.
         last = self.out_indices[-1]
         if last + 1 < len(self.layers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,10 +76,15 @@ def create_backbone(name: str, **overrides: Any) -> SwinTransformer:
             ...
         swin_dense.errors.ConfigError: unknown backbone "swin_tinny"; did you mean "swin_tiny"?
     """
+    return SwinTransformer(**variant_options(name, overrides))
+
+
+def variant_options(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `SwinTransformer` behind a name, some replaced; `create_backbone` says what is refused."""
     if name not in VARIANTS:
         raise ConfigError(f'unknown backbone "{name}"; {nearest(name, VARIANTS)}')
     options = list(inspect.signature(SwinTransformer).parameters)
     for option in overrides:
         if option not in options:
             raise ConfigError(f'{name} has no option "{option}"; {nearest(option, options)}')
-    return SwinTransformer(**{**asdict(VARIANTS[name]), **overrides})
+    return {**asdict(VARIANTS[name]), **overrides}

@@ -67,6 +67,7 @@ class Partition:
     shape: tuple[int, int, int]  # (W, B, N)
     mask: Tensor
     places: Tensor | None  # None where no token is padding
+    window: tuple[int, ...]  # tokens per dimension, N together
 
     def fill(self, rows: Tensor) -> Tensor:
         """Puts rows (R, C) into the windows, (W, B, N, C), whose padding is zero."""
@@ -89,7 +90,7 @@ class Partition:
                 rows = slice(*torch.searchsorted(self.places, torch.tensor([start, stop])).tolist())
                 if rows.stop - rows.start < stop - start:
                     places = self.places[rows] - start
-            yield rows, Partition((group.stop - group.start, batch, length), mask, places)
+            yield rows, Partition((group.stop - group.start, batch, length), mask, places, self.window)
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,12 @@ class PlanCache:
 plan_cache = PlanCache()
 
 
+def fitted_window(grid: Sequence[int], window: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Window and shift of classifiers: along a dimension of one window, the window is the grid and nothing shifts."""
+    sides = [min(size, side) for size, side in zip(grid, window, strict=True)]
+    return sides, [side // 2 if size > side else 0 for size, side in zip(grid, window, strict=True)]
+
+
 def window_plan(tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> WindowPlan:
     """The plan for a batch of token grids (B, *grid, C), from the cache where it is known; sizes are in tokens."""
     batch, *grid, _ = tokens.shape
@@ -186,7 +193,7 @@ def _build_plan(
                 index = index.index_select(0, places)
             inverse_index = torch.empty_like(index).scatter_(0, index, numbers)
             from_grid.append(Permutation(index, inverse_index))
-            partitions.append(Partition(shape, window_mask, places))
+            partitions.append(Partition(shape, window_mask, places, window))
         to_regular, to_shifted = from_grid
         shift_rows = Permutation(
             index=to_regular.inverse_index.index_select(0, to_shifted.index),

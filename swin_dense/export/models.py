@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones import FeatureSpec, SwinTransformer
+from swin_dense.backbones import FeatureSpec, SwinClassifier, SwinTransformer
+from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.errors import ConfigError
 
@@ -133,6 +134,8 @@ def traceable(module: nn.Module) -> nn.Module:
 
 
 def _replaced(module: nn.Module) -> nn.Module:
+    if isinstance(module, SwinClassifier):
+        return PlainClassifier(module).eval()
     if isinstance(module, SwinTransformer):
         return PlainSwin(module).eval()
     if isinstance(module, nn.AdaptiveAvgPool2d):

@@ -221,18 +221,20 @@ def _attention(
     """Attention of a block in one window of the first image of tokens (1, H, W, C)."""
     with torch.no_grad():
         windows, mask = block.windows(tokens)
+        height, width = tokens.shape[1:3]
+        sides, shift = block.window_and_shift(height, width)
         grid = windows.shape[1:3]
         row, column = window or (grid[0] // 2, grid[1] // 2)
-        if window is None and block.shift:
+        if window is None and any(shift):
             row, column = min(row, max(grid[0] - 2, 0)), min(column, max(grid[1] - 2, 0))
         if row >= grid[0] or column >= grid[1]:
             raise ConfigError(
                 f"--window {row},{column}: {title}: there are {grid[0]} rows of {grid[1]}, from 0; see --stage"
             )
-        weights, _ = block.attention_weights(windows[0, row, column], None if mask is None else mask[row, column])
+        mask = None if mask is None else mask[row, column]
+        weights, _ = block.attention_weights(windows[0, row, column], mask, sides)
     rows, columns = (
-        (place * block.window + block.shift + torch.arange(block.window)) % (count * block.window)
-        for place, count in zip((row, column), grid, strict=True)
+        (place * side + step + torch.arange(side)) % (count * side)
+        for place, count, side, step in zip((row, column), grid, sides, shift, strict=True)
     )
-    height, width = tokens.shape[1:3]
     return WindowView(f"{title} ({row}, {column})", stride, (height, width), rows, columns, weights)

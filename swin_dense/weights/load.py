@@ -61,8 +61,9 @@ def load_weights(
     holds (`teacher.` and `student.`, `encoder_q.` and `encoder_k.`, ...) one is taken.
 
     Args:
-        model: A `SwinTransformer`, or a module that contains one, such as a detector. Any other module takes weights
-            under its own names; if it has a `backbone`, also those of a backbone alone, such as torchvision's ResNets.
+        model: A `SwinTransformer` or `SwinClassifier`, or a module that contains one, such as a detector. Any other
+            module takes weights under its own names; if it has a `backbone`, also those of a backbone alone, such as
+            torchvision's ResNets.
         path_or_state_dict: A checkpoint file, or a state dict, also inside the usual wrappers. Where an average of the
             weights stands beside them under `state_dict_ema` or `model_ema`, the average is taken.
         format: A name in `swin_dense.weights.FORMATS`, or "auto" to detect it by the key names.
@@ -300,7 +301,8 @@ def _take(name: str, item: Converted, current: Tensor, inside: bool, matched: _M
         problems.unlike.append(
             f"{name} is {_describe(item.tensor)} in the checkpoint, {_describe(current)} in the model"
         )
-        if not inside and fitted.shape[:1] != current.shape[:1] and fitted.shape[1:] == current.shape[1:]:
+        by_class = not inside or name.split(".")[-2:-1] == ["head"]
+        if by_class and fitted.shape[:1] != current.shape[:1] and fitted.shape[1:] == current.shape[1:]:
             problems.other_classes.append(name)
         return
     if not is_finite(tensor):

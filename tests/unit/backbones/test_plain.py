@@ -43,7 +43,7 @@ def test_its_attention_weights_are_those_of_the_attention_module(index: int) -> 
     tokens = torch.randn(2, 7, 9, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         windows, mask = block.windows(tokens)
-        weights, value = block.attention_weights(windows, mask)
+        weights, value = block.attention_weights(windows, mask, (4, 4))
         assert weights.shape == (2, 2, 3, 4, 16, 16)
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 3, 4, 16))
 

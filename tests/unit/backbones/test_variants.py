@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swin_dense.backbones import VARIANTS, create_backbone
-from swin_dense.errors import ConfigError
+from swin_dense.backbones import VARIANTS, create_backbone, create_classifier
+from swin_dense.errors import ConfigError, WeightsError
+from swin_dense.stats import model_stats
+from swin_dense.weights import load_weights
 
 PUBLISHED_MILLIONS = {
     # Of the classifiers, as timm lists them; Table 1 of the Swin paper rounds them to 29, 50, 88 and 197.
@@ -79,3 +81,39 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         create_backbone("swin_tiny", drop_path=0.2)
     with pytest.raises(ConfigError, match="out_indices"):
         create_backbone("swin_tiny", out_indices=(4,))
+
+
+PUBLISHED_MACS = {
+    # Of the classifiers, in G: Table 1 of the Swin paper, and for Swin-L at 224 the official repository.
+    "swin_tiny": 4.5,
+    "swin_small": 8.7,
+    "swin_base": 15.4,
+    "swin_large": 34.5,
+    "swin_base_384": 47.0,
+    "swin_large_384": 103.9,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_MACS)
+def test_a_classifier_has_the_published_size(name: str) -> None:
+    side = VARIANTS[name].pretrain_image_size
+    with torch.device("meta"):
+        classifier = create_classifier(name)
+    size = model_stats(classifier, lambda module: module(torch.zeros(1, 3, side, side, device="meta")))
+    assert size.params / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], abs=0.006)
+    assert size.macs / 1e9 == pytest.approx(PUBLISHED_MACS[name], rel=0.005)
+
+
+def test_a_head_of_other_classes_is_refused_with_the_way_to_do_without() -> None:
+    trained, classifier = create_classifier("swin_nano", 30), create_classifier("swin_nano", 5)
+    with pytest.raises(WeightsError, match=r're-initialise these layers: ignore=\["head"\]'):
+        load_weights(classifier, trained.state_dict())
+    report = load_weights(classifier, trained.state_dict(), ignore=["head"])
+    assert [note.name for note in report.missing] == ["head.weight", "head.bias"]
+    assert torch.equal(classifier.norm.weight, trained.norm.weight)
+
+
+@pytest.mark.parametrize("option", ["out_indices", "fit_windows"])
+def test_a_classifier_decides_what_it_reads(option: str) -> None:
+    with pytest.raises(ConfigError, match=option):
+        create_classifier("swin_nano", **{option: (0,)})

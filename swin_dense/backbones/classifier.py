@@ -1,0 +1,108 @@
+"""The classification form of the Swin Transformer: last norm, average pool, linear head (Swin paper, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from swin_dense.backbones.plain import PlainSwin
+from swin_dense.backbones.swin import SwinTransformer
+from swin_dense.backbones.variants import variant_options
+from swin_dense.errors import ConfigError
+
+
+class SwinClassifier(SwinTransformer):
+    """Swin Transformer that gives each image one score per class.
+
+    It is the backbone, with the same parameters under the same names, and `norm` and `head` behind its last stage:
+    weights of a classifier drop into a detector with nothing to convert, and `load_weights` reports these two as left
+    out. Images may have any size; the one that weights were trained at scores best. Where the map of a stage is no
+    larger than its window along a dimension, the window shrinks to it and nothing shifts (`fit_windows`), as in the
+    official code, in timm's models of that `img_size`, and in Video Swin; larger maps are padded to whole windows
+    before the shift, as in dense models and torchvision. (torchvision pads smaller maps too; timm shifts larger ones
+    before it pads them.)
+
+    Attributes:
+        num_classes: Number of classes K.
+
+    Example:
+        >>> import torch
+        >>> from swin_dense.backbones import create_classifier
+        >>> classifier = create_classifier("swin_nano", num_classes=10).eval()
+        >>> with torch.inference_mode():
+        ...     tuple(classifier(torch.rand(2, 3, 64, 64)).shape)
+        (2, 10)
+    """
+
+    def __init__(self, num_classes: int = 1000, *, depths: Sequence[int] = (2, 2, 6, 2), **options: Any) -> None:
+        """Builds the classifier with the official initialisation.
+
+        Args:
+            num_classes: Number of classes.
+            depths: Blocks per stage.
+            **options: The others of `SwinTransformer`, but for `out_indices` and `fit_windows`.
+
+        Raises:
+            ConfigError: An option is unknown, out of its range, or contradicts another.
+        """
+        if num_classes < 1:
+            raise ConfigError(f"num_classes={num_classes}: must be at least 1")
+        if fixed := {"out_indices", "fit_windows"} & options.keys():
+            raise ConfigError(f"{', '.join(sorted(fixed))}: a classifier reads its last stage, with fitted windows")
+        super().__init__(depths=depths, **options, out_indices=(len(depths) - 1,), fit_windows=True)
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.feature_specs[0].channels, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def norm_name(self, index: int) -> str:
+        """The norm of the last stage has the official name."""
+        return "norm"
+
+    def forward(self, images: Tensor) -> Any:
+        """The logits (B, K) of normalised images (B, in_channels, H, W)."""
+        (features,) = super().forward(images)
+        return self.head(features.mean((2, 3)))
+
+
+class PlainClassifier(nn.Module):
+    """A `SwinClassifier` in plain form, which exporters can trace at one size of images and people can look into."""
+
+    def __init__(self, classifier: SwinClassifier) -> None:
+        """Shares the parameters of a classifier."""
+        super().__init__()
+        self.backbone = PlainSwin(classifier)
+        self.head = classifier.head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits (B, K) of normalised images (B, in_channels, H, W)."""
+        (features,) = self.backbone(images)
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+
+def create_classifier(name: str, num_classes: int = 1000, **overrides: Any) -> SwinClassifier:
+    """Creates a classifier by the name of its backbone.
+
+    Args:
+        name: A key of `VARIANTS`.
+        num_classes: Number of classes: 1000 of ImageNet-1K, 21841 of ImageNet-22K.
+        **overrides: Options of `SwinTransformer`, such as `drop_path_rate`; they may also replace those of the variant.
+
+    Returns:
+        The classifier, newly initialised.
+
+    Raises:
+        ConfigError: The name or an option is unknown (the nearest known one is named), or an option's value is wrong.
+
+    Example:
+        >>> from swin_dense.backbones import create_backbone, create_classifier
+        >>> from swin_dense.weights import load_weights
+        >>> classifier, backbone = create_classifier("swin_nano"), create_backbone("swin_nano")
+        >>> report = load_weights(backbone, classifier.state_dict())
+        >>> [f"{note.name}: {note.reason}" for note in report.skipped][::2]
+        ['norm.weight: last norm of a classifier', 'head.weight: head of a classifier']
+    """
+    return SwinClassifier(num_classes, **variant_options(name, overrides))
