@@ -58,12 +58,29 @@ def check_data(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Examines this installation, and exits with status 1 if something would fail."""
-    from swin_dense.cli.report import doctor_tables, print_report
-    from swin_dense.doctor import examine
+def doctor(
+    device: Annotated[
+        str | None,
+        typer.Option(help="Check instead that this device (cuda, cuda:1, cpu) computes what the CPU computes."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="Of --device: the checks whose name holds it; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Examines this installation, or a device, and exits with status 1 if something would fail."""
+    from swin_dense.cli.report import device_tables, doctor_tables, print_report
 
-    diagnosis = examine()
-    record = diagnosis.to_dict()
-    print_report(record, *doctor_tables(record), as_json=as_json)
-    raise typer.Exit(0 if diagnosis.ok else 1)
+    if device is None:
+        if only:
+            raise ConfigError("--only chooses among the checks of a device: name one with --device")
+        from swin_dense.doctor.installation import examine
+
+        diagnosis = examine()
+        print_report(diagnosis.to_dict(), *doctor_tables(diagnosis.to_dict()), as_json=as_json)
+        raise typer.Exit(0 if diagnosis.ok else 1)
+    from swin_dense.doctor.device import check_device
+
+    report = check_device(device, only or ())
+    print_report(report.to_dict(), *device_tables(report.to_dict()), as_json=as_json)
+    raise typer.Exit(0 if report.ok else 1)

@@ -141,6 +141,25 @@ def doctor_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
     return versions, devices, *problems, _verdict(record["ok"], "nothing would fail", "something would fail: see above")
 
 
+def device_tables(record: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    """How the checks of a device came out; `record` is that of `DeviceReport.to_dict`."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    checks = _table(escape(f"{record['device']}: {record['description']}"), "check")
+    for name in ("state", "difference", "of at most", "seconds"):
+        checks.add_column(name, justify="right")
+    for one in record["checks"]:
+        measured = ["-" if one[key] is None else f"{one[key]:.2g}" for key in ("difference", "tolerance")]
+        row = (one["name"], "passed" if one["passed"] else "failed", *measured, f"{one['seconds']:.1f}")
+        checks.add_row(*map(escape, row), style=None if one["passed"] else _STYLE_OF["error"])
+    failures = [
+        Text.assemble((f"{one['name']}:", _STYLE_OF["error"]), f" {one['detail']}")
+        for one in record["checks"]
+        if not one["passed"]
+    ]
+    good, bad = "it computes what the CPU computes", "it does not compute what the CPU computes: see above"
+    return checks, Text(versions), *failures, _verdict(record["ok"], good, bad)
+
+
 def _table(title: str, first: str | None = None, numbers: Mapping[str, int] = {}, **options: Any) -> Table:
     """A table that fits a terminal of 80 columns: a column in bold print, and numbers by heading and least width."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False, **options)

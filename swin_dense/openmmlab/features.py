@@ -32,8 +32,9 @@ class NetworkMaps(nn.Module):
             raise ConfigError("model: there is no neck, so it has no levels to export; ask for the backbone")
         self.backbone = network.backbone
         self.neck: nn.Module | None = network.neck if neck else None
+        device = next(network.parameters()).device
         with torch.inference_mode():
-            maps = self.backbone.eval()(torch.zeros(1, 3, PROBE, PROBE))
+            maps = self.backbone.eval()(torch.zeros(1, 3, PROBE, PROBE, device=device))
             all_stages = specs_of("stage", maps)
             levels = () if self.neck is None else specs_of("p", self.neck.eval()(maps))
         names = [spec.name for spec in all_stages]

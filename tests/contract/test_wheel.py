@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from swin_dense.data.shapes import write_shapes
-from swin_dense.doctor import PROVIDERS
+from swin_dense.doctor.installation import PROVIDERS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCES = ("swin_dense", "configs", "pyproject.toml", "setup.py", "README.md", "LICENSE")

@@ -10,9 +10,10 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 
-from swin_dense import devices, doctor
+from swin_dense import devices
 from swin_dense.config import load_config
-from swin_dense.doctor import GIB, Problem
+from swin_dense.doctor import installation as doctor
+from swin_dense.doctor.installation import GIB, Problem
 
 HEALTHY = {
     "swin-dense": "0.1.0",
@@ -219,7 +220,7 @@ def test_the_doctor_itself_needs_nothing_that_may_be_broken(monkeypatch: pytest.
             raise ImportError(f"{name} is broken")
         return real(name, *args, **kwargs)
 
-    spec = importlib.util.find_spec("swin_dense.doctor")
+    spec = importlib.util.find_spec("swin_dense.doctor.installation")
     assert spec is not None and spec.loader is not None
     monkeypatch.setattr(builtins, "__import__", refuse)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))

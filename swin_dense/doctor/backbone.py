@@ -1,0 +1,157 @@
+"""The backbone on a device, eager and compiled, against itself in float64 on the CPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swin_dense.backbones import SwinTransformer, create_backbone
+from swin_dense.backbones.attention import LARGEST_CALL
+from swin_dense.backbones.position import _cached_index
+from swin_dense.backbones.windows import plan_cache
+from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
+
+TOLERANCES = {"float32": 1e-3, "float16": 4e-2, "bfloat16": 2.5e-1}
+"""Of the norm of a parameter's gradient, which sums what has come through two dozen blocks and cancels for the most
+part; maps are a tenth as far from the exact ones."""
+
+SIZES = {"even": (2, 96, 128), "odd": (1, 75, 117)}
+"""Images, height and width: whole patches and even maps, or padding everywhere."""
+
+
+def backbone_checks(
+    device: torch.device, variants: Sequence[str] = ("swin_tiny", "swin_base_384"), compiled: str = "swin_tiny"
+) -> Iterator[tuple[str, Measurement]]:
+    """Maps and gradients of each variant; those of `compiled` compiled, too. What waits for the device on CUDA."""
+    for variant in variants:
+        for precision in PRECISIONS:
+            for size in SIZES:
+                measure = partial(_measure, variant, device, precision, SIZES[size], lambda module: module)
+                yield f"backbone: {variant}, {size} size, {precision}", measure
+    yield f"backbone: more than {LARGEST_CALL:,} windows", partial(_measure_many_windows, device)
+    if device.type == "cuda":
+        for precision in PRECISIONS:
+            yield f"backbone: no wait for the device, {precision}", partial(_measure_waiting, device, precision)
+
+
+def compiled_checks(device: torch.device, variant: str = "swin_tiny") -> Iterator[tuple[str, Measurement]]:
+    """Maps and gradients of a compiled backbone, whose sizes change."""
+    for precision in ("bfloat16", "float32", "float16"):
+        yield f"compiled: {variant}, both sizes, {precision}", partial(_measure_compiled, variant, device, precision)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """What computes in a precision; float32 needs nothing."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, PRECISIONS[precision])
+
+
+def _measure(
+    variant: str,
+    device: torch.device,
+    precision: str,
+    size: tuple[int, int, int],
+    wrap: Callable[[nn.Module], Any],
+) -> Measured:
+    expected = _expected(variant, size)
+    backbone = copy.deepcopy(_backbone(variant)).to(device)
+    return _compare(wrap(backbone), backbone, _images(size).to(device), device, precision, expected)
+
+
+def _compare(
+    run: Any, backbone: SwinTransformer, images: Tensor, device: torch.device, precision: str, expected: list[Tensor]
+) -> Measured:
+    with autocast(device, precision):
+        maps, gradients = _maps_and_gradients(run, backbone, images)
+    count = len(maps)
+    of_maps, largest = difference(maps, expected[:count]), difference(gradients, expected[count:])
+    parts = [
+        float((one.cpu() - other).norm() / other.norm()) for one, other in zip(gradients, expected[count:], strict=True)
+    ]
+    detail = f"maps {of_maps:.2g}, gradients {max(parts):.2g} in the norm and {largest:.2g} in the largest value"
+    return Measured(max(10 * of_maps, *parts), TOLERANCES[precision], detail)
+
+
+def _measure_compiled(variant: str, device: torch.device, precision: str) -> Measured:
+    backbone = copy.deepcopy(_backbone(variant)).to(device)
+    torch.compiler.reset()
+    compiled = torch.compile(backbone)
+    measured = [
+        _compare(compiled, backbone, _images(size).to(device), device, precision, _expected(variant, size))
+        for size in SIZES.values()
+    ]
+    return max(measured, key=lambda one: one.difference)
+
+
+def _measure_many_windows(device: torch.device) -> Measured:
+    """One stage with windows of 2 x 2 tokens, more of them than one call of a kernel takes."""
+    torch.manual_seed(0)
+    backbone = create_backbone(
+        "swin_nano", depths=(2,), num_heads=(2,), out_indices=(0,), window_size=2, embed_dim=16, drop_path_rate=0.0
+    )
+    side = 2 * int(LARGEST_CALL**0.5 + 2)  # in tokens
+    images = torch.randn(1, 3, 4 * side, 4 * side)
+    maps, gradients = _maps_and_gradients(backbone, backbone, images)
+    there = copy.deepcopy(backbone).to(device)
+    found, found_gradients = _maps_and_gradients(there, there, images.to(device))
+    measured = difference([*found, *found_gradients], [*maps, *gradients])
+    return Measured(measured, TOLERANCES["float32"], f"{(side // 2) ** 2:,} windows")
+
+
+def _measure_waiting(device: torch.device, precision: str) -> Measured:
+    """Forward and backward at a size whose plan is new, then again at the same; a wait raises an error."""
+    torch.manual_seed(0)
+    backbone = create_backbone("swin_nano").to(device)
+    batches = [torch.randn(2, 3, *size, device=device) for size in ((96, 96), (75, 117))]
+    _maps_and_gradients(backbone, backbone, batches[0])  # libraries wait when they are used for the first time
+    plan_cache.clear()
+    _cached_index.cache_clear()
+    torch.cuda.synchronize(device)
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for images in [batches[1], *batches, *batches]:
+            with autocast(device, precision):
+                _maps_and_gradients(backbone, backbone, images)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return Measured(0.0, 0.0)
+
+
+@cache
+def _backbone(variant: str) -> SwinTransformer:
+    """A backbone with larger biases than those it begins with, in evaluation mode."""
+    torch.manual_seed(0)
+    backbone = create_backbone(variant, drop_path_rate=0.0).eval()
+    for name, parameter in backbone.named_parameters():
+        if name.endswith(("bias", "bias_table")):
+            nn.init.normal_(parameter, std=0.2)
+    return backbone
+
+
+def _images(size: tuple[int, int, int]) -> Tensor:
+    batch, height, width = size
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@cache
+def _expected(variant: str, size: tuple[int, int, int]) -> list[Tensor]:
+    """Maps and gradients in float64 on the CPU, kept as float32."""
+    backbone = copy.deepcopy(_backbone(variant)).double()
+    maps, gradients = _maps_and_gradients(backbone, backbone, _images(size).double())
+    return [one.float() for one in (*maps, *gradients)]
+
+
+def _maps_and_gradients(run: Any, backbone: nn.Module, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The maps, and the gradients of the images and of every parameter, of a weighted sum of all values."""
+    images = images.detach().requires_grad_()
+    maps = run(images)
+    weights = ((torch.arange(one.numel(), device=one.device) % 7 - 3) / one.numel() ** 0.5 for one in maps)
+    total = torch.stack([(one.flatten() * weight).sum() for one, weight in zip(maps, weights, strict=True)]).sum()
+    inputs = [images, *(one for one in backbone.parameters() if one.requires_grad)]
+    return [one.detach() for one in maps], list(torch.autograd.grad(total, inputs))

@@ -1,0 +1,158 @@
+"""What users do with a model on a device, against the same on the CPU: predict, take features, export them, score."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import swin_dense
+from swin_dense.data.scenes import draw_scene
+from swin_dense.doctor.checks import Measured, Measurement, difference
+from swin_dense.export import export_features
+from swin_dense.metrics import MeanIoU
+from swin_dense.models import Model
+
+TOLERANCE = 1e-3
+"""Of float32 features, as part of their largest value."""
+
+UNMATCHED = 0.02
+"""Share of the detections, or of the pixels, that may differ, since two scores may change places by a rounding."""
+
+SIDE = 128
+
+DETECTORS = ("mask-rcnn_swin-nano_shapes", "reppoints-v2_swin-nano_shapes", "htc_swin-nano_shapes")
+SEGMENTER = "upernet_swin-nano_shapes"
+
+
+def usage_checks(
+    device: torch.device, folder: Path, detectors: Sequence[str] = DETECTORS
+) -> Iterator[tuple[str, Measurement]]:
+    """Everything that `swin_dense.load` gives a user; `folder` takes images and stores."""
+    for number, name in enumerate(detectors):
+        yield f"predict: {name}", partial(_measure_detections, name, device, folder, 2 if number else 5)
+    yield f"predict: {SEGMENTER}", partial(_measure_segmentation, device, folder)
+    for name in ("swin_nano", detectors[0], SEGMENTER):
+        yield f"features: {name}", partial(_measure_features, name, device)
+        yield f"export: {name}", partial(_measure_export, name, device, folder)
+    yield "metrics: MeanIoU", partial(_measure_mean_iou, device)
+
+
+@cache
+def _model(name: str) -> Model:
+    """A model on the CPU whose scores are far apart, as those of random weights are not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of random weights
+        model = swin_dense.load(name, device="cpu")
+    torch.manual_seed(0)
+    for part in model.module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d) and part.weight.requires_grad:
+            nn.init.kaiming_uniform_(part.weight, a=1)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return model
+
+
+def _on(name: str, device: torch.device) -> Model:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of random weights
+        model = swin_dense.load(name, device=str(device))
+    model.module.load_state_dict(_model(name).module.state_dict())
+    return model
+
+
+def _pictures() -> list[Any]:
+    return [draw_scene(np.random.default_rng(number), SIDE)[0] for number in range(3)]
+
+
+def _all_forms(folder: Path, device: torch.device) -> list[Any]:
+    """The pictures as an array, a tensor, a tensor on the device, a PIL image and a file."""
+    first, second, third = _pictures()
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(third).save(folder / "third.png")
+    tensor = torch.from_numpy(second).permute(2, 0, 1)
+    return [first, tensor, tensor.to(device), Image.fromarray(first), folder / "third.png"]
+
+
+def _measure_detections(name: str, device: torch.device, folder: Path, count: int) -> Measured:
+    expected = _model(name).predict(_all_forms(folder, torch.device("cpu"))[:count], threshold=0.0)
+    found = _on(name, device).predict(_all_forms(folder, device)[:count], threshold=0.0, batch_size=2)
+    lost = total = 0
+    for one, other in zip(found, expected, strict=True):
+        total += max(len(one), len(other))
+        lost += max(len(one), len(other)) - _matches(one, other)
+        one.draw()
+    if not total:
+        raise ArithmeticError("nothing was detected on either")
+    return Measured(lost / total, UNMATCHED, f"{total - lost} of {total} detections are the same")
+
+
+def _matches(found: Any, expected: Any) -> int:
+    """How many detections have one of the same label, score, box and mask on the other side."""
+    same = (found.scores[:, None] - expected.scores).abs() < TOLERANCE
+    same &= found.labels[:, None] == expected.labels
+    same &= (found.boxes[:, None] - expected.boxes).abs().amax(dim=2) < 0.01 * SIDE
+    if found.masks is not None:
+        ours, theirs = found.masks.flatten(1).float(), expected.masks.flatten(1).float()
+        apart = ours.sum(dim=1)[:, None] + theirs.sum(dim=1) - 2 * ours @ theirs.T
+        same &= apart < UNMATCHED * SIDE**2
+    return int(torch.minimum(same.any(dim=1).sum(), same.any(dim=0).sum()))
+
+
+def _measure_segmentation(device: torch.device, folder: Path) -> Measured:
+    expected = _model(SEGMENTER).predict(_all_forms(folder, torch.device("cpu")), probabilities=True)
+    found = _on(SEGMENTER, device).predict(_all_forms(folder, device), probabilities=True)
+    shares = []
+    for one, other in zip(found, expected, strict=True):
+        shares.append(float((one.label_map != other.label_map).float().mean()))
+        one.draw()
+    apart = difference([one.probabilities for one in found], [one.probabilities for one in expected])
+    return Measured(max([*shares, apart]), UNMATCHED, f"{max(shares):.2%} of the pixels, probabilities {apart:.2g}")
+
+
+def _measure_features(name: str, device: torch.device) -> Measured:
+    images = [torch.from_numpy(one).permute(2, 0, 1)[:, :117, :99] for one in _pictures()]
+    expected, found = (model.features(images, batch_size=2) for model in (_model(name), _on(name, device)))
+    pairs = zip(found, expected, strict=True)
+    measured = max(difference(list(one.values()), list(other.values())) for one, other in pairs)
+    return Measured(measured, TOLERANCE, ", ".join(expected[0]))
+
+
+def _measure_export(name: str, device: torch.device, folder: Path) -> Measured:
+    """Maps, their means and the features of boxes."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    for number, pixels in enumerate(_pictures()):
+        Image.fromarray(pixels).save(pictures / f"{number}.png")
+    boxes = folder / "boxes.json"
+    boxes.write_text('{"0.png": [[3, 5, 60, 90]], "2.png": [[0, 0, 127, 64], [30, 30, 40, 41]]}', encoding="utf-8")
+    stores: list[Any] = []
+    for model, place in ((_model(name), "cpu"), (_on(name, device), str(device))):
+        output = folder / f"features of {name} on {len(stores)}"
+        stores.append(
+            export_features(model.feature_model(), pictures, output, device=place, pool=True, boxes=boxes, batch_size=2)
+        )
+    measured = max(
+        difference([stores[1][i][key] for key in stores[0].names], [stores[0][i][key] for key in stores[0].names])
+        for i in range(len(stores[0]))
+    )
+    return Measured(measured, TOLERANCE, ", ".join(stores[0].names))
+
+
+def _measure_mean_iou(device: torch.device) -> Measured:
+    """Label maps on the device give the scores that they give on the CPU."""
+    torch.manual_seed(0)
+    truth, predicted = torch.randint(-1, 5, (2, 300, 200)), torch.randint(0, 5, (2, 300, 200), dtype=torch.int32)
+    scores: list[float] = []
+    for place in ("cpu", device):
+        metric = MeanIoU([f"class {number}" for number in range(5)], image_ids=[1, 2])
+        metric.update([1, 2], list(predicted.to(place)), list(truth.to(place)))
+        scores.append(metric.compute()["mIoU"])
+    return Measured(abs(scores[1] - scores[0]), 0.0)
