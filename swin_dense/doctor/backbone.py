@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from swin_dense.backbones import SwinTransformer, create_backbone
 from swin_dense.backbones.attention import LARGEST_CALL
-from swin_dense.backbones.position import _cached_index
 from swin_dense.backbones.windows import plan_cache
 from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
 
@@ -104,18 +103,19 @@ def _measure_many_windows(device: torch.device) -> Measured:
 
 
 def _measure_waiting(device: torch.device, precision: str) -> Measured:
-    """Forward and backward at a size whose plan is new, then again at the same; a wait raises an error."""
+    """Forward and backward with windows and sizes that are new, then again; a wait raises an error."""
     torch.manual_seed(0)
-    backbone = create_backbone("swin_nano").to(device)
-    batches = [torch.randn(2, 3, *size, device=device) for size in ((96, 96), (75, 117))]
-    _maps_and_gradients(backbone, backbone, batches[0])  # libraries wait when they are used for the first time
+    known, backbone = (create_backbone("swin_nano", window_size=side).to(device) for side in (4, 5))
+    batches = [torch.randn(2, 3, *size, device=device) for size in ((90, 90), (75, 117))]
+    for images in batches:  # libraries wait when they are used for the first time
+        with autocast(device, precision):
+            _maps_and_gradients(known, known, images)
     plan_cache.clear()
-    _cached_index.cache_clear()
     torch.cuda.synchronize(device)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for images in [batches[1], *batches, *batches]:
+        for images in batches * 2:
             with autocast(device, precision):
                 _maps_and_gradients(backbone, backbone, images)
     finally:
