@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from swin_dense.backbones.gridded_attention import gridded_attention
 from swin_dense.backbones.position import relative_position_bias, relative_position_count
 from swin_dense.backbones.windows import window_groups
 
@@ -45,6 +46,14 @@ class WindowAttention(nn.Module):
         bias = relative_position_bias(self.relative_position_bias_table, self.window, window)
         attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
         attended: Tensor = self.proj(attend(qkv, bias, mask))
+        return attended
+
+    def on_grid(self, tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+        """Lets tokens (B, H, W, C) attend in the windows of the padded and shifted grid, where they stay."""
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
+        padding = self.qkv.bias.view(3, self.heads, -1).to(qkv.dtype)  # padding tokens are zero
+        bias = relative_position_bias(self.relative_position_bias_table, self.window, window)
+        attended: Tensor = self.proj(gridded_attention(qkv, padding, bias, window, shift))
         return attended
 
 

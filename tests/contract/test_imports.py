@@ -40,7 +40,7 @@ ALLOWED = {
     "label_maps": {"torch", "torchvision", "numpy", "PIL", "scipy", "swin_dense.images", *LEAVES},
     # Models.
     "ops": {"torch", "torchvision"},
-    "backbones": {"torch"},
+    "backbones": {"torch", "triton"},
     "weights": {"torch", "safetensors", "filelock", "requests", "urllib3", "swin_dense.backbones"},
     "openmmlab": {
         *OPENMMLAB,
