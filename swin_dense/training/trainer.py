@@ -41,7 +41,7 @@ OWNED = {
     "log_every_n_steps": "set training.log_every",
     "check_val_every_n_epoch": "set training.validate_every",
     "val_check_interval": "set training.validate_every",
-    "barebones": "a run writes what barebones leaves out; use tools/benchmarks to measure",
+    "barebones": "a run writes what barebones leaves out; swin-dense benchmark train measures",
 }
 """What the run folder or another key decides, and what to do instead of setting it in `trainer`."""
 

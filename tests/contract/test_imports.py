@@ -104,6 +104,8 @@ ALLOWED = {
         *LEAVES,
     },
     "config": {"mmengine.config"},
+    # Measures ours beside these libraries, which nothing else needs.
+    "benchmark": {"torch", "torchvision", "timm", "transformers", "numpy", "PIL", "lightning", *EVERY_ROOM},
     # The rooms that put the others together.
     "doctor": {"torch", "numpy", "PIL", "lightning", "packaging", *EVERY_ROOM},
     "__init__": {"torch", *EVERY_ROOM},
@@ -123,10 +125,12 @@ ALLOWED = {
     "cli": {
         "typer",
         "rich",
+        "swin_dense.benchmark",
         "swin_dense.config",
         "swin_dense.coco.check",
         "swin_dense.label_maps.check",
         "swin_dense.models",
+        "swin_dense.devices",
         "swin_dense.doctor",
         "swin_dense.export",
         "swin_dense.images.finder",

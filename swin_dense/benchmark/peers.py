@@ -1,0 +1,181 @@
+"""The Swin Transformers that ours is measured beside, each as a function from images to the maps of its four stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from swin_dense.backbones import VARIANTS, SwinVariant, create_backbone
+from swin_dense.weights import load_weights
+
+OURS = "ours"
+Maps = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model, how to get its four maps (B, C, H, W) from images, and whether each has passed an output norm."""
+
+    model: nn.Module
+    maps: Callable[[Tensor], Maps]
+    normed: bool
+
+
+def installed_peers(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Those of `names` that can take part, and why the others cannot."""
+    absent = [name for name in names if find_spec(name) is None]
+    reason = "not installed; pip install 'swin-dense[benchmark]' brings all peers"
+    return [name for name in names if name not in absent], dict.fromkeys(absent, reason)
+
+
+def checked_size(variant: str) -> tuple[int, int]:
+    """Where every map is whole windows, and larger than one: there all peers compute the same."""
+    side = 2 * 32 * VARIANTS[variant].window_size
+    return side, side
+
+
+def build(name: str, variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+    """A contestant with random weights, on the default device, made for images of these heights and widths."""
+    return {OURS: _ours, **PEERS}[name](variant, sizes)
+
+
+def difference(peer: Contestant, variant: str, device: torch.device) -> float:
+    """Largest relative difference of a map of the peer from ours with the peer's weights, of one image in float32.
+
+    The image is of `checked_size`. torchvision's and timm's maps come without output norms; they are normalised before
+    they are compared.
+    """
+    _randomise(peer.model)
+    ours = create_backbone(variant)
+    load_weights(ours, peer.model.state_dict())
+    ours.to(device).eval()
+    peer.model.eval()
+    images = torch.randn(1, 3, *checked_size(variant), device=device)
+    differences = []
+    with torch.inference_mode():
+        for our, their in zip(ours(images), peer.maps(images), strict=True):
+            if not peer.normed:
+                tokens = their.permute(0, 2, 3, 1)
+                their = functional.layer_norm(tokens, tokens.shape[-1:]).permute(0, 3, 1, 2)
+            differences.append(float((our - their).norm() / their.norm()))
+    return max(differences)
+
+
+def _ours(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+    model = create_backbone(variant)
+    return Contestant(model, model, normed=True)
+
+
+def _torchvision(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+    """The classifier, its stages read out one by one."""
+    shape = VARIANTS[variant]
+    model = import_module("torchvision.models").SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=shape.embed_dim,
+        depths=list(shape.depths),
+        num_heads=list(shape.num_heads),
+        window_size=[shape.window_size] * 2,
+        stochastic_depth_prob=0.0,
+    )
+
+    def maps(images: Tensor) -> Maps:
+        found = []
+        for index, layer in enumerate(model.features):
+            images = layer(images)
+            if index % 2:
+                found.append(images.permute(0, 3, 1, 2))
+        return found
+
+    return Contestant(model, maps, normed=False)
+
+
+def _timm(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+    """The feature extractor, made for the image size; with masks made at each call where sizes vary."""
+    shape = VARIANTS[variant]
+    model = import_module("timm").create_model(
+        "swin_tiny_patch4_window7_224",
+        features_only=True,
+        img_size=sizes[0],
+        strict_img_size=len(sizes) == 1,
+        drop_path_rate=0.0,
+        embed_dim=shape.embed_dim,
+        depths=shape.depths,
+        num_heads=shape.num_heads,
+        window_size=shape.window_size,
+    )
+    return Contestant(model, lambda images: [one.permute(0, 3, 1, 2) for one in model(images)], normed=False)
+
+
+def _transformers(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+    """The backbone class."""
+    shape = VARIANTS[variant]
+    library = import_module("transformers")
+    options: dict[str, Any] = {"out_features": [f"stage{number + 1}" for number in range(len(shape.depths))]}
+    config = library.SwinConfig(
+        embed_dim=shape.embed_dim,
+        depths=list(shape.depths),
+        num_heads=list(shape.num_heads),
+        window_size=shape.window_size,
+        drop_path_rate=0.0,
+        **options,
+    )
+    model = library.SwinBackbone(config)
+    return Contestant(model, lambda images: list(model(images).feature_maps), normed=True)
+
+
+def _mmdet(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+    """The detection backbone."""
+    from swin_dense.openmmlab.peers import mmdet_backbone
+
+    model = mmdet_backbone(VARIANTS[variant])
+    return Contestant(model, model, normed=True)
+
+
+PEERS: dict[str, Callable[[str, Sequence[tuple[int, int]]], Contestant]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "transformers": _transformers,
+    "mmdet": _mmdet,
+}
+"""By the name of the package."""
+
+
+def _randomise(model: nn.Module) -> None:
+    """Gives norms and bias tables values that matter, so that a difference in them is seen."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or "bias_table" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+
+
+def products(variant: SwinVariant, batch: int, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """The matrix products of a forward pass: (B, M, K) by (B, K, N) for each, as (B, M, K, N).
+
+    Padding that fills the last windows takes part in attention alone, as in the dense backbone.
+    """
+    height, width = (-(-side // 4) for side in size)
+    found = [(1, batch * height * width, 3 * 4 * 4, variant.embed_dim)]
+    for index, (depth, heads) in enumerate(zip(variant.depths, variant.num_heads, strict=True)):
+        channels = variant.embed_dim * 2**index
+        tokens, length = batch * height * width, variant.window_size**2
+        windows = batch * -(-height // variant.window_size) * -(-width // variant.window_size)
+        head = channels // heads
+        found += depth * [
+            (1, windows * length, channels, 3 * channels),
+            (windows * heads, length, head, length),
+            (windows * heads, length, length, head),
+            (1, windows * length, channels, channels),
+            (1, tokens, channels, 4 * channels),
+            (1, tokens, 4 * channels, channels),
+        ]
+        if index < len(variant.depths) - 1:
+            height, width = -(-height // 2), -(-width // 2)
+            found.append((1, batch * height * width, 4 * channels, 2 * channels))
+    return found

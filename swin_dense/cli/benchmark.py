@@ -1,0 +1,118 @@
+"""Commands that measure: ours beside its peers, in one call on one machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from swin_dense.cli.app import AsJson, Device, Override, app
+
+benchmarks = typer.Typer(no_args_is_help=True)
+app.add_typer(benchmarks, name="benchmark")
+
+SecondsLimit = Annotated[
+    float | None, typer.Option(min=0, help="Begin nothing after so many seconds; what is left is named.")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads on a CPU.")]
+
+
+@benchmarks.callback()
+def benchmark() -> None:
+    """Measures ours beside its peers; pip install 'swin-dense[benchmark]' brings them."""
+
+
+@benchmarks.command()
+def backbone(
+    variants: Annotated[str | None, typer.Option(help="Backbones, the most important first.", metavar="A,B")] = None,
+    shapes: Annotated[
+        str | None, typer.Option(help="Such as 64x224x224,2xvarying (eight sizes in each call).", metavar="A,B")
+    ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="Of bf16, bf16-whole, fp16, fp16-whole, tf32, fp32.", metavar="A,B")
+    ] = None,
+    modes: Annotated[str | None, typer.Option(help="Of inference, training.", metavar="A,B")] = None,
+    compile_too: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Also compiled; on a GPU unless told not to.")
+    ] = None,
+    compile_mode: Annotated[str | None, typer.Option(help="Mode of torch.compile.")] = None,
+    compile_limit: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that a cell waits for contestants to compile.")
+    ] = None,
+    peers: Annotated[
+        str | None, typer.Option(help="Of torchvision, timm, transformers, mmdet; all by default.", metavar="A,B")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Rounds in which all take turns.")] = None,
+    seconds_limit: SecondsLimit = None,
+    threads: Threads = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Images per second and memory of backbones, forward and backward, beside their peers."""
+    from swin_dense.benchmark.backbone import benchmark_backbone, lines
+    from swin_dense.benchmark.cells import GPU_DEFAULTS, BackboneSettings
+    from swin_dense.devices import chosen_device
+
+    typed = {
+        **{name: _names(text) for name, text in _given(variants=variants, shapes=shapes, precisions=precisions)},
+        **{name: _names(text) for name, text in _given(modes=modes, peers=peers)},
+        **dict(_given(compile=compile_too, compile_mode=compile_mode, repeats=repeats)),
+        **dict(_given(compile_limit=compile_limit, seconds_limit=seconds_limit, threads=threads, device=device)),
+    }
+    defaults: dict[str, Any] = GPU_DEFAULTS if chosen_device(device).type == "cuda" else {}
+    record = benchmark_backbone(BackboneSettings(**{**defaults, **typed}))
+    _show(record, [line for cell in record["cells"] for line in lines(cell)], as_json)
+
+
+@benchmarks.command()
+def train(
+    recipes: Annotated[str | None, typer.Option(help="Of mask-rcnn, upernet.", metavar="A,B")] = None,
+    precisions: Annotated[str | None, typer.Option(help="Of bf16, 16, 32.", metavar="A,B")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that load data; by default by cores.")] = None,
+    warm_up: Annotated[int | None, typer.Option(min=1, help="Steps before those that are measured.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps that are measured.")] = None,
+    images: Annotated[int | None, typer.Option(min=2, help="Generated training images.")] = None,
+    peers: Annotated[str | None, typer.Option(help='"mmdet", or "" for none.', metavar="A,B")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="How often ours and mmdet's take turns.")] = None,
+    seconds_limit: SecondsLimit = None,
+    overrides: Override = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Images per second of whole trainings, data loading included, also beside mmdet's own."""
+    from swin_dense.benchmark.train import GPU_DEFAULTS, TrainSettings, benchmark_train, line
+    from swin_dense.devices import chosen_device
+
+    lists = _given(recipes=recipes, precisions=precisions, peers=peers)
+    typed = {
+        **{name: _names(text) for name, text in lists},
+        **dict(_given(batch_size=batch_size, workers=workers, warm_up=warm_up, steps=steps, images=images)),
+        **dict(_given(repeats=repeats, seconds_limit=seconds_limit, changes=overrides, device=device)),
+    }
+    defaults: dict[str, Any] = GPU_DEFAULTS if chosen_device(device).type == "cuda" else {}
+    record = benchmark_train(TrainSettings(**{**defaults, **typed}))
+    lines = [line(one) for one in (*record["runs"], *record["comparisons"])]
+    lines += [f"{precision}: ours is {one:.2f} times as fast as mmdet" for precision, one in record["speedup"].items()]
+    _show(record, lines, as_json)
+
+
+def _given(**options: Any) -> list[tuple[str, Any]]:
+    """The options that were given."""
+    return [(name, value) for name, value in options.items() if value is not None]
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _show(record: dict[str, Any], lines: list[str], as_json: bool) -> None:
+    """Prints the results, and whatever was left out."""
+    from swin_dense.cli.report import print_report
+
+    shown: list[RenderableType] = [*lines]
+    shown += [f"{peer} was left out: {reason}" for peer, reason in record.get("left_out", {}).items()]
+    if record.get("not_measured"):
+        shown.append(f"not measured for lack of time: {len(record['not_measured'])} cells")
+    print_report(record, *shown, as_json=as_json)

@@ -1,0 +1,75 @@
+"""The benchmark of backbones: its cells, what it counts, and a run on the CPU at a tiny size."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from helpers.commands import command
+from swin_dense.backbones import VARIANTS, create_backbone
+from swin_dense.benchmark.backbone import BackboneSettings, benchmark_backbone
+from swin_dense.benchmark.peers import products
+from swin_dense.benchmark.processes import ContestantError, RemoteContestant
+from swin_dense.errors import ConfigError
+from swin_dense.stats import count_macs
+
+TIMES = {"median_ms", "lowest_ms", "highest_ms", "images_per_second", "tflops", "first_call_seconds"}
+
+
+def test_cells_come_in_order_of_importance() -> None:
+    settings = BackboneSettings(
+        variants=["swin_tiny", "swin_base"], shapes=["8x224x224"], precisions=["bf16"], compile=True
+    )
+    order = [(cell.variant, cell.mode, cell.compiled) for cell in settings.cells()]
+    assert order[0] == ("swin_tiny", "inference", False)
+    assert set(order[1:4]) == {
+        ("swin_tiny", "inference", True),
+        ("swin_tiny", "training", False),
+        ("swin_base", "inference", False),
+    }
+    assert order[-1] == ("swin_base", "training", True) and len(order) == 8
+
+
+@pytest.mark.parametrize("size", [(224, 224), (799, 1201)])
+def test_products_are_those_of_the_backbone(size: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        backbone, images = create_backbone("swin_tiny"), torch.empty(1, 3, *size)
+    counted = count_macs(backbone, lambda model: model(images)).total
+    assert sum(math.prod(one) for one in products(VARIANTS["swin_tiny"], 1, size)) == counted
+
+
+@pytest.mark.parametrize("option", [{"variants": ["swin_tinny"]}, {"shapes": ["224x224"]}, {"precisions": ["int8"]}])
+def test_what_there_is_not_is_refused(option: dict[str, list[str]]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        BackboneSettings(**option)
+
+
+def test_the_command_compares_and_times_all_contestants(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--device cpu --variants swin_nano --shapes 1x32x32 --precisions bf16 --repeats 2 --peers timm --json"
+    assert command("benchmark", "backbone", *words.split()) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [(one["peer"], one["difference"] < 1e-5) for one in record["checks"]] == [("timm", True)]
+    assert [cell["mode"] for cell in record["cells"]] == ["inference", "training"]
+    for cell in record["cells"]:
+        assert list(cell["contestants"]) == ["ours", "timm", "products"]
+        assert all(one.keys() >= TIMES and one["lowest_ms"] <= one["median_ms"] for one in cell["contestants"].values())
+        assert cell["best_peer"] == "timm" and cell["speedup"] > 0
+    assert record["cells"][1]["contestants"]["ours"]["kept_for_backward_mib"] > 0
+
+
+def test_what_there_is_no_time_for_is_named() -> None:
+    record = benchmark_backbone(BackboneSettings(device="cpu", variants=["swin_nano"], peers=(), seconds_limit=0))
+    assert record["cells"] == [] and len(record["not_measured"]) == 8
+
+
+def test_a_contestant_that_fails_or_is_slow_says_so() -> None:
+    contestant = RemoteContestant(dict)
+    with pytest.raises(ContestantError, match="KeyError: 'absent'"):
+        contestant.call("pop", "absent")
+    contestant.ask("keys")
+    with pytest.raises(ContestantError, match="no answer within 0 s"):
+        contestant.receive(0)
+    contestant.close()
