@@ -130,6 +130,9 @@ def _prepare(system: str, folder: Path) -> tuple[Batch, nn.Module, dict[str, Ten
         batch, classes = first_batch(config)
         torch.manual_seed(0)
         model = task_of(config).build_model(taking_all(config.model), classes).train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout | nn.Dropout2d):
+                module.p = 0.0  # devices draw different numbers
         _prepared[system] = batch, model, _losses(copy.deepcopy(model), batch, torch.device("cpu"))
     return _prepared[system]
 

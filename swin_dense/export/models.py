@@ -92,8 +92,9 @@ class RawImages(nn.Module):
         super().__init__()
         self.body, self.bgr, self.size_divisor = body, preprocessing.bgr, preprocessing.divisor
         self.feature_specs, self.pyramid = tuple(feature_specs), pyramid
-        self.register_buffer("mean", torch.tensor(preprocessing.mean, dtype=torch.float32).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32).view(3, 1, 1))
+        device = next((one.device for one in body.parameters()), None)
+        for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The maps of images (B, 3, H, W), RGB, uint8 or float32 in 0..255."""

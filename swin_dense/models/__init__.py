@@ -207,9 +207,8 @@ class Model:
         from swin_dense.models.parts import maps_of
 
         module = self.module.to(self.device).eval()
-        if self.config is None:
-            return as_feature_model(module)
-        return as_feature_model(maps_of(module.network, None, bool(module.network.with_neck))).to(self.device)
+        part = module if self.config is None else maps_of(module.network, None, bool(module.network.with_neck))
+        return as_feature_model(part)
 
     def export(self, output: str | PathLike[str], *, part: str | None = None, **options: Any) -> dict[str, Any]:
         """Writes the model as ONNX (.onnx) or as a program of torch.export (.pt2), and compares the file with it.

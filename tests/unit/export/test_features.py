@@ -88,6 +88,11 @@ def test_a_plain_backbone_gets_normalised_images_of_the_size_asked_for(images: P
     assert (record.stride, record.padding, record.shape) == ((8, 8), (0, 0), (16, 4, 6))
 
 
+def test_the_preprocessing_of_a_model_is_on_its_device() -> None:
+    """Else a model on a GPU, which no test here has, could not take an image."""
+    assert {one.device.type for one in RawImages(nn.Linear(1, 1, device="meta")).buffers()} == {"meta"}
+
+
 def test_the_manifest_says_where_everything_comes_from(model: nn.Module, images: Path, tmp_path: Path) -> None:
     store = export_features(model, images, tmp_path / "f")
     record = store.record(6, "stage3")

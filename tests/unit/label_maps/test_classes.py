@@ -104,6 +104,7 @@ def test_a_palette_is_read_in_matlabs_order(tmp_path, compressed):
         mat_file({"red": COLOURS}),
         mat_file(COLOURS)[:128],
     ],
+    ids=["four of five", "transposed", "fractions", "uint16", "text", "struct", "cut"],  # the content holds the time
 )
 def test_a_palette_of_other_classes_or_of_another_kind_is_refused(tmp_path, content):
     (tmp_path / "a.mat").write_bytes(content)
