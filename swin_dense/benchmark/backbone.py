@@ -58,7 +58,8 @@ class _Arena:
         try:
             return self[name].receive(limit.left())
         except ContestantError as error:
-            self.end(name)
+            if not _out_of_memory(error):  # after which a process goes on as before
+                self.end(name)
             return error
 
     def end(self, name: str) -> None:
@@ -144,13 +145,13 @@ def _measure(
     arena: _Arena, cell: Cell, names: Sequence[str], settings: BackboneSettings, limit: TimeLimit
 ) -> dict[str, Any]:
     """Times all contestants in turn; a contestant that fails says so in place of its times."""
-    # Eager models would only take memory from each other; compilation is worth doing side by side.
-    begin = arena.together if cell.compiled else arena.in_turn
+    # Side by side, models are compiled and moved in less time; those that lack memory then get ready alone.
+    begin = arena.together if cell.compiled or arena.device.type == "cuda" else arena.in_turn
     waits = [seconds for seconds in (limit.left(), settings.compile_limit) if seconds is not None]
     patience = TimeLimit(min(waits)) if cell.compiled and waits else limit
-    first = begin(names, patience, "prepare", cell, settings.compile_mode)
+    first: dict[str, Any] = begin(names, patience, "prepare", cell, settings.compile_mode)
     again = [name for name, found in first.items() if isinstance(found, ContestantError) and _out_of_memory(found)]
-    if cell.compiled:
+    if begin == arena.together:
         first |= arena.in_turn(again, limit, "prepare", cell, settings.compile_mode)
     failed = {name: found for name, found in first.items() if isinstance(found, ContestantError)}
     memory = arena.in_turn([name for name in names if name not in failed], limit, "settle")

@@ -36,6 +36,8 @@ class Entrant:
         self.device = torch.device(device)
         if threads is not None:
             torch.set_num_threads(threads)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         torch.manual_seed(0)
         self.step: Callable[[], object] = _nothing
         self.model: nn.Module | None = None
@@ -54,6 +56,7 @@ class Entrant:
 
     def prepare(self, cell: Cell, compile_mode: str) -> float:
         """Builds, compiles and runs once; returns the seconds of the first call."""
+        self.release()
         shape, precision = Shape.parse(cell.shape), PRECISIONS[cell.precision]
         _allow_tf32(precision.tf32)
         with self.device:
@@ -172,17 +175,17 @@ def _product_step(cell: Cell, shape: Shape, dtype: torch.dtype) -> Callable[[], 
     """All products of a step; in training also those of the two gradients of each."""
     found = [one for size in shape.sizes for one in products(VARIANTS[cell.variant], shape.batch, size)]
     operands = {
-        (b, m, k, n): tuple(torch.randn(b, *sides).to(dtype) for sides in ((m, k), (k, n), (m, n)))
+        (b, m, k, n): [torch.randn(*((b,) if b > 1 else ()), *sides).to(dtype) for sides in ((m, k), (k, n), (m, n))]
         for b, m, k, n in dict.fromkeys(found)
     }
 
     def step() -> None:
         for one in found:
             left, right, result = operands[one]
-            torch.bmm(left, right, out=result)
+            torch.matmul(left, right, out=result)
             if cell.mode == "training":
-                torch.bmm(result, right.mT)
-                torch.bmm(left.mT, result)
+                torch.matmul(result, right.mT)
+                torch.matmul(left.mT, result)
 
     return step
 

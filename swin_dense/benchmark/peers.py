@@ -54,7 +54,7 @@ def difference(peer: Contestant, variant: str, device: torch.device) -> float:
     """
     _randomise(peer.model)
     ours = create_backbone(variant)
-    load_weights(ours, peer.model.state_dict())
+    load_weights(ours, {key: value.cpu() for key, value in peer.model.state_dict().items()})
     ours.to(device).eval()
     peer.model.eval()
     images = torch.randn(1, 3, *checked_size(variant), device=device)
