@@ -88,12 +88,14 @@ def _run(name: str, measure: Measurement) -> Check:
 @contextmanager
 def exact_products() -> Iterator[None]:
     """Float32 products in float32: TF32 keeps ten bits of them."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -76,13 +76,13 @@ def all_checks(device: torch.device, folder: Path) -> Iterator[tuple[str, Measur
     from swin_dense.doctor.backbone import backbone_checks, compiled_checks
 
     yield from backbone_checks(device)
-    from swin_dense.doctor.systems import resume_checks, step_checks
+    from swin_dense.doctor.systems import step_checks, training_checks
     from swin_dense.doctor.usage import usage_checks
 
     yield from chain(
         usage_checks(device, folder / "usage"),
         step_checks(device, folder / "steps"),
-        resume_checks(device, folder / "training"),
+        training_checks(device, folder / "training"),
         compiled_checks(device),
     )
 

@@ -8,9 +8,12 @@ drops none: losses then differ by what is computed alone.
 from __future__ import annotations
 
 import copy
+import csv
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from swin_dense.data.shapes import write_shapes
 from swin_dense.doctor.backbone import autocast
 from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
 from swin_dense.errors import TrainingInterruptedError
-from swin_dense.records import Batch
+from swin_dense.records import IGNORE_INDEX, Batch
 from swin_dense.tasks import data_module, task_of
 from swin_dense.tasks.training import train
 from swin_dense.training.base import seeded, total_loss
@@ -40,15 +43,18 @@ SYSTEMS = (
     "mask-reppoints-v2",
     "sparse-rcnn",
     "htc",
+    "htc-pp",
     "upernet",
 )
-"""Those of the demo configs; HTC has the global attention of HTC++."""
+"""Those of the demo configs; HTC++ is HTC with its semantic branch."""
 
 TOLERANCES = {"float32": 2e-3, "float16": 5e-2, "bfloat16": 1e-1}
 """Of the sum of all losses. Targets depend on what is predicted: a rounding may give an anchor another one."""
 
 SIDE = 64
 """Of the images in pixels."""
+
+STUFF_CLASSES = 5
 
 SCENES = {"train": 8, "val": 4}
 
@@ -68,9 +74,16 @@ def step_checks(
             yield f"training step: {system}, {precision}", partial(_measure_step, system, device, precision, folder)
 
 
-def resume_checks(device: torch.device, folder: Path, system: str = "atss") -> Iterator[tuple[str, Measurement]]:
-    """A training that is stopped and resumed against one that is not, bit for bit."""
-    yield f"training: {system}, resumed", partial(_measure_resumed, system, device, folder)
+def training_checks(device: torch.device, folder: Path) -> Iterator[tuple[str, Measurement]]:
+    """Trainings that are stopped and resumed against ones that are not, bit for bit; others in mixed precision."""
+    for system in ("atss", "mask-rcnn"):
+        yield f"training: {system}, resumed", partial(_measure_resumed, system, device, folder / system)
+    for system, precision in (
+        ("mask-rcnn", "float16" if device.type == "cuda" else "bfloat16"),
+        ("upernet", "bfloat16"),
+    ):
+        measure = partial(_measure_training, system, device, folder / f"{system} {precision}", precision)
+        yield f"training: {system}, {precision}", measure
 
 
 class StopAtStep(Callback):
@@ -93,10 +106,12 @@ def config_of(system: str, folder: Path, **changes: Any) -> Any:
     if system == "upernet":
         sizes: dict[str, Any] = {"data.root": str(folder / "ade20k"), "augmentation.crop_size": (SIDE, SIDE)}
         sizes |= {"augmentation.scale": (SIDE, SIDE), "model.data_preprocessor.size": (SIDE, SIDE)}
+        sizes |= {"schedule.steps": 8, "training.validate_every": 4, "schedule.warmup_steps": 2}
     else:
         sides = ("test_short_side", "max_long_side", "test_max_long_side")
         sizes = {"data.root": str(folder), "augmentation.short_sides": (SIDE,)}
         sizes |= {f"augmentation.{side}": SIDE for side in sides}
+        sizes |= {"schedule.epochs": 2, "schedule.milestones": [1], "schedule.warmup_steps": 2}
     return load_config(f"demo/{name}", {**sizes, "data.batch_size": 2, **changes})
 
 
@@ -119,6 +134,23 @@ def taking_all(part: Any) -> Any:
     return [taking_all(one) for one in part] if isinstance(part, list | tuple) else part
 
 
+def with_semantic_branch(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model dict of HTC with the branch that learns the class of every pixel."""
+    extractor = {
+        "type": "SingleRoIExtractor",
+        "roi_layer": {"type": "RoIAlign", "output_size": 14, "sampling_ratio": 2},
+    }
+    head = {"type": "FusedSemanticHead", "num_ins": 5, "fusion_level": 1, "seg_scale_factor": 1 / 8, "num_convs": 1}
+    head |= {"in_channels": 64, "conv_out_channels": 64, "num_classes": STUFF_CLASSES}
+    head |= {"loss_seg": {"type": "CrossEntropyLoss", "ignore_index": 255, "loss_weight": 0.2}}
+    branch = {
+        "semantic_roi_extractor": {**extractor, "out_channels": 64, "featmap_strides": [8]},
+        "semantic_head": head,
+    }
+    preprocessor = {**model["data_preprocessor"], "pad_seg": True, "seg_pad_value": 255}
+    return {**model, "data_preprocessor": preprocessor, "roi_head": {**model["roi_head"], **branch}}
+
+
 _prepared: dict[str, tuple[Batch, nn.Module, dict[str, Tensor]]] = {}
 
 
@@ -126,10 +158,15 @@ def _prepare(system: str, folder: Path) -> tuple[Batch, nn.Module, dict[str, Ten
     """A batch, the model, and its losses in float32 on the CPU; those of the last system are kept."""
     if system not in _prepared:
         _prepared.clear()
-        config = config_of(system, folder)
+        config = config_of("htc" if system == "htc-pp" else system, folder)
         batch, classes = first_batch(config)
         torch.manual_seed(0)
-        model = task_of(config).build_model(taking_all(config.model), classes).train()
+        description = taking_all(config.model)
+        if system == "htc-pp":
+            description = with_semantic_branch(description)
+            maps = [torch.randint(IGNORE_INDEX, STUFF_CLASSES, size, dtype=torch.int32) for size in batch.sizes]
+            batch = replace(batch, label_maps=tuple(maps))
+        model = task_of(config).build_model(description, classes).train()
         for module in model.modules():
             if isinstance(module, nn.Dropout | nn.Dropout2d):
                 module.p = 0.0  # devices draw different numbers
@@ -173,24 +210,55 @@ def _measure_step(system: str, device: torch.device, precision: str, folder: Pat
 
 
 def _measure_resumed(system: str, device: torch.device, folder: Path) -> Measured:
-    """Three trainings: a whole one, one that is stopped, and its resumption."""
-    changes: dict[str, Any] = {"schedule.epochs": 2, "schedule.milestones": [1], "training.ema_decay": 0.9}
-    changes |= {"training.log_every": 2, "training.pictures": 1, "trainer": {"deterministic": True}}
-    changes["data.num_workers"] = 1
+    """Three trainings: a whole one, one that is stopped in its second epoch, and its resumption."""
+    changes: dict[str, Any] = {"trainer": {"deterministic": True}, "training.ema_decay": 0.9}
+    changes["data.num_workers"] = int(system == "mask-rcnn")  # its batches come from another process
+    config = config_of(system, folder / "shapes", **_SHORT, **changes)
     stop = {"type": "swin_dense.doctor.systems.StopAtStep", "step": 6}
-    device_name = str(device)
-    root = folder / "shapes"
-    whole = train(config_of(system, root, **changes), folder / "whole", device=device_name)
-    try:
-        train(config_of(system, root, **changes, callbacks=[stop]), folder / "resumed", device=device_name)
-        raise ArithmeticError("the training did not stop")
-    except TrainingInterruptedError:
-        pass
-    train(config_of(system, root, **changes), folder / "resumed", resume=True, device=device_name)
-    states = [
-        torch.load(folder / run / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-        for run in ("whole", "resumed")
-    ]
-    names = list(states[0])
+    whole, resumed = folder / "whole", folder / "resumed"
+    with _same_determinism():
+        run = train(config, whole, devices=1, device=str(device))
+        try:
+            train(load_config(config, {"callbacks": [stop]}), resumed, devices=1, device=str(device))
+            raise ArithmeticError("the training did not stop")
+        except TrainingInterruptedError:
+            pass
+        train(config, resumed, resume=True, devices=1, device=str(device))
+    states = [_weights(whole), _weights(resumed)]
+    names = [name for name, value in states[0].items() if value.is_floating_point()]
     measured = difference([states[1][name] for name in names], [states[0][name] for name in names])
-    return Measured(measured, 0.0, f"scores {dict(whole.metrics).keys()}")
+    return Measured(measured, 0.0, f"{len(names)} tensors, scores of {', '.join(run.metrics)}")
+
+
+def _measure_training(system: str, device: torch.device, folder: Path, precision: str) -> Measured:
+    """A training and its validation end, and leave finite weights and the loss that float32 on the CPU has."""
+    logged = []
+    for place, kind in (("cpu", "32"), (str(device), {"float16": "16", "bfloat16": "bf16"}[precision])):
+        config = config_of(system, folder / "shapes", **_SHORT, **{"training.precision": kind, "data.num_workers": 0})
+        run = folder / kind
+        train(config, run, devices=1, device=place)
+        difference(list(_weights(run).values()), list(_weights(run).values()))  # which refuses what is not finite
+        with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            logged.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]][-1])
+    apart = abs(logged[1] - logged[0]) / logged[0]
+    return Measured(apart, 0.1, f"loss {logged[1]:.5g} of {logged[0]:.5g}")
+
+
+_SHORT: dict[str, Any] = {"training.log_every": 2, "training.pictures": 1}
+"""Two epochs of four steps, or as many steps, each validated."""
+
+
+def _weights(run: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run / "last.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    return state
+
+
+@contextmanager
+def _same_determinism() -> Iterator[None]:
+    """Takes back what a deterministic trainer sets for the whole process."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

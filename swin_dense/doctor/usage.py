@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -15,10 +16,14 @@ from torch import nn
 
 import swin_dense
 from swin_dense.data.scenes import draw_scene
+from swin_dense.data.shapes import write_shapes
 from swin_dense.doctor.checks import Measured, Measurement, difference
 from swin_dense.export import export_features
-from swin_dense.metrics import MeanIoU
+from swin_dense.metrics import CocoMetric, MeanIoU
 from swin_dense.models import Model
+from swin_dense.models.parts import load_inspected
+from swin_dense.records import Detections
+from swin_dense.visualize.inspection import grad_cam
 
 TOLERANCE = 1e-3
 """Of float32 features, as part of their largest value."""
@@ -28,7 +33,7 @@ UNMATCHED = 0.02
 
 SIDE = 128
 
-DETECTORS = ("mask-rcnn_swin-nano_shapes", "reppoints-v2_swin-nano_shapes", "htc_swin-nano_shapes")
+DETECTORS = ("mask-rcnn_swin-nano_shapes", "mask-reppoints-v2_swin-nano_shapes")
 SEGMENTER = "upernet_swin-nano_shapes"
 
 
@@ -42,7 +47,10 @@ def usage_checks(
     for name in ("swin_nano", detectors[0], SEGMENTER):
         yield f"features: {name}", partial(_measure_features, name, device)
         yield f"export: {name}", partial(_measure_export, name, device, folder)
+    for name in ("swin_nano", detectors[0], SEGMENTER):
+        yield f"Grad-CAM: {name}", partial(_measure_grad_cam, name, device)
     yield "metrics: MeanIoU", partial(_measure_mean_iou, device)
+    yield "metrics: CocoMetric", partial(_measure_coco, device, folder)
 
 
 @cache
@@ -144,6 +152,36 @@ def _measure_export(name: str, device: torch.device, folder: Path) -> Measured:
         for i in range(len(stores[0]))
     )
     return Measured(measured, TOLERANCE, ", ".join(stores[0].names))
+
+
+def _measure_grad_cam(name: str, device: torch.device) -> Measured:
+    """Heat maps of the last stage, in 0..1."""
+    image = torch.from_numpy(_pictures()[0]).permute(2, 0, 1)
+    heats = []
+    for place in (torch.device("cpu"), device):
+        model = load_inspected(name, random_weights=True, device=str(place))
+        target, (heat,) = grad_cam(model, image.to(place), [model.backbone.blocks(3)[-1]])
+        heats.append(torch.from_numpy(heat))
+    return Measured(difference(heats[1:], heats[:1]), 0.05, target)
+
+
+def _measure_coco(device: torch.device, folder: Path) -> Measured:
+    """Detections on the device, the true boxes moved a little, have the scores that they have on the CPU."""
+    write_shapes(folder / "shapes", train=1, val=4, size=SIDE)
+    annotations = folder / "shapes" / "annotations" / "instances_val.json"
+    boxes: dict[int, list[list[float]]] = {number: [] for number in range(1, 5)}
+    for one in json.loads(annotations.read_text(encoding="utf-8"))["annotations"]:
+        x, y, width, height = one["bbox"]
+        boxes[one["image_id"]].append([x + 2, y, x + width, y + height, one["category_id"] - 1])
+    scores = []
+    for place in (torch.device("cpu"), device):
+        metric = CocoMetric(annotations, iou_types=("bbox",))
+        for image_id, rows in boxes.items():
+            table = torch.tensor(rows, dtype=torch.float32, device=place).reshape(-1, 5)
+            ones = torch.ones(len(table), device=place)
+            metric.update([image_id], [Detections(table[:, :4], ones, table[:, 4].long())])
+        scores.append(metric.compute()["bbox"]["AP"])
+    return Measured(abs(scores[1] - scores[0]), 0.0, f"AP {scores[0]:.3f}")
 
 
 def _measure_mean_iou(device: torch.device) -> Measured:

@@ -19,6 +19,9 @@ MAX_POOLING = 0
 LARGEST_TABLE = 2**20
 """Samples of a region of which torchvision may keep a table on the CPU, at 32 bytes each or more."""
 
+REGIONS_AT_ONCE = 64
+"""Regions whose interpolation matrices are in memory together."""
+
 
 def roi_align_forward(
     input: Tensor,
@@ -70,6 +73,10 @@ def roi_align_backward(
     size = (aligned_height, aligned_width)
     grad_output, rois = full_precision(grad_output, rois)
     rois, broken = readable(rois, len(grad_input), spatial_scale, aligned and sampling_ratio <= 0)
+    if grad_output.is_cuda and torch.are_deterministic_algorithms_enabled():  # the kernel adds up in any order
+        by_sound = grad_output.masked_fill(broken[:, None, None, None], 0.0)
+        add_gradient_in_order(by_sound, rois, grad_input, spatial_scale, sampling_ratio, aligned)
+        return
     large = _too_large(rois, size, spatial_scale, sampling_ratio)
     by_small = grad_output.masked_fill((broken | large)[:, None, None, None], 0.0)
     small = rois.masked_fill(large[:, None], 0.0)
@@ -144,13 +151,36 @@ def _too_large(rois: Tensor, size: tuple[int, int], spatial_scale: float, sampli
 
 def _pool_large(features: Tensor, rois: Tensor, size: tuple[int, int], spatial_scale: float, aligned: bool) -> Tensor:
     """RoIAlign with adaptive sampling of regions far larger than their map, as products with interpolation matrices."""
-    (x, y), bins, _ = bins_of(rois.double(), size, spatial_scale, aligned)
-    height, width = features.shape[2:]
-    columns = _interpolation(*samples_of(x, bins[:, 0], 0, width), width)[:, 0].to(features.dtype)
-    rows = _interpolation(*samples_of(y, bins[:, 1], 0, height), height)[:, :, 0].to(features.dtype)
+    rows, columns = _interpolations(rois, size, features, spatial_scale, 0, aligned)
     images = rois[:, 0].long().tolist()
     pooled = [row @ (features[i] @ column.T) for i, row, column in zip(images, rows, columns, strict=True)]
     return torch.stack(pooled)
+
+
+def add_gradient_in_order(
+    grad_output: Tensor, rois: Tensor, grad_input: Tensor, spatial_scale: float, sampling_ratio: int, aligned: bool
+) -> None:
+    """Adds the gradient of RoIAlign region by region, so that sums are the same in every run: deterministic mode."""
+    size = (grad_output.shape[2], grad_output.shape[3])
+    images = rois[:, 0].long().tolist()
+    total = torch.zeros_like(grad_input, dtype=grad_output.dtype)
+    for start in range(0, len(rois), REGIONS_AT_ONCE):
+        part = slice(start, start + REGIONS_AT_ONCE)
+        matrices = _interpolations(rois[part], size, total, spatial_scale, sampling_ratio, aligned)
+        for i, gradient, row, column in zip(images[part], grad_output[part], *matrices, strict=True):
+            total[i] += row.T @ (gradient @ column)
+    grad_input += total
+
+
+def _interpolations(
+    rois: Tensor, size: tuple[int, int], features: Tensor, spatial_scale: float, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """What bins take of each row (R, h, H) and of each column (R, w, W) of their map."""
+    (x, y), bins, _ = bins_of(rois.double(), size, spatial_scale, aligned)
+    height, width = features.shape[2:]
+    columns = _interpolation(*samples_of(x, bins[:, 0], sampling_ratio, width), width)[:, 0].to(features.dtype)
+    rows = _interpolation(*samples_of(y, bins[:, 1], sampling_ratio, height), height)[:, :, 0].to(features.dtype)
+    return rows, columns
 
 
 def _interpolation(positions: Tensor, weights: Tensor, limit: int) -> Tensor:

@@ -103,6 +103,12 @@ class MovingAverage(WeightAveraging):
 
         super().__init__(avg_fn=average)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Makes the average where the weights will lie: Lightning moves them later, and would leave it on the CPU."""
+        if stage == "fit":
+            pl_module.to(trainer.strategy.root_device)
+        super().setup(trainer, pl_module, stage)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning's own puts the average in their place, before the last checkpoint is written."""
 

@@ -9,6 +9,7 @@ import torch
 from mmcv.ops import DeformRoIPool, RoIAlign, RoIPool, deform_roi_pool, roi_align, roi_pool
 
 from swin_dense.errors import UnsupportedOpError
+from swin_dense.ops.roi import add_gradient_in_order
 
 SCALE = 0.5
 # Image index, x1, y1, x2, y2 in pixels of an image of 22 x 18, whose map is 11 x 9.
@@ -92,6 +93,21 @@ def test_roi_align_gradient_is_that_of_finite_differences(sampling_ratio: int, a
     torch.autograd.gradcheck(
         lambda x: roi_align(x, rois, (2, 3), SCALE, sampling_ratio, "avg", aligned), features, nondet_tol=1e-10
     )
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_the_deterministic_gradient_is_that_of_the_kernel(
+    sampling_ratio: int, aligned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swin_dense.ops.roi.REGIONS_AT_ONCE", 2)
+    features, rois = feature_map().requires_grad_(), torch.tensor(ROIS).double()
+    pooled = roi_align(features, rois, (2, 3), SCALE, sampling_ratio, "avg", aligned)
+    upstream = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1)).double()
+    (expected,) = torch.autograd.grad(pooled, features, upstream)
+    found = torch.ones_like(features)  # it is added to what is there
+    add_gradient_in_order(upstream, rois, found.detach(), SCALE, sampling_ratio, aligned)
+    torch.testing.assert_close(found - 1, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_roi_align_gradient_from_a_transposed_head_is_right() -> None:

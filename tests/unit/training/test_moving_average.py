@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -20,12 +23,23 @@ class Counting(LightningModule):
     def average(self, decay: float, values: list[float]) -> dict[str, Tensor]:
         """Updates the average once for each value of what moves, as the callback does after each step."""
         callback = MovingAverage(decay)
-        callback.setup(None, self, "fit")
+        callback.setup(trainer_on("cpu"), self, "fit")
         averaged = callback._average_model
         for value in values:
             self.moving.data.fill_(value)
             averaged.update_parameters(self)
         return dict(averaged.module.state_dict())
+
+
+def trainer_on(device: str) -> Any:
+    return SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)))
+
+
+def test_the_average_lies_where_the_weights_will_lie() -> None:
+    """Lightning makes it before it moves them; each step would carry all weights of a GPU to the CPU."""
+    callback = MovingAverage(0.9)
+    callback.setup(trainer_on("meta"), Counting(), "fit")
+    assert callback._average_model.module.moving.device.type == "meta"
 
 
 def test_it_begins_with_the_first_weights_and_follows_the_formula() -> None:
