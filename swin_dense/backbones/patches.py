@@ -5,8 +5,12 @@ Shapes: B images, (H, W) pixels or tokens, C channels; tokens are channels last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional
+
+from swin_dense.backbones.windows import contiguous
 
 
 class PatchEmbed(nn.Module):
@@ -19,10 +23,12 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, embed_dim, kernel_size=patch_size, stride=patch_size)
         self.norm = nn.LayerNorm(embed_dim)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Embeds images (B, 3, H, W) as tokens (B, ceil(H / patch), ceil(W / patch), C)."""
+    def forward(self, images: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+        """Embeds images (B, 3, H, W) as tokens (B, *grid, C), (ceil(H / patch), ceil(W / patch))."""
+        side = self.patch_size
         height, width = images.shape[-2:]
-        images = functional.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
+        rows, columns = grid or ((height + side - 1) // side, (width + side - 1) // side)
+        images = functional.pad(images, (0, columns * side - width, 0, rows * side - height))
         tokens: Tensor = self.norm(self.proj(images).permute(0, 2, 3, 1))
         return tokens
 
@@ -36,14 +42,14 @@ class PatchMerging(nn.Module):
         self.norm = nn.LayerNorm(4 * channels)
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Merges tokens (B, H, W, C) into (B, ceil(H / 2), ceil(W / 2), 2C); odd grids are zero-padded first."""
-        height, width = tokens.shape[1:3]
-        if height % 2 or width % 2:
-            tokens = functional.pad(tokens, (0, 0, 0, width % 2, 0, height % 2))
+    def forward(self, tokens: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+        """Merges tokens (B, H, W, C) into (B, *grid, 2C), (ceil(H / 2), ceil(W / 2)); odd ones are padded first."""
         batch, height, width, channels = tokens.shape
-        quads = tokens.view(batch, height // 2, 2, width // 2, 2, channels)
+        rows, columns = grid or ((height + 1) // 2, (width + 1) // 2)
+        if grid or height % 2 or width % 2:  # to a compiler, which is given a grid, even and odd are the same
+            tokens = functional.pad(tokens, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
+        quads = tokens.view(batch, rows, 2, columns, 2, channels)
         # Neighbours are joined in the official order (row, column) = (0, 0) (1, 0) (0, 1) (1, 1): column outermost.
-        joined = quads.permute(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        joined = contiguous(quads.permute(0, 1, 3, 4, 2, 5)).view(batch, rows, columns, 4 * channels)
         merged: Tensor = self.reduction(self.norm(joined))
         return merged

@@ -8,8 +8,9 @@ Shapes: B images, (H, W) pixels or tokens, C channels; tokens are channels last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from swin_dense.backbones.block import SwinBlock, needs_gradient
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
+from swin_dense.backbones.rolled import Grid, RolledPlan
 from swin_dense.backbones.windows import fitted_window, window_plan
 from swin_dense.errors import ConfigError
 
@@ -62,8 +64,10 @@ class SwinStage(nn.Module):
         self.blocks = nn.ModuleList(SwinBlock(channels, heads, self.window, drop_path) for drop_path in drop_paths)
         self.downsample = PatchMerging(channels) if downsample else None
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, Tensor]:
         """Runs the blocks on tokens (B, H, W, C), regular and shifted windows in turn, and then patch merging.
+
+        A compiler is told the sizes of this and of the later stages.
 
         Returns the tokens after the blocks and those that the next stage begins with, (B, ceil(H / 2), ceil(W / 2),
         2C); after the last stage the same twice.
@@ -72,7 +76,11 @@ class SwinStage(nn.Module):
         shift = [side // 2 for side in window]
         if self.fit_windows:
             window, shift = fitted_window(tokens.shape[1:-1], window)
-        plan = window_plan(tokens, window, shift)
+        plan = (
+            window_plan(tokens, window, shift)
+            if grids is None
+            else RolledPlan(len(tokens), grids[0], window, shift, tokens.device)
+        )
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
             if index > 0:
@@ -83,7 +91,9 @@ class SwinStage(nn.Module):
             else:
                 rows = block(rows, partition)
         tokens = plan.from_grid[index % 2].inverse(rows).view(tokens.shape)
-        return tokens, tokens if self.downsample is None else self.downsample(tokens)
+        if self.downsample is None:
+            return tokens, tokens
+        return tokens, self.downsample(tokens, None if grids is None else grids[1].tokens)
 
 
 class SwinTransformer(nn.Module):
@@ -151,7 +161,9 @@ class SwinTransformer(nn.Module):
         """
         super().__init__()
         _check_options(embed_dim, depths, num_heads, window_size, drop_path_rate, out_indices, frozen_stages)
+        self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
         self.depths = tuple(depths)
+        self._window_size = window_size
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.feature_specs = tuple(
@@ -195,12 +207,59 @@ class SwinTransformer(nn.Module):
         Returns:
             One contiguous (B, C_i, H_i, W_i) map per entry of `feature_specs`, finest first.
         """
-        tokens = self.patch_embed(images)
+        if torch.compiler.is_compiling():  # as a part of a larger model
+            return self._maps(images, self._grids(images.shape[-2:]))
+        if self._compiled is None:
+            return self._maps(images)
+        if self._dynamic:
+            # Equal sizes, as those of a square image, are otherwise taken for one.
+            torch._dynamo.maybe_mark_dynamic(images, (0, 2, 3))
+        return self._compiled(images, self._grids(images.shape[-2:]))
+
+    def compile(self, *, dynamic: bool | None = True, **options: Any) -> None:
+        """Compiles the forward pass, in place, as one graph; it is compiled when it is first called.
+
+        Names of parameters and checkpoints stay as they are. Copies and pickles of the backbone are not compiled.
+
+        Args:
+            dynamic: True compiles once for images of all sizes, save that a batch of one image and maps of a single
+                window are compiled apart; None for the first size, and for all once a size has changed; False for
+                each size.
+            options: What `torch.compile` takes beside it: `mode`, `backend`, `options`.
+
+        Example:
+            >>> import torch
+            >>> from swin_dense.backbones import create_backbone
+            >>> backbone = create_backbone("swin_nano").eval()
+            >>> backbone.compile(backend="eager")  # without an argument, the default compiler of PyTorch
+            >>> len(backbone(torch.rand(2, 3, 97, 130)))
+            4
+        """
+        self._dynamic = bool(dynamic)
+        self._compiled = torch.compile(self._maps, fullgraph=True, dynamic=dynamic, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without what was compiled."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_compiled": None}
+
+    def _grids(self, size: Sequence[int]) -> list[Grid]:
+        """The sizes of each stage for images of (H, W) pixels."""
+        grids = []
+        for index in range(len(self.depths)):
+            stride, side = PATCH_SIZE * 2**index, self._window_size
+            tokens = tuple((pixels + stride - 1) // stride for pixels in size)
+            grids.append(Grid(tokens, tuple((count + side - 1) // side for count in tokens)))
+        return grids
+
+    def _maps(self, images: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, ...]:
+        """What `forward` returns; a compiler is told the sizes of the stages."""
+        tokens = self.patch_embed(images, None if grids is None else grids[0].tokens)
         if self.absolute_pos_embed is not None:
             tokens = tokens + resized_position_embedding(self.absolute_pos_embed, tokens.shape[1:3])
         maps = []
         for index, stage in enumerate(self.layers):
-            features, tokens = stage(tokens)
+            features, tokens = stage(tokens, None if grids is None else grids[index:])
             if index in self.out_indices:
                 norm = self.get_submodule(self.norm_name(index))
                 maps.append(norm(features).permute(0, 3, 1, 2).contiguous())

@@ -142,7 +142,7 @@ plan_cache = PlanCache()
 
 def fitted_window(grid: Sequence[int], window: Sequence[int]) -> tuple[list[int], list[int]]:
     """Window and shift of classifiers: along a dimension of one window, the window is the grid and nothing shifts."""
-    sides = [min(size, side) for size, side in zip(grid, window, strict=True)]
+    sides = [int(min(size, side)) for size, side in zip(grid, window, strict=True)]
     return sides, [side // 2 if size > side else 0 for size, side in zip(grid, window, strict=True)]
 
 
@@ -151,7 +151,7 @@ def window_plan(tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> 
     batch, *grid, _ = tokens.shape
     key = batch, tuple(grid), tuple(window), tuple(shift), tokens.device
     # A tracer's stand-in tensors must neither enter the cache nor meet real ones from it.
-    if type(tokens) is not Tensor or torch.compiler.is_compiling():
+    if type(tokens) is not Tensor:
         return _build_plan(*key)
     return plan_cache.get(key)
 
@@ -169,8 +169,7 @@ def _build_plan(
         is_padding = _regions(grid, padded, device).flatten() > 0
 
         # Only the last window along a shifted dimension holds tokens from both ends of the grid.
-        edges = [size - step for size, step in zip(padded, shift, strict=True)]
-        regions = _cut(_regions(edges, padded, device), window)
+        regions = shift_regions(padded, window, shift, device)
         wrapped = (regions != regions[:, :1]).any(1)
         counts = [size // side - (step > 0) for size, side, step in zip(padded, window, shift, strict=True)]
         interior = math.prod(counts)
@@ -179,7 +178,7 @@ def _build_plan(
             regular = regular[is_padding[regular].any(1).int().argsort(stable=True)]
         order = (2 * wrapped + is_padding[shifted].any(1)).argsort(stable=True)
         regions, shifted = regions[order[interior:]], shifted[order]
-        mask = MASKED * (regions[:, :, None] != regions[:, None, :]).float()
+        mask = region_mask(regions)
 
         raster = (~is_padding).cumsum(0) - 1
         numbers = torch.arange(batch * math.prod(grid), device=device)
@@ -202,9 +201,20 @@ def _build_plan(
         return WindowPlan((partitions[0], partitions[1]), (to_regular, to_shifted), shift_rows)
 
 
-def _regions(edges: Sequence[int], sizes: tuple[int, ...], device: torch.device) -> Tensor:
+def shift_regions(padded: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers what the shift made neighbours in windows (W, N): tokens with different numbers must not meet."""
+    edges = [size - step for size, step in zip(padded, shift, strict=True)]
+    return _cut(_regions(edges, padded, device), window)
+
+
+def region_mask(regions: Tensor) -> Tensor:
+    """The mask (W, N, N) of windows whose tokens have these numbers (W, N)."""
+    return MASKED * (regions[:, :, None] != regions[:, None, :]).float()
+
+
+def _regions(edges: Sequence[int], sizes: Sequence[int], device: torch.device) -> Tensor:
     """Numbers the boxes that one cut per dimension makes of a grid: 0 before every edge, another number beyond each."""
-    regions = torch.zeros(sizes, dtype=torch.int64, device=device)
+    regions = torch.zeros(*sizes, dtype=torch.int64, device=device)
     for dimension, (edge, size) in enumerate(zip(edges, sizes, strict=True)):
         beyond = torch.arange(size, device=device) >= edge
         shape = [1] * len(sizes)
@@ -213,11 +223,17 @@ def _regions(edges: Sequence[int], sizes: tuple[int, ...], device: torch.device)
     return regions
 
 
-def _cut(values: Tensor, window: tuple[int, ...]) -> Tensor:
+def _cut(values: Tensor, window: Sequence[int]) -> Tensor:
     """Cuts a grid of whole windows into (W, N)."""
     split = [part for size, side in zip(values.shape, window, strict=True) for part in (size // side, side)]
     dimensions = range(2 * values.ndim)
-    return values.view(split).permute(*dimensions[::2], *dimensions[1::2]).reshape(-1, math.prod(window))
+    windows = values.view(split).permute(*dimensions[::2], *dimensions[1::2])
+    return contiguous(windows).view(math.prod(split[::2]), math.prod(window))
+
+
+def contiguous(tensor: Tensor) -> Tensor:
+    """A copy whatever the strides: `contiguous` and `reshape` would make a compiler tell sizes apart."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _places(is_real: Tensor, batch: int, rows: int) -> Tensor:

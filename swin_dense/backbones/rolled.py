@@ -1,0 +1,96 @@
+"""Windows for PyTorch's compiler: padding, rolling and cutting as arithmetic, in place of the indices of a window plan.
+
+A compiler turns views into the addresses at which its fused kernels read and write, and their gradients are views too;
+indices it could only load. Sizes are handed to it as numbers of their own (`Grid`): what it would have to derive from
+the size of the image, stage by stage, takes it minutes to reason about, and every division is one more case to compile.
+Tokens stay in raster order, so no row moves between blocks.
+
+Shapes as in `windows`: B images, a grid of tokens, W windows of N tokens each, C channels, R rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from swin_dense.backbones.windows import contiguous, region_mask, shift_regions
+
+
+class Grid(NamedTuple):
+    """The sizes of a stage."""
+
+    tokens: tuple[int, ...]  # (H, W)
+    windows: tuple[int, ...]  # down and across, the last ones filled with padding
+
+
+class Unmoved:
+    """The permutation that leaves rows where they are."""
+
+    @property
+    def inverse(self) -> Unmoved:
+        """Itself."""
+        return self
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Returns the rows."""
+        return rows
+
+
+class RolledPartition:
+    """One way of cutting a grid into windows, as `Partition` is; in a shifted one every window has a mask."""
+
+    def __init__(
+        self, batch: int, grid: Grid, window: Sequence[int], shift: Sequence[int], device: torch.device
+    ) -> None:
+        """Cuts a grid that is padded to whole windows and then rolled back by `shift`."""
+        self.batch, self.grid, self.counts = batch, grid.tokens, grid.windows
+        self.window, self.shift = tuple(window), tuple(shift)
+        self.padded = [count * side for count, side in zip(self.counts, window, strict=True)]
+        self.shape = math.prod(self.counts), batch, math.prod(window)
+        mask = region_mask(shift_regions(self.padded, window, shift, device))
+        self.mask = mask if any(shift) else mask[:0]
+
+    def fill(self, rows: Tensor) -> Tensor:
+        """Puts rows (R, C) into the windows, (W, B, N, C), whose padding is zero."""
+        ndim, channels = len(self.grid), rows.shape[-1]
+        tokens = rows.view(self.batch, *self.grid, channels)
+        padding = [0, 0]
+        for size, padded in zip(reversed(self.grid), reversed(self.padded), strict=True):
+            padding += [0, padded - size]
+        tokens = functional.pad(tokens, padding)
+        if any(self.shift):
+            tokens = tokens.roll([-step for step in self.shift], list(range(1, ndim + 1)))
+        split = [part for pair in zip(self.counts, self.window, strict=True) for part in pair]
+        tokens = tokens.view(self.batch, *split, channels)
+        order = [*range(1, 2 * ndim, 2), 0, *range(2, 2 * ndim + 1, 2), 2 * ndim + 1]
+        return contiguous(tokens.permute(order)).view(*self.shape, channels)
+
+    def take(self, windows: Tensor) -> Tensor:
+        """Takes the rows (R, C) out of the windows (W, B, N, C) again and leaves their padding behind."""
+        ndim, channels = len(self.grid), windows.shape[-1]
+        windows = windows.view(*self.counts, self.batch, *self.window, channels)
+        order = [part for i in range(ndim) for part in (i, ndim + 1 + i)]
+        tokens = contiguous(windows.permute(ndim, *order, 2 * ndim + 1)).view(self.batch, *self.padded, channels)
+        if any(self.shift):
+            tokens = tokens.roll(self.shift, list(range(1, ndim + 1)))
+        for dimension, size in enumerate(self.grid, start=1):
+            tokens = tokens.narrow(dimension, 0, size)
+        return contiguous(tokens).view(self.batch * math.prod(self.grid), channels)
+
+
+class RolledPlan:
+    """Where the tokens of a batch of equal grids lie in regular and in shifted windows, as `WindowPlan` says."""
+
+    def __init__(
+        self, batch: int, grid: Grid, window: Sequence[int], shift: Sequence[int], device: torch.device
+    ) -> None:
+        """Cuts a grid into regular and into shifted windows."""
+        steps = ([0] * len(shift), shift)
+        self.partitions = tuple(RolledPartition(batch, grid, window, step, device) for step in steps)
+        self.from_grid = Unmoved(), Unmoved()
+        self.shift = Unmoved()
