@@ -73,8 +73,12 @@ def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         (qkv[:interior], bias.expand(interior * batch, -1, -1, -1)),
         (qkv[interior:], _masked_bias(bias, mask, batch)),
     ):
-        tokens, biases = (torch.split(x, LARGEST_CALL) for x in (part.flatten(0, 1), part_bias[..., :length]))
-        attended += [_attend(*call) for call in zip(tokens, biases, strict=True) if len(call[0])]
+        tokens, part_bias = part.flatten(0, 1), part_bias[..., :length]
+        if 0 < len(tokens) <= LARGEST_CALL:  # a compiler is not asked how many pieces `split` makes
+            attended.append(_attend(tokens, part_bias))
+        elif len(tokens):
+            calls = zip(*(torch.split(x, LARGEST_CALL) for x in (tokens, part_bias)), strict=True)
+            attended += [_attend(*call) for call in calls]
     return torch.cat(attended).reshape(windows, batch, length, -1)
 
 

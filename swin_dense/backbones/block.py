@@ -88,6 +88,9 @@ def _on_cpu_with_values(rows: Tensor) -> bool:
 def _rounded_by_autocast(tokens: Tensor) -> Tensor:
     """Tokens in the type to which autocast makes the next linear layer cast them anyhow: fewer bytes until then."""
     device = tokens.device.type
-    if tokens.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+    # Compilers of PyTorch before 2.12 stop at this question, whose answer is yes on all of their devices.
+    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device):
+        return tokens
+    if tokens.dtype == torch.float64:
         return tokens
     return tokens.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tokens

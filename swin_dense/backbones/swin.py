@@ -225,7 +225,7 @@ class SwinTransformer(nn.Module):
             dynamic: True compiles once for images of all sizes, save that a batch of one image and maps of a single
                 window are compiled apart; None for the first size, and for all once a size has changed; False for
                 each size.
-            options: What `torch.compile` takes beside it: `mode`, `backend`, `options`.
+            options: What `torch.compile` takes beside it, such as `mode` and `fullgraph`.
 
         Example:
             >>> import torch
@@ -236,7 +236,7 @@ class SwinTransformer(nn.Module):
             4
         """
         self._dynamic = bool(dynamic)
-        self._compiled = torch.compile(self._maps, fullgraph=True, dynamic=dynamic, **options)
+        self._compiled = torch.compile(self._maps, dynamic=dynamic, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without what was compiled."""
