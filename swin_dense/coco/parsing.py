@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from swin_dense.errors import DataError
-from swin_dense.images.archive import read_bytes
+from swin_dense.images.files import read_bytes
 from swin_dense.records import Finding
 
 Record = dict[str, Any]

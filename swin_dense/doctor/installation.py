@@ -216,7 +216,7 @@ def try_imports(
             continue
         try:
             if module.startswith("mm"):
-                from swin_dense.openmmlab.install import install
+                from swin_dense.openmmlab.registry import install
 
                 install()
             import_module(module)

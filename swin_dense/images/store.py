@@ -18,8 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from swin_dense.errors import DataError
-from swin_dense.images.archive import Archive, locate
-from swin_dense.images.names import NearNames, escapes, list_files, missing_files, visible
+from swin_dense.images.files import Archive, NearNames, escapes, list_files, locate, missing_files, visible
 from swin_dense.images.pixels import (
     FORMATS,
     BrightnessError,

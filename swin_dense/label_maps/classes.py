@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swin_dense.errors import DataError
-from swin_dense.images.archive import exists, read_bytes
+from swin_dense.images.files import exists, read_bytes
 
 Palette = NDArray[np.uint8]
 """(K, 3) RGB."""

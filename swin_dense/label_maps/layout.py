@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swin_dense.errors import DataError
-from swin_dense.images.archive import exists
+from swin_dense.images.files import exists
 from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.classes import CLASS_LISTS

@@ -22,7 +22,7 @@ from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
 from swin_dense.config import Config, load_config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, WeightsError
-from swin_dense.images.inputs import each_image, is_single, read_image
+from swin_dense.images.finder import each_image, is_single, read_image
 from swin_dense.isolation import isolated
 from swin_dense.records import Sample, collate, rescaled_size
 from swin_dense.tasks import Task, data_module, task_of

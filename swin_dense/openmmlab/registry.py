@@ -1,16 +1,86 @@
-"""Makes the parts of mmdet and mmseg available, and our backbone among them."""
+"""Makes mmdet and mmseg available: our ops where mmcv looks for its compiled ones, our backbone in the registries.
+
+`mmcv.ops` imports the extension module `mmcv._ext` and checks there, by name, every function that it wraps. mmcv-lite
+and onedl-mmcv come without the extension, so `mmcv.ops`, and with it mmdet and mmsegmentation, would not import.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
+
+from torch import nn
 
 from swin_dense.backbones import SwinTransformer, create_backbone
-from swin_dense.errors import InstallationError
-from swin_dense.openmmlab.install import install
+from swin_dense.errors import InstallationError, UnsupportedOpError
+from swin_dense.ops import OPS
+
+EXTENSION = "mmcv._ext"
+
+
+class TorchvisionExtension(MetaPathFinder, Loader):
+    """Finds and fills `mmcv._ext` where there is no compiled one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Claims `mmcv._ext` alone."""
+        return ModuleSpec(fullname, self, origin="torchvision") if fullname == EXTENSION else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fills the module with our ops, and with one that raises for every other name."""
+        vars(module).update(OPS)
+        vars(module)["__getattr__"] = _unsupported_op
+
+
+_EXTENSION_FINDER = TorchvisionExtension()
+
+
+def install() -> None:
+    """Lets `mmcv.ops` import without compiled ops, served by torchvision's kernels.
+
+    Call it before the first import of `mmcv.ops`, mmdet or mmsegmentation; it imports none of them. Calling it again
+    changes nothing. Python asks our finder last, so a compiled mmcv keeps its own ops. An op that we do not serve
+    raises `UnsupportedOpError` when it is called, not when it is imported.
+    """
+    if _EXTENSION_FINDER not in sys.meta_path:
+        sys.meta_path.append(_EXTENSION_FINDER)
+
+
+def _unsupported_op(name: str) -> Callable[..., NoReturn]:
+    if name.startswith("_"):
+        raise AttributeError(f"module '{EXTENSION}' has no attribute '{name}'")
+
+    def op(*args: object, **kwargs: object) -> NoReturn:
+        raise UnsupportedOpError(
+            f"mmcv's compiled op '{name}', which {_caller()} needs, is not served without a compiler: "
+            "choose a model that does not use it, or install an mmcv that was compiled for this version of torch"
+        )
+
+    return op
+
+
+def _caller() -> str:
+    """The layer whose forward pass calls the op, with its place in the model; else the function that does."""
+    frame: FrameType | None = sys._getframe(2)
+    function, layers = sys._getframe(2).f_code.co_name, []
+    while frame is not None:
+        layer = frame.f_locals.get("self")
+        if isinstance(layer, nn.Module):
+            layers.append(layer)
+        frame = frame.f_back
+    if not layers:
+        return f"{function}()"
+    places = [place for place, layer in layers[-1].named_modules() if layer is layers[0]]
+    return f"the layer {type(layers[0]).__name__}" + (f" ({places[0]})" if any(places) else "")
+
 
 BACKBONE = "SwinDense"
 """The name of our backbone in a model dict: `dict(type="SwinDense", variant="swin_tiny", ...)`."""

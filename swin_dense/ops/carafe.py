@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.ops.kernels import full_precision
+from swin_dense.ops import full_precision
 
 
 def carafe_naive_forward(

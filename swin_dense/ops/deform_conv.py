@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.ops.kernels import full_precision, torchvision_kernels
+from swin_dense.ops import full_precision, torchvision_kernels
 
 # What torchvision takes in this order, under the names by which mmcv passes it.
 GEOMETRY = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")

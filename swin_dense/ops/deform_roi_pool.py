@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.ops.kernels import full_precision
-from swin_dense.ops.regions import bins_of, readable, samples_of
+from swin_dense.ops import full_precision
+from swin_dense.ops.roi import bins_of, readable, samples_of
 
 LARGEST_CHUNK = 2**24
 """Numbers that are sampled at a time."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.ops.kernels import full_precision
+from swin_dense.ops import full_precision
 
 _TINY = torch.finfo(torch.float32).tiny  # below which mmcv takes no logarithm
 

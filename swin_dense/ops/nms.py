@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from swin_dense.ops.kernels import full_precision, torchvision_kernels
+from swin_dense.ops import full_precision, torchvision_kernels
 
 NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights.files import read_checkpoint, read_metadata, save_checkpoint, save_weights, unwrap
-from swin_dense.weights.formats import Converted, Format, Parts, format_named, take_apart
+from swin_dense.weights.formats import format_named
+from swin_dense.weights.layout import Parts, take_apart
 from swin_dense.weights.names import (
     BESIDE,
     BUFFER,
@@ -27,6 +28,7 @@ from swin_dense.weights.names import (
 )
 from swin_dense.weights.report import ConversionReport, Note
 from swin_dense.weights.sizes import absent_buffers
+from swin_dense.weights.tables import Converted, Format
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 """Written with `torch.save`."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.errors import WeightsError
 from swin_dense.weights.files import read_checkpoint, unwrap
-from swin_dense.weights.formats import Converted, root_of, take_apart
+from swin_dense.weights.layout import root_of, take_apart
 from swin_dense.weights.names import (
     BESIDE,
     BUFFER,
@@ -38,6 +38,7 @@ from swin_dense.weights.names import (
 )
 from swin_dense.weights.report import LoadReport, Note
 from swin_dense.weights.sizes import other_variant, resize_bias_table, resize_position_embedding
+from swin_dense.weights.tables import Converted
 
 _BACKBONE = re.compile(r"(?:.*?\.)?backbone\.")
 

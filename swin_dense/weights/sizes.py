@@ -14,8 +14,7 @@ from swin_dense.backbones.position import relative_position_bias
 from swin_dense.backbones.variants import VARIANTS
 from swin_dense.backbones.windows import MASKED
 from swin_dense.errors import WeightsError
-from swin_dense.weights.formats import Converted, Table
-from swin_dense.weights.formats.table import Name
+from swin_dense.weights.tables import Converted, Name, Table
 
 _TABLE = Name("layers.{i}.blocks.{j}.attn.relative_position_bias_table")
 _INDEX = Name("layers.{i}.blocks.{j}.attn.relative_position_index")

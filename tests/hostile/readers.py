@@ -69,8 +69,7 @@ def images(folder: Path) -> None:
     """Every file alone: one that is damaged must not hide another."""
     from swin_dense.errors import DataError
     from swin_dense.export.images import ImageReader, TargetSize
-    from swin_dense.images.finder import find_images
-    from swin_dense.images.inputs import read_image
+    from swin_dense.images.finder import find_images, read_image
 
     sources = find_images([folder])
     exported = ImageReader(sources, TargetSize(short_side=800))

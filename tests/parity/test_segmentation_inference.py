@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from swin_dense.inference.segmentation import SegmentationInference
-from swin_dense.inference.views import resize_images
+from swin_dense.inference.segmentation import SegmentationInference, resize_images
 from swin_dense.openmmlab.registry import mmseg_models
 from swin_dense.records import Batch, Segmentation, Size
 

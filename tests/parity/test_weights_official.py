@@ -10,7 +10,7 @@ from helpers.small_swin import DEPTHS, HEADS, WIDTH, official_classifier
 from swin_dense.backbones import VARIANTS, create_backbone
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.weights import FORMATS, load_weights
-from swin_dense.weights.formats import take_apart
+from swin_dense.weights.layout import take_apart
 
 PUBLISHED = [
     ("swin_tiny", 1000),

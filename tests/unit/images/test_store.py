@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from swin_dense.errors import DataError
-from swin_dense.images.names import escapes
+from swin_dense.images.files import escapes
 from swin_dense.images.store import ImageError, ImageStore
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -13,8 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swin_dense.errors import ConfigError
-from swin_dense.inference.segmentation import SegmentationInference
-from swin_dense.inference.views import resize_images
+from swin_dense.inference.segmentation import SegmentationInference, resize_images
 from swin_dense.records import Batch, Segmentation, Size
 
 WHOLE: dict[str, Any] = {}

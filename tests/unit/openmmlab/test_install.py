@@ -23,15 +23,14 @@ from mmengine.structures import InstanceData
 from mmengine.utils.dl_utils import mmcv_full_available
 
 from swin_dense.errors import InstallationError, UnsupportedOpError
-from swin_dense.openmmlab.install import install
-from swin_dense.openmmlab.registry import mmdet_models, mmseg_models
+from swin_dense.openmmlab.registry import install, mmdet_models, mmseg_models
 from swin_dense.ops import OPS
 
 
 def test_installing_is_light_and_may_come_after_mmcv_itself() -> None:
     program = """
 import sys
-from swin_dense.openmmlab.install import install
+from swin_dense.openmmlab.registry import install
 assert "mmcv" not in sys.modules
 try:
     import mmcv.ops

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from swin_dense.openmmlab.install import install
+from swin_dense.openmmlab.registry import install
 
 install()
 

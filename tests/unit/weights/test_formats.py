@@ -7,8 +7,9 @@ import torch
 
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.errors import WeightsError
-from swin_dense.weights.formats import FORMATS, detect_layout, root_of
-from swin_dense.weights.formats.table import Name
+from swin_dense.weights.formats import FORMATS
+from swin_dense.weights.layout import detect_layout, root_of
+from swin_dense.weights.tables import Name
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from swin_dense.errors import WeightsError, nearest
-from swin_dense.weights.formats.huggingface import HUGGINGFACE, HUGGINGFACE_4
-from swin_dense.weights.formats.official import INDEX, MASK, OFFICIAL, OWN, TIMM
-from swin_dense.weights.formats.openmmlab import OPENMMLAB
-from swin_dense.weights.formats.table import Converted, Format, Name
-from swin_dense.weights.formats.torchvision import TORCHVISION
+from swin_dense.errors import WeightsError
+from swin_dense.weights.formats import FORMATS, INDEX, MASK, format_named
 from swin_dense.weights.names import shortened
-
-FORMATS = {table.name: table for table in (OWN, OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE, HUGGINGFACE_4)}
+from swin_dense.weights.tables import Converted, Format, Name
 
 _BUFFERS = (Name(INDEX), Name(MASK))
 _BLOCK = Name("layers.{i}.blocks.{j}.norm1")
@@ -43,13 +38,6 @@ class Parts(NamedTuple):
     around: dict[str, Converted]  # by the names of mmdet and mmseg, without what stood before all names
     unmatched: tuple[str, ...]  # keys in the place of the backbone that the format does not have
     foreign: tuple[str, ...]  # names in `around` that the format does not know: the checkpoint's own
-
-
-def format_named(name: str) -> Format:
-    """The format of this name in `FORMATS`."""
-    if name not in FORMATS:
-        raise WeightsError(f'unknown weight format "{name}"; {nearest(name, FORMATS)}')
-    return FORMATS[name]
 
 
 def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
