@@ -9,8 +9,16 @@ from swin_dense.config.detection import (
     ScheduleConfig,
     SplitConfig,
 )
-from swin_dense.config.parsing import TASKS, Config, config_text, load_config
-from swin_dense.config.recipes import describe_recipe, find_config, is_config, list_recipes
+from swin_dense.config.parsing import (
+    TASKS,
+    Config,
+    config_text,
+    describe_recipe,
+    find_config,
+    is_config,
+    list_recipes,
+    load_config,
+)
 from swin_dense.config.segmentation import (
     LabelledSplitConfig,
     PolynomialScheduleConfig,

@@ -24,8 +24,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as kernels
 
 from swin_dense.errors import ConfigError, check_lowest
+from swin_dense.inference import Windows
 from swin_dense.inference.merging import Merged, Merging
-from swin_dense.inference.views import Windows
 from swin_dense.records import Batch, Detections, Rle, Size
 
 

@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from swin_dense.errors import ConfigError, check_lowest
+from swin_dense.inference import Windows
 from swin_dense.inference.resampling import BilinearAxis, MosaicAxis
-from swin_dense.inference.views import Windows
 from swin_dense.records import Batch, Segmentation, Size
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from swin_dense.config import AugmentationConfig, DetectionConfig, DetectionInferenceConfig
 from swin_dense.errors import ConfigError
+from swin_dense.inference import EvaluationSize
 from swin_dense.inference.detection import DetectionInference
 from swin_dense.inference.merging import Merging
-from swin_dense.inference.views import EvaluationSize
 from swin_dense.openmmlab.detection import OpenMMLabDetector, build_network
 from swin_dense.records import Detections
 from swin_dense.tasks.base import Demo, Labels, Result, Task

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from swin_dense.config import SegmentationAugmentationConfig, SegmentationConfig
 from swin_dense.errors import ConfigError
 from swin_dense.files import atomic_write
+from swin_dense.inference import EvaluationSize
 from swin_dense.inference.segmentation import SegmentationInference
-from swin_dense.inference.views import EvaluationSize
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter, WholeSegmenter, build_network
 from swin_dense.records import IGNORE_INDEX, Segmentation
 from swin_dense.tasks.base import Demo, Labels, Result, Task

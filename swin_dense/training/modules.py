@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from swin_dense.errors import ConfigError
+from swin_dense.inference import EvaluationSize
 from swin_dense.inference.detection import DetectionInference
 from swin_dense.inference.segmentation import SegmentationInference
-from swin_dense.inference.views import EvaluationSize
 from swin_dense.metrics import CocoMetric, MeanIoU
 from swin_dense.records import IGNORE_INDEX, Batch, Detections, Segmentation
 from swin_dense.training.base import DenseModule, configured_inference
