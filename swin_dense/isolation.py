@@ -38,3 +38,24 @@ def isolated() -> Iterator[None]:
             random.setstate(states[2])
             if on_devices:
                 torch.cuda.set_rng_state_all(on_devices)
+
+
+@contextmanager
+def seeded(*place: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draws random numbers, on the CPU and a device, that depend on a place alone, such as (seed, epoch, index); >= 0.
+
+    The generators (torch's, numpy's and Python's: a user's own transform may draw from any) are given back to the
+    caller as they were. Those of other devices are left alone, which is why `torch.manual_seed` is for devices only.
+    """
+    words = np.random.SeedSequence(place).generate_state(3).tolist()
+    states = np.random.get_state(), random.getstate()
+    devices = [] if device is None or device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=devices[0].type if devices else "cuda"):
+        (torch.manual_seed if devices else torch.default_generator.manual_seed)(words[0])
+        np.random.seed(words[1])
+        random.seed(words[2])
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])

@@ -1,6 +1,6 @@
 # HTC++ of the Swin paper (appendix A2.2), whose code was never released: Hybrid Task Cascade with its semantic branch,
 # the box heads of the official Cascade Mask R-CNN, global attention on the last map, and soft-NMS. Of the forms that
-# the paper allows, this one has the published sizes; see swin_dense/openmmlab/heads/global_attention.py. InstaBoost,
+# the paper allows, this one has the published sizes; see swin_dense/openmmlab/heads/necks.py. InstaBoost,
 # which pastes objects beside themselves, is left out. The neck is the config's own, as are the backbone and its widths.
 # The semantic branch learns from COCO's stuffthingmaps (data.train_stuff). Without them, set
 # model.roi_head.semantic_head and model.roi_head.semantic_roi_extractor to None.

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from swin_dense.coco.parsing import IN_MEMORY, Record, read_records
 from swin_dense.errors import DataError
-from swin_dense.images.ragged import Ragged
-from swin_dense.records import Finding, Rle, Size
+from swin_dense.records import Finding, Ragged, Rle, Size
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.seeding import IndexedItems, SampleKey, SeededDataset
+from swin_dense.data.samplers import EvaluationSampler, IndexedItems, SampleKey, SeededDataset, TrainBatchSampler
 from swin_dense.data.transforms import ImageOnly, Transform
 from swin_dense.errors import DataError, SwinDenseError, TrainingError
 from swin_dense.images.finder import set_worker_signals

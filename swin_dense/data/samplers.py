@@ -1,17 +1,61 @@
-"""Which samples come in which batch, on which rank, in which order: a pure function of (seed, epoch)."""
+"""Which samples come in which batch, on which rank, in which order, and what they look like: functions of the seed.
+
+Batches are a function of (seed, epoch), the randomness of a sample is one of (seed, epoch, index). So a sample is the
+same with any number of workers, on any rank, and after a resume in the middle of an epoch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
-from typing import Any, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
-from swin_dense.data.seeding import SampleKey
 from swin_dense.errors import DataError
+from swin_dense.isolation import seeded
+
+SampleKey = tuple[int, int]
+"""(epoch, index): what samplers draw and a `SeededDataset` is indexed by."""
+
+Item = TypeVar("Item")
+ItemCovariant = TypeVar("ItemCovariant", covariant=True)
+
+
+class IndexedItems(Protocol[ItemCovariant]):
+    """A map-style data set."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+        ...
+
+    def __getitem__(self, index: int, /) -> ItemCovariant:
+        """One item."""
+        ...
+
+
+class SeededDataset(torch.utils.data.Dataset[Item], Generic[Item]):
+    """A data set with its transform, indexed by (epoch, index), whose items depend on nothing else."""
+
+    def __init__(self, dataset: IndexedItems[Item], transform: Callable[[Item], Item], seed: int) -> None:
+        """Wraps a data set of untransformed items with the run's seed, >= 0."""
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of items of one epoch."""
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> Item:
+        """Reads and transforms item `index` as it looks in `epoch`."""
+        epoch, index = key
+        with seeded(self.seed, epoch, index):
+            return self.transform(self.dataset[index])
+
 
 Keys = list[SampleKey]
 """Of the samples of a batch."""

@@ -15,12 +15,11 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from swin_dense.errors import DataError
-from swin_dense.images.ragged import Ragged
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.files import count_labels, read_label_file
 from swin_dense.label_maps.layout import match_pairs
-from swin_dense.records import Sample
+from swin_dense.records import Ragged, Sample
 
 
 class SegmentationDataset(Dataset[Sample]):

@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 
 from swin_dense.errors import DataError
 from swin_dense.images.files import locate, visible
-from swin_dense.images.pixels import BrightnessError, decode, orientation_of
-from swin_dense.images.store import ImageStore
+from swin_dense.images.store import BrightnessError, ImageStore, decode, orientation_of
 from swin_dense.records import Batch, Sample, collate
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")

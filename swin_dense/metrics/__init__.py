@@ -1,6 +1,5 @@
 from swin_dense.metrics.coco import CocoMetric, evaluate_coco_files
-from swin_dense.metrics.label_map_files import evaluate_label_map_files
-from swin_dense.metrics.mean_iou import MeanIoU
+from swin_dense.metrics.mean_iou import MeanIoU, evaluate_label_map_files
 from swin_dense.metrics.scoring import COCO_METRICS, ENGINES, IOU_TYPES, CocoResults
 
 __all__ = [

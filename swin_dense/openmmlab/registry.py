@@ -86,9 +86,9 @@ BACKBONE = "SwinDense"
 """The name of our backbone in a model dict: `dict(type="SwinDense", variant="swin_tiny", ...)`."""
 
 HEADS = {
-    "BiFPN": "bifpn",
+    "BiFPN": "necks",
     "CondConvMaskHead": "condconv_masks",
-    "GlobalAttention": "global_attention",
+    "GlobalAttention": "necks",
     "RepPointsV2Head": "reppoints_v2",
     "ForegroundFocalLoss": "reppoints_v2_loss",
     "InclusiveGIoULoss": "reppoints_v2_loss",

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import random
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
@@ -17,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.isolation import seeded
 from swin_dense.records import Batch
 from swin_dense.training.optim import adamw
 
@@ -91,7 +89,7 @@ class DenseModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, a scalar; what it draws depends on its place in the training alone."""
         self.trained_epoch = self.current_epoch
-        with seeded(self.device, self.seed, self.current_epoch, batch_idx, self.global_rank):
+        with seeded(self.seed, self.current_epoch, batch_idx, self.global_rank, device=self.device):
             terms = cast(Any, self.model).losses(batch)
         total = total_loss(terms)
         self._watch = _Watch(terms, total, batch)
@@ -235,26 +233,6 @@ def metrics(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def configured_inference(model: Any) -> Any:
     """How a model of `swin_dense.load` is run on images, by its config; None for a plain module."""
     return None if isinstance(model, nn.Module) else model.inference
-
-
-@contextmanager
-def seeded(device: torch.device, *place: int) -> Iterator[None]:
-    """Draws random numbers that depend on a place alone (such as seed, epoch, batch and rank; all >= 0).
-
-    The generators of the device and of the CPU are given back to the caller as they were.
-    """
-    words = np.random.SeedSequence(place).generate_state(3)
-    states = np.random.get_state(), random.getstate()
-    devices = [] if device.type == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(int(words[0]))
-        np.random.seed(int(words[1]))
-        random.seed(int(words[2]))
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])
-            random.setstate(states[1])
 
 
 def total_loss(terms: Mapping[str, Tensor]) -> Tensor:

@@ -22,8 +22,14 @@ from swin_dense.config import Config, TrainingConfig
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.isolation import isolated
-from swin_dense.training.callbacks import ProgressLines, ValidationPictures
-from swin_dense.training.checkpoints import BestCheckpoint, MovingAverage, ResumePoint, WholeFiles
+from swin_dense.training.callbacks import (
+    BestCheckpoint,
+    MovingAverage,
+    ProgressLines,
+    ResumePoint,
+    ValidationPictures,
+    WholeFiles,
+)
 from swin_dense.training.plugins import make_callbacks, make_loggers
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "auto": ""}

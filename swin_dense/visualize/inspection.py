@@ -24,8 +24,14 @@ from swin_dense.backbones.plain import PlainBlock, PlainSwin
 from swin_dense.backbones.swin import PATCH_SIZE
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.records import Batch, Size
-from swin_dense.visualize.attention import WindowView, draw_attention, draw_biases
-from swin_dense.visualize.features import StageFeatures, draw_components, draw_heat_maps
+from swin_dense.visualize.features import (
+    StageFeatures,
+    WindowView,
+    draw_attention,
+    draw_biases,
+    draw_components,
+    draw_heat_maps,
+)
 
 DIVISOR = 32
 """Images are padded to multiples of this many pixels here, as detectors do anyway, so that maps cover all of it."""

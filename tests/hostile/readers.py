@@ -68,7 +68,7 @@ def ade(folder: Path) -> None:
 def images(folder: Path) -> None:
     """Every file alone: one that is damaged must not hide another."""
     from swin_dense.errors import DataError
-    from swin_dense.export.images import ImageReader, TargetSize
+    from swin_dense.export.compute import ImageReader, TargetSize
     from swin_dense.images.finder import find_images, read_image
 
     sources = find_images([folder])

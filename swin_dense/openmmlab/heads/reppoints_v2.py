@@ -23,6 +23,7 @@ from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.heads.grid import Grid, apply_in_float32, flatten_levels, mask_points, to_points
 from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, detect
 from swin_dense.openmmlab.heads.reppoints_v2_loss import (
+    UNASSIGNED,
     ImageTargets,
     Losses,
     Predictions,
@@ -30,7 +31,6 @@ from swin_dense.openmmlab.heads.reppoints_v2_loss import (
     image_targets,
     reppoints_losses,
 )
-from swin_dense.openmmlab.heads.targets import UNASSIGNED
 
 PRIOR = 0.01
 """The probability of every class and every corner before training (RetinaNet, section 4.1)."""

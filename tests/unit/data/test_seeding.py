@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from swin_dense.data.seeding import SeededDataset
+from swin_dense.data.samplers import SeededDataset
 
 
 class Numbers:

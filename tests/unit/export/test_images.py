@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.export.images import ImageReader, TargetSize
+from swin_dense.export.compute import ImageReader, TargetSize
 from swin_dense.images.finder import find_images
 
 Draw = Callable[[Path, tuple[int, int], int], Path]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import FeatureSpec
 from swin_dense.errors import ConfigError
 from swin_dense.export import FeatureStore, export_features
-from swin_dense.export.images import ImageReader
+from swin_dense.export.compute import ImageReader
 
 SHARD = {"shard_size": 0.03, "batch_size": 2}
 

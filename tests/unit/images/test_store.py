@@ -90,7 +90,7 @@ HOW_CAMERAS_STORE = {
 @pytest.mark.parametrize("orientation", HOW_CAMERAS_STORE)
 def test_exif_orientation_is_applied_band_by_band(tmp_path, orientation, band, monkeypatch):
     """The camera stored the upright picture turned; reading must turn it back."""
-    monkeypatch.setattr("swin_dense.images.pixels.BAND_PIXELS", band)
+    monkeypatch.setattr("swin_dense.images.store.BAND_PIXELS", band)
     stored = Image.fromarray(PIXELS).transpose(HOW_CAMERAS_STORE[orientation])
     path = save(tmp_path / "a.png", stored, orientation)
     np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(Image.open(path))), PIXELS)
@@ -153,7 +153,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, m
     with pytest.raises(ImageError, match=fault) as error:
         ImageStore(tmp_path).read("a.png")
     assert error.value.kind == "unreadable-image" and pillows_limit == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr("swin_dense.images.pixels.MAX_PIXELS", PIXELS[..., 0].size)
+    monkeypatch.setattr("swin_dense.images.store.MAX_PIXELS", PIXELS[..., 0].size)
     assert read(save(tmp_path / "exactly.png", Image.fromarray(PIXELS))).shape == PIXELS.shape
 
 

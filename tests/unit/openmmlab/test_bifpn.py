@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from swin_dense.errors import ConfigError
-from swin_dense.openmmlab.heads.bifpn import BiFPN, BiFPNLayer, FusedSum
+from swin_dense.openmmlab.heads.necks import BiFPN, BiFPNLayer, FusedSum
 
 GROUP_NORM = {"type": "GN", "num_groups": 4}
 

@@ -16,7 +16,7 @@ from swin_dense.config import load_config
 from swin_dense.errors import DataError
 from swin_dense.openmmlab.counting import run_detector
 from swin_dense.openmmlab.detection import OpenMMLabDetector, build_network
-from swin_dense.openmmlab.heads.global_attention import GlobalAttention
+from swin_dense.openmmlab.heads.necks import GlobalAttention
 from swin_dense.records import IGNORE_INDEX, Instances, Sample, collate
 from swin_dense.stats import model_stats
 

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from swin_dense.openmmlab.heads.grid import Grid, to_boxes, to_points
-from swin_dense.openmmlab.heads.targets import (
+from swin_dense.openmmlab.heads.reppoints_v2_loss import (
     UNASSIGNED,
     assign_adaptive,
     assign_nearest,

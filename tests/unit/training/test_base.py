@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.errors import TrainingError
+from swin_dense.isolation import seeded
 from swin_dense.records import Batch
 from swin_dense.training import DetectorModule
-from swin_dense.training.base import seeded, total_loss
+from swin_dense.training.base import total_loss
 
 BATCH = Batch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ((4, 4),) * 2, ((4, 4),) * 2, (7, 9), ("a.jpg", "b.jpg"))
 CPU = torch.device("cpu")
@@ -25,7 +26,7 @@ def draws() -> tuple[float, float, float]:
 
 
 def drawn_at(*place: int) -> tuple[float, float, float]:
-    with seeded(CPU, *place):
+    with seeded(*place, device=CPU):
         return draws()
 
 
@@ -37,9 +38,9 @@ def test_the_same_place_draws_the_same_and_any_other_place_something_else() -> N
 
 
 def test_the_generators_of_the_caller_go_on_as_if_nothing_had_been_drawn() -> None:
-    with seeded(CPU, 5):
+    with seeded(5, device=CPU):
         expected = [draws(), draws()]
-    with seeded(CPU, 5):
+    with seeded(5, device=CPU):
         found = [draws()]
         drawn_at(1, 2, 3)
         found.append(draws())

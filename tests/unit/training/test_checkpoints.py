@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from swin_dense.errors import TrainingError
-from swin_dense.training.checkpoints import BestCheckpoint, WholeFiles
+from swin_dense.training.callbacks import BestCheckpoint, WholeFiles
 
 
 def test_a_full_disk_keeps_the_checkpoint_before_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from swin_dense.training.checkpoints import MovingAverage
+from swin_dense.training.callbacks import MovingAverage
 
 
 class Counting(LightningModule):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from swin_dense.backbones.position import relative_position_bias
-from swin_dense.visualize.attention import WindowView, bias_maps, draw_attention, draw_biases
+from swin_dense.visualize.features import WindowView, bias_maps, draw_attention, draw_biases
 
 
 def random(*shape: int) -> torch.Tensor:
