@@ -60,7 +60,6 @@ class Instances:
     crowd: Tensor
 
     def __len__(self) -> int:
-        """Number of instances."""
         return len(self.labels)
 
 
@@ -115,7 +114,6 @@ class Batch:
     label_maps: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.image_ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -158,7 +156,6 @@ class Detections:
         return replace(self, boxes=self.boxes.to(device), scores=self.scores.to(device), labels=self.labels.to(device))
 
     def __len__(self) -> int:
-        """Number of detections."""
         return len(self.scores)
 
 
@@ -261,7 +258,6 @@ class Ragged:
         return cls.from_lengths(joined, map(len, rows))
 
     def __len__(self) -> int:
-        """Number of rows."""
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> npt.NDArray[Any]:

@@ -98,7 +98,6 @@ class CocoDataset(Dataset[Sample]):
                 raise DataError(f"{store.root}: {what}", lines)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:

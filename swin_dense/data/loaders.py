@@ -32,11 +32,9 @@ class ReportingDataset(Dataset[Any]):
     """
 
     def __init__(self, dataset: SeededDataset[Sample]) -> None:
-        """Wraps transformed samples by (epoch, index)."""
         self.dataset = dataset
 
     def __len__(self) -> int:
-        """Number of samples of one epoch."""
         return len(self.dataset)
 
     def __getitem__(self, keys: Sequence[SampleKey]) -> list[Sample | Failure]:

@@ -28,13 +28,9 @@ ItemCovariant = TypeVar("ItemCovariant", covariant=True)
 class IndexedItems(Protocol[ItemCovariant]):
     """A map-style data set."""
 
-    def __len__(self) -> int:
-        """Number of items."""
-        ...
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> ItemCovariant:
-        """One item."""
-        ...
+    def __getitem__(self, index: int, /) -> ItemCovariant: ...
 
 
 class SeededDataset(torch.utils.data.Dataset[Item], Generic[Item]):
@@ -47,7 +43,6 @@ class SeededDataset(torch.utils.data.Dataset[Item], Generic[Item]):
         self.seed = seed
 
     def __len__(self) -> int:
-        """Number of items of one epoch."""
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Item:
@@ -95,7 +90,6 @@ class TrainBatchSampler(DistributedSampler[Keys]):
         return -(-(full + -(-left_over // self.batch_size)) // self.world_size)
 
     def __iter__(self) -> Iterator[Keys]:
-        """Draws this rank's batches of the chosen epoch."""
         batches = self._batches_of_all_ranks()
         dealt = islice(cycle(batches), len(self) * self.world_size)
         for batch in islice(dealt, self.start_batch * self.world_size + self.rank, None, self.world_size):
@@ -129,7 +123,6 @@ class EvaluationSampler(DistributedSampler[Keys]):
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        """Batches of this rank."""
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Keys]:

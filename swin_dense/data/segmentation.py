@@ -37,7 +37,6 @@ class SegmentationDataset(Dataset[Sample]):
         self._image_names, self._label_names = map(Ragged.from_bytes, names)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self._image_names)
 
     def __getitem__(self, index: int) -> Sample:

@@ -37,7 +37,6 @@ class RandomRatioResize:
     ratio_range: tuple[float, float] = (0.5, 2.0)
 
     def __post_init__(self) -> None:
-        """Checks the sizes."""
         if not 0 < self.ratio_range[0] <= self.ratio_range[1] or int(min(self.scale) * self.ratio_range[0]) < 1:
             raise ConfigError(f"ratio resize: no pixel is left of scale {self.scale} at a ratio of {self.ratio_range}")
 
@@ -64,7 +63,6 @@ class RandomClassCrop:
     cat_max_ratio: float = 0.75
 
     def __post_init__(self) -> None:
-        """Checks size and ratio."""
         if min(self.crop_size) < 1 or not 0 < self.cat_max_ratio <= 1:
             raise ConfigError(
                 f"random crop: needs a crop_size of positive pixels and a cat_max_ratio in 0..1, got {self.crop_size} "
@@ -116,7 +114,6 @@ class PhotoMetricDistortion:
     hue_delta: int = 18
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
         ranges = (self.contrast_range, self.saturation_range)
         if any(not 0 <= low <= high for low, high in ranges) or self.brightness_delta < 0:
             raise ConfigError(

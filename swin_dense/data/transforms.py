@@ -132,7 +132,6 @@ class RandomCrop:
     max_size: int
 
     def __post_init__(self) -> None:
-        """Checks the range."""
         if not 1 <= self.min_size <= self.max_size:
             raise ConfigError(f"random crop: needs 1 <= min_size <= max_size, got ({self.min_size}, {self.max_size})")
 
@@ -148,7 +147,6 @@ class RandomHorizontalFlip(v2.RandomHorizontalFlip):  # type: ignore[misc]  # to
     """Mirrors left and right with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
-        """Checks the probability."""
         if not 0 <= p <= 1:
             raise ConfigError(f"random flip: the probability must lie in 0..1, got {p}")
         super().__init__(float(p))

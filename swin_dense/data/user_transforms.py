@@ -66,7 +66,6 @@ class SanitizeInstances(v2.SanitizeBoundingBoxes):  # type: ignore[misc]  # torc
     """Torchvision's, for samples: labels and crowd flags go with their boxes, and the label map is no mask of them."""
 
     def __init__(self, min_size: float = 1.0, min_area: float = 1.0) -> None:
-        """Takes the limits of torchvision's own."""
         super().__init__(min_size, min_area, labels_getter=_labels_and_flags)
 
     def forward(self, *inputs: Any) -> Any:

@@ -41,7 +41,6 @@ class TargetSize:
     max_long_side: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks the sizes."""
         if self.size is not None and self.short_side is not None:
             raise ConfigError("size and short_side exclude each other")
         if self.max_long_side is not None and self.short_side is None:
@@ -98,7 +97,6 @@ class ImageReader(Dataset[LoadedImage]):
         self._stores: dict[Path, ImageStore] = {}
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.sources)
 
     def __getitem__(self, number: int) -> LoadedImage:

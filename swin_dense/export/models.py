@@ -152,7 +152,6 @@ class PlainAdaptivePool(nn.Module):
     """`nn.AdaptiveAvgPool2d` as two matrix products, which a tracer can follow with height and width left open."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        """Creates the pooling to `size` rows and columns."""
         super().__init__()
         self.size = size
 

@@ -99,7 +99,6 @@ class FeatureStore(Dataset[dict[str, Any]]):
         self._opened: OrderedDict[str, Any] = OrderedDict()
 
     def __len__(self) -> int:
-        """Number of images with features."""
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -107,7 +106,6 @@ class FeatureStore(Dataset[dict[str, Any]]):
         return {"path": self.paths[index], **{name: self._tensor(one) for name, one in self.records(index).items()}}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Goes through the images."""
         return (self[index] for index in range(len(self)))
 
     def records(self, index: int) -> dict[str, FeatureRecord]:

@@ -98,18 +98,15 @@ class ImageFiles(Dataset[Sample]):
     """Found images as samples without instances; ids are positions, paths lead into zip files as into folders."""
 
     def __init__(self, inputs: Sequence[Path], output: Path | None = None) -> None:
-        """Lists the files, as `find_images` does."""
         self.sources = find_images(inputs, output)
         self.paths = [source.root / source.name for source in self.sources]
         self._stores: dict[Path, ImageStore] = {}
         self._stems_differ = len({path.stem for path in self.paths}) == len(self.paths)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Decodes one image."""
         source = self.sources[index]
         if source.root not in self._stores:
             self._stores[source.root] = ImageStore(source.root)

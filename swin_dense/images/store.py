@@ -154,7 +154,6 @@ class ImageError(DataError):
     """
 
     def __init__(self, path: Path, kind: str, fault: str, fix: str) -> None:
-        """Names the file, the fault and the fix."""
         super().__init__(f"{path}: {fault}; {fix}")
         self.kind, self.fault, self.fix = kind, fault, fix
 
@@ -186,7 +185,6 @@ class ImageStore:
             raise DataError(f"{self.root}: no such folder in the zip file")
 
     def __contains__(self, file_name: str) -> bool:
-        """Whether there is a file of this name."""
         return not escapes(file_name) and not self.missing([file_name])
 
     def names(self, suffixes: Collection[str] | None = None) -> list[str]:

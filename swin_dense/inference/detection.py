@@ -117,7 +117,6 @@ class DetectionInference:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses options out of range."""
         if not self.scales or not all(0 < ratio < math.inf for ratio in self.scales):
             raise ConfigError(f"inference.scales must be positive ratios, at least one, got {self.scales}")
         if self.slice_size is not None and min(self.slice_size) < 1:

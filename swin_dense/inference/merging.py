@@ -63,7 +63,6 @@ class Merging:
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuses options that are wrong or do not go together."""
         if self.method not in METHODS:
             raise ConfigError(f'inference.merge: no method "{self.method}"; {nearest(self.method, METHODS)}')
         if self.overlap not in OVERLAPS:

@@ -86,7 +86,6 @@ class Model:
         weights: Path | None,
         device: str | torch.device | None,
     ) -> None:
-        """Takes the parts and moves the module."""
         self.config, self.name, self.labels, self.weights = config, name, labels, weights
         self.device = chosen_device(None if device is None else str(device))
         self.module: Any = module.to(self.device).eval()

@@ -79,7 +79,6 @@ class WholeSegmenter(nn.Module):
     """A network from preprocessed images (B, 3, H, W) to its logits, without what only training needs."""
 
     def __init__(self, network: Any) -> None:
-        """Takes an mmseg segmentor."""
         super().__init__()
         self.network = network
 

@@ -60,7 +60,6 @@ class DetectionResult(Result):
     category_ids: Sequence[int]
 
     def __len__(self) -> int:
-        """Number of objects."""
         return len(self.detections)
 
     def __repr__(self) -> str:

@@ -64,7 +64,6 @@ class Run:
     metrics: Mapping[str, Any]
 
     def __fspath__(self) -> str:
-        """The folder."""
         return str(self.folder)
 
 

@@ -142,7 +142,6 @@ class ResumePoint(Callback):
     """
 
     def __init__(self, path: Path, every_steps: int) -> None:
-        """Sets the file, and the optimizer steps between two checkpoints."""
         self.path = path
         self.every_steps = every_steps
         self._asked_to_stop = False
@@ -326,7 +325,6 @@ class ProgressLines(Callback):
     """One line every few batches, for logs that are no terminal."""
 
     def __init__(self, every: int) -> None:
-        """Sets the number of batches from one line to the next."""
         self.every = every
         self._begin = (0.0, 0)
 

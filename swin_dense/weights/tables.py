@@ -25,7 +25,6 @@ class Name:
     """A name with stage and block fields, such as `features.{2i+1}.{j}.norm1`, that is matched and filled."""
 
     def __init__(self, template: str) -> None:
-        """Compiles the template."""
         self.template = template
         self._lines = {m["index"]: (int(m["scale"] or 1), int(m["offset"] or 0)) for m in _FIELD.finditer(template)}
         pattern = re.sub(r"\\\{\d*([ij])(?:\\\+\d+)?\\\}", r"(?P<\1>0|[1-9][0-9]{0,3})", re.escape(template))
@@ -106,7 +105,6 @@ class Table:
     """
 
     def __init__(self, rows: Iterable[Row] = (), *, others_keep_names: bool = False) -> None:
-        """Compiles the names of every row."""
         self.rows = tuple(rows)
         self.others_keep_names = others_keep_names
         self._theirs = [

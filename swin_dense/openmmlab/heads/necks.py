@@ -72,7 +72,6 @@ class FusedSum(nn.Module):
     """Fast normalised fusion: swish(sum of w_i x_i / (epsilon + sum of w_i)), with learnt w_i >= 0."""
 
     def __init__(self, inputs: int) -> None:
-        """Creates one weight per map that is added."""
         super().__init__()
         self.weights = nn.Parameter(torch.ones(1, 1, 1, 1, inputs))
 

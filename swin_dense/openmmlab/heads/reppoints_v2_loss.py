@@ -157,7 +157,6 @@ class InclusiveGIoULoss(nn.Module):
     """
 
     def __init__(self, loss_weight: float = 1.0) -> None:
-        """Stores the factor of the loss."""
         super().__init__()
         self.loss_weight = loss_weight
 
@@ -180,7 +179,6 @@ class ForegroundFocalLoss(nn.Module):
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25, loss_weight: float = 1.0) -> None:
-        """Stores the focusing exponent, the share of the positives, and the factor of the loss."""
         super().__init__()
         self.gamma = gamma
         self.alpha = alpha
@@ -225,7 +223,6 @@ class Predictions:
     corner_offsets: Tensor  # (P, 4) x and y to the top left, then to the bottom right corner, in units of the stride
 
     def __getitem__(self, image: int) -> Predictions:
-        """Those of one image of a batch."""
         return Predictions(*(getattr(self, name)[image] for name in self.__dataclass_fields__))
 
 
