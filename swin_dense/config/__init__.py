@@ -18,6 +18,7 @@ from swin_dense.config.parsing import (
     is_config,
     list_recipes,
     load_config,
+    settings_of,
 )
 from swin_dense.config.segmentation import (
     LabelledSplitConfig,
@@ -51,4 +52,5 @@ __all__ = [
     "is_config",
     "list_recipes",
     "load_config",
+    "settings_of",
 ]

@@ -180,6 +180,6 @@ class DetectionConfig:
     inference: DetectionInferenceConfig = DetectionInferenceConfig()
     training: TrainingConfig = TrainingConfig()
     task: str = "detection"
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, object] = field(default_factory=dict)
     loggers: tuple[object, ...] = ("csv", "tensorboard")
     callbacks: tuple[object, ...] = ()

@@ -15,7 +15,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
@@ -129,9 +129,21 @@ def load_config(
     return typing.cast(Config, _parse_dataclass(TASKS[task], values, where, ""))
 
 
+def settings_of(config: Any) -> dict[str, Any]:
+    """A config as dicts and lists that may be changed; objects in it, such as callbacks, are the same objects."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {name: settings_of(one) if is_dataclass(one) else _copied(one) for name, one in values.items()}
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, (list, tuple)) else value
+
+
 def config_text(config: Config) -> str:
     """The config as a config file that `load_config` reads back to the same value."""
-    values = asdict(config)
+    values = settings_of(config)
     values["model"] = values.pop("model")  # the longest part comes last
     return "".join(f"{key} = {_python(value)}\n" for key, value in values.items())
 
@@ -161,7 +173,7 @@ def _read(source: object) -> tuple[str, dict[str, Any]]:
     if isinstance(source, Mapping):
         return "the dict", _plain(source, "the dict", "")
     if isinstance(source, Config):
-        return "the config", asdict(source)
+        return "the config", settings_of(source)
     if not isinstance(source, (str, os.PathLike)):
         raise ConfigError(f"a config is a name, file, dict or dataclass of swin_dense.config, not {_short(source)}")
     path = find_config(source)
@@ -244,8 +256,12 @@ def _parse(kind: Any, value: Any, where: str, key: str) -> Any:
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ConfigError(f"{where}: {key} must have {len(arguments)} values, not {len(value)}")
         return tuple(_parse(arguments[0], item, where, f"{key}.{i}") for i, item in enumerate(value))
-    if kind is object:  # loggers and callbacks may be objects, in Python
-        return _plain(value, where, key) if isinstance(value, (str, Mapping, list, tuple, int, float)) else value
+    if kind is object:  # loggers, callbacks, and what the trainer takes may be objects, in Python
+        if isinstance(value, (list, tuple)):
+            return type(value)(_parse(object, item, where, f"{key}.{i}") for i, item in enumerate(value))
+        return _plain(value, where, key) if isinstance(value, (str, Mapping, int, float)) else value
+    if origin is dict and arguments[1] is object and isinstance(value, Mapping) and all(map(_is_text, value)):
+        return {name: _parse(object, item, where, f"{key}.{name}") for name, item in value.items()}
     expected = origin or kind
     value = _plain(value, where, key)
     if expected is str and key.endswith("precision") and type(value) is int:
@@ -285,6 +301,10 @@ def _plain(value: Any, where: str, key: str, depth: int = 0) -> Any:
         return {name: _plain(item, where, f"{prefix}{name}", depth + 1) for name, item in value.items()}
     kinds = "numbers, texts, lists and dicts whose keys are texts"
     raise ConfigError(f"{where}: {key or 'a config'} must be made of {kinds}, not {_short(value)}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _short(value: object) -> str:

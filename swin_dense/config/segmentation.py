@@ -156,6 +156,6 @@ class SegmentationConfig:
     inference: SegmentationInferenceConfig = SegmentationInferenceConfig()
     training: TrainingConfig = TrainingConfig()
     task: str = "segmentation"
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, object] = field(default_factory=dict)
     loggers: tuple[object, ...] = ("csv", "tensorboard")
     callbacks: tuple[object, ...] = ()

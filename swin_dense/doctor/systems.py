@@ -27,10 +27,11 @@ from swin_dense.data.shapes import write_shapes
 from swin_dense.doctor.backbone import autocast
 from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
 from swin_dense.errors import TrainingInterruptedError
+from swin_dense.isolation import seeded
 from swin_dense.records import IGNORE_INDEX, Batch
 from swin_dense.tasks import data_module, task_of
 from swin_dense.tasks.training import train
-from swin_dense.training.base import seeded, total_loss
+from swin_dense.training.base import total_loss
 from swin_dense.training.optim import NO_DECAY, adamw
 
 SYSTEMS = (
@@ -175,7 +176,7 @@ def _prepare(system: str, folder: Path) -> tuple[Batch, nn.Module, dict[str, Ten
 
 
 def _losses(model: Any, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    with warnings.catch_warnings(), seeded(device, 0):
+    with warnings.catch_warnings(), seeded(0, device=device):
         warnings.simplefilter("ignore")  # of mmdet, about torch
         terms: dict[str, Tensor] = model.losses(batch)
     return {name: value for name, value in terms.items() if "loss" in name}

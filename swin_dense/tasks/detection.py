@@ -152,7 +152,7 @@ class DetectionTask(Task[DetectionConfig]):
     needs_category_ids = True
     lowest_score = 0.0
     options = frozenset({"engine", "threshold", "min_score", "max_detections"})
-    predicts = "{rows} detections in {output}/predictions.json, pictures beside it"
+    predicts = "detections: {rows}, in {output}/predictions.json, pictures beside it"
 
     def data_module(self, config: DetectionConfig) -> CocoDataModule:
         from torchvision.transforms.v2 import Identity
@@ -186,29 +186,20 @@ class DetectionTask(Task[DetectionConfig]):
     def build_network(self, model: Mapping[str, Any], num_classes: int) -> Any:
         return build_network(model, num_classes)
 
-    def training_module(
-        self, config: DetectionConfig, data: Any, model: Any, *, engine: str = "faster-coco-eval", **options: Any
-    ) -> DetectorModule:
-        from swin_dense.metrics import CocoMetric
+    def training_module(self, config: DetectionConfig, data: Any, model: Any, **options: Any) -> DetectorModule:
         from swin_dense.training import DetectorModule
 
-        metric = CocoMetric(
-            data.ground_truth,
-            category_ids=data.category_ids,
-            class_names=data.class_names,
-            image_ids=data.val_image_ids,
-            iou_types=("bbox", "segm") if model.has_masks else ("bbox",),
-            engine=engine,
-        )
-        return DetectorModule(
+        module = DetectorModule(
             model,
-            metric,
+            None,
             self.inference(config, config.data.eval_batch_size),
             **vars(config.optimizer),
             **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
             patience=config.training.nonfinite_patience,
             seed=config.training.seed,
         )
+        module.metric = module.make_metric(data, **options)
+        return module
 
     def inference(self, config: DetectionConfig, batch_size: int, **options: Any) -> DetectionInference:
         return inference(config.inference, config.augmentation, batch_size)

@@ -36,6 +36,9 @@ REMAINS = ("config.py", "run.json", "metrics.csv", "curves.png", "pictures", "hp
 FIXED = ("task", "score_metric", "model.", "optimizer.no_decay", "optimizer.layer_decay")
 """Settings that a checkpoint decides, by the beginning of their keys."""
 
+FREE = {"train_cfg", "test_cfg", "loss_weight", "drop_path_rate", "activation_checkpointing", "with_cp"}
+"""Settings of a model that change no parameter and nothing that one means, by a word of their keys."""
+
 
 def is_first_process() -> bool:
     """Whether this is the one process, of however many train together, that writes files and talks."""
@@ -65,7 +68,9 @@ def open_run(run: Path, config: Config) -> None:
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in RECORDED}},
         "seed": config.training.seed,
         "command": sys.argv,
-        "objects": [repr(one) for one in (*config.loggers, *config.callbacks) if not isinstance(one, (str, dict))],
+        "objects": [
+            repr(one) for one in (*config.loggers, *config.callbacks, *config.trainer.values()) if _holds_objects(one)
+        ],
         "resumed": [],
     }
     write_json(run / "run.json", facts)
@@ -80,7 +85,7 @@ def record_resume(run: Path, config: Config, changes: Mapping[str, tuple[Any, An
         facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     facts = facts if isinstance(facts, dict) else {}
     before = facts.get("resumed")
-    history = {key: [was, now] for key, (was, now) in changes.items()}
+    history = {key: [repr(one) if _holds_objects(one) else one for one in pair] for key, pair in changes.items()}
     facts["resumed"] = [*(before if isinstance(before, list) else ()), {"command": sys.argv, "changes": history}]
     write_json(run / "run.json", facts)
     if changes:
@@ -88,13 +93,20 @@ def record_resume(run: Path, config: Config, changes: Mapping[str, tuple[Any, An
 
 
 def _write_config(run: Path, config: Config) -> None:
-    """Writes the config; loggers and callbacks that are objects are not written down, only named in run.json."""
+    """Writes the config; objects in it, such as callbacks, are not written down, only named in run.json."""
     named: dict[str, Any] = {
-        key: tuple(one for one in getattr(config, key) if isinstance(one, (str, dict)))
-        for key in ("loggers", "callbacks")
+        key: tuple(one for one in getattr(config, key) if not _holds_objects(one)) for key in ("loggers", "callbacks")
     }
+    named["trainer"] = {name: one for name, one in config.trainer.items() if not _holds_objects(one)}
     with atomic_write(run / "config.py") as unfinished:
         unfinished.write_text(config_text(replace(config, **named)), encoding="utf-8")
+
+
+def _holds_objects(value: object) -> bool:
+    """Whether a config file cannot hold a value."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_objects, value))
+    return not isinstance(value, (str, dict, int, float, type(None)))
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
@@ -132,7 +144,7 @@ def check_resumable(run: Path, config: Config, changes: Mapping[str, tuple[Any, 
         f"{key} was {was!r}, is {now!r}"
         for key, (was, now) in changes.items()
         if key.startswith(FIXED)
-        and not key.startswith(("model.test_cfg", "model.train_cfg"))
+        and not FREE & set(key.split("."))
         or key == "training.ema_decay"
         and None in (was, now)
     ]

@@ -19,7 +19,7 @@ from swin_dense.files import atomic_write
 from swin_dense.inference import EvaluationSize
 from swin_dense.inference.segmentation import SegmentationInference
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter, WholeSegmenter, build_network
-from swin_dense.records import IGNORE_INDEX, Segmentation
+from swin_dense.records import Segmentation
 from swin_dense.tasks.base import Demo, Labels, Result, Task
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class SegmentationTask(Task[SegmentationConfig]):
     prediction_folders = ("labels", "overlays")
     exports_whole = True
     options = frozenset({"probabilities"})
-    predicts = "{rows} label maps in {output}/labels, pictures in {output}/overlays"
+    predicts = "label maps: {rows}, in {output}/labels, pictures in {output}/overlays"
 
     def data_module(self, config: SegmentationConfig) -> ADE20KDataModule:
         from torchvision.transforms.v2 import Identity
@@ -156,18 +156,19 @@ class SegmentationTask(Task[SegmentationConfig]):
         return build_network(model, num_classes)
 
     def training_module(self, config: SegmentationConfig, data: Any, model: Any, **options: Any) -> SegmenterModule:
-        from swin_dense.metrics import MeanIoU
         from swin_dense.training import SegmenterModule
 
-        return SegmenterModule(
+        module = SegmenterModule(
             model,
-            MeanIoU(data.class_names, data.val_image_ids, ignore_index=IGNORE_INDEX),
+            None,
             self.inference(config, config.data.eval_batch_size),
             **vars(config.optimizer),
             **{name: value for name, value in vars(config.schedule).items() if name != "steps"},
             patience=config.training.nonfinite_patience,
             seed=config.training.seed,
         )
+        module.metric = module.make_metric(data)
+        return module
 
     def inference(
         self, config: SegmentationConfig, batch_size: int, *, probabilities: bool = False, **options: Any

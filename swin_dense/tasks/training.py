@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from swin_dense.config import Config, load_config
+from swin_dense.config import Config, load_config, settings_of
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, TrainingError, WeightsError
 from swin_dense.files import check_output_folder
@@ -122,7 +122,7 @@ def train(
         changes: dict[str, tuple[Any, Any]] = {}
         if resume:
             done = read_checkpoint(run / "last.ckpt")
-            changes = changed_settings(asdict(load_config(run / "config.py")), asdict(config))
+            changes = changed_settings(settings_of(load_config(run / "config.py")), settings_of(config))
             check_resumable(run, config, changes, done)
         task, data = task_of(config), data_module(config)
         data.setup("fit")
@@ -151,7 +151,8 @@ def train(
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the device ran out of memory with data.batch_size={config.data.batch_size}: lower it (and set "
-                "training.images_per_step to what a step shall see), or set model.backbone.with_cp=True"
+                "training.images_per_step to what a step shall see), or set "
+                "model.backbone.activation_checkpointing=True"
             ) from error
         finally:
             if is_first_process() and (run / "best.ckpt").is_file():

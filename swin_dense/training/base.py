@@ -40,7 +40,12 @@ class DenseModule(LightningModule):
     ) -> None:
         """Takes the parts, as the tasks' own modules describe them; `optimizer` holds keyword arguments of `adamw`."""
         super().__init__()
-        self.model = cast(nn.Module, getattr(model, "module", model))
+        self.model = getattr(model, "module", model)
+        if not isinstance(self.model, nn.Module):
+            raise ConfigError(
+                f"{type(self).__name__} takes what swin_dense.load gives, or an nn.Module, and no "
+                f"{type(model).__name__}: swin_dense.load builds a model from a config"
+            )
         self.metric = metric
         self.inference = inference
         self.optimizer_options = optimizer
@@ -61,7 +66,7 @@ class DenseModule(LightningModule):
         return cast(nn.Module, self.model.network)
 
     @abstractmethod
-    def make_metric(self, data: Any, images: int | None = None) -> Any:
+    def make_metric(self, data: Any, images: int | None = None, **options: Any) -> Any:
         """The task's metric for the first `images` validation images of a data module that is set up."""
 
     @abstractmethod
@@ -110,13 +115,16 @@ class DenseModule(LightningModule):
         if self.trainer.world_size > 1 and self.trainer.global_step == 0:
             _check_all_learn(self.network)
 
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """What is logged in a training, each the mean over the batches since the last line of the log."""
+        return {f"train/{name}": total / self._batches for name, total in self._sums.items()}
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Logs the means since the last line, where a line is due."""
+        """Logs the means, where a line is due."""
         if not self._line_is_due():
             return
-        self.log_dict(
-            {f"train/{name}": total / self._batches for name, total in self._sums.items()}, batch_size=len(batch)
-        )
+        self.log_dict(self.means, batch_size=len(batch))
         self.log("train/learning_rate", self._learning_rate, batch_size=len(batch))
         self._sums, self._batches, self._logged_step = {}, 0, self.trainer.global_step
 
@@ -232,7 +240,7 @@ def metrics(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def configured_inference(model: Any) -> Any:
     """How a model of `swin_dense.load` is run on images, by its config; None for a plain module."""
-    return None if isinstance(model, nn.Module) else model.inference
+    return None if isinstance(model, nn.Module) else getattr(model, "inference", None)
 
 
 def total_loss(terms: Mapping[str, Tensor]) -> Tensor:

@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -352,21 +352,22 @@ class ProgressLines(Callback):
             return
         seconds = (time.monotonic() - started) / (done - first)
         left = timedelta(seconds=round(seconds * max(total - done, 0)))
-        losses = _shown(trainer, "train/", lambda name: "loss" in name)
+        # The module logs its means after the callbacks: those of the trainer are of the line before, or none.
+        losses = _shown(cast(Any, pl_module).means, "train/", lambda name: "loss" in name)
         print(f"{place} {losses} | {seconds:.2f} s/batch, {left} left", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the headline metrics, with the epoch that they are of: after the last one the trainer is further."""
-        metrics = _shown(trainer, "val/", lambda name: name.endswith(("_AP", "mIoU")))
+        metrics = _shown(trainer.callback_metrics, "val/", lambda name: name.endswith(("_AP", "mIoU")))
         if trainer.is_global_zero and metrics:
             epoch = getattr(pl_module, "trained_epoch", trainer.current_epoch)
             print(f"{progress(trainer, epoch)} {metrics}", file=sys.stderr)
 
 
-def _shown(trainer: Trainer, prefix: str, wanted: Callable[[str], bool]) -> str:
-    """The last values that are logged under a prefix, such as "loss 2.500 loss_rpn_cls 0.125"."""
+def _shown(values: Mapping[str, Any], prefix: str, wanted: Callable[[str], bool]) -> str:
+    """The wanted values under a prefix, such as "loss 2.500 loss_rpn_cls 0.125"."""
     return " ".join(
         f"{name.removeprefix(prefix)} {float(value):.3f}"
-        for name, value in sorted(trainer.callback_metrics.items())
+        for name, value in sorted(values.items())
         if name.startswith(prefix) and wanted(name)
     )

@@ -87,14 +87,15 @@ class DetectorModule(DenseModule):
         self.milestones = milestones
         self.schedule_options = {"gamma": gamma, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
 
-    def make_metric(self, data: Any, images: int | None = None) -> CocoMetric:
+    def make_metric(self, data: Any, images: int | None = None, **options: Any) -> CocoMetric:
         """COCO's metrics on the first `images` validation images of a `CocoDataModule` that is set up; None for all."""
         return CocoMetric(
-            data.val_annotations,
+            data.ground_truth,
             category_ids=data.category_ids,
             class_names=data.class_names,
             image_ids=data.val_image_ids[:images],
             iou_types=("bbox", "segm") if self.model.has_masks else ("bbox",),
+            **options,
         )
 
     def score(self, batch: Batch, predictions: list[Detections]) -> None:
@@ -176,7 +177,7 @@ class SegmenterModule(DenseModule):
         self.save_hyperparameters(ignore=["model", "metric", "inference"])
         self.schedule_options = {"power": power, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
 
-    def make_metric(self, data: Any, images: int | None = None) -> MeanIoU:
+    def make_metric(self, data: Any, images: int | None = None, **options: Any) -> MeanIoU:
         """Mean IoU of the first `images` validation images of an `ADE20KDataModule` that is set up; None for all."""
         return MeanIoU(data.class_names, data.val_image_ids[:images], ignore_index=IGNORE_INDEX)
 

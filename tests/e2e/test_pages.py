@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers.commands import REPOSITORY, command
+from swin_dense.backbones import create_backbone
 from swin_dense.config import find_config, list_recipes
 from swin_dense.data.shapes import write_shapes
+from swin_dense.weights import save_weights
 
 PAGES = {
     page.name: page.read_text() for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
@@ -99,6 +102,25 @@ def test_the_python_of_the_readme_trains_predicts_and_prints_the_maps(
         "stage3 384 16 (1, 384, 16, 20)",
         "stage4 768 32 (1, 768, 8, 10)",
     ]
+
+
+def test_a_users_own_trainer_trains_as_the_page_on_training_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small model for the published one, and two images of every epoch for all of them."""
+    monkeypatch.chdir(tmp_path)
+    shapes = write_shapes(tmp_path / "data/mine", train=4, val=2, size=96)
+    save_weights(create_backbone("swin_nano"), "backbone.safetensors")
+    shutil.copy(next((shapes / "val").iterdir()), "street.png")
+    names = run_blocks(
+        "training.md",
+        ("mask-rcnn_swin-t_fpn_1x_coco", "mask-rcnn_swin-nano_shapes"),
+        ("swin_tiny_patch4_window7_224.pth", "backbone.safetensors"),
+        ("max_epochs=24, accumulate_grad_batches=8", "max_epochs=1, limit_train_batches=1, accelerator='cpu'"),
+        ("batch_size=2", "batch_size=2, num_workers=0"),
+        ("street.jpg", "street.png"),
+    )
+    assert set(names["module"].scores) == {"bbox", "segm"} and type(names["found"]).__name__ == "DetectionResult"
 
 
 def test_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

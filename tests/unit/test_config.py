@@ -89,6 +89,14 @@ def test_a_dict_that_is_changed_stays_as_it_was() -> None:
     assert repr(source) == before
 
 
+def test_objects_stay_the_same_objects() -> None:
+    callback, plugin = object(), object()
+    config = load_config(DEMO, {"callbacks": [callback], "trainer": {"plugins": [plugin], "devices": 1}})
+    changed = load_config(config, {"schedule.epochs": 4})
+    assert changed.callbacks[0] is callback and changed.trainer["plugins"][0] is plugin
+    assert changed == replace(config, schedule=changed.schedule)
+
+
 def test_overrides_of_a_mapping_are_values_and_not_texts() -> None:
     changes: dict[str, Any] = {
         "data.root": Path("10"),

@@ -93,7 +93,7 @@ def test_predict_prints_one_json_object(capsys: pytest.CaptureFixture[str], monk
     assert command(*words, "--json") == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"output": "out", "predictions": rows}
-    assert captured.err == "1 detections in out/predictions.json, pictures beside it\n"
+    assert captured.err == "detections: 1, in out/predictions.json, pictures beside it\n"
     assert command(*words) == 0
     assert capsys.readouterr().out == captured.err
 

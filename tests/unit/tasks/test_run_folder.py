@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.plugins import AsyncCheckpointIO
 
 from swin_dense.config import Config, load_config
 from swin_dense.errors import ConfigError, TrainingError
@@ -62,7 +63,14 @@ def test_what_the_checkpoint_decides_is_refused_by_name(change: dict[str, Any], 
 
 @pytest.mark.parametrize(
     "change",
-    [{"optimizer__learning_rate": 1e-6}, {"schedule__epochs": 30}, {"model__test_cfg__rcnn__score_thr": 0.1}],
+    [
+        {"optimizer__learning_rate": 1e-6},
+        {"schedule__epochs": 30},
+        {"model__test_cfg__rcnn__score_thr": 0.1},
+        {"model__backbone__activation_checkpointing": True},
+        {"model__backbone__drop_path_rate": 0.5},
+        {"model__rpn_head__loss_bbox__loss_weight": 2.0},
+    ],
     ids=str,
 )
 def test_everything_else_is_applied(change: dict[str, Any]) -> None:
@@ -80,8 +88,10 @@ def test_other_classes_are_refused_and_other_names_on_request_taken() -> None:
 
 
 def test_what_a_run_is_resumed_with_becomes_its_record(tmp_path: Path) -> None:
-    open_run(tmp_path, config(callbacks=["LearningRateMonitor", LearningRateMonitor()]))
-    assert load_config(tmp_path / "config.py").callbacks == ("LearningRateMonitor",)
+    trainer = {"plugins": [AsyncCheckpointIO()], "strategy": "auto"}
+    open_run(tmp_path, config(callbacks=["LearningRateMonitor", LearningRateMonitor()], trainer=trainer))
+    written = load_config(tmp_path / "config.py")
+    assert (written.callbacks, written.trainer) == (("LearningRateMonitor",), {"strategy": "auto"})
     for epochs in (30, 40):
         before = load_config(tmp_path / "config.py")
         other = load_config(before, {"schedule.epochs": epochs})
@@ -89,7 +99,7 @@ def test_what_a_run_is_resumed_with_becomes_its_record(tmp_path: Path) -> None:
         assert load_config(tmp_path / "config.py").schedule.epochs == epochs
     facts = json.loads((tmp_path / "run.json").read_text())
     assert [one["changes"] for one in facts["resumed"]] == [{"schedule.epochs": [3, 30]}, {"schedule.epochs": [30, 40]}]
-    assert len(facts["objects"]) == 1
+    assert len(facts["objects"]) == 2
 
 
 def test_what_is_left_of_a_run_that_never_saved_makes_place_for_the_next(tmp_path: Path) -> None:

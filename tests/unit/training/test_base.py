@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from swin_dense.errors import TrainingError
+from swin_dense.errors import ConfigError, TrainingError
 from swin_dense.isolation import seeded
 from swin_dense.records import Batch
 from swin_dense.training import DetectorModule
@@ -45,6 +45,11 @@ def test_the_generators_of_the_caller_go_on_as_if_nothing_had_been_drawn() -> No
         drawn_at(1, 2, 3)
         found.append(draws())
     assert found == expected
+
+
+def test_a_model_dict_is_no_model() -> None:
+    with pytest.raises(ConfigError, match="DetectorModule takes what swin_dense.load gives, .* and no dict"):
+        DetectorModule({"type": "MaskRCNN"})
 
 
 def test_only_losses_are_added_up() -> None:

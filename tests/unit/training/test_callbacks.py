@@ -15,7 +15,7 @@ from swin_dense.training.callbacks import ProgressLines
 def trainer_of(batches: int, epochs: int, first: bool = True, steps: int = -1) -> Any:
     """What the callback reads of a trainer that is about to do its first batch."""
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=-1))
-    metrics = {"train/loss": torch.tensor(2.5), "train/learning_rate": torch.tensor(1e-4), "val/bbox_AP": 0.25}
+    metrics = {"train/learning_rate": torch.tensor(1e-4), "val/bbox_AP": 0.25}
     return SimpleNamespace(
         is_global_zero=first,
         num_training_batches=batches,
@@ -29,6 +29,10 @@ def trainer_of(batches: int, epochs: int, first: bool = True, steps: int = -1) -
     )
 
 
+MODULE: Any = SimpleNamespace(means={"train/loss": torch.tensor(2.5), "train/acc": torch.tensor(90.0)})
+"""Before the first of its lines is logged."""
+
+
 def run(trainer: Any, lines: ProgressLines, monkeypatch: pytest.MonkeyPatch) -> None:
     """Does all batches, of two seconds each."""
     done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
@@ -40,7 +44,7 @@ def run(trainer: Any, lines: ProgressLines, monkeypatch: pytest.MonkeyPatch) -> 
         trainer.fit_loop.epoch_loop.total_batch_idx = step
         trainer.current_epoch, batch = divmod(step, trainer.num_training_batches)
         trainer.global_step = (step + 1) // trainer.accumulate_grad_batches
-        lines.on_train_batch_end(trainer, None, None, None, batch)
+        lines.on_train_batch_end(trainer, MODULE, None, None, batch)
 
 
 def test_every_few_batches_and_the_last_of_an_epoch_have_a_line(
