@@ -1,14 +1,11 @@
 """Configs: found by name or path, and read into frozen dataclasses."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from swin_dense.config.common import OptimizerConfig, TrainingConfig
-from swin_dense.config.detection import (
-    AugmentationConfig,
-    DataConfig,
-    DetectionConfig,
-    DetectionInferenceConfig,
-    ScheduleConfig,
-    SplitConfig,
-)
 from swin_dense.config.parsing import (
     TASKS,
     Config,
@@ -20,14 +17,24 @@ from swin_dense.config.parsing import (
     load_config,
     settings_of,
 )
-from swin_dense.config.segmentation import (
-    LabelledSplitConfig,
-    PolynomialScheduleConfig,
-    SegmentationAugmentationConfig,
-    SegmentationConfig,
-    SegmentationDataConfig,
-    SegmentationInferenceConfig,
-)
+
+if TYPE_CHECKING:
+    from swin_dense.config.detection import (
+        AugmentationConfig,
+        DataConfig,
+        DetectionConfig,
+        DetectionInferenceConfig,
+        ScheduleConfig,
+        SplitConfig,
+    )
+    from swin_dense.config.segmentation import (
+        LabelledSplitConfig,
+        PolynomialScheduleConfig,
+        SegmentationAugmentationConfig,
+        SegmentationConfig,
+        SegmentationDataConfig,
+        SegmentationInferenceConfig,
+    )
 
 __all__ = [
     "TASKS",
@@ -54,3 +61,11 @@ __all__ = [
     "load_config",
     "settings_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A class of a task's settings, which is imported when it is asked for (PEP 562)."""
+    for module in (import_module(f"swin_dense.config.{task}") for task in (TASKS if name in __all__ else ())):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

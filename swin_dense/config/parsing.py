@@ -17,13 +17,20 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from importlib import import_module
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from swin_dense.config.detection import DetectionConfig
-from swin_dense.config.segmentation import SegmentationConfig
 from swin_dense.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from swin_dense.config.detection import DetectionConfig
+    from swin_dense.config.segmentation import SegmentationConfig
+
+    Config: TypeAlias = DetectionConfig | SegmentationConfig
+else:
+    Config = Any  # a whole config, of any task
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
@@ -81,11 +88,8 @@ def describe_recipe(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-Config = DetectionConfig | SegmentationConfig
-"""A whole config, of any task."""
-
-TASKS: dict[str, type[Config]] = {"detection": DetectionConfig, "segmentation": SegmentationConfig}
-"""The schema of each `task`."""
+TASKS = {"detection": "DetectionConfig", "segmentation": "SegmentationConfig"}
+"""The schema of each `task`: a class of `swin_dense/config/TASK.py`, which is imported for a config of that task."""
 
 LARGEST = 2**31 - 1
 """Integers beyond it are refused: no count, size or seed of a config is larger, and kernels overflow."""
@@ -126,7 +130,8 @@ def load_config(
     task = values.get("task", "detection")
     if not isinstance(task, str) or task not in TASKS:
         raise ConfigError(f"{where}: unknown task {reprlib.repr(task)}; {nearest(str(task), TASKS)}")
-    return typing.cast(Config, _parse_dataclass(TASKS[task], values, where, ""))
+    schema = getattr(import_module(f"swin_dense.config.{task}"), TASKS[task])
+    return typing.cast(Config, _parse_dataclass(schema, values, where, ""))
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -172,7 +177,7 @@ def _read(source: object) -> tuple[str, dict[str, Any]]:
     """The settings of any source, free to be changed, and what to call it in messages."""
     if isinstance(source, Mapping):
         return "the dict", _plain(source, "the dict", "")
-    if isinstance(source, Config):
+    if type(source).__name__ in TASKS.values() and is_dataclass(source):
         return "the config", settings_of(source)
     if not isinstance(source, (str, os.PathLike)):
         raise ConfigError(f"a config is a name, file, dict or dataclass of swin_dense.config, not {_short(source)}")

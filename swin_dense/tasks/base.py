@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from swin_dense.data.datamodule_base import ImageDataModule
     from swin_dense.training.base import DenseModule
 
-ConfigT = TypeVar("ConfigT", bound=Config)
+ConfigT = TypeVar("ConfigT", bound="Config")
 
 ANY_CLASSES = 80
 """The class count where neither weights, nor data, nor the model dict give one."""

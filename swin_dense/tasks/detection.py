@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle_codec
 from torch import Tensor
 
-from swin_dense.config import AugmentationConfig, DetectionConfig, DetectionInferenceConfig
+from swin_dense.config.detection import AugmentationConfig, DetectionConfig, DetectionInferenceConfig
 from swin_dense.errors import ConfigError
 from swin_dense.inference import EvaluationSize
 from swin_dense.inference.detection import DetectionInference

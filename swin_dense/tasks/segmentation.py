@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from swin_dense.config import SegmentationAugmentationConfig, SegmentationConfig
+from swin_dense.config.segmentation import SegmentationAugmentationConfig, SegmentationConfig
 from swin_dense.errors import ConfigError
 from swin_dense.files import atomic_write
 from swin_dense.inference import EvaluationSize
