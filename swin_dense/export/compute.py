@@ -10,7 +10,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,6 @@ from swin_dense.backbones import FeatureSpec
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import CELLS, check_inside, pool_map, pool_pyramid
 from swin_dense.images.finder import ImageSource
-from swin_dense.images.store import ImageStore
 from swin_dense.records import MAX_ENLARGED, Size, rescaled_size
 
 
@@ -94,7 +92,6 @@ class ImageReader(Dataset[LoadedImage]):
     ) -> None:
         """Prepares to read; boxes (N, 4) are by the index of the image, None if no image has any."""
         self.sources, self.target, self.boxes = sources, target, boxes
-        self._stores: dict[Path, ImageStore] = {}
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -108,10 +105,7 @@ class ImageReader(Dataset[LoadedImage]):
             return LoadedImage(number, source.path, error=str(error))
 
     def _read(self, number: int, source: ImageSource) -> LoadedImage:
-        if source.root not in self._stores:
-            self._stores[source.root] = ImageStore(source.root)
-        store = self._stores[source.root]
-        image, content = store.read(source.name).as_subclass(Tensor), store.content(source.name)
+        image, content = source.store.read(source.name).as_subclass(Tensor), source.store.content(source.name)
         size = (image.shape[1], image.shape[2])
         boxes = None if self.boxes is None else self.boxes.get(number, torch.empty(0, 4))
         if boxes is not None:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,19 @@ class ImageSource:
     name: str
 
     @property
+    def store(self) -> ImageStore:
+        """What reads it, and others of that root; one for each process."""
+        return _store(self.root)
+
+    @property
     def path(self) -> str:
         """Root and name; bytes that are no UTF-8 are written as backslash, x, and two digits."""
         return str(self.root / self.name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@lru_cache(maxsize=64)
+def _store(root: Path) -> ImageStore:
+    return ImageStore(root)
 
 
 def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[ImageSource]:
@@ -100,7 +111,6 @@ class ImageFiles(Dataset[Sample]):
     def __init__(self, inputs: Sequence[Path], output: Path | None = None) -> None:
         self.sources = find_images(inputs, output)
         self.paths = [source.root / source.name for source in self.sources]
-        self._stores: dict[Path, ImageStore] = {}
         self._stems_differ = len({path.stem for path in self.paths}) == len(self.paths)
 
     def __len__(self) -> int:
@@ -108,9 +118,7 @@ class ImageFiles(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         source = self.sources[index]
-        if source.root not in self._stores:
-            self._stores[source.root] = ImageStore(source.root)
-        image = self._stores[source.root].read(source.name)
+        image = source.store.read(source.name)
         return Sample(image, index, source.path, (int(image.shape[-2]), int(image.shape[-1])))
 
     def stem(self, index: int) -> str:
@@ -172,7 +180,7 @@ def read_image(image: Any) -> Tensor:
     if isinstance(image, str | PathLike):
         (image,) = find_images([Path(image)])
     if isinstance(image, ImageSource):
-        pixels: Tensor = ImageStore(image.root).read(image.name).as_subclass(Tensor)
+        pixels: Tensor = image.store.read(image.name).as_subclass(Tensor)
         return pixels
     if isinstance(image, Image.Image):
         return _from_pillow(image)

@@ -150,10 +150,7 @@ class Model:
             (48, 64)
         """
         self._check_options(threshold=threshold is not None, probabilities=probabilities)
-        results = self._results(images, threshold, batch_size, probabilities)
-        if is_single(images):
-            return next(results)
-        return results if isinstance(images, Iterator) else list(results)
+        return _as_given(images, self._results(images, threshold, batch_size, probabilities))
 
     def _results(self, images: Any, threshold: float | None, batch_size: int, probabilities: bool) -> Iterator[Result]:
         module = self.module.to(self.device).eval()  # a trainer may have had it
@@ -176,10 +173,7 @@ class Model:
             For each image a dict of (C, H, W) float32 tensors on `device`: "stage1" and "p2" have stride 4; a single
             dict, a list or an iterator as for `predict`.
         """
-        results = self._features(images, batch_size)
-        if is_single(images):
-            return next(results)
-        return results if isinstance(images, Iterator) else list(results)
+        return _as_given(images, self._features(images, batch_size))
 
     def _features(self, images: Any, batch_size: int) -> Iterator[dict[str, Tensor]]:
         from torchvision.transforms.v2 import functional
@@ -274,6 +268,13 @@ class Model:
         for name, is_given in given.items():
             if is_given and name not in task.options:
                 raise ConfigError(f"{name} is not for {self.config.task}, which {self.name} is for")
+
+
+def _as_given(images: Any, results: Iterator[Any]) -> Any:
+    """One result for one image, an iterator for an iterator, a list for any other collection."""
+    if is_single(images):
+        return next(results)
+    return results if isinstance(images, Iterator) else list(results)
 
 
 def _groups(images: Any, batch_size: int) -> Iterator[list[Tensor]]:
