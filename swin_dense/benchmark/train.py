@@ -223,8 +223,8 @@ class Training:
 
     def _mmdet(self, config: Config, data: Any, meter: Meter, device: torch.device) -> None:
         """The plain loop around mmdet's `train_step`; its runner would add hooks."""
+        from swin_dense.isolation import seeded
         from swin_dense.openmmlab.peers import mmdet_loader, mmdet_optimizer
-        from swin_dense.training.base import seeded
         from swin_dense.training.optim import adamw
         from swin_dense.weights import load_weights
 
@@ -243,7 +243,7 @@ class Training:
             if meter.ends:
                 meter.waits.append(time.perf_counter() - meter.ends[-1])
                 meter.images += len(batch["inputs"])
-            with seeded(device, 0, 0, step, 0):
+            with seeded(0, 0, step, 0, device=device):
                 terms = detector.train_step(batch, optimizer)
             meter.losses.append(terms["loss"].detach())
             meter.step_done(device)
