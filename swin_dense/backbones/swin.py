@@ -240,7 +240,7 @@ class SwinTransformer(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without what was compiled."""
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return state | {"_compiled": None}
 
     def _grids(self, size: Sequence[int]) -> list[Grid]:
