@@ -1,7 +1,8 @@
 """One file over HTTP by `requests`: resumed where an earlier attempt stopped, never mixed from two versions.
 
 What has arrived lies in NAME.part; NAME.part.json says which version of the file it is the beginning of. It is
-continued only if the server confirms that version (RFC 9110: Range with If-Range), and otherwise replaced.
+continued only if the server confirms that version (RFC 9110: Range with If-Range), and otherwise replaced. It is ours
+because huggingface_hub's `http_get` resumes with Range alone: where a file has changed, it would join two versions.
 """
 
 from __future__ import annotations
