@@ -111,14 +111,13 @@ def test_a_users_own_trainer_trains_as_the_page_on_training_says(
     monkeypatch.chdir(tmp_path)
     shapes = write_shapes(tmp_path / "data/mine", train=4, val=2, size=96)
     save_weights(create_backbone("swin_nano"), "backbone.safetensors")
-    shutil.copy(next((shapes / "val").iterdir()), "street.png")
+    shutil.copy(next(one for one in sorted(shapes.rglob("*")) if one.suffix in (".jpg", ".png")), "street.jpg")
     names = run_blocks(
         "training.md",
         ("mask-rcnn_swin-t_fpn_1x_coco", "mask-rcnn_swin-nano_shapes"),
         ("swin_tiny_patch4_window7_224.pth", "backbone.safetensors"),
         ("max_epochs=24, accumulate_grad_batches=8", "max_epochs=1, limit_train_batches=1, accelerator='cpu'"),
         ("batch_size=2", "batch_size=2, num_workers=0"),
-        ("street.jpg", "street.png"),
     )
     assert set(names["module"].scores) == {"bbox", "segm"} and type(names["found"]).__name__ == "DetectionResult"
 
