@@ -63,6 +63,10 @@ class TrainingInterruptedError(SwinDenseError):
     """A signal stopped the training after a checkpoint was written; says how to continue."""
 
 
+class BenchmarkError(SwinDenseError):
+    """A contestant of a benchmark failed, took too long, or computes something else than ours."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`did you mean "x"?` for a mistyped name, or the list of valid names where none is near."""
     valid = sorted(valid)

@@ -20,9 +20,10 @@ from swin_dense.backbones import VARIANTS
 from swin_dense.benchmark.cells import BackboneSettings, Cell, Shape
 from swin_dense.benchmark.entrant import LARGE_PRODUCT, PRODUCTS, Entrant
 from swin_dense.benchmark.peers import OURS, installed_peers, products
-from swin_dense.benchmark.processes import ContestantError, RemoteContestant
+from swin_dense.benchmark.processes import RemoteContestant
 from swin_dense.benchmark.timing import Spread, TimeLimit, log, take_turns
 from swin_dense.devices import chosen_device
+from swin_dense.errors import BenchmarkError
 
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
 """Largest relative difference between maps in float32; kernels of GPUs differ more."""
@@ -57,7 +58,7 @@ class _Arena:
     def _answer(self, name: str, limit: TimeLimit) -> Any:
         try:
             return self[name].receive(limit.left())
-        except ContestantError as error:
+        except BenchmarkError as error:
             if not _out_of_memory(error):  # after which a process goes on as before
                 self.end(name)
             return error
@@ -131,7 +132,7 @@ def _check(
     """Compares the maps of the peers with ours; one that differs is left out."""
     for variant in settings.variants:
         for peer, found in arena.together(peers, limit, "check", variant).items():
-            failed = isinstance(found, ContestantError)
+            failed = isinstance(found, BenchmarkError)
             record["checks"].append({"peer": peer, "variant": variant, "difference": None if failed else found})
             if failed or not found <= TOLERANCE.get(arena.device.type, TOLERANCE["cuda"]):
                 reason = str(found) if failed else f"its maps differ from ours by {found:.1e}"
@@ -150,16 +151,16 @@ def _measure(
     waits = [seconds for seconds in (limit.left(), settings.compile_limit) if seconds is not None]
     patience = TimeLimit(min(waits)) if cell.compiled and waits else limit
     first: dict[str, Any] = begin(names, patience, "prepare", cell, settings.compile_mode)
-    again = [name for name, found in first.items() if isinstance(found, ContestantError) and _out_of_memory(found)]
+    again = [name for name, found in first.items() if isinstance(found, BenchmarkError) and _out_of_memory(found)]
     if begin == arena.together:
         first |= arena.in_turn(again, limit, "prepare", cell, settings.compile_mode)
-    failed = {name: found for name, found in first.items() if isinstance(found, ContestantError)}
+    failed = {name: found for name, found in first.items() if isinstance(found, BenchmarkError)}
     memory = arena.in_turn([name for name in names if name not in failed], limit, "settle")
-    failed |= {name: found for name, found in memory.items() if isinstance(found, ContestantError)}
+    failed |= {name: found for name, found in memory.items() if isinstance(found, BenchmarkError)}
 
     def turn(name: str) -> float:
         found = math.nan if name in failed else arena.in_turn([name], limit, "round")[name]
-        if isinstance(found, ContestantError):
+        if isinstance(found, BenchmarkError):
             failed[name] = found
             return math.nan
         return float(found)
@@ -196,7 +197,7 @@ def _compare(result: dict[str, Any], large_product: float | None) -> None:
     result["speedup"] = done[best] / done[OURS] if best is not None and OURS in done else None
 
 
-def _out_of_memory(error: ContestantError) -> bool:
+def _out_of_memory(error: BenchmarkError) -> bool:
     return "outofmemory" in str(error).lower().replace(" ", "")
 
 

@@ -12,13 +12,9 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from swin_dense.errors import SwinDenseError
+from swin_dense.errors import BenchmarkError
 
 SPAWN = multiprocessing.get_context("spawn")
-
-
-class ContestantError(SwinDenseError):
-    """A contestant failed, or did not answer in time; says how."""
 
 
 class RemoteContestant:
@@ -39,24 +35,24 @@ class RemoteContestant:
         try:
             self._connection.send((method, arguments))
         except OSError as error:
-            raise ContestantError("its process has ended") from error
+            raise BenchmarkError("its process has ended") from error
 
     def receive(self, timeout: float | None = None) -> Any:
         """What the method has returned.
 
         Raises:
-            ContestantError: It raised an error, it takes longer than `timeout` seconds, or its process has ended. The
+            BenchmarkError: It raised an error, it takes longer than `timeout` seconds, or its process has ended. The
                 process is of no use then: close it.
         """
         if not self._connection.poll(timeout):
-            raise ContestantError(f"no answer within {timeout:.0f} s")
+            raise BenchmarkError(f"no answer within {timeout:.0f} s")
         try:
             done, value = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(5)
-            raise ContestantError(f"its process has ended with status {self._process.exitcode}") from error
+            raise BenchmarkError(f"its process has ended with status {self._process.exitcode}") from error
         if not done:
-            raise ContestantError(value)
+            raise BenchmarkError(value)
         return value
 
     def call(self, method: str, *arguments: Any) -> Any:

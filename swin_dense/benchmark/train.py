@@ -25,11 +25,11 @@ from swin_dense.benchmark.backbone import describe
 from swin_dense.benchmark.entrant import GIB
 from swin_dense.benchmark.peers import OURS, installed_peers
 from swin_dense.benchmark.photos import CATEGORIES, write_ade, write_coco
-from swin_dense.benchmark.processes import ContestantError, RemoteContestant
+from swin_dense.benchmark.processes import RemoteContestant
 from swin_dense.benchmark.timing import TimeLimit, log
 from swin_dense.config import Config, DetectionConfig, load_config
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, nearest
+from swin_dense.errors import BenchmarkError, ConfigError, nearest
 from swin_dense.tasks import data_module, task_of
 from swin_dense.training.trainer import PRECISIONS, placement, surroundings
 
@@ -138,7 +138,7 @@ class Meter(Callback):
             },
             "steps": len(steps),
             "waiting_for_data": sum(self.waits) / seconds,
-            "peak_memory_gib": _peak_memory(device) / GIB,
+            "peak_memory_gib": peak_memory(device) / GIB,
             "first_loss": float(self.losses[0]),
             "last_loss": float(self.losses[-1]),
         }
@@ -322,7 +322,7 @@ def _in_own_process(training: Training, method: str, limit: TimeLimit) -> dict[s
     try:
         process.ask(method)
         return process.receive(limit.left()) or {}
-    except ContestantError as error:
+    except BenchmarkError as error:
         return {"failed": str(error)}
     finally:
         process.close()
@@ -388,7 +388,7 @@ def _batches(order: Any) -> Iterator[Any]:
         epoch += 1
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes on a GPU since the warm-up; on a CPU those of the process, libraries included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -52,16 +52,13 @@ def backbone(
     """Images per second and memory of backbones, forward and backward, beside their peers."""
     from swin_dense.benchmark.backbone import benchmark_backbone, lines
     from swin_dense.benchmark.cells import GPU_DEFAULTS, BackboneSettings
-    from swin_dense.devices import chosen_device
 
     typed = {
-        **{name: _names(text) for name, text in _given(variants=variants, shapes=shapes, precisions=precisions)},
-        **{name: _names(text) for name, text in _given(modes=modes, peers=peers)},
+        **_lists(variants=variants, shapes=shapes, precisions=precisions, modes=modes, peers=peers),
         **dict(_given(compile=compile_too, compile_mode=compile_mode, repeats=repeats)),
         **dict(_given(compile_limit=compile_limit, seconds_limit=seconds_limit, threads=threads, device=device)),
     }
-    defaults: dict[str, Any] = GPU_DEFAULTS if chosen_device(device).type == "cuda" else {}
-    record = benchmark_backbone(BackboneSettings(**{**defaults, **typed}))
+    record = benchmark_backbone(BackboneSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
     _show(record, [line for cell in record["cells"] for line in lines(cell)], as_json)
 
 
@@ -83,19 +80,71 @@ def train(
 ) -> None:
     """Images per second of whole trainings, data loading included, also beside mmdet's own."""
     from swin_dense.benchmark.train import GPU_DEFAULTS, TrainSettings, benchmark_train, line
-    from swin_dense.devices import chosen_device
 
-    lists = _given(recipes=recipes, precisions=precisions, peers=peers)
     typed = {
-        **{name: _names(text) for name, text in lists},
+        **_lists(recipes=recipes, precisions=precisions, peers=peers),
         **dict(_given(batch_size=batch_size, workers=workers, warm_up=warm_up, steps=steps, images=images)),
         **dict(_given(repeats=repeats, seconds_limit=seconds_limit, changes=overrides, device=device)),
     }
-    defaults: dict[str, Any] = GPU_DEFAULTS if chosen_device(device).type == "cuda" else {}
-    record = benchmark_train(TrainSettings(**{**defaults, **typed}))
+    record = benchmark_train(TrainSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
     lines = [line(one) for one in (*record["runs"], *record["comparisons"])]
     lines += [f"{precision}: ours is {one:.2f} times as fast as mmdet" for precision, one in record["speedup"].items()]
     _show(record, lines, as_json)
+
+
+@benchmarks.command()
+def data(
+    root: Annotated[
+        str | None, typer.Option("--data", help="Folder of a COCO data set, instead of a generated one.")
+    ] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Images of a round.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Rounds in which both take turns.")] = None,
+    peers: Annotated[str | None, typer.Option(help='"mmdet", or "" for none.', metavar="A,B")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Images per second of one loading process, beside mmdet's pipeline."""
+    from swin_dense.benchmark.data import DataSettings, benchmark_data, lines
+
+    typed = {**dict(_given(root=root, images=images, repeats=repeats)), **_lists(peers=peers)}
+    record = benchmark_data(DataSettings(**typed))
+    _show(record, lines(record), as_json)
+
+
+@benchmarks.command()
+def metric(
+    images: Annotated[int | None, typer.Option(min=0, help="Images of the COCO evaluation; 0 leaves it out.")] = None,
+    detections: Annotated[int | None, typer.Option(min=1, help="Detections of an image.")] = None,
+    masks: Annotated[bool | None, typer.Option(help="Whether masks are scored, too.")] = None,
+    label_maps: Annotated[int | None, typer.Option(min=0, help="Label maps of mean IoU; 0 leaves it out.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Rounds in which all take turns.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Seconds of COCO evaluation and mean IoU, beside pycocotools, faster-coco-eval, hotcoco and mmseg."""
+    from swin_dense.benchmark.metric import MetricSettings, benchmark_metric, lines
+
+    sizes = _given(images=images, detections=detections, masks=masks, label_maps=label_maps, repeats=repeats)
+    record = benchmark_metric(MetricSettings(**dict(sizes)))
+    _show(record, lines(record), as_json)
+
+
+@benchmarks.command()
+def export(
+    variant: Annotated[str | None, typer.Option(help="Backbone.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Number of images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images that are computed together.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Rounds in which both take turns.")] = None,
+    peers: Annotated[str | None, typer.Option(help='"timm", or "" for none.', metavar="A,B")] = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Images per second of exporting features, beside a script with timm and numpy.save."""
+    from swin_dense.benchmark.export import GPU_DEFAULTS, ExportSettings, benchmark_export, lines
+
+    numbers = _given(variant=variant, images=images, batch_size=batch_size, workers=workers, repeats=repeats)
+    typed = {**dict(numbers), **_lists(peers=peers), **dict(_given(device=device))}
+    record = benchmark_export(ExportSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
+    _show(record, lines(record), as_json)
 
 
 def _given(**options: Any) -> list[tuple[str, Any]]:
@@ -103,8 +152,16 @@ def _given(**options: Any) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in options.items() if value is not None]
 
 
-def _names(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _lists(**options: str | None) -> dict[str, list[str]]:
+    """Lists of names, of the options that were given."""
+    return {name: [part.strip() for part in text.split(",") if part.strip()] for name, text in _given(**options)}
+
+
+def _defaults(device: str | None, on_gpu: dict[str, Any]) -> dict[str, Any]:
+    """What holds on this device unless the user says otherwise."""
+    from swin_dense.devices import chosen_device
+
+    return on_gpu if chosen_device(device).type == "cuda" else {}
 
 
 def _show(record: dict[str, Any], lines: list[str], as_json: bool) -> None:

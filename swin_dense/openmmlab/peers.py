@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from swin_dense.backbones import SwinVariant
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.detection import build_network
-from swin_dense.openmmlab.registry import mmdet_models
+from swin_dense.openmmlab.registry import mmdet_models, mmseg_models
 
 
 def mmdet_backbone(variant: SwinVariant) -> nn.Module:
@@ -91,3 +91,13 @@ def _options(variant: SwinVariant) -> dict[str, object]:
         "window_size": variant.window_size,
         "drop_path_rate": 0.0,
     }
+
+
+def mmseg_metric(class_names: Sequence[str], ignore_index: int) -> Any:
+    """The mean IoU of mmseg."""
+    mmseg_models()  # which installs the operators
+    from mmseg.evaluation import IoUMetric
+
+    metric = IoUMetric(ignore_index=ignore_index)
+    metric.dataset_meta = {"classes": list(class_names)}
+    return metric

@@ -115,7 +115,17 @@ ALLOWED = {
     },
     "config": {"mmengine.config"},
     # Measures ours beside these libraries, which nothing else needs.
-    "benchmark": {"torch", "torchvision", "timm", "transformers", "numpy", "PIL", "lightning", *EVERY_ROOM},
+    "benchmark": {
+        "torch",
+        "torchvision",
+        "timm",
+        "transformers",
+        "numpy",
+        "PIL",
+        "lightning",
+        "pycocotools",
+        *EVERY_ROOM,
+    },
     # The rooms that put the others together.
     "doctor": {"torch", "numpy", "PIL", "lightning", "packaging", *EVERY_ROOM},
     "__init__": {"torch", *EVERY_ROOM},
