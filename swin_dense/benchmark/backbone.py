@@ -25,6 +25,9 @@ from swin_dense.benchmark.timing import Spread, TimeLimit, log, take_turns
 from swin_dense.devices import chosen_device
 from swin_dense.errors import BenchmarkError
 
+GRACE = 60.0
+"""Seconds that a cell has at least, once its contestants are ready."""
+
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
 """Largest relative difference between maps in float32; kernels of GPUs differ more."""
 
@@ -155,6 +158,8 @@ def _measure(
     if begin == arena.together:
         first |= arena.in_turn(again, limit, "prepare", cell, settings.compile_mode)
     failed = {name: found for name, found in first.items() if isinstance(found, BenchmarkError)}
+    # What has got ready is measured, even if the time is over by now.
+    limit = TimeLimit(None if (left := limit.left()) is None else max(left, GRACE))
     memory = arena.in_turn([name for name in names if name not in failed], limit, "settle")
     failed |= {name: found for name, found in memory.items() if isinstance(found, BenchmarkError)}
 
