@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.backbones.attention import WindowAttention
+from swin_dense.backbones.gridded_attention import GridPartition
 from swin_dense.backbones.rolled import RolledPartition
 from swin_dense.backbones.windows import Partition
 
@@ -46,24 +47,27 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = Mlp(channels)
 
-    def forward(self, rows: Tensor, partition: Partition | RolledPartition) -> Tensor:
+    def forward(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
         """Runs the block on rows (R, C) that lie in the windows of `partition`; returns the same shape."""
         # Groups are for the cache of a CPU, and need values to be read.
-        if isinstance(partition, RolledPartition) or not _on_cpu_with_values(rows) or needs_gradient(self, rows):
+        if not isinstance(partition, Partition) or not _on_cpu_with_values(rows) or needs_gradient(self, rows):
             return self._run(rows, partition)
         output = torch.empty_like(rows)
         for group, group_partition in partition.groups():
             output[group] = self._run(rows[group], group_partition)
         return output
 
-    def _run(self, rows: Tensor, partition: Partition | RolledPartition) -> Tensor:
+    def _run(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
         # Padding is zero after the norm of each block, and takes part in attention like any token.
         tokens = partition.fill(_rounded_by_autocast(self.norm1(rows)))
-        attended = self.attn(tokens, partition.mask, partition.window)
+        if isinstance(partition, GridPartition):
+            attended = self.attn.on_grid(tokens, partition.window, partition.shift)
+        else:
+            attended = self.attn(tokens, partition.mask, partition.window)
         rows = rows + self._drop_path(partition.take(attended), partition)
         return rows + self._drop_path(self.mlp(self.norm2(rows)), partition)
 
-    def _drop_path(self, branch: Tensor, partition: Partition | RolledPartition) -> Tensor:
+    def _drop_path(self, branch: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
         """Zeroes a branch (R, C) for some images, and scales it for the others so that its mean stays."""
         if self.drop_path == 0.0 or not self.training:
             return branch

@@ -4,19 +4,134 @@ Padding the grid, shifting it and cutting it into windows are passes over memory
 itself. The kernel finds the tokens of each window in the grid, attends, and puts the result back to the same places.
 `plain_attention` is the same in PyTorch, to which the kernel is held.
 
+The environment variable SWIN_DENSE_ATTENTION_KERNEL says who uses it: "off", nobody; "auto", NVIDIA GPUs on which it is
+checked against `plain_attention` once for each kind of windows; "on", everybody, without a check.
+
 Shapes: B images, a grid of (H, W) tokens, N tokens in a window, C channels = heads x D.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+import os
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from swin_dense.backbones.rolled import Unmoved
 from swin_dense.backbones.windows import MASKED
+from swin_dense.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "SWIN_DENSE_ATTENTION_KERNEL"
+DEFAULT_MODE = "off"  # until it has been seen right and faster on a GPU
+MODES = ("off", "auto", "on")
+
+DIMS = (16, 32, 64)
+"""Channels of a head that the kernel is made for."""
+
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Relative errors that pass the check, some times what rounding explains; TF32 is that of float32."""
+
+LARGEST_WINDOW = 256
+"""Tokens of a window: more would need ever more memory for the gradients of pairs of blocks."""
+
+OLDEST_TRITON = (3, 6)
+"""Version 3.2 ends the process when it compiles these kernels, and those between the two were not tried."""
+
+OLDEST_GPU = (8, 0)
+"""Compute capability: the first with matrix units for bfloat16 and asynchronous copies."""
+
+
+class GridPartition(NamedTuple):
+    """A `Partition` whose rows are the tokens of the grid in raster order: attention itself cuts, pads and shifts."""
+
+    shape: tuple[int, int, int]  # (1, B, H * W): an image is what the rows of a window are elsewhere
+    grid: tuple[int, ...]
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+
+    def fill(self, rows: Tensor) -> Tensor:
+        """Views rows (R, C) as the grid (B, H, W, C)."""
+        return rows.view(self.shape[1], *self.grid, -1)
+
+    def take(self, tokens: Tensor) -> Tensor:
+        """Views a grid (B, H, W, C), or numbers for each token (1, B, H * W, C), as rows (R, C)."""
+        return tokens.flatten(0, 2)
+
+
+class GridPlan:
+    """A `WindowPlan` in which no row moves."""
+
+    def __init__(self, batch: int, grid: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> None:
+        """Cuts a batch of grids (H, W) into regular and into shifted windows."""
+        shape, sides = (1, batch, math.prod(grid)), (tuple(grid), tuple(window))
+        self.partitions = tuple(GridPartition(shape, *sides, tuple(steps)) for steps in ([0] * len(window), shift))
+        self.from_grid = Unmoved(), Unmoved()
+        self.shift = Unmoved()
+
+
+def kernel_serves(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> bool:
+    """Whether the kernel computes attention of heads with `dim` channels in such windows."""
+    mode = os.environ.get(VARIABLE, DEFAULT_MODE)
+    if mode not in MODES:
+        raise ConfigError(f'{VARIABLE}="{mode}": must be one of {", ".join(MODES)}')
+    is_made_for = len(window) == 2 and math.prod(window) <= LARGEST_WINDOW and dim in DIMS and dtype in TOLERANCES
+    return mode != "off" and is_made_for and (mode == "on" or _is_right(device, dtype, dim, window))
+
+
+# What `torch.compiler.assume_constant_result` does, without the seconds that importing the compiler takes.
+kernel_serves._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as every attribute of a function
+
+
+@cache
+def _is_right(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> bool:
+    """Whether the kernel is there and does on this device what `plain_attention` does in float64."""
+    if device.type != "cuda" or torch.version.cuda is None or torch.cuda.get_device_capability(device) < OLDEST_GPU:
+        return False
+    try:
+        import triton
+
+        if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
+            return False
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            errors = errors_of_kernel(device, dtype, dim, window)
+    except Exception as error:  # whatever a compiler or a driver raises: PyTorch's own kernels serve as well
+        logger.warning("window attention is left to PyTorch's kernels, as Triton's failed on %s: %r", device, error)
+        return False
+    if not all(error < TOLERANCES[dtype] for error in errors):
+        logger.warning("window attention is left to PyTorch's kernels, as Triton's errs on %s by %s", device, errors)
+        return False
+    return True
+
+
+def errors_of_kernel(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> list[float]:
+    """Relative errors of the output and of the gradients of qkv, padding and bias, for random tokens on an odd grid."""
+    generator = torch.Generator(device).manual_seed(0)
+    heads, length, shift = 2, math.prod(window), [side // 2 for side in window]
+    grid = [2 * side + 1 for side in window]
+    shapes = (2, *grid, 3, heads, dim), (3, heads, dim), (heads, length, length)
+    dtypes = dtype, dtype, torch.float32
+    inputs = [
+        torch.randn(shape, generator=generator, device=device).to(dtype).requires_grad_()
+        for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    found = gridded_attention(inputs[0], inputs[1], inputs[2], window, shift)
+    wanted = plain_attention(exact[0], exact[1], exact[2], window, shift)
+    weights = torch.randn(found.shape, generator=generator, device=device).to(dtype)
+    all_found = [found, *torch.autograd.grad(found, inputs, weights)]
+    all_wanted = [wanted, *torch.autograd.grad(wanted, exact, weights.double())]
+    return [
+        float((ours - theirs).detach().norm() / theirs.detach().norm())
+        for ours, theirs in zip(all_found, all_wanted, strict=True)
+    ]
 
 
 def plain_attention(qkv: Tensor, padding: Tensor, bias: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
@@ -95,6 +210,7 @@ def _(gradient: Tensor, qkv: Tensor, padding: Tensor, bias: Tensor, *_: Any) -> 
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # none for the sums that nobody differentiates
     *tensors, ctx.window, ctx.shift = inputs
     ctx.save_for_backward(*tensors, *output)
 

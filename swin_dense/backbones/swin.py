@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones.block import SwinBlock, needs_gradient
+from swin_dense.backbones.gridded_attention import GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
 from swin_dense.backbones.rolled import Grid, RolledPlan
-from swin_dense.backbones.windows import fitted_window, window_plan
+from swin_dense.backbones.windows import WindowPlan, fitted_window, window_plan
 from swin_dense.errors import ConfigError
 
 PATCH_SIZE = 4
@@ -58,6 +59,7 @@ class SwinStage(nn.Module):
     ) -> None:
         """Creates one block per drop path rate, and patch merging where `downsample` is set."""
         super().__init__()
+        self.head_dim = channels // heads
         self.window = (window_size, window_size)
         self.activation_checkpointing = False
         self.fit_windows = False
@@ -76,11 +78,14 @@ class SwinStage(nn.Module):
         shift = [side // 2 for side in window]
         if self.fit_windows:
             window, shift = fitted_window(tokens.shape[1:-1], window)
-        plan = (
-            window_plan(tokens, window, shift)
-            if grids is None
-            else RolledPlan(len(tokens), grids[0], window, shift, tokens.device)
-        )
+        grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
+        plan: WindowPlan | RolledPlan | GridPlan
+        if self._is_for_kernel(tokens, window):
+            plan = GridPlan(len(tokens), grid, window, shift)
+        elif grids is None:
+            plan = window_plan(tokens, window, shift)
+        else:
+            plan = RolledPlan(len(tokens), grids[0], window, shift, tokens.device)
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
             if index > 0:
@@ -94,6 +99,15 @@ class SwinStage(nn.Module):
         if self.downsample is None:
             return tokens, tokens
         return tokens, self.downsample(tokens, None if grids is None else grids[1].tokens)
+
+    def _is_for_kernel(self, tokens: Tensor, window: Sequence[int]) -> bool:
+        """Whether the kernel on grids computes attention of these tokens, in the type to which autocast brings them."""
+        device = tokens.device
+        # Compilers of PyTorch before 2.12 stop at the first question, whose answer is yes on all of their devices.
+        may_cast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
+        is_cast = may_cast and torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if is_cast else tokens.dtype
+        return kernel_serves(device, dtype, self.head_dim, tuple(window))
 
 
 class SwinTransformer(nn.Module):

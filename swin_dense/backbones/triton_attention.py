@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -40,9 +41,6 @@ SMALLEST_BLOCK = 16
 
 LARGEST_BLOCK = 64
 """Queries of a block, 16 for each warp, and in the backward pass keys: more would not fit into registers."""
-
-LARGEST_WINDOW = 256
-"""Tokens of a window. More would need ever more memory for the gradients of pairs of blocks."""
 
 PROGRAMS = 2048
 """Programs wanted at least, several for each multiprocessor, before one takes several windows."""
@@ -80,7 +78,8 @@ def forward(
     output = qkv.new_empty(batch, height, width, heads * dim)
     logsumexp = qkv.new_empty(batch, heads, height, width, dtype=torch.float32)
     call = _Call(qkv, window, shift, launch or forward_launch(math.prod(window), qkv.dtype), pairs=False)
-    _forward[call.grid](qkv, padding, bias, output, logsumexp, *call.sizes, **call.constants)
+    with call.device:
+        _forward[call.grid](qkv, padding, bias, output, logsumexp, *call.sizes, **call.constants)
     return output, logsumexp
 
 
@@ -103,7 +102,8 @@ def backward(
     # Padding's query has no gradient: what it attends to is left behind.
     padding_parts = qkv.new_zeros(call.runs * call.blocks**2, *padding.shape, dtype=torch.float32)
     tensors = (qkv, padding, bias, output, logsumexp, gradient.contiguous(), qkv_parts, bias_parts, padding_parts)
-    _backward[call.grid](*tensors, *call.sizes, **call.constants)
+    with call.device:
+        _backward[call.grid](*tensors, *call.sizes, **call.constants)
     qkv_gradient = qkv_parts[0] if call.blocks == 1 else qkv_parts.sum(0)
     return qkv_gradient, padding_parts.sum(0).to(padding.dtype), bias_parts.sum(0).to(bias.dtype)
 
@@ -114,6 +114,8 @@ class _Call:
     def __init__(
         self, qkv: Tensor, window: Sequence[int], shift: Sequence[int], launch: Launch, *, pairs: bool
     ) -> None:
+        # Triton launches on the current GPU, wherever the tensors are.
+        self.device = torch.cuda.device(qkv.device) if qkv.is_cuda else nullcontext()
         batch, height, width, _, heads, dim = qkv.shape
         rows, columns = (triton.cdiv(size, side) for size, side in zip((height, width), window, strict=True))
         length = math.prod(window)

@@ -1,4 +1,4 @@
-"""The kernel equals plain attention in float64, forward and backward.
+"""The kernel equals plain attention in float64, forward and backward, and serves where it was seen right alone.
 
 Triton decides when it is imported whether its kernels run on the CPU, so all cases are computed in a process of their
 own, by this file as a script.
@@ -6,17 +6,25 @@ own, by this file as a script.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pytest
 import torch
+from packaging.version import Version
 
-if importlib.util.find_spec("triton") is None:
+from swin_dense.backbones import gridded_attention
+from swin_dense.errors import ConfigError
+
+try:
+    if Version(importlib.metadata.version("triton")) < Version("3.7"):
+        pytest.skip("before version 3.7, Triton's interpreter fails with NumPy 2.4 or newer", allow_module_level=True)
+except importlib.metadata.PackageNotFoundError:
     pytest.skip("Triton is not installed", allow_module_level=True)
 
 
@@ -49,7 +57,6 @@ TOLERANCES = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 def errors_of(case: Case) -> list[float]:
     """Relative errors of the output and of the gradients of qkv, padding and bias."""
     from swin_dense.backbones import triton_attention
-    from swin_dense.backbones.gridded_attention import gridded_attention, plain_attention
 
     triton_attention.PROGRAMS = case.programs
     generator = torch.Generator().manual_seed(0)
@@ -58,10 +65,10 @@ def errors_of(case: Case) -> list[float]:
     exact = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     rounded = [x.to(torch.float32 if x is exact[2] else case.dtype).requires_grad_() for x in exact]
     exact = [x.detach().double().requires_grad_() for x in rounded]
-    found = gridded_attention(*rounded, case.window, case.shift)
+    found = gridded_attention.gridded_attention(*rounded, case.window, case.shift)
     weights = torch.randn(found.shape, generator=generator).to(case.dtype)
     found = [found, *torch.autograd.grad(found, rounded, weights)]
-    wanted = plain_attention(*exact, case.window, case.shift)
+    wanted = gridded_attention.plain_attention(*exact, case.window, case.shift)
     wanted = [wanted, *torch.autograd.grad(wanted, exact, weights.double())]
     assert [x.dtype for x in found] == [case.dtype, *(x.dtype for x in rounded)]
     errors = []
@@ -70,6 +77,28 @@ def errors_of(case: Case) -> list[float]:
         # Where there is no padding, its gradient is zero, in float64 to rounding.
         errors.append(float((ours.double() - theirs).detach().norm()) / (norm if norm > 1e-9 else 1.0))
     return errors
+
+
+def errors_of_backbone() -> list[float]:
+    """Relative errors of the maps and of the gradients of a backbone with the kernel, against the one without."""
+    from swin_dense.backbones import create_backbone
+
+    torch.manual_seed(0)
+    backbone = create_backbone("swin_nano", depths=(2, 2), num_heads=(2, 4), out_indices=(0, 1), drop_path_rate=0.3)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith(("bias", "bias_table")):
+            torch.nn.init.normal_(parameter)
+    images = torch.randn(2, 3, 29, 38)
+    results = []
+    for mode in ("off", "on"):
+        os.environ["SWIN_DENSE_ATTENTION_KERNEL"] = mode
+        torch.manual_seed(1)  # drops the same paths
+        maps = backbone(images)
+        gradients = torch.autograd.grad(sum(x.square().sum() for x in maps), list(backbone.parameters()))
+        results.append([*maps, *gradients])
+    return [
+        float((ours - theirs).detach().norm() / theirs.detach().norm()) for theirs, ours in zip(*results, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -85,5 +114,54 @@ def test_equals_plain_attention(name: str, errors: dict[str, list[float]]) -> No
     assert max(errors[name]) < TOLERANCES[CASES[name].dtype], errors[name]
 
 
+def test_a_backbone_with_the_kernel_equals_the_one_without(errors: dict[str, list[float]]) -> None:
+    assert max(errors["backbone"]) < 1e-4, errors["backbone"]
+
+
+def served(monkeypatch: pytest.MonkeyPatch, mode: str | None, errors: Sequence[float] | Exception) -> bool:
+    """Whether the kernel serves on a pretended GPU where the check finds these errors, or fails."""
+
+    def check(*_: object) -> list[float]:
+        if isinstance(errors, Exception):
+            raise errors
+        return list(errors)
+
+    monkeypatch.setattr(gridded_attention, "errors_of_kernel", check)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.delenv(gridded_attention.VARIABLE, raising=False)
+    if mode is not None:
+        monkeypatch.setenv(gridded_attention.VARIABLE, mode)
+    gridded_attention._is_right.cache_clear()
+    return gridded_attention.kernel_serves(torch.device("cuda", 0), torch.bfloat16, 32, (7, 7))
+
+
+def test_the_kernel_serves_where_it_was_seen_right(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not served(monkeypatch, "off", [0.0])
+    assert served(monkeypatch, "auto", [0.01, 0.02])
+    assert not caplog.records
+    assert not served(monkeypatch, "auto", [0.01, float("nan")])
+    assert not served(monkeypatch, "auto", RuntimeError("no ptxas"))
+    assert ["errs" in record.message or "no ptxas" in record.message for record in caplog.records] == [True, True]
+    assert served(monkeypatch, "on", RuntimeError("unasked"))
+    with pytest.raises(ConfigError, match="must be one of off, auto, on"):
+        served(monkeypatch, "yes", [0.0])
+
+
+def test_the_kernel_leaves_to_pytorch_what_it_is_not_made_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gridded_attention.VARIABLE, "on")
+    serves = gridded_attention.kernel_serves
+    device = torch.device("cpu")
+    assert serves(device, torch.float16, 32, (12, 12))
+    assert not serves(device, torch.float64, 32, (7, 7))
+    assert not serves(device, torch.float16, 24, (7, 7))
+    assert not serves(device, torch.float16, 32, (8, 7, 7)) and not serves(device, torch.float16, 32, (17, 16))
+    monkeypatch.setenv(gridded_attention.VARIABLE, "auto")
+    assert not serves(device, torch.float16, 32, (7, 7))
+
+
 if __name__ == "__main__":
-    print(json.dumps({name: errors_of(case) for name, case in CASES.items()}))
+    found = {name: errors_of(case) for name, case in CASES.items()}
+    print(json.dumps({**found, "backbone": errors_of_backbone()}))
