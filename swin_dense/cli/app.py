@@ -20,7 +20,8 @@ Override = Annotated[
 ]
 DataRoot = Annotated[Path | None, typer.Option("--data", help="Folder of the data set, instead of data.root.")]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the best there is by default.", metavar="DEVICE")
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1, mps; the best there is by default.", metavar="DEVICE"),
 ]
 Devices = Annotated[str, typer.Option(help='Number of devices on this machine, or "auto".')]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
