@@ -8,8 +8,13 @@ ordinary exceptions instead.
 from __future__ import annotations
 
 import difflib
+import json
 import math
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from os import PathLike
 
 
 class SwinDenseError(Exception):
@@ -47,6 +52,10 @@ class WeightsError(SwinDenseError):
     """A checkpoint is unreadable, unsafe, of an unknown format, or does not fit the model."""
 
 
+class OutputError(SwinDenseError):
+    """A file cannot be written: the disk is full, or the system refuses it."""
+
+
 class InstallationError(SwinDenseError):
     """A package that is needed is missing or does not import."""
 
@@ -65,6 +74,44 @@ class TrainingInterruptedError(SwinDenseError):
 
 class BenchmarkError(SwinDenseError):
     """A contestant of a benchmark failed, took too long, or computes something else than ours."""
+
+
+_typed = ContextVar("_typed", default=False)
+
+_TYPED_OTHERWISE = {"class_name": "--class"}
+
+
+@contextmanager
+def on_command_line() -> Iterator[None]:
+    """Lets messages name options as they are typed in a terminal, not as they are passed in Python."""
+    token = _typed.set(True)
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+
+
+def option(name: str, value: object = True) -> str:
+    """An argument as whoever reads the message writes it: `new_classes=True`, or `--new-classes` in a terminal."""
+    if not _typed.get():
+        text = json.dumps(str(value), ensure_ascii=False) if isinstance(value, str | PathLike) else repr(value)
+        return f"{name}={text}"
+    if name == "new_classes" and value is False:
+        return "--same-classes"
+    text = _TYPED_OTHERWISE.get(name, f"--{name.replace('_', '-')}")
+    return text if value is True else f"{text} {shlex.quote(str(value))}"
+
+
+def setting(key: str, value: object = ...) -> str:
+    """A change of a config key, likewise: `**{"data.batch_size": 2}`, or `--set data.batch_size=2`; `...` for any."""
+    shown = "..." if value is ... else value
+    return f"--set {key}={shown}" if _typed.get() else f'**{{"{key}": {"..." if value is ... else repr(value)}}}'
+
+
+def training_resumed(run: PathLike[str]) -> str:
+    """How a training is continued."""
+    said = option("resume", run)
+    return f"swin-dense train {said}" if _typed.get() else f"swin_dense.train({said})"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

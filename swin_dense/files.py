@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
 
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, OutputError, SwinDenseError
+
+
+@contextmanager
+def written(path: Path, kept: str = "") -> Iterator[None]:
+    """Turns what the system says to the block that writes a file into an error that names the file.
+
+    The first cause is what it says: the writers of torch and safetensors raise their own errors over it. `kept` is what
+    to add about the state of the file.
+    """
+    try:
+        yield
+    except SwinDenseError:
+        raise
+    except Exception as error:
+        cause = _first_cause(error)
+        name = cause.filename if isinstance(cause, OSError) else None
+        elsewhere = name is not None and Path(os.fsdecode(name)).parent != path.parent
+        if elsewhere or not (isinstance(cause, OSError) or "(os error" in str(cause)):
+            raise
+        reason = getattr(cause, "strerror", None)
+        if reason is None:  # the writer has not passed it on
+            reason = f"{cause} ({shutil.disk_usage(path.parent).free:,} bytes are free there)"
+        raise OutputError(f"{path} cannot be written: {reason}{kept}") from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The system's own error, under which others may have been raised."""
+    while (earlier := error.__cause__ or error.__context__) is not None and not isinstance(error, OSError):
+        error = earlier
+    return error
 
 
 @contextmanager
@@ -24,8 +55,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Yields:
         A path of the same suffix at which the block creates the file.
+
+    Raises:
+        OutputError: The disk is full, or the system refuses the file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with written(path, "; what was there before is kept" if path.exists() else ""):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as unfinished:
+            yield unfinished
+    with suppress(OSError):  # not every system can open a folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A new file that becomes `path` when the block ends."""
     unfinished = path.with_name(f".{uuid4().hex}{path.suffix}")  # short, however long the name is
     try:
         unfinished.touch()  # the umask can be seen without changing it for all threads only in a new file
@@ -38,12 +86,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    with suppress(OSError):  # not every system can open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def check_output_file(path: Path) -> None:

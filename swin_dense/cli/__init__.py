@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from swin_dense.cli import benchmark, checks, configs, exports, inference, training, weights
 from swin_dense.cli.app import app
-from swin_dense.errors import SwinDenseError, TrainingInterruptedError
+from swin_dense.errors import SwinDenseError, TrainingInterruptedError, on_command_line
 
 # The modules are named because importing them registers their commands.
 __all__ = ["app", "benchmark", "checks", "configs", "exports", "inference", "main", "training", "weights"]
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")  # class and file names may be in any script
     try:
         try:
-            app(args=[word for word in words if word != "--debug"])
+            with on_command_line():
+                app(args=[word for word in words if word != "--debug"])
         finally:
             _flush_output()
     except BrokenPipeError:  # `swin-dense configs | head`

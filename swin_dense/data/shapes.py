@@ -27,6 +27,7 @@ from pycocotools import mask as coco_mask
 
 from swin_dense.data.scenes import OUTLINES, Pixels, SceneObject, draw_scene
 from swin_dense.errors import DataError
+from swin_dense.files import written
 
 CLASS_NAMES = tuple(OUTLINES)
 """Names of the classes of objects; the category id of a class is its position here plus one."""
@@ -61,7 +62,7 @@ def write_shapes(root: Path, *, train: int, val: int, size: int = 128, seed: int
     if root.exists() and not (root / MARKER).is_file() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root} is there and is no shapes data set; name another folder or remove it")
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
+    with written(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
         fresh = Path(scratch) / "fresh"
         for number, (split, count) in enumerate((("train", train), ("val", val))):
             _write_split(fresh, split, count, size, np.random.SeedSequence([seed, number]))

@@ -282,4 +282,4 @@ def check_space(disk_free: int, shared_memory: int | None) -> Iterator[Problem]:
         yield Problem("warning", what, "free some, or train from a folder on a larger disk")
     if shared_memory is not None and shared_memory < GIB:
         what = f"/dev/shm has {shared_memory / GIB:.2f} GiB; data loader workers die with a bus error when it is full"
-        yield Problem("warning", what, "docker run --shm-size=8g, or --set data.num_workers=0")
+        yield Problem("warning", what, "docker run --shm-size=8g, or data.num_workers=0")

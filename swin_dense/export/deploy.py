@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
 
-from swin_dense.errors import ConfigError, nearest
+from swin_dense.errors import ConfigError, nearest, option
 from swin_dense.export.graph import (
     INPUT,
     INPUT_IS,
@@ -99,11 +99,11 @@ def export_model(
 def check_output(output: Path, to: str) -> None:
     """Refuses a file name that does not belong to the format; cheap enough to be asked before a model is built."""
     if to not in SUFFIXES:
-        raise ConfigError(f'--to: unknown "{to}"; {nearest(to, SUFFIXES)}')
+        raise ConfigError(f'unknown format "{to}"; {nearest(to, SUFFIXES)}')
     if output.suffix != SUFFIXES[to]:
         other = next((name for name, suffix in SUFFIXES.items() if suffix == output.suffix), None)
-        hint = f"add --to {other}, or " if other else ""
-        raise ConfigError(f"{output}: --to {to} writes {SUFFIXES[to]} files; {hint}name the file *{SUFFIXES[to]}")
+        hint = f"add {option('to', other)}, or " if other else ""
+        raise ConfigError(f"{output}: {to} is written to {SUFFIXES[to]} files; {hint}name the file *{SUFFIXES[to]}")
     if output.is_dir():
         raise ConfigError(f"{output} is a folder; name a file")
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, DataError, nearest
+from swin_dense.errors import ConfigError, DataError, nearest, option
 from swin_dense.export.boxes import read_boxes
 from swin_dense.export.compute import Extractor, Feature, ImageReader, LoadedImage, TargetSize
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
@@ -163,7 +163,7 @@ def _store_all(images: Iterable[LoadedImage], new_shard: Callable[[int], _Shard]
         if image.error is not None and not skip:
             raise DataError(
                 f"{image.error}\nWhat is exported so far is kept. Fix the image and start again to continue, or skip "
-                "such images (--on-error skip)"
+                f"such images ({option('on_error', 'skip')})"
             )
         if shard is not None and (shard.first // block != image.number // block or not shard.has_room(image)):
             shard.store()

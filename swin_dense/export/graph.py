@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config
 
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, option
 from swin_dense.export.models import RawImages
 from swin_dense.files import atomic_write
 from swin_dense.records import Size
@@ -104,8 +104,8 @@ def write_program(graph: Graph, path: Path, metadata: dict[str, str]) -> None:
     `torch.export.load(path).module()` runs it, on the device that the model was on when it was traced, and fills in
     `extra_files` with the metadata.
     """
-    with atomic_write(path) as unfinished:
-        torch.export.save(graph.program, unfinished, extra_files=dict(metadata))
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:  # torch hides what the system says of a path
+        torch.export.save(graph.program, file, extra_files=dict(metadata))
 
 
 def load_program(path: Path) -> nn.Module:
@@ -123,7 +123,7 @@ def write_onnx(
     if weights > MOST_BYTES:
         raise ConfigError(
             f"{path}: {weights / 2**30:.2f} GiB of weights do not fit into an ONNX file, which ends at 2 GiB; "
-            "use --to torch-export"
+            f"use {option('to', 'torch-export')}"
         )
     names = {axis: name for axis, name in AXES.items() if name in graph.open_axes}
     try:

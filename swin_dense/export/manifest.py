@@ -29,6 +29,7 @@ from torch import Tensor
 
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.files import atomic_write
+from swin_dense.images.names import escapes
 
 FORMAT = 1
 """Raised when the folder's layout changes."""
@@ -256,6 +257,8 @@ def _problems(rows: pa.Table, images: int, weights: str) -> Iterator[str]:
             fits = pc.equal(lengths, axes)
         if not pc.all(fits, min_count=0).as_py():
             yield f"{name} has another number of axes than scale"
+    if any(map(escapes, pc.unique(rows["stage"]).to_pylist())):  # copies are written to folders of this name
+        yield "the name of a feature leads out of a folder"
     if not pc.all(pc.match_substring_regex(rows["shard"], SHARD), min_count=0).as_py():
         yield "a shard is not in the folder of shards"
     if not pc.all(pc.is_in(rows["dtype"], pa.array(["float32", "float16", "bfloat16"])), min_count=0).as_py():

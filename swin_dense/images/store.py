@@ -172,9 +172,12 @@ class ImageStore:
         self._zip: Archive | None = None
         self._folder = ""
         self._near: NearNames | None = None
-        if self.root.is_dir():
-            return
-        place = (Archive(self.root), "") if self.root.is_file() else locate(self.root)
+        try:
+            if self.root.is_dir():
+                return
+            place = (Archive(self.root), "") if self.root.is_file() else locate(self.root)
+        except OSError as error:  # of a name that is too long, and what else the system does not look up
+            raise DataError(f"{self.root}: cannot be looked up ({error.strerror})") from error
         if place is None:
             raise DataError(f"{self.root}: no such folder or zip file of images")
         self._zip, inside = place

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, option
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.classes import read_class_names
 from swin_dense.label_maps.conversion import LabelConversion
@@ -255,8 +255,8 @@ def evaluate_label_map_files(
     if label_shift is None:
         if classes is not None or official is None:
             raise DataError(
-                f"{ground_truth}: which label is the first class? Pass --label-shift 0 where it is 0, and "
-                "--label-shift -1 where it is 1 and 0 does not count"
+                f"{ground_truth}: which label is the first class? Pass {option('label_shift', 0)} where it is 0, "
+                f"and {option('label_shift', -1)} where it is 1 and 0 does not count"
             )
         label_shift = -1
     shifts = label_shift, label_shift if prediction_shift is None else prediction_shift

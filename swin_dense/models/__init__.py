@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
 from swin_dense.config import Config, load_config
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, DataError, WeightsError
+from swin_dense.errors import ConfigError, DataError, WeightsError, option
 from swin_dense.images.finder import each_image, is_single, read_image
 from swin_dense.isolation import isolated
 from swin_dense.records import Sample, collate, rescaled_size
@@ -382,7 +382,7 @@ def labels_of(config: Config, weights: Path | None) -> Labels:
         what = "category ids" if task.needs_category_ids else "names"
         raise DataError(
             f"{error}\n{weights} does not hold the {what} of its classes, so they come from the data of the config: "
-            "name its folder with --data"
+            f"name its folder: {option('data', 'FOLDER')}"
         ) from error
 
 

@@ -17,7 +17,7 @@ from swin_dense.backbones import FeatureSpec, SwinTransformer
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, WeightsError, nearest
+from swin_dense.errors import ConfigError, WeightsError, nearest, option
 from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, as_feature_model, traceable
 from swin_dense.models import (
     build,
@@ -99,11 +99,11 @@ def load_part(
     hold all of it.
     """
     if part is not None and part not in PARTS:
-        raise ConfigError(f'--part: unknown "{part}"; {nearest(part, PARTS)}')
+        raise ConfigError(f'there is no part "{part}"; {nearest(part, PARTS)}')
     config, path = _config_and_weights(source, weights, random_weights, overrides)
     if config is None:
         if part not in (None, "backbone"):
-            raise ConfigError(f"--part {part}: {source} is a backbone alone; name a config")
+            raise ConfigError(f"{option('part', part)}: {source} is a backbone alone; name a config")
         return _feature_part(None, str(source), path, None, False)
     task = task_of(config)
     if part == "whole" or (part is None and task.exports_whole):
@@ -145,7 +145,9 @@ def load_inspected(
     config, path = _config_and_weights(source, weights, random_weights, overrides)
     if config is None:
         if class_name is not None:
-            raise ConfigError(f"--class {class_name}: {source} is a backbone alone and knows no classes; name a config")
+            raise ConfigError(
+                f"{option('class_name', class_name)}: {source} is a backbone alone and knows no classes; name a config"
+            )
         return InspectedModel(PlainSwin(build_backbone(str(source), path)[0]).eval().to(place), IMAGENET)
     names = labels_of(config, path).class_names
     whole = build(config, len(names))
@@ -167,7 +169,10 @@ def _config_and_weights(
 ) -> tuple[Config | None, Path | None]:
     config, folder = find_config(source, None, overrides)
     if (weights is None and folder is None) != random_weights:
-        raise ConfigError("this needs weights: pass --weights FILE, or --random-weights to do without, and not both")
+        raise ConfigError(
+            f"this needs weights: pass {option('weights', 'FILE')}, or {option('random_weights')} to do without, "
+            "and not both"
+        )
     return config, None if random_weights else weights_file(weights, folder)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from swin_dense.errors import ConfigError, nearest
+from swin_dense.errors import ConfigError, nearest, option
 from swin_dense.openmmlab.registry import BACKBONE, quiet_logger
 
 FIXED_CLASS_COUNT = ("rpn_head", "rpn", "semantic_head")
@@ -99,7 +99,7 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
                 network.init_weights()
     except BUILDING_ERRORS as error:
         reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"model: {registry.scope} cannot build it: {reason}; --debug shows where") from error
+        raise ConfigError(f"model: {registry.scope} cannot build it: {reason}") from error
     return network if torch.cuda.is_available() else revert_sync_batchnorm(network)
 
 
@@ -199,11 +199,13 @@ def _refuse_downloads(model: Any, key: str) -> None:
         init = model.get("init_cfg")
         if isinstance(init, dict) and init.get("type") == "Pretrained":
             raise ConfigError(
-                f"{key}.init_cfg: no weights are fetched while a model is built; set it to None and pass --weights FILE"
+                f"{key}.init_cfg: no weights are fetched while a model is built; set it to None and pass "
+                f"{option('weights', 'FILE')}"
             )
         if model.get("pretrained"):
             raise ConfigError(
-                f"{key}.pretrained: no weights are fetched while a model is built; leave it out and pass --weights FILE"
+                f"{key}.pretrained: no weights are fetched while a model is built; leave it out and pass "
+                f"{option('weights', 'FILE')}"
             )
         for name, value in model.items():
             _refuse_downloads(value, f"{key}.{name}")

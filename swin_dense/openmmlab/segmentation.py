@@ -51,7 +51,7 @@ class OpenMMLabSegmenter(nn.Module):
                 raise
             raise ConfigError(
                 "model: a batch norm, such as that of a pyramid pooling, sees one pixel of one image and cannot learn; "
-                "train on two images per device or more (--set data.batch_size=2), or give the heads "
+                "train on two images per device or more (data.batch_size=2), or give the heads "
                 "norm_cfg=dict(type='GN', num_groups=32)"
             ) from error
         return {name: value.mean() for name, value in terms.items()}

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from swin_dense.config import Config
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, option, setting
 
 if TYPE_CHECKING:
     from swin_dense.data.datamodule_base import ImageDataModule
@@ -157,7 +157,9 @@ class Task(ABC, Generic[ConfigT]):
 
     def whole(self, network: Any) -> nn.Module:
         """The network from preprocessed images (B, 3, H, W) to what it predicts, as one graph, where there is one."""
-        raise ConfigError("--part whole: proposals and boxes vary in number; use --part neck")
+        raise ConfigError(
+            f"{option('part', 'whole')}: proposals and boxes vary in number; use {option('part', 'neck')}"
+        )
 
     @abstractmethod
     def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
@@ -184,9 +186,10 @@ def _paths(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _note(key: str, value: str, root: str) -> str:
-    note = f"{key} below data.root={root}; --data names the folder of the data set, --set {key}=... another place"
+    other = setting(key)
+    note = f"{key} below data.root={root}; {option('data', 'FOLDER')} names the folder of the data set, {other} another"
     if Path(value).is_absolute():
-        note = f"{key}; --set {key}=... names another place"
+        note = f"{key}; {other} names another place"
     return f"{note}; {WAYS_OUT[key]}" if key in WAYS_OUT else note
 
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
-from swin_dense.errors import ConfigError, DataError
-from swin_dense.files import atomic_write, check_output_folder
+from swin_dense.errors import ConfigError, DataError, option
+from swin_dense.files import atomic_write, check_output_folder, written
 from swin_dense.images.finder import ImageFiles, read_batch, set_worker_signals
 from swin_dense.records import Batch
 from swin_dense.tasks.run_folder import write_json
@@ -85,7 +85,8 @@ def images_to_predict(images: Sequence[Path], output: Path, *folders: str) -> Im
     for path in files.paths:
         if path.parent.resolve() in written:
             raise ConfigError(
-                f"{path} lies where pictures are written and could be overwritten; name another folder with --output"
+                f"{path} lies where pictures are written and could be overwritten; name another folder: "
+                f"{option('output', 'FOLDER')}"
             )
     return files
 
@@ -178,7 +179,7 @@ class PredictionJournal:
     def add(self, image: str, rows: Rows) -> None:
         """Notes that an image, named by its `file_identity`, is done."""
         self.done[image] = rows
-        with self.path.open("a", encoding="utf-8") as file:
+        with written(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps((image, rows))}\n")
 
     def close(self) -> None:

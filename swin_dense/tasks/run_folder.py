@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,15 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from swin_dense.config import Config, config_text
-from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.errors import ConfigError, TrainingError, WeightsError, option
 from swin_dense.files import atomic_write
 from swin_dense.weights import save_weights
 from swin_dense.weights.files import read_checkpoint as read_tensors
-from swin_dense.weights.files import same_classes
+from swin_dense.weights.files import same_classes, unwrap
 
 NETWORK = "model.network."
 """Prefix of the network's parameters in a training checkpoint."""
@@ -51,14 +50,15 @@ def open_run(run: Path, config: Config) -> None:
         return
     if (run / "last.ckpt").is_file() or (run / "best.ckpt").is_file():
         raise TrainingError(
-            f"{run} holds an earlier run: continue it with --resume {shlex.quote(str(run))}, or name another folder "
-            "with --run"
+            f"{run} holds an earlier run: continue it with {option('resume', run)}, or name another folder: "
+            f"{option('run', 'FOLDER')}"
         )
     remains = sorted(run.iterdir()) if run.exists() else []
     for path in remains:
         if path.name not in REMAINS and not path.name.startswith(("events.out.tfevents", ".")):
             raise TrainingError(
-                f"{run} holds {path.name}, which is no part of a run: name another folder with --run, or move it away"
+                f"{run} holds {path.name}, which is no part of a run: name another folder ({option('run', 'FOLDER')}), "
+                "or move it away"
             )
     for path in remains:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -151,8 +151,8 @@ def check_resumable(run: Path, config: Config, changes: Mapping[str, tuple[Any, 
     if refused:
         raise ConfigError(
             f"{run} cannot go on with {'; '.join(refused)}: its checkpoint holds the parameters, the optimizer and the "
-            f"best score of the old ones. Leave them as they were, or start a new run with --weights "
-            f"{shlex.quote(str(run / 'weights.safetensors'))}"
+            f"best score of the old ones. Leave them as they were, or start a new run with "
+            f"{option('weights', run / 'weights.safetensors')}"
         )
     unit, length = config.schedule.unit, config.schedule.length
     if done[unit] > length:
@@ -164,25 +164,43 @@ def check_same_classes(run: Path, done: Mapping[str, Any], class_names: Sequence
     theirs = done.get("swin_dense", {}).get("class_names")
     if theirs is None or same_classes(theirs, class_names) or (renamed and len(theirs) == len(class_names)):
         return
-    differing = [pair for pair in itertools.zip_longest(theirs, class_names) if pair[0] != pair[1]]
-    ways_out = ["pass --same-classes if only the names differ"] if len(theirs) == len(class_names) else []
-    weights = shlex.quote(str(run / "weights.safetensors"))
-    ways_out.append(f"start a new run with --weights {weights} --new-classes")
+    pairs = itertools.zip_longest(map(repr, theirs), map(repr, class_names), fillvalue="nothing")
+    number, (trained, found) = next((i, pair) for i, pair in enumerate(pairs, start=1) if pair[0] != pair[1])
+    ways_out = []
+    if len(theirs) == len(class_names):
+        ways_out = [f"pass {option('new_classes', False)} if only the names differ"]
+    start = f"{option('weights', run / 'weights.safetensors')} and {option('new_classes')}"
+    ways_out.append(f"start a new run with {start}")
     raise TrainingError(
-        f"{run} was trained on {len(theirs)} classes, the data has {len(class_names)}: where it has "
-        f"{differing[0][1]!r}, {differing[0][0]!r} was trained; {', or '.join(ways_out)}"
+        f"{run} was trained on {len(theirs)} classes, the data has {len(class_names)}: class {number} was {trained}, "
+        f"is {found} now; {', or '.join(ways_out)}"
     )
 
 
 def write_weights(run: Path, labels: Mapping[str, Any]) -> None:
     """Writes the best weights (of `best.ckpt`) without optimizer state, with `labels` beside them as JSON texts."""
-    tensors = torch.load(run / "best.ckpt", map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    network = {name.removeprefix(NETWORK): value for name, value in tensors.items() if name.startswith(NETWORK)}
     metadata = {
         "swin_dense_version": version("swin-dense"),
         **{name: json.dumps(value) for name, value in labels.items()},
     }
-    save_weights(network, run / "weights.safetensors", metadata=metadata)
+    save_weights(best_network(run), run / "weights.safetensors", metadata=metadata)
+
+
+def best_network(run: Path) -> dict[str, Tensor]:
+    """The network's weights in `best.ckpt`, left on disk until they are used."""
+    path = run / "best.ckpt"
+    try:
+        content: Any = read_tensors(path)
+        found, source = unwrap({"state_dict": content["state_dict"]}, str(path))
+        network = {name.removeprefix(NETWORK): value for name, value in found.items() if name.startswith(NETWORK)}
+        if not network:
+            raise WeightsError(f"{source} holds no {NETWORK}...")
+    except (WeightsError, TypeError, KeyError) as error:
+        raise TrainingError(
+            f"{path} does not hold the best weights ({error}): restore it, or remove it, and the next validation of a "
+            "resumed training counts as the best"
+        ) from error
+    return network
 
 
 def write_json(path: Path, value: object) -> None:

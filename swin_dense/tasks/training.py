@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import nn
 
 from swin_dense.config import Config, load_config, settings_of
 from swin_dense.data.shapes import write_shapes
-from swin_dense.errors import ConfigError, TrainingError, WeightsError
+from swin_dense.errors import ConfigError, OutputError, TrainingError, WeightsError, option
 from swin_dense.files import check_output_folder
 from swin_dense.openmmlab.model_dicts import class_dependent_tensors
 from swin_dense.tasks import data_module, task_named, task_of
 from swin_dense.tasks.run_folder import (
+    best_network,
     changed_settings,
     check_resumable,
     check_same_classes,
@@ -114,6 +116,7 @@ def train(
     `new_classes` and `ignore` are those of `load_initial_weights`; with `resume`, a `new_classes` of False goes on with
     data that calls the same classes by other names. `devices` is a number, or "auto"; `device` their type.
     """
+    run = run.absolute()  # whoever changes the working folder meanwhile, or before it is used
     config = replace(config, trainer={**config.trainer, **placement(devices, device)})
     with surroundings(config.training.matmul_precision):
         check_output_folder(run)
@@ -124,6 +127,8 @@ def train(
             done = read_checkpoint(run / "last.ckpt")
             changes = changed_settings(settings_of(load_config(run / "config.py")), settings_of(config))
             check_resumable(run, config, changes, done)
+            if (run / "best.ckpt").is_file():
+                best_network(run)
         task, data = task_of(config), data_module(config)
         data.setup("fit")
         check_same_classes(run, done, data.class_names, renamed=new_classes is False)
@@ -133,7 +138,7 @@ def train(
         frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
         if frozen_stages >= 0 and weights is None and not resume:
             raise ConfigError(
-                f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass --weights FILE"
+                f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass {option('weights', 'FILE')}"
             )
         if weights is not None:
             load_initial_weights(
@@ -148,6 +153,12 @@ def train(
             console.print(describe(trainer, config), highlight=False, markup=False, soft_wrap=True)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=run / "last.ckpt" if resume else None, weights_only=True)
+        except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback, when it is set up
+            raise ConfigError(f"trainer and callbacks: {' '.join(str(error).split())}") from error
+        except OSError as error:
+            if error.errno is None or error.filename is not None:
+                raise
+            raise OutputError(f"{run} cannot be written: {error.strerror}") from error  # by a logger
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"the device ran out of memory with data.batch_size={config.data.batch_size}: lower it (and set "
@@ -200,14 +211,16 @@ def load_initial_weights(
         if new_classes or not _fits_without(layers, network, weights, ignore):
             raise
         raise WeightsError(
-            f"{weights} {trained_on}: {_modules(layers)} do not fit {wanted}; pass --new-classes to re-initialise them"
+            f"{weights} {trained_on}: {_modules(layers)} do not fit {wanted}; pass {option('new_classes')} to "
+            "re-initialise them"
         ) from error
     missing = {note.name for note in report.missing}
     kept = [name for name in layers if name not in missing]
     if kept and new_classes is None and theirs is not None and not same_classes(theirs, class_names):
         raise WeightsError(
-            f"{weights} {trained_on}, and {_modules(kept)} would predict those as {wanted}; pass --new-classes to "
-            "re-initialise these layers, or --same-classes if only the names differ"
+            f"{weights} {trained_on}, and {_modules(kept)} would predict those as {wanted}; pass "
+            f"{option('new_classes')} to re-initialise these layers, or {option('new_classes', False)} if only the "
+            "names differ"
         )
     if is_first_process():
         lines = [report.summary()]
@@ -244,7 +257,9 @@ def demo(task: str, run: Path, data_root: Path, device: str | None = None) -> Ru
     config = load_config(demo.config, {"data.root": data_root / demo.folder})
     # What a run was placed on is in its config, too.
     if (run / "config.py").is_file() and replace(load_config(run / "config.py"), trainer=config.trainer) != config:
-        raise ConfigError(f"{run} holds another run than this demo; remove it, or name another folder with --run")
+        raise ConfigError(
+            f"{run} holds another run than this demo; remove it, or name another folder: {option('run', 'FOLDER')}"
+        )
     console.print(f"writing the shapes data set to {data_root}")
     write_shapes(data_root, **DEMO_SCENES)
     if run.is_dir() and (run / "run.json").is_file():

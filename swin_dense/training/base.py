@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.errors import ConfigError, TrainingError, option
 from swin_dense.isolation import seeded
 from swin_dense.records import Batch
 from swin_dense.training.optim import adamw
@@ -169,7 +169,8 @@ class DenseModule(LightningModule):
     def on_train_start(self) -> None:
         """Lets the settings hold, where a checkpoint has brought back others."""
         optimizer, schedule = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
-        assert isinstance(schedule, LambdaLR)
+        if not isinstance(schedule, LambdaLR):  # Lightning's search for a learning rate has put its own in place
+            return
         schedule.base_lrs = [settings["lr"] for settings in self._settings]
         rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
@@ -267,5 +268,6 @@ def _check_all_learn(network: nn.Module) -> None:
         raise ConfigError(
             f"model: nothing is learnt by {', '.join(idle[:4])}{more}, which several processes cannot train "
             "together: no head reads what comes of them. Leave such maps of the backbone out with "
-            "model.backbone.out_indices (the heads' in_index counts those that are left), or train with --devices 1"
+            "model.backbone.out_indices (the heads' in_index counts those that are left), or train with "
+            f"{option('devices', 1)}"
         )

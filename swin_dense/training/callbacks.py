@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
-from swin_dense.errors import TrainingError, TrainingInterruptedError
+from swin_dense.errors import TrainingInterruptedError, training_resumed
 from swin_dense.files import atomic_write
 from swin_dense.records import Batch
 
@@ -31,20 +30,8 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes a checkpoint; if that fails, what was there before is kept."""
-        try:
-            with atomic_write(Path(path)) as unfinished, unfinished.open("wb") as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            raise TrainingError(
-                f"{path}: the checkpoint cannot be written: {_first_cause(error)}; what was there before is kept"
-            ) from error
-
-
-def _first_cause(error: BaseException) -> BaseException:
-    """The system's own error, under which torch's file writer raises others."""
-    while (earlier := error.__cause__ or error.__context__) is not None and not isinstance(error, OSError):
-        error = earlier
-    return error
+        with atomic_write(Path(path)) as unfinished, unfinished.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -234,8 +221,7 @@ class ResumePoint(Callback):
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self._stopping:
             raise TrainingInterruptedError(
-                f"stopped at step {trainer.global_step}; continue with: "
-                f"swin-dense train --resume {shlex.quote(str(self.path.parent))}"
+                f"stopped at step {trainer.global_step}; continue with: {training_resumed(self.path.parent)}"
             )
 
     def _save(self, trainer: Trainer) -> None:

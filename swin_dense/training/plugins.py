@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from swin_dense.errors import ConfigError, TrainingError, nearest
-from swin_dense.files import atomic_write
+from swin_dense.files import atomic_write, written
 
 LOGGERS = {
     "csv": "",
@@ -44,7 +44,7 @@ def make_loggers(wanted: Sequence[object], run: Path, resumed_step: int) -> list
         if isinstance(name, str) and "." not in name and name not in LOGGERS:
             raise ConfigError(f'loggers: there is no "{name}"; {nearest(name, LOGGERS)}, or a class path')
         defaults = places.get(name, {}) if isinstance(name, str) else {}
-        made.append(_make("loggers", one, "lightning.pytorch.loggers", defaults, LOGGERS))
+        made.append(_make("loggers", Logger, one, "lightning.pytorch.loggers", defaults, LOGGERS))
     return made
 
 
@@ -54,12 +54,14 @@ def make_callbacks(wanted: Sequence[object], score_metric: str) -> list[Callback
     for one in wanted:
         name = str(one.get("type") if isinstance(one, Mapping) else one)
         defaults = {"monitor": f"val/{score_metric}", "mode": "max"} if name.endswith("EarlyStopping") else {}
-        made.append(_make("callbacks", one, "lightning.pytorch.callbacks", defaults, {}))
+        made.append(_make("callbacks", Callback, one, "lightning.pytorch.callbacks", defaults, {}))
     return made
 
 
-def _make(key: str, wanted: object, home: str, defaults: Mapping[str, Any], names: Mapping[str, str]) -> Any:
-    """An object of a class that is named alone or with arguments; any other object as it is."""
+def _make(
+    key: str, base: type, wanted: object, home: str, defaults: Mapping[str, Any], names: Mapping[str, str]
+) -> Any:
+    """An object of a class, below `base`, that is named alone or with arguments; or such an object as it is."""
     if isinstance(wanted, Mapping):
         arguments = {**defaults, **wanted}
         path = arguments.pop("type", None)
@@ -67,14 +69,18 @@ def _make(key: str, wanted: object, home: str, defaults: Mapping[str, Any], name
             raise ConfigError(f'{key}: {dict(wanted)} names no class; write dict(type="...", ...)')
     elif isinstance(wanted, str):
         path, arguments = wanted, dict(defaults)
-    else:
+    elif isinstance(wanted, base):
         return wanted
+    else:
+        raise ConfigError(f"{key}: {wanted!r} is neither the name of a {base.__name__} nor one")
     module, _, name = names.get(path, path).rpartition(".")
     try:
         kind = getattr(import_module(module or home), name, None)
         if kind is None:
             known = [one for one in dir(import_module(module or home)) if one[0].isupper()]
             raise ConfigError(f'{key}: {module or home} has no "{name}"; {nearest(name, known)}')
+        if not (isinstance(kind, type) and issubclass(kind, base)):
+            raise ConfigError(f'{key}: "{path}" is no {base.__name__} of Lightning')
         return kind(**arguments)
     except ImportError as error:
         raise ConfigError(f'{key}: "{path}" cannot be imported ({error}); is its package installed?') from error
@@ -131,7 +137,7 @@ class MetricsTable(Logger):
         if set(self._row) <= set(self._columns) and self.path.is_file():
             line = io.StringIO()
             csv.DictWriter(line, self._columns).writerow(self._row)
-            with self.path.open("r+b") as file:
+            with written(self.path), self.path.open("r+b") as file:
                 start = file.seek(0, io.SEEK_END) if self._row_starts_at is None else self._row_starts_at
                 file.seek(start)
                 file.write(line.getvalue().encode())

@@ -38,7 +38,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "auto": "
 OWNED = {
     "logger": "name loggers with loggers=[...]",
     "callbacks": "name callbacks with callbacks=[...]",
-    "default_root_dir": "the run folder holds everything; name it with --run",
+    "default_root_dir": "the run folder holds everything; name another run",
     "max_epochs": "set schedule.epochs",
     "max_steps": "set schedule.steps",
     "enable_checkpointing": "a run always has checkpoints; see training.checkpoint_every and training.save_top_k",
@@ -50,6 +50,12 @@ OWNED = {
     "barebones": "a run writes what barebones leaves out; swin-dense benchmark train measures",
 }
 """What the run folder or another key decides, and what to do instead of setting it in `trainer`."""
+
+NEEDED = {
+    "limit_train_batches": "there would be nothing to train on",
+    "limit_val_batches": "the best weights are those of the best validation; set training.validate_every for fewer",
+}
+"""What a run cannot do without, and why."""
 
 SILENCED = (
     "Checkpoint directory .* exists and is not empty",
@@ -158,6 +164,8 @@ def check_trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"trainer.{name} is decided by the run: {OWNED[name]}")
         if name not in known:
             raise ConfigError(f'trainer: Lightning\'s Trainer takes no "{name}"; {nearest(name, known - OWNED.keys())}')
+        if name in NEEDED and type(options[name]) in (int, float) and not options[name] > 0:
+            raise ConfigError(f"trainer.{name} must be above 0, got {options[name]}: {NEEDED[name]}")
     return dict(options)
 
 
@@ -189,9 +197,14 @@ def describe(trainer: Trainer, config: Config) -> str:
 
 
 def check_validation(config: Config, metrics: Collection[str]) -> None:
-    """Refuses a training that could not say which of its weights are the best."""
+    """Refuses a training that could not say which of its weights are the best, or watches what is never measured."""
     if config.score_metric not in metrics:
         raise ConfigError(f'score_metric: no metric "{config.score_metric}"; {nearest(config.score_metric, metrics)}')
+    known = {f"val/{name}" for name in metrics}
+    for one in config.callbacks:
+        watched = one.get("monitor") if isinstance(one, Mapping) else None
+        if isinstance(watched, str) and not watched.startswith("train/") and watched not in known:
+            raise ConfigError(f'callbacks: {one} watches "{watched}", which is not logged; {nearest(watched, known)}')
 
 
 def _build(options: dict[str, Any]) -> Trainer:
@@ -214,7 +227,7 @@ def _precision(wanted: str, options: Mapping[str, Any]) -> str:
         raise ConfigError(f'training.precision: unknown "{wanted}"; {nearest(wanted, PRECISIONS)}')
     on_cuda = torch.cuda.is_available() and options.get("accelerator", "auto") in ("auto", "gpu", "cuda")
     if wanted == "16" and not on_cuda:
-        raise ConfigError("training.precision is 16, which needs a CUDA device: pass --set training.precision=auto")
+        raise ConfigError("training.precision is 16, which needs a CUDA device: set it to auto")
     return PRECISIONS[("16" if on_cuda else "32") if wanted == "auto" else wanted]
 
 

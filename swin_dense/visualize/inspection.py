@@ -179,7 +179,7 @@ def _label(surest: list[int], found: set[int], class_names: Sequence[str], class
     if class_name is None:
         return surest[0] if surest else None
     if class_name not in class_names:
-        raise ConfigError(f'--class: unknown "{class_name}"; {nearest(class_name, class_names)}')
+        raise ConfigError(f'there is no class "{class_name}"; {nearest(class_name, class_names)}')
     label = list(class_names).index(class_name)
     if label not in found:
         names = ", ".join(class_names[one] for one in sorted(found)) or "nothing"
@@ -192,7 +192,7 @@ def _checked(stages: Sequence[int], plain: PlainSwin) -> list[int]:
     valid = [index + 1 for index in plain.out_indices]
     for stage in stages:
         if stage not in valid:
-            raise ConfigError(f"--stage {stage}: the backbone returns stages {', '.join(map(str, valid))}")
+            raise ConfigError(f"stage {stage}: the backbone returns stages {', '.join(map(str, valid))}")
     return sorted(set(stages)) or valid
 
 
@@ -235,7 +235,7 @@ def _attention(
             row, column = min(row, max(grid[0] - 2, 0)), min(column, max(grid[1] - 2, 0))
         if row >= grid[0] or column >= grid[1]:
             raise ConfigError(
-                f"--window {row},{column}: {title}: there are {grid[0]} rows of {grid[1]}, from 0; see --stage"
+                f"window {row},{column}: {title}: there are {grid[0]} rows of {grid[1]}, from 0; name another"
             )
         mask = None if mask is None else mask[row, column]
         weights, _ = block.attention_weights(windows[0, row, column], mask, sides)

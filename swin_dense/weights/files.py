@@ -9,8 +9,8 @@ import pickletools
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,27 +209,18 @@ def save_weights(
         metadata: Texts to keep in the file's header, for instance version and class names.
 
     Raises:
-        WeightsError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     state_dict = model_or_state_dict.state_dict() if isinstance(model_or_state_dict, nn.Module) else model_or_state_dict
-    with _written_whole(Path(path)) as unfinished:
+    with atomic_write(Path(path)) as unfinished:
         save_file(_separate(state_dict), unfinished, metadata=dict(metadata or {}))
 
 
 def save_checkpoint(state_dict: Mapping[str, Tensor], path: Path, *, wrapper: str = "") -> None:
     """Writes weights with `torch.save`, for libraries that read nothing else; under `wrapper`, or else at the top."""
     tensors = _separate(state_dict)
-    with _written_whole(path) as unfinished:
-        torch.save({wrapper: tensors} if wrapper else tensors, unfinished)
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
-    try:
-        with atomic_write(path) as unfinished:
-            yield unfinished
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"cannot write {path}: {error}") from error
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:  # torch hides what the system says of a path
+        torch.save({wrapper: tensors} if wrapper else tensors, file)
 
 
 def _separate(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from swin_dense.files import atomic_write
 from swin_dense.weights.download import BytesDone, Tell, check_size, download, state_of
 from swin_dense.weights.releases import RELEASES, Release, find_release
 
-_SAYS = {"given": "--sha256 says", "published": "its publisher says", "recorded": "it had when downloaded"}
+_SAYS = {"given": "the given one is", "published": "its publisher says", "recorded": "it had when downloaded"}
 
 
 @dataclass(frozen=True)

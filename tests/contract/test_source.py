@@ -56,6 +56,28 @@ def test_every_suppressed_warning_states_its_reason() -> None:
     assert wrong == []
 
 
+def test_messages_name_options_in_the_way_of_whoever_reads_them() -> None:
+    """`errors.option` says `--weights` in a terminal and `weights=` in Python; a text that is written once does not."""
+    package = REPOSITORY / "swin_dense"
+    wrong = [
+        f"{path.relative_to(package)}: {text}"
+        for path in sorted(package.rglob("*.py"))
+        if "cli" not in path.parts and path.name != "errors.py"
+        for text in texts(path.read_text("utf-8"))
+        if re.search(r"(?<![\w-])--[a-z]", text) and not re.search(r"\b(pip|docker) ", text)
+    ]
+    assert wrong == []
+
+
+def texts(source: str) -> Iterator[str]:
+    """The text constants of a program but its docstrings."""
+    tree = ast.parse(source)
+    prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
+
+
 def code_lines(source: str) -> int:
     """Lines that are neither blank, nor comments, nor part of a docstring."""
     prose: set[int] = set()

@@ -123,7 +123,9 @@ KINDS: dict[str, Kind] = {
     "config-file": Kind(samples.config_file, readers.config_file, ("run/config.py",), mutate_lines),
     "options": Kind(samples.options, readers.options, ("scored.json", "sized.json", "exported.json"), mutate_options),
     "run": Kind(
-        samples.run, readers.run, ("run/last.ckpt", "run/metrics.csv", "run/weights.safetensors", "run/run.json")
+        samples.run,
+        readers.run,
+        ("run/last.ckpt", "run/best.ckpt", "run/metrics.csv", "run/weights.safetensors", "run/run.json"),
     ),
 }
 

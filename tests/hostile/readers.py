@@ -211,7 +211,7 @@ def run(folder: Path) -> None:
     """What resuming, drawing and using a run read of its folder."""
     from swin_dense.config import load_config
     from swin_dense.errors import SwinDenseError
-    from swin_dense.tasks.run_folder import check_resumable, check_same_classes, read_checkpoint, record_resume
+    from swin_dense.tasks import run_folder
     from swin_dense.training.plugins import MetricsTable
     from swin_dense.visualize.curves import draw_curves
     from swin_dense.weights.files import read_labels
@@ -225,14 +225,15 @@ def run(folder: Path) -> None:
         table.save()
 
     def resume() -> None:
-        done, config = read_checkpoint(place / "last.ckpt"), load_config(place / "config.py")
-        check_resumable(place, config, {}, done)
-        check_same_classes(place, done, samples.CLASSES, False)
+        done, config = run_folder.read_checkpoint(place / "last.ckpt"), load_config(place / "config.py")
+        run_folder.check_resumable(place, config, {}, done)
+        run_folder.check_same_classes(place, done, samples.CLASSES, False)
 
     steps: tuple[Any, ...] = (
         resume,
-        lambda: record_resume(place, load_config(place / "config.py"), {}),
+        lambda: run_folder.record_resume(place, load_config(place / "config.py"), {}),
         lambda: read_labels(place / "weights.safetensors"),
+        lambda: run_folder.write_weights(place, {"class_names": samples.CLASSES}),
         lambda: draw_curves(place / "metrics.csv", place / "curves.svg"),
         log,
     )

@@ -287,6 +287,7 @@ def run() -> Files:
     return {
         **config_file(),
         "run/last.ckpt": target.getvalue(),
+        "run/best.ckpt": target.getvalue(),
         "run/metrics.csv": "\n".join(rows).encode(),
         "run/weights.safetensors": weights()["c.safetensors"],
         "run/run.json": _json(facts),

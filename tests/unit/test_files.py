@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
+from swin_dense.errors import OutputError
 from swin_dense.files import atomic_write
+from swin_dense.training.checkpoints import WholeFiles
+from swin_dense.weights.files import save_checkpoint
 
 
 def test_the_file_and_its_folder_appear_when_the_block_ends(tmp_path: Path) -> None:
@@ -24,9 +34,9 @@ def test_the_file_and_its_folder_appear_when_the_block_ends(tmp_path: Path) -> N
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), atomic_write(path) as unfinished:
+    with pytest.raises(KeyError), atomic_write(path) as unfinished:
         unfinished.write_text("half")
-        raise OSError("disk full")
+        raise KeyError
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
     assert path.read_text() == "old"
 
@@ -81,6 +91,44 @@ def test_file_and_folder_are_synced_before_and_after_the_move(tmp_path: Path, mo
 def test_a_block_that_writes_nothing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("old")
-    with pytest.raises(FileNotFoundError), atomic_write(path):
+    with pytest.raises(OutputError), atomic_write(path):
         pass
     assert path.read_text() == "old"
+
+
+def _save_picture(path: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(path)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "a.ckpt": lambda path: WholeFiles().save_checkpoint({"a": torch.zeros(100_000)}, path),
+    "a.pth": lambda path: save_checkpoint({"a": torch.zeros(100_000)}, path),
+    "a.safetensors": lambda path: save_file({"a": torch.zeros(100_000)}, path),
+    "a.parquet": lambda path: pq.write_table(pa.table({"a": np.random.default_rng(0).random(100_000)}), path),
+    "a.npy": lambda path: np.save(path, np.zeros(100_000)),
+    "a.png": _save_picture,
+    "a.json": lambda path: path.write_text("0" * 400_000),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_where_the_system_takes_no_more_bytes_its_reason_is_what_the_user_sees(name: str, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: the writers meet it in the same system calls."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    path = tmp_path / name
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OutputError) as caught, atomic_write(path) as unfinished:
+            WRITERS[name](unfinished)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    reasons = ("File too large", "os error 27", "bytes are free there")
+    assert " cannot be written: " in str(caught.value) and any(reason in str(caught.value) for reason in reasons)
+    assert path.read_text() == "old" and [one.name for one in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_said_of_another_file_is_not_said_of_this_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="absent"), atomic_write(tmp_path / "a" / "b"):
+        (tmp_path / "absent").read_bytes()

@@ -90,7 +90,7 @@ def test_labels_come_from_the_data_where_the_weights_do_not_tell(network: nn.Mod
 def test_data_that_is_missing_is_asked_for_where_the_weights_do_not_tell(network: nn.Module, tmp_path: Path) -> None:
     weights = checkpoint(tmp_path / "w.pth", network, ("cat", "dog"))
     with pytest.raises(
-        DataError, match="absent/(.|\\n)*w.pth does not hold the category ids .* name its folder with --data"
+        DataError, match="absent/(.|\\n)*w.pth does not hold the category ids .* name its folder: data="
     ):
         labels_of(settings("detection", "absent"), weights)
     assert labels_of(settings("segmentation", "absent"), weights) == Labels(("cat", "dog"))

@@ -113,7 +113,7 @@ def test_colours_in_the_order_of_the_model(detection: Any, detector: tuple[OpenM
 
 
 def test_a_detector_is_not_exported_whole(detection: Any) -> None:
-    with pytest.raises(ConfigError, match="vary in number; use --part neck"):
+    with pytest.raises(ConfigError, match='vary in number; use part="neck"'):
         load_part(detection, random_weights=True, part="whole")
 
 

@@ -193,7 +193,7 @@ def test_a_broken_image_stops_the_export_and_what_was_done_is_kept(
     model: nn.Module, with_broken: Path, draw: Any
 ) -> None:
     output = with_broken.parent / "f"
-    with pytest.raises(DataError, match=r"3\.png: not an image[\s\S]*--on-error skip"):
+    with pytest.raises(DataError, match=r"3\.png: not an image[\s\S]*on_error=.skip"):
         export_features(model, with_broken, output, shard_size=0.001)
     left = FeatureStore(output)
     assert len(left) == 2 and not left.is_complete  # the third waits for its shard to be full

@@ -48,7 +48,7 @@ def test_keeps_names_open_axes_and_metadata(graph: Graph, tmp_path: Path) -> Non
 
 def test_refuses_more_than_one_file_can_hold(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "MOST_BYTES", 20)
-    with pytest.raises(ConfigError, match="2 GiB; use --to torch-export"):
+    with pytest.raises(ConfigError, match='2 GiB; use to="torch-export"'):
         onnx.write_onnx(graph, tmp_path / "model.onnx", ["doubled"], {})
     assert list(tmp_path.iterdir()) == []
 

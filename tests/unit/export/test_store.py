@@ -164,6 +164,8 @@ def damaged(folder: Path, **columns: Any) -> Path:
         ({"original_size": [0, 5]}, "original_size holds a value below 1"),
         ({"dtype": "float64"}, "an unknown dtype"),
         ({"stage": "stage2"}, "a feature of an image is listed twice"),
+        ({"stage": "/tmp/x"}, "the name of a feature leads out of a folder"),
+        ({"stage": "../x"}, "the name of a feature leads out of a folder"),
         ({"stage": None}, "a row has neither a feature nor an error"),
         ({"error": "broken"}, "a row has neither a feature nor an error, or both"),
         ({"weights": "0" * 64}, "made with other weights"),

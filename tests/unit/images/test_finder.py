@@ -161,3 +161,10 @@ def test_links_that_no_image_hangs_on_may_lead_nowhere(tmp_path: Path) -> None:
     for name in (".#lock", "notes.txt"):
         (tmp_path / name).symlink_to(tmp_path / "gone")
     assert paths(tmp_path) == [str(image)]
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a" * 5000 + "/b.png", "/".join(["a" * 200] * 30) + "/b.png"])
+def test_a_name_that_no_file_can_have_is_an_error_of_its_image(tmp_path: Path, name: str) -> None:
+    (tmp_path / "list.txt").write_text(name)
+    with pytest.raises(DataError, match="cannot be (looked up|read) .File name too long"):
+        ImageFiles([tmp_path / "list.txt"])[0]

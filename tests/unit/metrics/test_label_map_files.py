@@ -57,7 +57,7 @@ def test_a_class_list_between_commas_is_found_too(folders, tmp_path):
 def test_labels_that_could_begin_at_0_or_at_1_are_asked_about(folders, tmp_path):
     (tmp_path / "names.txt").write_text("A\nB\nC\n")
     for classes in (None, tmp_path / "names.txt"):
-        with pytest.raises(DataError, match=r"which label is the first class\? Pass --label-shift 0"):
+        with pytest.raises(DataError, match=r"which label is the first class\? Pass label_shift=0"):
             evaluate_label_map_files(*folders, classes=classes)
 
 

@@ -28,7 +28,7 @@ def test_an_image_that_a_picture_would_overwrite_is_refused(tmp_path: Path, monk
         (photo, "photos/../photos", "."),
         (Path("photos"), str(tmp_path), "photos"),
     ]:
-        with pytest.raises(ConfigError, match=r"a\.png lies where .* name another folder with --output"):
+        with pytest.raises(ConfigError, match=r"a\.png lies where .* name another folder: output=.FOLDER"):
             images_to_predict([images], Path(output), folder)
     assert images_to_predict([photo], tmp_path, "labels").paths == [photo]
     assert images_to_predict([tmp_path / "photos"], tmp_path / "photos" / "out").paths == [photo]

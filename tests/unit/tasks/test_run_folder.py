@@ -21,6 +21,7 @@ from swin_dense.tasks.run_folder import (
     open_run,
     read_checkpoint,
     record_resume,
+    write_weights,
 )
 
 NANO = "mask-rcnn_swin-nano_shapes"
@@ -56,7 +57,7 @@ def test_what_changed_is_told_by_key() -> None:
 )
 def test_what_the_checkpoint_decides_is_refused_by_name(change: dict[str, Any], key: str) -> None:
     other = config(**change)
-    with pytest.raises(ConfigError, match="start a new run with --weights runs/a/weights.safetensors") as caught:
+    with pytest.raises(ConfigError, match='start a new run with weights="runs/a/weights.safetensors"') as caught:
         check_resumable(Path("runs/a"), other, changes_to(other), {"epochs": 1, "steps": 9})
     assert key in str(caught.value)
 
@@ -81,9 +82,9 @@ def test_other_classes_are_refused_and_other_names_on_request_taken() -> None:
     done = {"swin_dense": {"class_names": ["cat", "dog"]}}
     check_same_classes(Path("run"), done, ("cat", "dog"), renamed=False)
     check_same_classes(Path("run"), done, ("cat", "hound"), renamed=True)
-    with pytest.raises(TrainingError, match=r"'hound', 'dog' was trained; pass --same-classes .* --new-classes"):
+    with pytest.raises(TrainingError, match=r"class 2 was 'dog', is 'hound' now; pass new_classes=False .*=True"):
         check_same_classes(Path("run"), done, ("cat", "hound"), renamed=False)
-    with pytest.raises(TrainingError, match=r"2 classes, the data has 3: where it has 'cow', None was trained; start"):
+    with pytest.raises(TrainingError, match=r"2 classes, the data has 3: class 3 was nothing, is 'cow' now; start"):
         check_same_classes(Path("run"), done, ("cat", "dog", "cow"), renamed=True)
 
 
@@ -113,7 +114,7 @@ def test_what_is_left_of_a_run_that_never_saved_makes_place_for_the_next(tmp_pat
         open_run(tmp_path, config())
     assert (tmp_path / "notes.txt").exists()
     (tmp_path / "last.ckpt").touch()
-    with pytest.raises(TrainingError, match="holds an earlier run: continue it with --resume"):
+    with pytest.raises(TrainingError, match='holds an earlier run: continue it with resume="'):
         open_run(tmp_path, config())
 
 
@@ -137,3 +138,15 @@ def test_a_damaged_record_keeps_no_run_from_going_on(text: str, tmp_path: Path) 
     (tmp_path / "run.json").write_text(text)
     record_resume(tmp_path, config(), {})
     assert len(json.loads((tmp_path / "run.json").read_text())["resumed"]) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", {"epoch": 1}, {"state_dict": 3}, {"state_dict": {"x": 1}}, 1])
+def test_a_damaged_best_checkpoint_is_named_and_the_weights_stay(content: Any, tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"as they were")
+    if isinstance(content, bytes):
+        (tmp_path / "best.ckpt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "best.ckpt")
+    with pytest.raises(TrainingError, match=r"best\.ckpt does not hold the best weights .*: restore it, or remove it"):
+        write_weights(tmp_path, {})
+    assert (tmp_path / "weights.safetensors").read_bytes() == b"as they were"

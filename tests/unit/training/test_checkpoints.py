@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from swin_dense.errors import TrainingError
+from swin_dense.errors import OutputError
 from swin_dense.training.callbacks import BestCheckpoint, WholeFiles
 
 
@@ -25,7 +25,7 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_is_named(tmp_path: Path, mo
             raise RuntimeError("unexpected pos 64 vs 0") from error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingError, match=r"last\.ckpt: the checkpoint cannot be written: .*No space left on device"):
+    with pytest.raises(OutputError, match=r"last\.ckpt cannot be written: No space left on device; .* kept"):
         WholeFiles().save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [one.name for one in tmp_path.iterdir()] == ["last.ckpt"]

@@ -22,6 +22,7 @@ from swin_dense.training.plugins import MetricsTable
 from swin_dense.training.trainer import (
     accumulation,
     check_trainer_options,
+    check_validation,
     describe,
     evaluation_trainer,
     surroundings,
@@ -151,3 +152,30 @@ def test_settings_are_checked() -> None:
         TrainingConfig(images_per_step=16, accumulate=2)
     with pytest.raises(ConfigError, match="save_top_k must be at least 1, or -1"):
         replace(TrainingConfig(), save_top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"callbacks": [5]}, "callbacks: 5 is neither the name of a Callback nor one"),
+        ({"callbacks": ["lightning.pytorch.loggers.CSVLogger"]}, 'callbacks: ".*CSVLogger" is no Callback'),
+        ({"loggers": [LearningRateMonitor()]}, "is neither the name of a Logger nor one"),
+        ({"trainer__limit_train_batches": 0}, "trainer.limit_train_batches must be above 0, got 0: there would be"),
+        ({"trainer__limit_val_batches": 0.0}, "trainer.limit_val_batches must be above 0, got 0.0: the best weights"),
+    ],
+    ids=str,
+)
+def test_what_would_end_a_training_later_is_refused_before_it(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        trainer_of(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("monitor", ["val/bbox_AP50", "train/loss"])
+def test_a_callback_may_watch_what_is_logged_and_nothing_else(monitor: str) -> None:
+    config = load_config(DETECTION, {"callbacks": [{"type": "EarlyStopping", "monitor": monitor}]})
+    check_validation(config, ["bbox_AP", "bbox_AP50"])
+    other = load_config(DETECTION, {"callbacks": [{"type": "EarlyStopping", "monitor": "val/bbox_AP5"}]})
+    with pytest.raises(ConfigError, match='"val/bbox_AP5", which is not logged; did you mean "val/bbox_AP50"'):
+        check_validation(other, ["bbox_AP", "bbox_AP50"])

@@ -239,7 +239,7 @@ def test_a_login_page_does_not_spoil_what_has_arrived(server: FileServer, url: s
 
 def test_a_wrong_checksum_names_both_and_leaves_nothing_under_the_name(server: FileServer, url: str) -> None:
     actual = hashlib.sha256(CONTENT).hexdigest()
-    with pytest.raises(WeightsError, match=f"has SHA-256 {actual}, but --sha256 says 0123456789abcdef"):
+    with pytest.raises(WeightsError, match=f"has SHA-256 {actual}, but the given one is 0123456789abcdef"):
         fetch_weights(url, sha256="0123456789abcdef")
     path = cached_path(url)
     assert names_beside(path) == {"model.pth.rejected"}
