@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swin_dense.coco.instances import CocoInstances
-from swin_dense.records import Finding
+from swin_dense.records import Finding, Severity
 from swin_dense.rle import check_rles
 
 Bools = npt.NDArray[np.bool_]
@@ -29,6 +29,9 @@ MOST = 0.9
 
 SOME = 0.1
 """Part of the boxes that has to be wrong before their form is looked into."""
+
+FEW = 3
+"""Boxes that leave their image and are whole as corners: one or two may be so by chance."""
 
 LOOKED_AT = 2000
 """Annotations whose areas are computed, evenly over the file."""
@@ -87,14 +90,23 @@ def _box_form(annotations: CocoInstances, outlines: Floats) -> Iterator[Finding]
     finite = ~any_of(~np.isfinite(boxes))
     form = "write bbox as [x, y, width, height] in pixels of the image"
     relative = finite & ~any_of((boxes < 0) | (boxes > 1)) & any_of(boxes > 0) & (sides.max(axis=1) > 4)
+    fractions = bool((boxes[relative] % 1).any())
     # A few boxes of whole pixels may well be that small.
-    if relative.sum() >= MOST * count and ((boxes[relative] % 1).any() or count >= 20):
+    if relative.sum() >= MOST * count and (fractions or count >= 20) or fractions:
         message = (
             f"{int(relative.sum())} of {count} boxes lie in 0..1: these look like relative coordinates, not pixels"
         )
-        yield Finding("relative-boxes", annotations.file, message, form)
-        return
+        severity: Severity = "error" if relative.sum() >= SOME * count else "warning"
+        yield Finding("relative-boxes", annotations.file, message, form, severity=severity)
+        if relative.sum() >= MOST * count:
+            return
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    percent = finite & ~any_of((corners < 0) | (corners > 100.5))
+    if percent.sum() >= MOST * count >= 20 * MOST and np.quantile(sides.min(axis=1), 0.1) > 200:
+        message = (
+            f"{int(percent.sum())} of {count} boxes lie in 0..100, of far larger images: these look like percentages"
+        )
+        yield Finding("relative-boxes", annotations.file, message, form, severity="warning")
     has_outline = np.isfinite(outlines).all(axis=1)
     apart = has_outline & any_of(np.abs(corners - outlines) > margin_of(annotations))
     leaves = finite & outside(annotations, corners)[0]
@@ -109,10 +121,11 @@ def _box_form(annotations: CocoInstances, outlines: Floats) -> Iterator[Finding]
         "boxes with x and y swapped, or of images with width and height swapped": corners[:, [1, 0, 3, 2]],
     }
     for what, read in readings.items():
-        # It has to explain those that are wrong, and must not contradict the others.
+        # It has to explain those that are wrong, and where others would, too, must not contradict the rest.
         fits = finite & ~outside(annotations, read)[0] & ~any_of(read[:, 2:] < read[:, :2])
         fits &= ~has_outline | ~any_of(np.abs(read - outlines) > margin_of(annotations))
-        if fits[wrong].mean() >= MOST and (what.startswith("boxes") or fits.mean() >= MOST):
+        telling = what.startswith("boxes") or (what.startswith("corners") and wrong.sum() >= FEW)
+        if fits[wrong].mean() >= MOST and (telling or fits.mean() >= MOST):
             message = f"{int(wrong.sum())} of {count} boxes do not fit their image or outline; these look like {what}"
             yield Finding("box-form", annotations.file, message, form)
             return

@@ -96,9 +96,16 @@ def _decoded_wrongly(name: str) -> str:
     return name
 
 
+def _unquoted(name: str) -> str:
+    """The name without percent-encoding, of UTF-8 or else of Latin-1, however often it was encoded."""
+    while (plain := unquote(name)) != name:
+        name = unquote(name, encoding="latin-1") if "\ufffd" in plain else plain
+    return name
+
+
 DIFFERENCES: dict[str, Callable[[str], str]] = {
     "backslashes": lambda name: name.replace("\\", "/"),
-    "percent-encoding": unquote,
+    "percent-encoding": _unquoted,
     "HTML encoding": html.unescape,
     "the text encoding": _decoded_wrongly,
     "the Unicode normal form": lambda name: unicodedata.normalize("NFKC", name),
@@ -107,10 +114,18 @@ DIFFERENCES: dict[str, Callable[[str], str]] = {
     "leading zeros": lambda name: re.sub(r"(?<!\d)0+(?=\d)", "", name),
     "the folder": lambda name: name.rpartition("/")[2],
     "the suffix": lambda name: re.sub(r"(?<=[^/])\.[^./]*$", "", name),
+    "punctuation": lambda name: re.sub(r"[^\w/]|_", "", name),
 }
 """Ways in which names of the same file are written differently, each with what removes the difference."""
 
-KEPT_APART = ({"the folder", "the suffix"}, {"the suffix"}, {"the folder"}, set[str]())
+KEPT_APART = (
+    {"the folder", "the suffix", "punctuation"},
+    {"the suffix", "punctuation"},
+    {"the folder", "punctuation"},
+    {"punctuation"},
+    {"the folder", "the suffix"},
+    set[str](),
+)
 """Which differences are not looked beyond, the strictest first."""
 
 
@@ -130,9 +145,20 @@ class NearNames:
         for found, kept in zip(self._found, KEPT_APART, strict=True):
             near = found.get(_plain(name, kept))
             if near is not None:
-                needed = (one for one in DIFFERENCES if _plain(name, kept | {one}) != _plain(near, kept | {one}))
-                return near, [one for one in needed if one not in kept]
+                return near, _needed(name, near, kept)
         return None
+
+
+def _needed(name: str, near: str, kept: Collection[str]) -> list[str]:
+    """The fewest differences between two names; several may cover for one another, as for a space of another kind."""
+    apart, needed = set(kept), []
+    for one in reversed(DIFFERENCES):
+        if one not in kept:
+            if _plain(name, apart | {one}) == _plain(near, apart | {one}):
+                apart.add(one)
+            else:
+                needed.append(one)
+    return needed[::-1]
 
 
 def _plain(name: str, kept: Collection[str]) -> str:

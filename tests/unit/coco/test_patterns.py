@@ -53,6 +53,37 @@ def test_one_wrong_box_among_sound_ones_is_only_that(check, outlines):
     assert all(one.severity == "warning" for one in check(document(annotations=rows_of_boxes(TRUE_BOXES))).problems)
 
 
+def of_boxes(boxes: list[list[float]], side: int = 640) -> dict[str, Any]:
+    """A file of boxes without outlines in one image."""
+    images = [{"id": 1, "file_name": "1.png", "height": side, "width": side}]
+    rows = [annotation(id=1 + i, bbox=box, area=box[2] * box[3], segmentation=None) for i, box in enumerate(boxes)]
+    return document(images=images, annotations=rows)
+
+
+MANY = [[40.5 + 20 * i, 30.25, 60.5, 100 + 10 * i] for i in range(20)]
+
+
+@pytest.mark.parametrize(("few", "severity"), [(1, "warning"), (10, "error"), (19, "error")])
+def test_boxes_in_0_to_1_are_named_among_others_too(check, few, severity):
+    boxes = [[one / 640 for one in box] for box in MANY[:few]] + MANY[few:]
+    found = {one.kind: one for one in check(of_boxes(boxes)).problems}
+    assert found["relative-boxes"].severity == severity
+    assert f"{few} of 20 boxes lie in 0..1" in found["relative-boxes"].message
+
+
+def test_percentages_are_named_and_small_images_are_not_taken_for_them(check):
+    boxes = [[100 * one / 640 for one in box] for box in MANY]
+    assert [one.kind for one in check(of_boxes(boxes)).problems if "percentages" in one.message] == ["relative-boxes"]
+    for sound in (of_boxes(boxes, side=128), of_boxes(MANY)):
+        assert "relative-boxes" not in {one.kind for one in check(sound).problems}
+
+
+def test_corners_in_half_of_the_boxes_are_named(check):
+    boxes = [[x, y, x + w, y + h] if i % 2 else [x, y, w, h] for i, (x, y, w, h) in enumerate(MANY)]
+    (finding,) = (one for one in check(of_boxes(boxes)).problems if one.kind == "box-form")
+    assert "these look like corners" in finding.message
+
+
 def test_tiny_boxes_in_tiny_images_are_sound(check):
     images = [{"id": 1, "file_name": "1.png", "height": 3, "width": 3}]
     rows = [annotation(id=1, bbox=[0, 0, 1, 1], area=1, segmentation=None)]

@@ -25,6 +25,12 @@ NEAR = [
     ("val2017/a.png", "a.png", "the folder"),
     ("a.png", "deep/er/a.png", "the folder"),
     ("R&amp;D.png", "R&D.png", "HTML encoding"),
+    ("a%2520b.png", "a b.png", "percent-encoding"),
+    ("%FCber.png", "\u00fcber.png", "percent-encoding"),
+    ("a\u00a0b.png", "a b.png", "the Unicode normal form"),
+    ("a+b.png", "a b.png", "punctuation"),
+    ("a_b_(1).png", "a-b (1).png", "punctuation"),
+    ("val/a+b.PNG", "a b.png", "upper and lower case and the folder and punctuation"),
 ]
 
 
