@@ -186,10 +186,12 @@ def _paths(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _note(key: str, value: str, root: str) -> str:
-    other = setting(key)
-    note = f"{key} below data.root={root}; {option('data', 'FOLDER')} names the folder of the data set, {other} another"
+    note = (
+        f"{key} below data.root={root}; {option('data', 'FOLDER')} names the folder of the data set, {setting(key)} "
+        "another place"
+    )
     if Path(value).is_absolute():
-        note = f"{key}; {other} names another place"
+        note = f"{key}; {setting(key)} names another place"
     return f"{note}; {WAYS_OUT[key]}" if key in WAYS_OUT else note
 
 

@@ -112,7 +112,7 @@ def test_fetch_of_a_wrong_file_is_an_error_without_output(
     assert command("fetch", f"{server.address}/model.pth", "--sha256", "01234567") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"has SHA-256 {SHA256}, but --sha256 says 01234567" in captured.err
+    assert f"has SHA-256 {SHA256}, but the given one is 01234567" in captured.err
     assert "Traceback" not in captured.err
 
 

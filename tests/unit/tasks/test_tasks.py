@@ -123,14 +123,13 @@ def test_a_missing_path_is_named_with_its_key_and_the_options_that_change_it(
     finally:
         away.rename(shapes / missing)
     assert message.startswith(f"{shapes / missing}: {fault}")
-    assert message.endswith(
-        f"({key} below data.root={root}; --data names the folder of the data set, --set {key}=... another place)"
-    )
+    note = f'({key} below data.root={root}; data="FOLDER" names the folder of the data set, '
+    assert message.endswith(note + f'**{{"{key}": ...}} another place)')
 
 
 def test_a_path_that_does_not_depend_on_the_root_is_not_said_to(shapes: Path) -> None:
     message = data_error(DETECTION, shapes, "data.val.images='/nowhere'")
-    assert message.endswith("images (data.val.images; --set data.val.images=... names another place)")
+    assert message.endswith('images (data.val.images; **{"data.val.images": ...} names another place)')
 
 
 def test_missing_stuff_maps_are_answered_with_the_way_to_do_without(shapes: Path) -> None:
@@ -150,7 +149,7 @@ def test_the_list_of_what_is_wrong_in_a_file_follows_the_key_of_the_file(shapes:
     content["annotations"][0]["category_id"] = 99
     (tmp_path / "broken.json").write_text(json.dumps(content))
     first, second = data_error(DETECTION, shapes, f"data.val.annotations='{tmp_path}/broken.json'").split("\n")
-    assert first.endswith("(data.val.annotations; --set data.val.annotations=... names another place)")
+    assert first.endswith('(data.val.annotations; **{"data.val.annotations": ...} names another place)')
     assert "99" in second
 
 

@@ -63,8 +63,8 @@ def test_draws_every_picture_of_the_stages_asked_for(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--stage", "5", "--random-weights"), "--stage 5: the backbone returns stages 1, 2, 3, 4"),
-        (("--window", "9,0", "--random-weights"), "--window 9,0: stage 1"),
+        (("--stage", "5", "--random-weights"), "stage 5: the backbone returns stages 1, 2, 3, 4"),
+        (("--window", "9,0", "--random-weights"), "window 9,0: stage 1"),
         (("--window", "9", "--random-weights"), "--window takes ROW,COLUMN"),
         (("--class", "cat", "--random-weights"), "small is a backbone alone and knows no classes"),
         ((), "--random-weights"),

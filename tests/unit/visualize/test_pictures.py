@@ -9,7 +9,7 @@ import torch
 from matplotlib.font_manager import FontEntry, fontManager
 from PIL import Image, ImageDraw
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, OutputError
 from swin_dense.records import Detections
 from swin_dense.visualize import pictures
 from swin_dense.visualize.detections import draw_detections
@@ -59,7 +59,7 @@ def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         save_picture(path, picture)
     assert [file.name for file in path.parent.iterdir()] == ["picture.png"]
     assert np.array_equal(np.asarray(Image.open(path)), picture)
