@@ -29,7 +29,7 @@ from torch import Tensor
 
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.files import atomic_write
-from swin_dense.images.names import escapes
+from swin_dense.images.files import escapes
 
 FORMAT = 1
 """Raised when the folder's layout changes."""

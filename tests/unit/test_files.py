@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from swin_dense.errors import OutputError
 from swin_dense.files import atomic_write
-from swin_dense.training.checkpoints import WholeFiles
+from swin_dense.training.callbacks import WholeFiles
 from swin_dense.weights.files import save_checkpoint
 
 
