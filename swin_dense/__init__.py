@@ -101,6 +101,7 @@ def train(
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    compile: bool | None = None,
     **options: Any,
 ) -> Run:
     """Trains a model and fills a run folder.
@@ -115,6 +116,7 @@ def train(
         steps: Length of the training, where the schedule counts optimizer steps.
         batch_size: Training images per device.
         learning_rate: Of the whole batch.
+        compile: Compile the backbone; the first steps wait for it.
         **options: `new_classes`, `ignore`, `devices`, `device` as on the command line; and any other config key,
             dotted: `**{"data.num_workers": 2}`.
 
@@ -143,6 +145,7 @@ def train(
         "schedule.steps": steps,
         "data.batch_size": batch_size,
         "optimizer.learning_rate": learning_rate,
+        "training.compile": compile,
         "data.root": None if data is None else str(data),
     }
     changes = {key: value for key, value in shortcuts.items() if value is not None}

@@ -9,6 +9,7 @@ Shapes: B images, (H, W) pixels or tokens, C channels; tokens are channels last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,7 +229,8 @@ class SwinTransformer(nn.Module):
         if self._dynamic:
             # Equal sizes, as those of a square image, are otherwise taken for one.
             torch._dynamo.maybe_mark_dynamic(images, (0, 2, 3))
-        return self._compiled(images, self._grids(images.shape[-2:]))
+        with _one_graph():
+            return self._compiled(images, self._grids(images.shape[-2:]))
 
     def compile(self, *, dynamic: bool | None = True, **options: Any) -> None:
         """Compiles the forward pass, in place, as one graph; it is compiled when it is first called.
@@ -341,6 +343,14 @@ class SwinTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def _one_graph() -> AbstractContextManager[object]:
+    """Keeps the compiler from splitting the graph under DistributedDataParallel, at every bucket of gradients."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return nullcontext()
+    patched: AbstractContextManager[object] = torch._dynamo.config.patch(optimize_ddp=False)
+    return patched
 
 
 def _check_options(

@@ -40,6 +40,9 @@ def train(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An argument of Lightning's Trainer, e.g. limit_train_batches=10."),
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the backbone; the first steps wait for it.")
+    ] = False,
     device: Device = None,
     devices: Devices = "auto",
     as_json: AsJson = False,
@@ -52,7 +55,8 @@ def train(
     if resume is not None and (weights is not None or run is not None):
         raise ConfigError("--resume RUN continues with the config and weights in RUN; change keys with --set")
     source = str(config) if resume is None else str(_run_config(resume))
-    settings = load(source, data, [*(overrides or ()), *(f"trainer.{option}" for option in trainer or ())])
+    changes = [*(overrides or ()), *(f"trainer.{option}" for option in trainer or ())]
+    settings = load(source, data, [*changes, *(["training.compile=True"] if compiled else [])])
     from swin_dense.tasks import training
 
     result = training.train(

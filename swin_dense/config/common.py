@@ -45,6 +45,7 @@ class TrainingConfig:
         precision: "32", "bf16" or "16" (mixed precision, the weights stay in float32), or "auto", which is "16" on CUDA
             and "32" elsewhere.
         matmul_precision: Of float32 products: "highest", "high" (TF32 where the device has it) or "medium".
+        compile: Whether the backbone is compiled (`torch.compile`), once for images of all sizes.
         accumulate: Batches whose gradients are added up before an optimizer step.
         images_per_step: Images of an optimizer step, on all devices together; `accumulate` follows from it. None
             leaves it to `accumulate`.
@@ -62,6 +63,7 @@ class TrainingConfig:
 
     precision: str = "32"
     matmul_precision: str = "high"
+    compile: bool = False
     accumulate: int = 1
     images_per_step: int | None = None
     nonfinite_patience: int = 10

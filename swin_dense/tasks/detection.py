@@ -197,6 +197,7 @@ class DetectionTask(Task[DetectionConfig]):
             **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
             patience=config.training.nonfinite_patience,
             seed=config.training.seed,
+            compile=config.training.compile,
         )
         module.metric = module.make_metric(data, **options)
         return module

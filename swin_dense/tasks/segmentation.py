@@ -166,6 +166,7 @@ class SegmentationTask(Task[SegmentationConfig]):
             **{name: value for name, value in vars(config.schedule).items() if name != "steps"},
             patience=config.training.nonfinite_patience,
             seed=config.training.seed,
+            compile=config.training.compile,
         )
         module.metric = module.make_metric(data)
         return module

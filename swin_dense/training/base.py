@@ -36,7 +36,14 @@ class DenseModule(LightningModule):
     """
 
     def __init__(
-        self, model: Any, metric: Any, inference: Any, optimizer: Mapping[str, Any], seed: int, patience: int
+        self,
+        model: Any,
+        metric: Any,
+        inference: Any,
+        optimizer: Mapping[str, Any],
+        seed: int,
+        patience: int,
+        compile: bool = False,
     ) -> None:
         """Takes the parts, as the tasks' own modules describe them; `optimizer` holds keyword arguments of `adamw`."""
         super().__init__()
@@ -51,6 +58,7 @@ class DenseModule(LightningModule):
         self.optimizer_options = optimizer
         self.seed = seed
         self.patience = patience
+        self.compiles = compile
         self.scores: dict[str, Any] = {}
         self.trained_epoch = 0
         self._sums: dict[str, Tensor] = {}
@@ -84,6 +92,8 @@ class DenseModule(LightningModule):
         """
         if stage == "fit" and not self.model.training:
             self.model.train()
+        if stage == "fit" and self.compiles:  # in every process: what is compiled cannot be sent to spawned ones
+            getattr(self.network, "backbone", self.network).compile(dynamic=True)
         data = getattr(self.trainer, "datamodule", None)
         if data is None or stage == "predict":
             return

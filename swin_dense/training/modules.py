@@ -54,6 +54,7 @@ class DetectorModule(DenseModule):
         warmup_ratio: float = 0.001,
         seed: int = 0,
         patience: int = 10,
+        compile: bool = False,
     ) -> None:
         """Takes the parts; the defaults are the official recipe.
 
@@ -73,6 +74,7 @@ class DetectorModule(DenseModule):
             warmup_ratio: Its first factor.
             seed: Of the randomness inside a training step.
             patience: Batches in a row whose loss may be not finite in float16, where the gradient scaler skips them.
+            compile: Compile the backbone when a training begins (`SwinTransformer.compile`).
         """
         optimizer = {
             "learning_rate": learning_rate,
@@ -82,7 +84,7 @@ class DetectorModule(DenseModule):
             "layer_decay": layer_decay,
         }
         inference = inference or configured_inference(model) or DetectionInference(EvaluationSize(800, 1333))
-        super().__init__(model, metric, inference, optimizer, seed, patience)
+        super().__init__(model, metric, inference, optimizer, seed, patience, compile)
         self.save_hyperparameters(ignore=["model", "metric", "inference"])
         self.milestones = milestones
         self.schedule_options = {"gamma": gamma, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
@@ -146,6 +148,7 @@ class SegmenterModule(DenseModule):
         warmup_ratio: float = 1e-6,
         seed: int = 0,
         patience: int = 10,
+        compile: bool = False,
     ) -> None:
         """Takes the parts; the defaults are the official ADE20K recipe.
 
@@ -164,6 +167,7 @@ class SegmenterModule(DenseModule):
             warmup_ratio: Its first factor.
             seed: Of the randomness inside a training step.
             patience: Batches in a row whose loss may be not finite in float16, where the gradient scaler skips them.
+            compile: Compile the backbone when a training begins (`SwinTransformer.compile`).
         """
         optimizer = {
             "learning_rate": learning_rate,
@@ -173,7 +177,7 @@ class SegmenterModule(DenseModule):
             "layer_decay": layer_decay,
         }
         inference = inference or configured_inference(model) or SegmentationInference(EvaluationSize(None, None))
-        super().__init__(model, metric, inference, optimizer, seed, patience)
+        super().__init__(model, metric, inference, optimizer, seed, patience, compile)
         self.save_hyperparameters(ignore=["model", "metric", "inference"])
         self.schedule_options = {"power": power, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import swin_dense
 from helpers.commands import command
-from swin_dense.config import Config, config_text
+from swin_dense.config import Config, config_text, load_config
 from swin_dense.tasks import training
 from swin_dense.tasks.training import Run
 
@@ -79,3 +80,11 @@ def test_a_device_that_is_none_is_an_error_before_anything_is_written(
 def test_a_task_that_is_none_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("demo", "--task", "depth") == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_one_switch_compiles_the_backbone(trained: list[Path]) -> None:
+    recipe = "mask-rcnn_swin-nano_shapes"
+    assert command("train", recipe, "--compile", "--device", "cpu", "--run", "one") == 0
+    swin_dense.train(recipe, compile=True, device="cpu", run="two")
+    swin_dense.train(recipe, device="cpu", run="three")
+    assert [load_config(run / "config.py").training.compile for run in trained] == [True, True, False]

@@ -71,6 +71,20 @@ class Scripted(nn.Module):
         return {"loss_cls": torch.tensor(1.0), "loss_bbox": torch.tensor(next(self.values)), "acc": torch.tensor(0.5)}
 
 
+@pytest.mark.parametrize(("stage", "wanted", "calls"), [("fit", True, 1), ("validate", True, 0), ("fit", False, 0)])
+def test_a_training_compiles_the_backbone_alone_for_all_sizes(
+    stage: str, wanted: bool, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append((self, options)))
+    model = Scripted()
+    model.network = nn.ModuleDict({"backbone": nn.Linear(1, 1), "neck": nn.Linear(1, 1)})
+    module = DetectorModule(model, compile=wanted)
+    module.trainer = trainer_of(None)
+    module.setup(stage)
+    assert compiled == [(model.network["backbone"], {"dynamic": True})] * calls
+
+
 def steps_done(values: list[float], patience: int, scaler: object | None) -> int:
     """Steps until the module stops."""
     module = DetectorModule(Scripted(*values), patience=patience)
@@ -92,6 +106,7 @@ def trainer_of(scaler: object | None) -> Any:
         current_epoch=0,
         global_step=1,
         global_rank=0,
+        datamodule=None,
     )
 
 
