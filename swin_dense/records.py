@@ -75,6 +75,7 @@ class Sample:
         instances: The annotated objects; None where there are none to be learnt from.
         label_map: (H, W) int32 `Mask`, the class of every pixel, 0..K-1 or `IGNORE_INDEX`; None likewise. A training
             transform keeps it aligned with `image`; in evaluation it stays that of the image on disk.
+        label: The class of the whole image, 0..K-1; None where it has none.
     """
 
     image: tv_tensors.Image
@@ -83,6 +84,7 @@ class Sample:
     original_size: Size
     instances: Instances | None = None
     label_map: tv_tensors.Mask | None = None
+    label: int | None = None
 
     @property
     def size(self) -> Size:
@@ -103,6 +105,7 @@ class Batch:
         instances: One per image; None where there are none to be learnt from.
         label_maps: One (H, W) int32 map per image, unpadded; None likewise. In training each has the size of its image
             inside the padding, in evaluation that of its image on disk.
+        labels: The class of each image, 0..K-1; None where images have none.
     """
 
     images: Tensor
@@ -112,6 +115,7 @@ class Batch:
     file_names: tuple[str, ...]
     instances: tuple[Instances, ...] | None = None
     label_maps: tuple[Tensor, ...] | None = None
+    labels: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -178,18 +182,35 @@ class Segmentation:
         )
 
 
+@dataclass(frozen=True)
+class Classification:
+    """What a classifier says of one image.
+
+    Attributes:
+        probabilities: (K,) float32 in 0..1, adding up to 1 but for rounding.
+    """
+
+    probabilities: Tensor
+
+    def to(self, device: torch.device | str) -> Classification:
+        """The same on a device; Lightning collects predictions with it."""
+        return Classification(self.probabilities.to(device))
+
+
 def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
     """A batch of images padded right and bottom with zeros to one size, a multiple of `size_divisor`.
 
-    Either all samples have instances or none has; likewise label maps. Boxes, masks and label maps keep the size of
-    their own image. The official recipe pads after it normalises, so the model must set everything beyond `sizes` to
-    zero again once it has normalised.
+    Either all samples have instances or none has; likewise label maps and labels. Boxes, masks and label maps keep the
+    size of their own image. The official recipe pads after it normalises, so the model must set everything beyond
+    `sizes` to zero again once it has normalised.
     """
     assert samples, "a batch needs a sample"
     instances = tuple(sample.instances for sample in samples if sample.instances is not None)
     assert len(instances) in (0, len(samples)), "either every sample of a batch has instances or none has"
     label_maps = tuple(sample.label_map for sample in samples if sample.label_map is not None)
     assert len(label_maps) in (0, len(samples)), "either every sample of a batch has a label map or none has"
+    labels = tuple(sample.label for sample in samples if sample.label is not None)
+    assert len(labels) in (0, len(samples)), "either every sample of a batch has a label or none has"
     height, width = (
         -(-max(side) // size_divisor) * size_divisor for side in zip(*(sample.size for sample in samples), strict=True)
     )
@@ -204,6 +225,7 @@ def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
         file_names=tuple(sample.file_name for sample in samples),
         instances=instances or None,
         label_maps=label_maps or None,
+        labels=labels or None,
     )
 
 
@@ -225,6 +247,7 @@ _register(Sample, "image", "instances", "label_map")
 _register(Batch, "images", "instances", "label_maps")
 _register(Detections, "boxes", "scores", "labels")
 _register(Segmentation, "label_map", "probabilities")
+_register(Classification, "probabilities")
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class SwinClassifier(SwinTransformer):
         if fixed := {"out_indices", "fit_windows"} & options.keys():
             raise ConfigError(f"{', '.join(sorted(fixed))}: a classifier reads its last stage, with fitted windows")
         super().__init__(depths=depths, **options, out_indices=(len(depths) - 1,), fit_windows=True)
+        self.options = {"depths": depths, **options}
         self.num_classes = num_classes
         self.head = nn.Linear(self.feature_specs[0].channels, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -66,6 +67,19 @@ class SwinClassifier(SwinTransformer):
         (features,) = super().forward(images)
         return self.head(features.mean((2, 3)))
 
+    def with_maps(self, out_indices: Sequence[int]) -> SwinTransformer:
+        """A backbone with the classifier's own parameters and windows that gives the maps of some stages, from 0.
+
+        That of the last stage goes through `norm`, so that its mean is what the head sees; the others, which the
+        classifier does not normalise, through output norms as they are initialised.
+        """
+        backbone = SwinTransformer(**self.options, out_indices=out_indices, fit_windows=True)
+        backbone.patch_embed, backbone.absolute_pos_embed = self.patch_embed, self.absolute_pos_embed
+        backbone.layers = self.layers
+        if self.out_indices[0] in out_indices:
+            backbone.add_module(backbone.norm_name(self.out_indices[0]), self.get_submodule("norm"))
+        return backbone.train(self.training)
+
 
 class PlainClassifier(nn.Module):
     """A `SwinClassifier` in plain form, which exporters can trace at one size of images and people can look into."""
@@ -73,13 +87,12 @@ class PlainClassifier(nn.Module):
     def __init__(self, classifier: SwinClassifier) -> None:
         """Shares the parameters of a classifier."""
         super().__init__()
-        self.backbone = PlainSwin(classifier)
+        self.backbone = PlainSwin(classifier.with_maps(range(len(classifier.depths))))
         self.head = classifier.head
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits (B, K) of normalised images (B, in_channels, H, W)."""
-        (features,) = self.backbone(images)
-        logits: Tensor = self.head(features.mean((2, 3)))
+        logits: Tensor = self.head(self.backbone(images)[-1].mean((2, 3)))
         return logits
 
 

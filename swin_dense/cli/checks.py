@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,8 @@ def check_data(
     coco: Annotated[Path | None, typer.Option(help="COCO instances JSON to check.")] = None,
     images: Annotated[Path | None, typer.Option(help="Image folder or zip file of --coco.")] = None,
     ade: Annotated[Path | None, typer.Option(help="Folder or zip file in ADE20K's layout to check.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Class list of --ade, instead of its own.")] = None,
+    imagenet: Annotated[Path | None, typer.Option(help="Folder with train and val, of a folder per class.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class list of --ade or --imagenet.")] = None,
     label_shift: Annotated[int, typer.Option(help="Added to the labels of --ade; ADE20K's begin at 1.")] = -1,
     ignore_index: Annotated[int, typer.Option(help="Label of --ade that stands for no class.")] = 255,
     data: DataRoot = None,
@@ -26,12 +27,13 @@ def check_data(
     as_json: AsJson = False,
 ) -> None:
     """Reports everything that is wrong with a data set, and exits with status 1 if anything is."""
-    if [config, coco, ade].count(None) != 2:
-        raise ConfigError("check-data takes one of CONFIG, --coco FILE and --ade DIR")
+    if [config, coco, ade, imagenet].count(None) != 3:
+        raise ConfigError("check-data takes one of CONFIG, --coco FILE, --ade DIR and --imagenet DIR")
     if config is None and (data is not None or overrides):
         raise ConfigError("--data and --set change what a CONFIG names; there is none")
     from swin_dense.cli.report import check_tables, print_report
 
+    reports: dict[str, Any]
     progress = partial(show_progress, "checking")
     if config is not None:
         settings = load(config, data, overrides)
@@ -42,6 +44,10 @@ def check_data(
         from swin_dense.coco.check import check_coco
 
         reports = {"coco": check_coco(coco, images, progress=progress)}
+    elif imagenet is not None:
+        from swin_dense.images.labelled_check import check_imagenet
+
+        reports = dict(check_imagenet(imagenet, classes=classes, progress=progress))
     else:
         assert ade is not None
         from swin_dense.label_maps.check import check_ade

@@ -114,11 +114,14 @@ def export_onnx(
     to: Annotated[str, typer.Option(help="onnx or torch-export.")] = "onnx",
     part: Annotated[
         str | None,
-        typer.Option(help="backbone, neck (with the backbone) or whole (a segmenter); the most there is by default."),
+        typer.Option(help="backbone, neck (with the backbone) or whole (no detector); the most there is by default."),
     ] = None,
     shape: Annotated[
-        str, typer.Option(help="Size of the largest image checked, and of all if it is fixed.")
-    ] = "800x1280",
+        str | None,
+        typer.Option(
+            help="Size of the largest image checked, and of all if it is fixed; a classifier's own, or 800x1280.",
+        ),
+    ] = None,
     fixed: Annotated[bool, typer.Option("--fixed", help="Only one image of --shape at a time.")] = False,
     opset: Annotated[int, typer.Option(min=18, help="Version of ONNX's operators.")] = 18,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Largest relative deviation that is accepted.")] = 1e-4,
@@ -128,7 +131,7 @@ def export_onnx(
     as_json: AsJson = False,
 ) -> None:
     """Writes a model as ONNX or torch.export and compares the file with it; exits with 1 beyond the tolerance."""
-    size = height_and_width(shape)
+    size = None if shape is None else height_and_width(shape)
     from swin_dense.cli.report import print_report
     from swin_dense.export.deploy import check_output, export_model
     from swin_dense.models.parts import load_part

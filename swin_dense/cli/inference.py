@@ -36,14 +36,17 @@ def evaluate(
     weights: Weights = None,
     data: DataRoot = None,
     gt: Annotated[
-        Path | None, typer.Option(help="Ground truth: COCO instances JSON, or a folder of label PNGs.")
+        Path | None, typer.Option(help="Ground truth: COCO instances JSON, folder of label PNGs, or .txt of labels.")
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="COCO result JSON, or folder of label PNGs: read with --gt, written with RUN|CONFIG."),
+        typer.Option(
+            help="COCO result JSON, or folder of label PNGs: read with --gt, written with RUN|CONFIG. "
+            "Classes that predict wrote, with --gt."
+        ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",
-    classes: Annotated[Path | None, typer.Option(help="Class list of --gt DIR, if it is not beside it.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class list of --gt, if it is not beside it.")] = None,
     label_shift: Annotated[
         int | None, typer.Option(help="Added to the labels in --gt DIR; -1 where ADE20K's class list lies beside it.")
     ] = None,
@@ -65,7 +68,8 @@ def evaluate(
         if gt.is_dir():
             refuse_options(context, ("engine",), f"only with a COCO JSON, and --gt {gt} is a folder of label PNGs")
         elif gt.is_file():
-            refuse_options(context, LABEL_OPTIONS, f"only with a folder of label PNGs, and --gt {gt} is a file")
+            others = LABEL_OPTIONS[1:] if gt.suffix == ".txt" else LABEL_OPTIONS
+            refuse_options(context, others, f"only with a folder of label PNGs, and --gt {gt} is a file")
         from swin_dense import metrics
 
         if gt.is_dir():
@@ -77,6 +81,8 @@ def evaluate(
                 prediction_shift=prediction_shift,
                 classes=classes,
             )
+        elif gt.suffix == ".txt":
+            scores = metrics.evaluate_predicted_classes(gt, predictions, classes=classes)
         else:
             scores = metrics.evaluate_coco_files(gt, predictions, engine=engine)
     elif model is not None and gt is None:

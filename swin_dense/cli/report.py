@@ -41,6 +41,8 @@ def print_report(record: Mapping[str, Any], *shown: RenderableType, as_json: boo
 
 def score_tables(scores: Mapping[str, Any]) -> tuple[Table, Table]:
     """The metrics over the whole data set, and those of every class, of what a metric of any task returns."""
+    if "top1" in scores:
+        return accuracy_table(scores), per_class_accuracy_table(scores)
     if "mIoU" in scores:
         return miou_table(scores), per_class_iou_table(scores)
     return ap_table(scores), per_class_table(scores)
@@ -81,6 +83,26 @@ def per_class_iou_table(results: Mapping[str, Any]) -> Table:
     table = _table("by class, %", "class", {"IoU": 7, "Acc": 7})
     for name, metrics in results["per_class"].items():
         table.add_row(escape(name), _number(metrics["IoU"]), _number(metrics["Acc"]))
+    return table
+
+
+def accuracy_table(results: Mapping[str, Any]) -> Table:
+    """The accuracy of a classifier over the whole data set."""
+    table = _table("accuracy, %")
+    for name in ("top1", "top5"):
+        table.add_column(name, justify="right", min_width=6, style="bold" if name == "top1" else None)
+    table.add_row(*(_number(100 * results[name]) for name in ("top1", "top5")))
+    return table
+
+
+def per_class_accuracy_table(results: Mapping[str, Any]) -> Table:
+    """The accuracy of every class with images, and what it is most often taken for."""
+    table = _table("by class, %", "class", {"images": 7, "top1": 7})
+    table.add_column("taken for")
+    for name, one in results["per_class"].items():
+        if one["images"]:
+            wrong = ", ".join(f"{other} {count}" for other, count in list(one["taken_for"].items())[:3])
+            table.add_row(escape(name), str(one["images"]), _number(100 * one["accuracy"]), escape(wrong))
     return table
 
 

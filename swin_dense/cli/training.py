@@ -74,7 +74,7 @@ def train(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Option(help="detection or segmentation.")] = "detection",
+    task: Annotated[str, typer.Option(help="detection, segmentation or classification.")] = "detection",
     run: Annotated[
         Path | None, typer.Option(help="Run folder, runs/demo-TASK by default; an earlier demo there is replaced.")
     ] = None,
@@ -82,7 +82,7 @@ def demo(
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Trains a small Mask R-CNN (or UperNet) on the embedded shapes, from random weights, on any machine."""
+    """Trains a small Mask R-CNN (or UperNet, or classifier) on the embedded shapes, from random weights."""
     from swin_dense.tasks import training
 
     _report(training.demo(task, run or Path(f"runs/demo-{task}"), data, device), task, as_json)

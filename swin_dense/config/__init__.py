@@ -19,6 +19,14 @@ from swin_dense.config.parsing import (
 )
 
 if TYPE_CHECKING:
+    from swin_dense.config.classification import (
+        ClassificationAugmentationConfig,
+        ClassificationConfig,
+        ClassificationDataConfig,
+        ClassificationInferenceConfig,
+        CosineScheduleConfig,
+        LabelledImagesConfig,
+    )
     from swin_dense.config.detection import (
         AugmentationConfig,
         DataConfig,
@@ -39,10 +47,16 @@ if TYPE_CHECKING:
 __all__ = [
     "TASKS",
     "AugmentationConfig",
+    "ClassificationAugmentationConfig",
+    "ClassificationConfig",
+    "ClassificationDataConfig",
+    "ClassificationInferenceConfig",
     "Config",
+    "CosineScheduleConfig",
     "DataConfig",
     "DetectionConfig",
     "DetectionInferenceConfig",
+    "LabelledImagesConfig",
     "LabelledSplitConfig",
     "OptimizerConfig",
     "PolynomialScheduleConfig",

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from swin_dense.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from swin_dense.config.classification import ClassificationConfig
     from swin_dense.config.detection import DetectionConfig
     from swin_dense.config.segmentation import SegmentationConfig
 
-    Config: TypeAlias = DetectionConfig | SegmentationConfig
+    Config: TypeAlias = DetectionConfig | SegmentationConfig | ClassificationConfig
 else:
     Config = Any  # a whole config, of any task
 
@@ -88,7 +89,11 @@ def describe_recipe(path: Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-TASKS = {"detection": "DetectionConfig", "segmentation": "SegmentationConfig"}
+TASKS = {
+    "detection": "DetectionConfig",
+    "segmentation": "SegmentationConfig",
+    "classification": "ClassificationConfig",
+}
 """The schema of each `task`: a class of `swin_dense/config/TASK.py`, which is imported for a config of that task."""
 
 LARGEST = 2**31 - 1

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from swin_dense.data.ade20k import ADE20KDataModule
     from swin_dense.data.datamodules import CocoDataModule
+    from swin_dense.data.imagenet import ImageNetDataModule
 
-__all__ = ["ADE20KDataModule", "CocoDataModule"]
+__all__ = ["ADE20KDataModule", "CocoDataModule", "ImageNetDataModule"]
 
-_MODULES = {"ADE20KDataModule": "swin_dense.data.ade20k", "CocoDataModule": "swin_dense.data.datamodules"}
+_MODULES = {
+    "ADE20KDataModule": "swin_dense.data.ade20k",
+    "CocoDataModule": "swin_dense.data.datamodules",
+    "ImageNetDataModule": "swin_dense.data.imagenet",
+}
 
 
 def __getattr__(name: str) -> Any:

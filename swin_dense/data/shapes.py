@@ -1,4 +1,4 @@
-"""The embedded data set `shapes`: generated scenes written to disk in COCO format and in ADE20K format.
+"""The embedded data set `shapes`: generated scenes on disk in the formats of COCO, ADE20K and ImageNet.
 
 It is read by the same readers as real data:
 
@@ -7,6 +7,7 @@ It is read by the same readers as real data:
     root/ade20k/images/{training,validation}/ADE_{train,val}_00000001.jpg          the same scenes as label maps
     root/ade20k/annotations/{training,validation}/ADE_{train,val}_00000001.png     0 = border, 1 = ground, 2.. = classes
     root/ade20k/objectInfo150.txt                                                  class names, as in the official data
+    root/imagenet/{train,val}/CLASS/000000000001_1.jpg                             the same objects, cut out one by one
     root/shapes.json                                 the parameters; its presence says that the folder is complete
 
 Every scene has its own random generator, made from (seed, split, number): more scenes never change the first ones.
@@ -35,7 +36,7 @@ CLASS_NAMES = tuple(OUTLINES)
 SEGMENTATION_CLASS_NAMES = ("ground", *CLASS_NAMES)
 """Names of the classes of pixels; the ADE label of a class is its position here plus one."""
 
-FORMAT = 6
+FORMAT = 7
 """Raised whenever the same parameters begin to give other files."""
 
 MARKER = "shapes.json"
@@ -113,6 +114,11 @@ def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random
         images.append({"id": image_id, "file_name": f"{image_id:012d}.jpg", "width": size, "height": size})
         (folders["coco"] / images[-1]["file_name"]).write_bytes(buffer.getvalue())
         (folders["images"] / f"{ade_name}.jpg").write_bytes(buffer.getvalue())
+        for place, one in enumerate(objects, 1):
+            folder = root / "imagenet" / split / one.name
+            folder.mkdir(parents=True, exist_ok=True)
+            cut_out = Image.fromarray(_cut_out(picture, one))
+            cut_out.save(folder / f"{image_id:012d}_{place}.jpg", quality=JPEG_QUALITY, subsampling=0)
         Image.fromarray(_label_map(objects, size)).save(folders["labels"] / f"{ade_name}.png")
         annotations += [_annotation(one, image_id, len(annotations) + place) for place, one in enumerate(objects, 1)]
     document = {
@@ -125,6 +131,14 @@ def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random
     }
     (root / "annotations").mkdir(exist_ok=True)
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def _cut_out(picture: Pixels, thing: SceneObject) -> Pixels:
+    """The part of a picture around one object, of a fifth of its size more on each side."""
+    rows, columns = (np.flatnonzero(thing.visible.any(axis=axis)) for axis in (1, 0))
+    margin = max(2, len(rows) // 5, len(columns) // 5)
+    top, left = max(rows[0] - margin, 0), max(columns[0] - margin, 0)
+    return picture[top : rows[-1] + 1 + margin, left : columns[-1] + 1 + margin]
 
 
 def _label_map(objects: list[SceneObject], size: int) -> Pixels:

@@ -40,6 +40,9 @@ SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 CHECKED_SIZES = ((224, 224), (250, 310))
 """Height and width of the first two images that an export is checked on; the third has the size that was asked for."""
 
+DEFAULT_SIZE = (800, 1280)
+"""Height and width of the third, unless another size is asked for."""
+
 Model = Callable[[Tensor], Sequence[Tensor]]
 """Maps images (B, 3, H, W), float32 in 0..255, to maps."""
 
@@ -49,7 +52,7 @@ def export_model(
     output: Path,
     *,
     to: str = "onnx",
-    size: Size = (800, 1280),
+    size: Size | None = None,
     fixed: bool = False,
     opset: int = OPSET,
     tolerance: float = 1e-4,
@@ -64,16 +67,22 @@ def export_model(
         part: The model, or a part of it.
         output: The file, of the suffix that belongs to `to`.
         to: A key of `SUFFIXES`.
-        size: Height and width of the largest image that is checked, and of every image where they cannot stay open.
+        size: Height and width of the largest image that is checked, and of every image where they cannot stay open;
+            None takes the model's own size, or 800 x 1280.
         fixed: Leave neither batch nor height nor width open.
         opset: Version of ONNX's operators.
         tolerance: Largest relative deviation that is accepted.
         images: Folder of the images to check on; None generates some.
     """
     check_output(output, to)
+    if size is not None and part.size not in (None, size):
+        raise ConfigError(f"a size of {size}: the model takes images of {part.size} pixels alone; leave it out")
+    size = size or part.size or DEFAULT_SIZE
     names, pictures = _pictures(images)
     reference = RawImages(part.module, part.preprocessing).eval()
-    graph = trace(RawImages(traceable(part.module), part.preprocessing).eval(), size, fixed=fixed)
+    graph = trace(
+        RawImages(traceable(part.module), part.preprocessing).eval(), size, fixed=fixed, any_size=part.size is None
+    )
     facts = _facts(part, graph)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
     output_names = [one.name for one in part.outputs]

@@ -62,14 +62,15 @@ class Graph:
     why_fixed: str | None
 
 
-def trace(model: RawImages, size: Size, *, fixed: bool = False) -> Graph:
+def trace(model: RawImages, size: Size, *, fixed: bool = False, any_size: bool = True) -> Graph:
     """Traces a model with as many open axes as it allows: batch, height and width; else batch; else none.
 
-    The model is in evaluation mode. Where height and width cannot stay open they are `size`; with `fixed`, nothing is.
+    The model is in evaluation mode. Where height and width cannot stay open they are `size`; with `fixed`, nothing is,
+    and the batch alone where the model does not take `any_size`.
     """
     attempts = (((2, 3, *TRACED_SIZE), tuple(AXES)), ((2, 3, *size), (0,)), ((1, 3, *size), ()))
     why_fixed, error = None, None
-    for shape, axes in attempts[2:] if fixed else attempts:
+    for shape, axes in attempts[2 if fixed else 0 if any_size else 1 :]:
         try:
             return Graph(_traced(model, shape, axes), shape, tuple(AXES[axis] for axis in axes), why_fixed)
         except Exception as failure:  # a tracer raises whatever the model's own code raises on its stand-ins

@@ -19,6 +19,7 @@ from swin_dense.backbones import FeatureSpec, SwinClassifier, SwinTransformer
 from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.errors import ConfigError
+from swin_dense.records import Size
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class ModelPart:
         weights: Name of the file that the weights came from.
         missing: Parameters that the weights do not hold, and that stayed as they are initialised.
         pyramid: Names of the outputs that share one space of features, as the levels of an FPN do.
+        size: Height and width of the images that it takes; None where any will do.
     """
 
     module: nn.Module
@@ -73,6 +75,7 @@ class ModelPart:
     weights: str = "random"
     missing: tuple[str, ...] = ()
     pyramid: tuple[str, ...] = ()
+    size: Size | None = None
 
 
 class RawImages(nn.Module):

@@ -197,11 +197,12 @@ class Model:
     def feature_model(self) -> nn.Module:
         """A module from uint8 images (B, 3, H, W) to all maps, with `feature_specs`; `export_features` takes it."""
         from swin_dense.export.models import as_feature_model
-        from swin_dense.models.parts import maps_of
 
         module = self.module.to(self.device).eval()
-        part = module if self.config is None else maps_of(module.network, None, bool(module.network.with_neck))
-        return as_feature_model(part)
+        if self.config is None:
+            return as_feature_model(module)
+        neck = bool(getattr(module.network, "with_neck", False))
+        return as_feature_model(self.task.maps(module.network, None, neck))
 
     def export(self, output: str | PathLike[str], *, part: str | None = None, **options: Any) -> dict[str, Any]:
         """Writes the model as ONNX (.onnx) or as a program of torch.export (.pt2), and compares the file with it.

@@ -18,7 +18,7 @@ from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, WeightsError, nearest, option
-from swin_dense.export.models import IMAGENET, ModelPart, Preprocessing, as_feature_model, traceable
+from swin_dense.export.models import IMAGENET, ModelPart, as_feature_model, traceable
 from swin_dense.models import (
     build,
     build_backbone,
@@ -28,9 +28,9 @@ from swin_dense.models import (
     same_random_weights,
     weights_file,
 )
-from swin_dense.openmmlab.features import PROBE, NetworkMaps, preprocessing_of, specs_of
+from swin_dense.openmmlab.features import PROBE, specs_of
 from swin_dense.tasks import task_of
-from swin_dense.tasks.base import ANY_CLASSES
+from swin_dense.tasks.base import ANY_CLASSES, declared_classes
 from swin_dense.weights import LoadReport, load_weights
 
 if TYPE_CHECKING:
@@ -78,10 +78,12 @@ def _feature_part(
         part = ModelPart(backbone, backbone.feature_specs, description=variant)
         missing = () if report is None else tuple(note.name for note in report.missing)
     else:
+        task = task_of(config)
         network, report = headless(config, weights, neck)
-        part = replace(maps_of(network, () if stages is None and neck else stages, neck), description=_describe(config))
-        kept = ("backbone.", "neck.") if neck else ("backbone.",)
-        missing = () if report is None else tuple(n.name for n in report.missing if n.name.startswith(kept))
+        part = task.maps(network, () if stages is None and neck else stages, neck)
+        part = replace(part, description=_describe(config))
+        heads = task.heads(network, neck)
+        missing = () if report is None else tuple(n.name for n in report.missing if n.name.split(".")[0] not in heads)
     return replace(part, weights="random" if weights is None else weights.name, missing=missing)
 
 
@@ -113,12 +115,18 @@ def load_part(
             load_whole(network, path, names)
         whole = task.whole(network)
         with torch.no_grad():
-            (output,) = specs_of("p", whole(torch.zeros(1, 3, PROBE, PROBE)))
-        preprocessing = replace(Preprocessing(*preprocessing_of(network)), divisor=1)
-        outputs = (FeatureSpec("logits", output.channels, output.stride),)
-        shown = names if path is not None else ()
-        source_name = "random" if path is None else path.name
-        return ModelPart(whole, outputs, preprocessing, "whole", _describe(config), shown, source_name)
+            (logits,) = whole(torch.zeros(1, 3, PROBE, PROBE))
+        stride = specs_of("p", (logits,))[0].stride if logits.ndim == 4 else 0  # classifiers have no map
+        return ModelPart(
+            whole,
+            (FeatureSpec("logits", logits.shape[1], stride),),
+            replace(task.preprocessing(network), divisor=1),
+            "whole",
+            _describe(config),
+            class_names=names if path is not None else (),
+            weights="random" if path is None else path.name,
+            size=task.whole_size(config),
+        )
     neck = config.model.get("neck") is not None if part is None else part == "neck"
     chosen = _feature_part(config, "", path, None if not neck else (), neck)
     if neck:
@@ -153,12 +161,13 @@ def load_inspected(
     whole = build(config, len(names))
     if path is not None:
         load_whole(whole.network, path, names)
-    kind = type(whole.network.backbone)
+    kind = type(getattr(whole.network, "backbone", whole.network))
     if not issubclass(kind, SwinTransformer):
         raise ConfigError(f"model.backbone is a {kind.__name__}; only a Swin can be looked into")
     plain: Any = traceable(whole).to(place)
-    target = task_of(config).explained(plain, names, class_name)
-    return InspectedModel(plain.network.backbone, Preprocessing(*preprocessing_of(plain.network)), target)
+    task = task_of(config)
+    target = task.explained(plain, names, class_name)
+    return InspectedModel(plain.network.backbone, task.preprocessing(plain.network), target)
 
 
 def _config_and_weights(
@@ -174,13 +183,6 @@ def _config_and_weights(
             "and not both"
         )
     return config, None if random_weights else weights_file(weights, folder)
-
-
-def maps_of(network: Any, stages: Sequence[int] | None, neck: bool) -> ModelPart:
-    """Stages and levels of a network as a part; images are padded as its heads see them."""
-    maps = NetworkMaps(network, stages, neck).eval()
-    preprocessing = Preprocessing(*preprocessing_of(network))
-    return ModelPart(maps, maps.feature_specs, preprocessing, pyramid=maps.pyramid)
 
 
 def _describe(config: Config) -> str:
@@ -199,18 +201,18 @@ def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] |
             build_backbone(str(source), None)[0], lambda module: module(blank.to(next(module.parameters()).device))
         )
     task = task_of(config)
-    network = task.build_network(config.model, task.published_classes)
+    network = task.build_network(config.model, task.published_classes or declared_classes(config.model))
     return model_stats(network, lambda module: task.count_forward(module, height, width))
 
 
 def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, LoadReport | None]:
     """The network of a config with the weights of backbone and, perhaps, neck alone; its heads are random."""
+    task = task_of(config)
     with same_random_weights():
-        network = task_of(config).build_network(config.model, ANY_CLASSES).eval()
+        network = task.build_network(config.model, ANY_CLASSES).eval()
     if weights is None:
         return network, None
-    kept = {"backbone", "neck"} if neck else {"backbone"}
-    report = load_weights(network, weights, ignore=sorted({name.split(".")[0] for name in network.state_dict()} - kept))
+    report = load_weights(network, weights, ignore=task.heads(network, neck))
     if neck and any(note.name.startswith("neck.") for note in report.missing):
         raise WeightsError(f"{weights} holds a backbone alone: do without the neck, or take weights of the whole model")
     return network, report

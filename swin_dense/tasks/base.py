@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from swin_dense.config import Config
 from swin_dense.errors import ConfigError, option, setting
+from swin_dense.records import Size
 
 if TYPE_CHECKING:
     from swin_dense.data.datamodule_base import ImageDataModule
+    from swin_dense.export.models import ModelPart, Preprocessing
     from swin_dense.training.base import DenseModule
 
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -85,7 +87,7 @@ class Task(ABC, Generic[ConfigT]):
     """One task; `swin_dense.tasks.task_of(config)` finds it."""
 
     demo: Demo
-    published_classes: int  # class count that published sizes are given for
+    published_classes: int | None  # class count that published sizes are given for; None where model dicts say it
     needs_category_ids = False  # whether weights have to know the ids of a COCO data set, too
     lowest_score: float | None = None  # the threshold of `result` that keeps everything, where there are scores
     prediction_folders: tuple[str, ...] = ()  # folders that `write` uses besides the output itself
@@ -99,11 +101,15 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def build_model(self, model: Mapping[str, Any], num_classes: int) -> Any:
-        """The detector or segmenter of a model dict, with fresh weights; its `network` is mmdet's or mmseg's own."""
+        """The detector, segmenter or classifier of a model dict, with fresh weights, around its `network`."""
 
     @abstractmethod
     def build_network(self, model: Mapping[str, Any], num_classes: int) -> Any:
         """The network alone."""
+
+    def initial_weights(self, config: ConfigT, weights: Path) -> Path | Mapping[str, Tensor]:
+        """What a training starts from, where the config says more of it than the file: tensors by name."""
+        return weights
 
     @abstractmethod
     def training_module(self, config: ConfigT, data: Any, model: Any, **options: Any) -> DenseModule:
@@ -143,6 +149,9 @@ class Task(ABC, Generic[ConfigT]):
         `threshold` is the least score of what is drawn; None takes the task's default.
         """
 
+    def write_table(self, rows: Sequence[Mapping[str, Any]], output: Path) -> None:
+        """Writes all rows of `predictions.json` in a further form, where the task has one."""
+
     @abstractmethod
     def draw_validation(self, data: Any, image_id: int, found: Any, path: Path) -> None:
         """Draws ground truth beside prediction for one validation image of a data module."""
@@ -160,6 +169,30 @@ class Task(ABC, Generic[ConfigT]):
         raise ConfigError(
             f"{option('part', 'whole')}: proposals and boxes vary in number; use {option('part', 'neck')}"
         )
+
+    def whole_size(self, config: ConfigT) -> Size | None:
+        """Height and width of the images that the whole model takes; None where any will do."""
+        return None
+
+    def preprocessing(self, network: Any) -> Preprocessing:
+        """What the network expects to have been done to images."""
+        from swin_dense.export.models import Preprocessing
+        from swin_dense.openmmlab.features import preprocessing_of
+
+        return Preprocessing(*preprocessing_of(network))
+
+    def heads(self, network: nn.Module, neck: bool) -> list[str]:
+        """The parts of a network that its maps do not need, with or without those of its neck."""
+        kept = {"backbone", "neck"} if neck else {"backbone"}
+        return sorted({name.split(".")[0] for name in network.state_dict()} - kept)
+
+    def maps(self, network: Any, stages: Sequence[int] | None, neck: bool) -> ModelPart:
+        """Stages (from 1; None: all) and levels of a network as a part; images are padded as its heads see them."""
+        from swin_dense.export.models import ModelPart
+        from swin_dense.openmmlab.features import NetworkMaps
+
+        maps = NetworkMaps(network, stages, neck).eval()
+        return ModelPart(maps, maps.feature_specs, self.preprocessing(network), pyramid=maps.pyramid)
 
     @abstractmethod
     def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
@@ -198,5 +231,6 @@ def _note(key: str, value: str, root: str) -> str:
 def declared_classes(model: Mapping[str, Any]) -> int:
     """The class count that a model dict gives, where no weights and no data give another."""
     heads = model.get("decode_head") or model.get("bbox_head") or model.get("roi_head", {}).get("bbox_head")
+    heads = heads or model.get("head")
     head = heads[-1] if isinstance(heads, list) else heads
     return int(head["num_classes"]) if isinstance(head, dict) and "num_classes" in head else ANY_CLASSES

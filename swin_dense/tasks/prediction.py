@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -65,7 +65,7 @@ def predict_to_folder(
         "probabilities": probabilities,
         "label_shift": getattr(config.data, "label_shift", None),
     }
-    run = PredictionRun(files, output, identity)
+    run = PredictionRun(files, output, identity, task.write_table)
     for batch in run.batches(batch_size, config.data.num_workers):
         for i, found in enumerate(inference.predict(model.module, batch.to(model.device))):
             image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
@@ -94,12 +94,19 @@ def images_to_predict(images: Sequence[Path], output: Path, *folders: str) -> Im
 class PredictionRun:
     """Hands out the images that are left to do, keeps what is found in them, and writes it down at the end."""
 
-    def __init__(self, files: ImageFiles, output: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        files: ImageFiles,
+        output: Path,
+        identity: Mapping[str, Any],
+        write_table: Callable[[Rows, Path], None] | None = None,
+    ) -> None:
         """Reads what an interrupted prediction with the same `identity` has left.
 
-        That is all that the predictions depend on beside the images, as JSON can hold it.
+        That is all that the predictions depend on beside the images, as JSON can hold it. `write_table` gets the rows
+        and the folder in the end.
         """
-        self._files, self._predictions = files, output / "predictions.json"
+        self._files, self._predictions, self._write_table = files, output / "predictions.json", write_table
         # With the name of an image's pictures: where it changes because other images have come, they are drawn again.
         self._keys = [
             " ".join(map(str, (files.stem(position), *file_identity(path))))
@@ -147,6 +154,8 @@ class PredictionRun:
             for row in self._journal.done.get(key, [])
         ]
         write_json(self._predictions, rows)
+        if self._write_table is not None:
+            self._write_table(rows, self._predictions.parent)
         if self._failures:
             summary = (
                 f"{len(self._failures)} of {len(self._files)} images could not be read; {self._predictions} holds the "

@@ -201,12 +201,14 @@ def load_initial_weights(
     there; False takes them, even if the names of the classes differ; None takes them unless the names differ. `ignore`
     are further parameters to leave out.
     """
-    layers = class_dependent_tensors(config.model, task_of(config).build_network)
-    theirs = read_class_names(weights)
+    task = task_of(config)
+    layers = class_dependent_tensors(config.model, task.build_network)
+    source = task.initial_weights(config, weights)
+    theirs = read_class_names(weights) if source is weights else tuple(class_names)
     trained_on = f"was trained on {'other' if theirs is None else len(theirs)} classes{_first(theirs or ())}"
     wanted = f"the {len(class_names)} classes of the data{_first(class_names)}"
     try:
-        report = load_weights(network, weights, ignore=[*ignore, *layers] if new_classes else ignore)
+        report = load_weights(network, source, ignore=[*ignore, *layers] if new_classes else ignore)
     except WeightsError as error:
         if new_classes or not _fits_without(layers, network, weights, ignore):
             raise

@@ -1,5 +1,6 @@
 """Lightning modules, their optimizers and callbacks."""
 
+from swin_dense.training.classification import ClassifierModule
 from swin_dense.training.modules import DetectorModule, SegmenterModule
 
-__all__ = ["DetectorModule", "SegmenterModule"]
+__all__ = ["ClassifierModule", "DetectorModule", "SegmenterModule"]

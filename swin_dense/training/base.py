@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from swin_dense.errors import ConfigError, TrainingError, option
 from swin_dense.isolation import seeded
 from swin_dense.records import Batch
+from swin_dense.training.callbacks import HEADLINES
 from swin_dense.training.optim import adamw
 
 APPLIED = ("lr", "weight_decay", "betas")
@@ -85,6 +86,11 @@ class DenseModule(LightningModule):
     def score(self, batch: Batch, predictions: Any) -> None:
         """Hands predictions to the metric."""
 
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss term of a batch by its name."""
+        terms: dict[str, Tensor] = cast(Any, self.model).losses(batch)
+        return terms
+
     def setup(self, stage: str) -> None:
         """Makes the metric where there is none, or where the trainer leaves validation images out.
 
@@ -105,7 +111,7 @@ class DenseModule(LightningModule):
         """The loss of one batch, a scalar; what it draws depends on its place in the training alone."""
         self.trained_epoch = self.current_epoch
         with seeded(self.seed, self.current_epoch, batch_idx, self.global_rank, device=self.device):
-            terms = cast(Any, self.model).losses(batch)
+            terms = self.losses(batch)
         total = total_loss(terms)
         self._watch = _Watch(terms, total, batch)
         for name, value in {**terms, "loss": total}.items():
@@ -161,7 +167,7 @@ class DenseModule(LightningModule):
         self.scores = self.metric.compute()
         stage = "test" if self.trainer.testing else "val"
         for name, value in metrics(self.scores):
-            self.log(f"{stage}/{name}", value, prog_bar=name.endswith(("_AP", "mIoU")), rank_zero_only=False)
+            self.log(f"{stage}/{name}", value, prog_bar=name.endswith(HEADLINES), rank_zero_only=False)
         if self.trainer.state.fn == "fit":  # one row with the step that is validated, whenever that is done
             self.log("step", float(max(self.trainer.global_step - 1, 0)), rank_zero_only=False)
             self.log("epoch", float(self.trained_epoch), rank_zero_only=False)

@@ -247,6 +247,10 @@ def _validate(trainer: Trainer) -> None:
     trainer.training = True
 
 
+HEADLINES = ("_AP", "mIoU", "top1")
+"""Ends of the names of the metrics that are shown while a model trains."""
+
+
 def progress(trainer: Trainer, epoch: int) -> str:
     """Where a training stands: "epoch 3/12" (epochs are counted from 0 inside), or "step 400/160000"."""
     if counts_steps(trainer):
@@ -344,7 +348,7 @@ class ProgressLines(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the headline metrics, with the epoch that they are of: after the last one the trainer is further."""
-        metrics = _shown(trainer.callback_metrics, "val/", lambda name: name.endswith(("_AP", "mIoU")))
+        metrics = _shown(trainer.callback_metrics, "val/", lambda name: name.endswith(HEADLINES))
         if trainer.is_global_zero and metrics:
             epoch = getattr(pl_module, "trained_epoch", trainer.current_epoch)
             print(f"{progress(trainer, epoch)} {metrics}", file=sys.stderr)

@@ -104,6 +104,14 @@ def polynomial_factor(step: int, *, steps: int, power: float, warmup_steps: int,
     return float(warmup_factor(step, warmup_steps, warmup_ratio) * decay)
 
 
+def cosine_factor(step: int, *, steps: int, min_ratio: float, warmup_steps: int, warmup_ratio: float) -> float:
+    """Linear warm-up to 1, then half a cosine down to `min_ratio` at the last of `steps`."""
+    if step < warmup_steps:
+        return warmup_factor(step, warmup_steps, warmup_ratio)
+    done = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+
+
 def warmup_multistep(
     optimizer: Optimizer, *, milestones: Sequence[int], steps_per_epoch: int, **options: Any
 ) -> LambdaLR:
@@ -115,3 +123,8 @@ def warmup_multistep(
 def warmup_polynomial(optimizer: Optimizer, *, steps: int, **options: Any) -> LambdaLR:
     """`polynomial_factor` as a scheduler that is stepped after every optimizer step."""
     return LambdaLR(optimizer, partial(polynomial_factor, steps=steps, **options))
+
+
+def warmup_cosine(optimizer: Optimizer, *, steps: int, **options: Any) -> LambdaLR:
+    """`cosine_factor` as a scheduler that is stepped after every optimizer step."""
+    return LambdaLR(optimizer, partial(cosine_factor, steps=steps, **options))

@@ -17,7 +17,8 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
     """Draws the losses over the steps and the scores of the validations of a training run; epochs count from 1.
 
     The table has the columns "step" and "epoch" (from 0) and, mostly empty, those of metrics: "train/loss...", and
-    "val/..._AP" (0..1) or "val/mIoU" (percent). The suffix of the output names the format, such as .png or .svg.
+    "val/..._AP" or "val/top1" (0..1) or "val/mIoU" (percent). The suffix of the output names the format, such as .png
+    or .svg.
     """
     table = _read_table(metrics_csv)
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
@@ -29,13 +30,16 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
             steps, _smoothed(values), label=name[6:], linewidth=2 if is_total else 1, zorder=2 + is_total
         )
         losses.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
-    for name in sorted(name for name in table if name.startswith("val/") and name.endswith(("_AP", "/mIoU"))):
+    for name in sorted(name for name in table if name.startswith("val/") and name.endswith(("_AP", "/mIoU", "/top1"))):
         in_percent = name.endswith("/mIoU")
         when, values = _points(table["step"] if in_percent else table["epoch"] + 1, table[name])
         scored = values >= 0  # -1 says that there was nothing to find
         shown = values[scored] if in_percent else 100 * values[scored]
         scores.plot(when[scored], shown, marker="o", markersize=4, label=name[4:].replace("_", " "))
-        scores.set(xlabel="step" if in_percent else "epoch", ylabel="mIoU, %" if in_percent else "AP, %")
+        scores.set(
+            xlabel="step" if in_percent else "epoch",
+            ylabel=f"{name[-4:] if name[-4:] in ('mIoU', 'top1') else 'AP'}, %",
+        )
     losses.set(title="training loss, smoothed", xlabel="step", ylabel="loss")
     losses.set_ylim(bottom=0)
     scores.set(title="validation", ylim=(0, 100))

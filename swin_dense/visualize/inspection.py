@@ -51,7 +51,8 @@ class InspectedModel:
     Attributes:
         backbone: Its backbone, in plain form.
         preprocess: Maps images (B, 3, H, W) uint8 RGB to what the backbone takes.
-        target: What Grad-CAM explains: `object_target` or `area_target`; None explains the backbone's feature vector.
+        target: What Grad-CAM explains: `object_target`, `area_target` or `class_target`; None explains the backbone's
+            feature vector.
     """
 
     backbone: PlainSwin
@@ -171,6 +172,18 @@ def area_target(segmenter: Any, class_names: Sequence[str], class_name: str | No
         label = _label([int(areas.argmax())], set(areas.nonzero().flatten().tolist()), class_names, class_name)
         assert label is not None
         return f"logits where it sees {class_names[label]}", logits[:, label][logits.argmax(1) == label].sum()
+
+    return target
+
+
+def class_target(classifier: Any, class_names: Sequence[str], class_name: str | None) -> Target:
+    """The logit of the surest class, or of a named one; `classifier.logits(images)` is (B, K)."""
+
+    def target(images: Tensor, _size: Size) -> tuple[str, Tensor]:
+        logits = classifier.logits(images)
+        label = _label([int(logits.argmax())], set(range(logits.shape[1])), class_names, class_name)
+        assert label is not None
+        return f"logit of {class_names[label]}", logits[0, label]
 
     return target
 

@@ -12,8 +12,6 @@ from mmengine.config import Config as ConfigFile
 from swin_dense import tasks
 from swin_dense.cli import main
 from swin_dense.config import DetectionConfig, describe_recipe, find_config, load_config
-from swin_dense.openmmlab import detection, segmentation
-from swin_dense.openmmlab.counting import run_detector, run_segmenter
 from swin_dense.openmmlab.model_dicts import has_masks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -41,9 +39,10 @@ def test_it_builds_and_runs(path: Path) -> None:
     config = load_config(path)
     tasks.data_module(config)
     is_detection = isinstance(config, DetectionConfig)
+    task = tasks.task_of(config)
     with torch.device("meta"), torch.no_grad():
-        network = (detection if is_detection else segmentation).build_network(config.model, 7).eval()
-        (run_detector if is_detection else run_segmenter)(network, 128, 160)
+        network = task.build_network(config.model, 7).eval()
+        task.count_forward(network, 128, 160)
     if is_detection:
         assert has_masks(config.model) == network.with_mask
         assert config.score_metric.startswith(("bbox_", "segm_") if network.with_mask else "bbox_")

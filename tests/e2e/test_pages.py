@@ -27,6 +27,7 @@ QUICK = {
         "training.pictures=1",
     ],
     "mine": ["schedule.epochs=1", "augmentation.short_sides=[64]", "augmentation.test_short_side=64"],
+    "swin-nano_shapes": ["schedule.epochs=1", "data.num_workers=0", "training.pictures=1"],
     "upernet_swin-nano_shapes": ["schedule.steps=2", "data.num_workers=0", "training.validate_every=2"],
 }
 """What makes the trainings of the pages short, by config."""
@@ -49,6 +50,7 @@ def shortened(words: list[str]) -> list[str]:
     [
         ("README.md", 18, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
         ("detection.md", 9, ["outputs/found/predictions.json", "outputs/slices/predictions.json"]),
+        ("classification.md", 8, ["outputs/classified/predictions.csv", "outputs/classifier.onnx"]),
         ("segmentation.md", 8, ["outputs/predicted/predictions.json", "runs/shapes/weights.safetensors"]),
     ],
 )

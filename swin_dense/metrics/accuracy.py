@@ -1,0 +1,219 @@
+"""Top-1 and top-5 accuracy of a classifier, on one or several ranks, and of files.
+
+Shapes: K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import operator
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from swin_dense.errors import DataError, option
+from swin_dense.images.labelled import read_class_list, read_label_list
+from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
+
+BEST = 5
+"""Classes of an image that are kept, surest first."""
+
+Row = tuple[int, tuple[int, ...]]
+"""The true class of an image, and its surest classes."""
+
+
+class Accuracy:
+    """Accuracy of a data set: the share of images whose class is the surest one, or among the five surest.
+
+    On several ranks each calls `update` with its own images; an image that several ranks saw counts once, and `compute`
+    refuses to score when images are missing. Of classes that are equally sure, the first comes first.
+
+    Attributes:
+        metric_names: What a training may be judged by.
+
+    Example:
+        >>> import torch
+        >>> from swin_dense.metrics import Accuracy
+        >>> metric = Accuracy(["cat", "dog"], image_ids=[7, 8])
+        >>> metric.update([7, 8], torch.tensor([[0.9, 0.1], [0.6, 0.4]]), labels=[0, 1])
+        >>> scores = metric.compute()
+        >>> scores["top1"], scores["top5"], scores["per_class"]["dog"]
+        (0.5, 1.0, {'accuracy': 0.0, 'images': 1, 'taken_for': {'cat': 1}})
+    """
+
+    metric_names = ("top1", "top5")
+
+    def __init__(self, class_names: Sequence[str], image_ids: Collection[int]) -> None:
+        """Sets what is to be scored.
+
+        Args:
+            class_names: Distinct names of the classes 0..K-1.
+            image_ids: The images to score.
+
+        Raises:
+            DataError: If there are no classes or images, or two classes of one name.
+        """
+        self._class_names = tuple(class_names)
+        self._image_ids = frozenset(image_ids)
+        self._rows: dict[int, Row] = {}
+        if not self._class_names or not self._image_ids:
+            raise DataError(f"no {'images' if self._class_names else 'classes'} to score")
+        if len(set(self._class_names)) != len(self._class_names):
+            raise DataError("two of the classes have one name; give each its own")
+
+    def update(self, image_ids: Sequence[int], scores: Tensor, labels: Sequence[int]) -> None:
+        """Takes in some images, on any device; of an image that is handed in again, the last time counts.
+
+        Args:
+            image_ids: The data set's own ids.
+            scores: (B, K), the higher the surer.
+            labels: The true class of each image.
+
+        Raises:
+            DataError: If an image is not among those to score, a score is NaN, or a class is outside 0..K-1.
+        """
+        count = len(self._class_names)
+        if scores.shape != (len(image_ids), count) or len(labels) != len(image_ids):
+            raise DataError(
+                f"{len(image_ids)} image ids came with scores {tuple(scores.shape)} and {len(labels)} labels"
+            )
+        if scores.isnan().any():
+            raise DataError(f"scores of the images {list(image_ids)[:5]} are not numbers; look at the weights")
+        best = scores.sort(dim=1, descending=True, stable=True).indices[:, :BEST].tolist()
+        for image_id, label, found in zip(map(operator.index, image_ids), labels, best, strict=True):
+            if image_id not in self._image_ids:
+                raise DataError(f"image {image_id} is not among the {len(self._image_ids)} images to score")
+            if not 0 <= label < count:
+                raise DataError(f"image {image_id}: the class {label} is not among 0..{count - 1}")
+            self._rows[image_id] = int(label), tuple(found)
+
+    def compute(self) -> dict[str, Any]:
+        """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.
+
+        Returns:
+            "top1" and "top5" in 0..1, and "per_class", by class name: its "accuracy" (NaN without images), "images",
+            and "taken_for": the wrong classes that were the surest, with the number of images, most first.
+
+        Raises:
+            DataError: If not every image has been seen.
+        """
+        return accuracy_scores(self._gathered(), self._class_names)
+
+    def confusion(self) -> NDArray[np.int64]:
+        """(K, K) images by true (row) and surest class (column), of all ranks; every rank has to call it."""
+        return _confusion(self._gathered(), len(self._class_names))
+
+    def reset(self) -> None:
+        """Forgets every image, for the next evaluation."""
+        self._rows = {}
+
+    def _gathered(self) -> list[Row]:
+        gathered = gather_to_first_rank(self._rows)
+        answer: tuple[list[Row], list[int]] | None = None
+        if gathered is not None:
+            rows = {image_id: row for rank in reversed(gathered) for image_id, row in rank.items()}
+            answer = list(rows.values()), sorted(self._image_ids - rows.keys())
+        found, missing = broadcast_from_first_rank(answer)
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(self._image_ids)} images to score were never seen, the first is {missing[0]};"
+                " predict on them all, or name the images to score"
+            )
+        return found
+
+
+def accuracy_scores(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, Any]:
+    """The scores of images, each with its true class and its surest classes; see `Accuracy.compute`."""
+    matrix = _confusion(rows, len(class_names))
+    per_class: dict[str, Any] = {}
+    for label, name in enumerate(class_names):
+        images = int(matrix[label].sum())
+        wrong = [(int(matrix[label, other]), int(other)) for other in np.flatnonzero(matrix[label]) if other != label]
+        per_class[name] = {
+            "accuracy": float(matrix[label, label] / images) if images else float("nan"),
+            "images": images,
+            "taken_for": {class_names[other]: n for n, other in sorted(wrong, key=lambda pair: (-pair[0], pair[1]))},
+        }
+    return {
+        "top1": sum(label == best[0] for label, best in rows) / len(rows),
+        "top5": sum(label in best for label, best in rows) / len(rows),
+        "per_class": per_class,
+    }
+
+
+def _confusion(rows: Sequence[Row], count: int) -> NDArray[np.int64]:
+    codes = torch.tensor([label * count + best[0] for label, best in rows], dtype=torch.int64)
+    matrix: NDArray[np.int64] = torch.bincount(codes, minlength=count * count).view(count, count).numpy()
+    return matrix
+
+
+def evaluate_predicted_classes(truth: Path, predictions: Path, *, classes: Path | None = None) -> dict[str, Any]:
+    """Accuracy of the classes that `swin-dense predict` has written, against a list of labels.
+
+    Images are matched by their whole names, or else by the last parts.
+
+    Args:
+        truth: Text file of lines "path label", whose labels are numbers or names of classes.
+        predictions: `predictions.csv` or `predictions.json` of `swin-dense predict`.
+        classes: Text file with one class per line, in the order of labels; needed where labels are numbers.
+
+    Raises:
+        DataError: A file is not what it should be, or an image has no prediction, or two.
+    """
+    listed = None if classes is None else read_class_list(classes)
+    named = {} if listed is None else dict(zip(listed.folders, listed.names, strict=True))
+    named |= {} if listed is None else {str(label): name for label, name in enumerate(listed.names)}
+    labels = {name: named.get(word, word) for name, word in read_label_list(truth).items()}
+    if listed is None and any(word.isdigit() for word in labels.values()):
+        raise DataError(
+            f"{truth}: its labels are numbers; name a file with one class name per line: {option('classes', 'FILE')}"
+        )
+    best = _read_predictions(predictions)
+    by_last: dict[str, list[str]] = {}
+    for name in best:
+        by_last.setdefault(name.replace("\\", "/").rpartition("/")[2], []).append(name)
+    pairs: list[tuple[str, Sequence[str]]] = []
+    problems = []
+    for name, word in labels.items():
+        near = [name] if name in best else by_last.get(name.rpartition("/")[2], [])
+        if len(near) == 1:
+            pairs.append((word, best[near[0]]))
+        else:
+            problems.append(f"{name}: {f'{len(near)} predictions' if near else 'no prediction'}")
+    if problems or not pairs:
+        raise DataError(f"{predictions}: {len(problems)} of {len(labels)} images cannot be scored", problems)
+    names = (
+        listed.names if listed else sorted({word for word, _ in pairs} | {one for _, found in pairs for one in found})
+    )
+    place = {name: label for label, name in enumerate(names)}
+    if unknown := sorted({one for word, found in pairs for one in (word, *found)} - place.keys()):
+        raise DataError(f"{predictions}: {unknown[0]!r} is not among the classes of {classes}")
+    rows = [(place[word], tuple(place[one] for one in found[:BEST])) for word, found in pairs]
+    return accuracy_scores(rows, names)
+
+
+def _read_predictions(path: Path) -> dict[str, Sequence[str]]:
+    """The classes of each image by file name, surest first."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            table = csv.DictReader(io.StringIO(text))
+            ranks = [name for name in table.fieldnames or () if re.fullmatch(r"class\d+", name)]
+            found = {row["file_name"]: [row[rank] for rank in ranks if row[rank]] for row in table}
+        else:
+            found = {row["file_name"]: row["classes"] for row in json.loads(text)}
+        if not all(isinstance(one, str) for classes in found.values() for one in (*classes, "")) or not all(
+            found.values()
+        ):
+            raise ValueError("an image has no classes")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, RecursionError) as error:
+        raise DataError(f"{path}: is no file of predicted classes ({error})") from error
+    return dict(found)

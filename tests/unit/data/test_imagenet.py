@@ -1,0 +1,113 @@
+"""Classification data: what a sample depends on, the official views, and messages for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import transforms, tv_tensors
+
+from swin_dense.data import ImageNetDataModule
+from swin_dense.data.classification_transforms import CentreView, official_transform, random_part
+from swin_dense.data.shapes import CLASS_NAMES, write_shapes
+from swin_dense.errors import ConfigError, DataError
+from swin_dense.images.store import ImageStore
+from swin_dense.isolation import seeded
+from swin_dense.records import Sample
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shapes(tmp_path_factory.mktemp("shapes") / "shapes", train=12, val=6) / "imagenet"
+
+
+def photo(height: int, width: int) -> Sample:
+    pixels = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    smooth = torch.nn.functional.avg_pool2d(pixels[None].float(), 9, 1, 4)[0].byte()
+    return Sample(tv_tensors.Image(smooth), 1, "photo.jpg", (height, width), label=3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_depends_on_seed_epoch_and_index_alone(root: Path, workers: int) -> None:
+    batches = []
+    for count in (0, workers):
+        data = ImageNetDataModule(root, train_transform=official_transform(32), batch_size=4, num_workers=count)
+        data.setup("fit")
+        batches.append(next(iter(data.train_dataloader())))
+    assert torch.equal(batches[0].images, batches[1].images) and batches[0].labels == batches[1].labels
+    assert batches[0].images.shape == (4, 3, 32, 32)
+    assert data.class_names == tuple(sorted(CLASS_NAMES)) and len(data.val_dataset) == len(data.val_image_ids)
+
+
+def test_labels_are_those_of_the_folders(root: Path) -> None:
+    data = ImageNetDataModule(root, num_workers=0)
+    data.setup("validate")
+    for batch in data.val_dataloader():
+        assert batch.images.shape[1:] == (3, 224, 224)
+        assert [data.class_names[label] for label in batch.labels] == [name.split("/")[0] for name in batch.file_names]
+
+
+@pytest.mark.parametrize("size", [(300, 500), (224, 224), (100, 90)])
+@pytest.mark.parametrize("resize", [256, None])
+def test_the_test_view_is_that_of_torchvision_on_pillow_images(size: tuple[int, int], resize: int | None) -> None:
+    """Pillow is what published scores are made with; torchvision resizes tensors to within two grey levels of it."""
+    sample = photo(*size)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    steps = [transforms.Resize(resize or (224, 224), interpolation=bicubic), transforms.CenterCrop(224)]
+    expected = transforms.Compose([transforms.ToPILImage(), *steps, transforms.PILToTensor()])(
+        sample.image.as_subclass(torch.Tensor)
+    )
+    view = CentreView(224, resize)(sample)
+    assert view.label == 3 and view.image.shape == expected.shape
+    assert (view.image.int() - expected.int()).abs().max() <= 2
+
+
+def test_rand_augment_is_drawn_anew_for_every_place() -> None:
+    transform = official_transform(64)
+    drawn = []
+    for place in ((0, 0, 1), (0, 0, 1), (0, 1, 1), (0, 0, 2)):
+        with seeded(*place):
+            drawn.append(transform(photo(80, 120)).image)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[3])
+
+
+def test_rand_augment_is_that_of_timm() -> None:
+    timm = pytest.importorskip("timm.data.transforms_factory")
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    reference = timm.create_transform(
+        64,
+        is_training=True,
+        auto_augment="rand-m9-mstd0.5-inc1",
+        interpolation="bicubic",
+        hflip=0.0,
+        re_prob=0.0,
+        **whole,
+    ).transforms[1]
+    sample = photo(64, 64)
+    for index in range(6):
+        with seeded(0, 0, index):
+            ours = random_part(64, (1.0, 1.0), (1.0, 1.0), 0.0, "rand-m9-mstd0.5-inc1").transforms[2](sample).image
+        with seeded(0, 0, index):
+            theirs = reference(transforms.functional.to_pil_image(sample.image.as_subclass(torch.Tensor)))
+        assert torch.equal(ours.as_subclass(torch.Tensor), transforms.functional.pil_to_tensor(theirs))
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(ConfigError, match='timm does not understand "rand-x9"'):
+        random_part(64, (0.1, 1.0), (1.0, 1.0), 0.5, "rand-x9")
+    with pytest.raises(ConfigError, match="cannot be cut out"):
+        CentreView(224, 200)
+    with pytest.raises(DataError, match="too long"):
+        CentreView(224, 256).of(torch.zeros(3, 1, 400_000, dtype=torch.uint8))
+
+
+def test_the_shapes_are_cut_out_of_their_scenes(root: Path) -> None:
+    """Each cut-out lies in the folder of its class, and in its scene."""
+    store = ImageStore(root / "train")
+    names = store.names((".jpg",))
+    assert {name.split("/")[0] for name in names} <= set(CLASS_NAMES) and len(names) > 12
+    for name in names[:3]:
+        cut = store.read(name)
+        assert 10 < min(cut.shape[1:]) and max(cut.shape[1:]) <= 128
