@@ -39,7 +39,7 @@ class ImageNetDataModule(ImageDataModule):
         >>> from pathlib import Path
         >>> from swin_dense.data import ImageNetDataModule
         >>> from swin_dense.data.shapes import write_shapes
-        >>> root = write_shapes(Path(tempfile.mkdtemp()) / "shapes", train=4, val=4, size=64) / "imagenet"
+        >>> root = write_shapes(Path(tempfile.mkdtemp()) / "shapes", train=40, val=4, size=64) / "imagenet"
         >>> data = ImageNetDataModule(root, batch_size=2, num_workers=0)
         >>> data.setup("fit")
         >>> batch = next(iter(data.train_dataloader()))
