@@ -30,7 +30,7 @@ from swin_dense.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 VARIABLE = "SWIN_DENSE_ATTENTION_KERNEL"
-DEFAULT_MODE = "off"  # until it has been seen right and faster on a GPU
+DEFAULT_MODE = "auto"
 MODES = ("off", "auto", "on")
 
 DIMS = (16, 32, 64)

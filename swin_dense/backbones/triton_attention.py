@@ -62,7 +62,7 @@ def forward_launch(length: int, dtype: torch.dtype) -> Launch:
 
 def backward_launch(length: int, dtype: torch.dtype) -> Launch:
     """What the backward pass is launched with in windows of so many tokens."""
-    return Launch(warps=8 if dtype == torch.float32 else 4, stages=1, windows=16)
+    return Launch(warps=8, stages=1, windows=16) if dtype == torch.float32 else Launch(warps=4, stages=2, windows=16)
 
 
 def forward(
