@@ -36,7 +36,7 @@ class Entrant:
         self.device = torch.device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self.device.index is not None:  # "cuda" is the current one
             torch.cuda.set_device(self.device)
         torch.manual_seed(0)
         self.step: Callable[[], object] = _nothing

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from swin_dense.errors import TrainingInterruptedError
+
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """Float32 computes everything in it; the other two are autocast's, or those of an operator's inputs."""
 
@@ -78,6 +80,8 @@ def _run(name: str, measure: Measurement) -> Check:
     start = time.perf_counter()
     try:
         difference, tolerance, detail = measure()
+    except TrainingInterruptedError:  # by the user, or by a cluster
+        raise
     except Exception as error:  # whatever is raised is the finding
         frames = traceback.format_exception(error)
         detail = "\n".join([f"{type(error).__name__}: {error}"[:2000], *"".join(frames[-LINES - 1 : -1]).splitlines()])
