@@ -163,7 +163,6 @@ def test_settings_are_checked() -> None:
         ({"trainer__limit_train_batches": 0}, "trainer.limit_train_batches must be above 0, got 0: there would be"),
         ({"trainer__limit_val_batches": 0.0}, "trainer.limit_val_batches must be above 0, got 0.0: the best weights"),
     ],
-    ids=str,
 )
 def test_what_would_end_a_training_later_is_refused_before_it(
     tmp_path: Path, changes: dict[str, Any], message: str
