@@ -163,7 +163,7 @@ def test_little_room_is_a_warning() -> None:
     assert disk.severity == memory.severity == "warning"
     assert "1.0 GiB of disk" in disk.what
     assert "/dev/shm has 0.06 GiB" in memory.what and "--shm-size" in memory.remedy
-    assert "--set data.num_workers=0" in memory.remedy
+    assert "data.num_workers=0" in memory.remedy
     assert load_config("demo/mask-rcnn_swin-nano_shapes", ["data.num_workers=0"]).data.num_workers == 0
 
 
