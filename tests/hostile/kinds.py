@@ -15,7 +15,7 @@ from random import Random
 
 from hostile import readers, samples
 from hostile.formats import mutate_checkpoint, mutate_image, mutate_parquet, mutate_safetensors, mutate_zip
-from hostile.mutations import TEXTS, mutate_bytes, mutate_json, mutate_lines, mutate_tree
+from hostile.mutations import TEXTS, mutate_bytes, mutate_json, mutate_lines, mutate_program, mutate_tree
 
 Mutation = Callable[[Random, bytes], bytes]
 
@@ -120,7 +120,7 @@ KINDS: dict[str, Kind] = {
         samples.store_parts, readers.store, ("store/parts/00000000-00000002.parquet", "store/export.json")
     ),
     "settings": Kind(samples.settings, readers.settings, ("settings.json",), mutate_settings),
-    "config-file": Kind(samples.config_file, readers.config_file, ("run/config.py",), mutate_lines),
+    "config-file": Kind(samples.config_file, readers.config_file, ("run/config.py",), mutate_program),
     "options": Kind(samples.options, readers.options, ("scored.json", "sized.json", "exported.json"), mutate_options),
     "run": Kind(
         samples.run,

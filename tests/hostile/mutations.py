@@ -12,6 +12,8 @@ HUGE = 10**400
 
 DIGITS = "9" * 5000
 
+CODE = "__import__('os').system('touch ../owned')"
+
 TEXTS = (
     "",
     " ",
@@ -32,7 +34,7 @@ TEXTS = (
     "nan",
     "-inf",
     "1e999",
-    "__import__('os').system('touch ../owned')",
+    CODE,
     "\r\n\x1b[31m",
     "%s{0}",
 )
@@ -152,6 +154,11 @@ def mutate_bytes(random: Random, content: bytes, changes: int = 0) -> bytes:
             number = random.choice((0, 1, 2 ** (8 * size - 1) - 1, 2 ** (8 * size - 1), 2 ** (8 * size) - 1))
             data[place : place + size] = number.to_bytes(size, random.choice(("little", "big")))
     return bytes(data)
+
+
+def mutate_program(random: Random, content: bytes) -> bytes:
+    """Lines changed, but for those that run a command: a program, as a config file is one, may."""
+    return mutate_lines(random, content).replace(CODE.encode(), b"")
 
 
 def mutate_lines(random: Random, content: bytes) -> bytes:
