@@ -59,7 +59,9 @@ class SwinBlock(nn.Module):
 
     def _run(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
         # Padding is zero after the norm of each block, and takes part in attention like any token.
-        tokens = partition.fill(_rounded_by_autocast(self.norm1(rows)))
+        normed = self.norm1(rows)
+        # What autocast is going to round is rounded before it moves: fewer bytes.
+        tokens = partition.fill(normed.to(linear_dtype(normed)))
         if isinstance(partition, GridPartition):
             attended = self.attn.on_grid(tokens, partition.window, partition.shift)
         else:
@@ -89,12 +91,11 @@ def _on_cpu_with_values(rows: Tensor) -> bool:
     return rows.is_cpu and type(rows) is Tensor
 
 
-def _rounded_by_autocast(tokens: Tensor) -> Tensor:
-    """Tokens in the type to which autocast makes the next linear layer cast them anyhow: fewer bytes until then."""
+def linear_dtype(tokens: Tensor) -> torch.dtype:
+    """The type in which the next linear layer computes: that of autocast, or else that of the tokens."""
     device = tokens.device.type
     # Compilers of PyTorch before 2.12 stop at this question, whose answer is yes on all of their devices.
-    if not torch.compiler.is_compiling() and not torch.amp.is_autocast_available(device):
-        return tokens
-    if tokens.dtype == torch.float64:
-        return tokens
-    return tokens.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tokens
+    may_cast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
+    if tokens.dtype == torch.float64 or not may_cast or not torch.is_autocast_enabled(device):
+        return tokens.dtype
+    return torch.get_autocast_dtype(device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from swin_dense.backbones.block import SwinBlock, needs_gradient
+from swin_dense.backbones.block import SwinBlock, linear_dtype, needs_gradient
 from swin_dense.backbones.gridded_attention import GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
@@ -81,7 +81,7 @@ class SwinStage(nn.Module):
             window, shift = fitted_window(tokens.shape[1:-1], window)
         grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
         plan: WindowPlan | RolledPlan | GridPlan
-        if self._is_for_kernel(tokens, window):
+        if kernel_serves(tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)):
             plan = GridPlan(len(tokens), grid, window, shift)
         elif grids is None:
             plan = window_plan(tokens, window, shift)
@@ -100,15 +100,6 @@ class SwinStage(nn.Module):
         if self.downsample is None:
             return tokens, tokens
         return tokens, self.downsample(tokens, None if grids is None else grids[1].tokens)
-
-    def _is_for_kernel(self, tokens: Tensor, window: Sequence[int]) -> bool:
-        """Whether the kernel on grids computes attention of these tokens, in the type to which autocast brings them."""
-        device = tokens.device
-        # Compilers of PyTorch before 2.12 stop at the first question, whose answer is yes on all of their devices.
-        may_cast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device.type)
-        is_cast = may_cast and torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if is_cast else tokens.dtype
-        return kernel_serves(device, dtype, self.head_dim, tuple(window))
 
 
 class SwinTransformer(nn.Module):
