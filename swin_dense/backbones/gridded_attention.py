@@ -4,8 +4,8 @@ Padding the grid, shifting it and cutting it into windows are passes over memory
 itself. The kernel finds the tokens of each window in the grid, attends, and puts the result back to the same places.
 `plain_attention` is the same in PyTorch, to which the kernel is held.
 
-The environment variable SWIN_DENSE_ATTENTION_KERNEL says who uses it: "off", nobody; "auto", NVIDIA GPUs on which it is
-checked against `plain_attention` once for each kind of windows; "on", everybody, without a check.
+The environment variable SWIN_DENSE_ATTENTION_KERNEL says where it is used: "off", nowhere; "auto", on NVIDIA GPUs
+where it passes a check against `plain_attention`, once for each kind of windows; "on", everywhere, without a check.
 
 Shapes: B images, a grid of (H, W) tokens, N tokens in a window, C channels = heads x D.
 """
@@ -210,7 +210,7 @@ def _(gradient: Tensor, qkv: Tensor, padding: Tensor, bias: Tensor, *_: Any) -> 
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.set_materialize_grads(False)  # none for the sums that nobody differentiates
+    ctx.set_materialize_grads(False)  # none for the log-sum-exp, which is not differentiated
     *tensors, ctx.window, ctx.shift = inputs
     ctx.save_for_backward(*tensors, *output)
 

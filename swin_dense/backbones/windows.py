@@ -232,7 +232,7 @@ def _cut(values: Tensor, window: Sequence[int]) -> Tensor:
 
 
 def contiguous(tensor: Tensor) -> Tensor:
-    """A copy whatever the strides: `contiguous` and `reshape` would make a compiler tell sizes apart."""
+    """A copy whatever the strides: `contiguous` and `reshape` would make a compiler treat sizes as different cases."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

@@ -34,7 +34,7 @@ TOLERANCE = {"cpu": 1e-5, "cuda": 1e-4}
 
 @dataclass
 class _Arena:
-    """The processes of all contestants; one that failed is started anew when it is needed again."""
+    """The processes of all contestants; one that failed is restarted when it is needed again."""
 
     device: torch.device
     threads: int | None

@@ -307,7 +307,7 @@ def _evaluation(name: str) -> Callable[[dict[str, Any], list[dict[str, Any]], Se
 
 
 def _copy(value: Any) -> Any:
-    """Lists and dicts anew, what is in them as it is."""
+    """New lists and dicts that hold the same values."""
     if isinstance(value, dict):
         return {key: _copy(one) for key, one in value.items()}
     return [_copy(one) for one in value] if isinstance(value, list) else value

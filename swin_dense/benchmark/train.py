@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class Meter(Callback):
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.ends[0]
-        steps = [end - begin for begin, end in zip(self.ends, self.ends[1:], strict=False)]
+        steps = [end - begin for begin, end in pairwise(self.ends)]
         return {
             "images_per_second": self.images / seconds,
             "step_ms": {
@@ -239,7 +240,7 @@ class Training:
         assert isinstance(config, DetectionConfig)
         scale = config.augmentation.max_long_side, config.augmentation.short_sides[0]
         loader = mmdet_loader(data.train_annotations, data.train_images, scale, order, config.data.num_workers)
-        for step, batch in zip(range(self.settings.warm_up + self.settings.steps), loader, strict=False):
+        for step, batch in enumerate(islice(loader, self.settings.warm_up + self.settings.steps)):
             if meter.ends:
                 meter.waits.append(time.perf_counter() - meter.ends[-1])
                 meter.images += len(batch["inputs"])

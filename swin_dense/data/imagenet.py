@@ -1,4 +1,4 @@
-"""The Lightning data module of classification."""
+"""Labelled images as a map-style data set, and the Lightning data module of classification."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
-from swin_dense.data.classification import ClassificationDataset
 from swin_dense.data.classification_transforms import CentreView, official_transform
 from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.transforms import Transform
@@ -15,12 +15,33 @@ from swin_dense.errors import ConfigError
 from swin_dense.images.files import exists
 from swin_dense.images.labelled import (
     ClassList,
+    LabelledImages,
     find_classes,
     official_split,
     open_images,
     read_class_list,
     read_labelled,
 )
+from swin_dense.records import Sample
+
+
+class ClassificationDataset(Dataset[Sample]):
+    """Labelled images of one split; ids are positions."""
+
+    def __init__(self, images: LabelledImages) -> None:
+        """Takes the list of the images; each is decoded when it is asked for."""
+        self.images = images
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Reads one image, untransformed."""
+        name = self.images.names.text(index)
+        image = self.images.store.read(name)
+        size = (int(image.shape[-2]), int(image.shape[-1]))
+        return Sample(image, index, name, size, label=int(self.images.labels[index]))
 
 
 class ImageNetDataModule(ImageDataModule):
