@@ -6,6 +6,7 @@ mask each, (boundary windows, N, N), which is added to their scores; the windows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,33 +29,72 @@ BIAS_ALIGNMENT = 8
 class WindowAttention(nn.Module):
     """Attention of each token to all tokens of its window, plus a relative position bias (Swin paper, equation 4)."""
 
-    def __init__(self, channels: int, heads: int, window: Sequence[int]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window: Sequence[int],
+        *,
+        relative_position_bias: bool = True,
+        appearance_term: bool = True,
+    ) -> None:
         """Creates the projections and the bias table for windows of so many tokens per dimension."""
         super().__init__()
         self.heads = heads
         self.window = tuple(window)
+        self.appearance_term = appearance_term
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(relative_position_count(window), heads))
+        self.relative_position_bias_table: nn.Parameter | None = None
+        if relative_position_bias:
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(relative_position_count(window), heads))
 
     def forward(self, tokens: Tensor, mask: Tensor, window: Sequence[int] | None = None) -> Tensor:
         """Lets the tokens (W, B, N, C) of each window attend to each other; returns the same shape.
 
         `window` has so many tokens per dimension, N together; None takes those of the bias table, which are the most.
         """
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
-        bias = relative_position_bias(self.relative_position_bias_table, self.window, window)
+        qkv, bias = self.projected(tokens), self.position_bias(window)
         attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
         attended: Tensor = self.proj(attend(qkv, bias, mask))
         return attended
 
     def on_grid(self, tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
         """Lets tokens (B, H, W, C) attend in the windows of the padded and shifted grid, where they stay."""
-        qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, -1))
-        padding = self.qkv.bias.view(3, self.heads, -1).to(qkv.dtype)  # padding tokens are zero
-        bias = relative_position_bias(self.relative_position_bias_table, self.window, window)
+        qkv, bias = self.projected(tokens), self.position_bias(window)
+        padding = self.qkv.bias if self.appearance_term else self._value_alone(self.qkv.bias[self._values :])
+        padding = padding.view(3, self.heads, -1).to(qkv.dtype)  # padding tokens are zero
         attended: Tensor = self.proj(gridded_attention(qkv, padding, bias, window, shift))
         return attended
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """Query, key and value (..., 3, heads, D) of tokens (..., C); without the appearance term the first two are 0.
+
+        The scores are then the bias alone, in every form of attention. `qkv` keeps its official name and shape, and its
+        weights of query and key are not used.
+        """
+        if self.appearance_term:
+            qkv: Tensor = self.qkv(tokens)
+        else:
+            weight, bias = self.qkv.weight[self._values :], self.qkv.bias[self._values :]
+            qkv = self._value_alone(functional.linear(tokens, weight, bias))
+        return torch.unflatten(qkv, -1, (3, self.heads, -1))
+
+    def position_bias(self, window: Sequence[int] | None = None) -> Tensor:
+        """The bias (heads, N, N) of a window, by default the largest; zero without a relative position bias."""
+        if self.relative_position_bias_table is None:
+            length = math.prod(self.window if window is None else window)
+            return self.qkv.weight.new_zeros(self.heads, length, length)
+        return relative_position_bias(self.relative_position_bias_table, self.window, window)
+
+    @property
+    def _values(self) -> int:
+        """The first row of `qkv` that projects to values."""
+        return 2 * self.proj.in_features
+
+    def _value_alone(self, value: Tensor) -> Tensor:
+        """Puts zeros for query and key before values (..., C)."""
+        return functional.pad(value, (self._values, 0))
 
 
 def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:

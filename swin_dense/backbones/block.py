@@ -5,7 +5,7 @@ Shapes: R rows of C channels, the real tokens of a batch in window order; W wind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +35,35 @@ class Mlp(nn.Module):
         return mapped
 
 
+@dataclass(frozen=True)
+class StageOptions:
+    """What the blocks of a stage have in common; `SwinTransformer` says what its options of these names do."""
+
+    channels: int
+    heads: int
+    window: tuple[int, ...]
+    shift_windows: bool = True
+    relative_position_bias: bool = True
+    appearance_term: bool = True
+
+
 class SwinBlock(nn.Module):
     """One Swin block on tokens in window order (Swin paper, equation 3), regular or shifted as its partition says."""
 
-    def __init__(self, channels: int, heads: int, window: Sequence[int], drop_path: float) -> None:
+    def __init__(self, options: StageOptions, drop_path: float) -> None:
         """Creates norms, attention and MLP; in training each branch is dropped for an image with `drop_path`."""
         super().__init__()
         self.drop_path = drop_path
-        self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, heads, window)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels)
+        self.norm1 = nn.LayerNorm(options.channels)
+        self.attn = WindowAttention(
+            options.channels,
+            options.heads,
+            options.window,
+            relative_position_bias=options.relative_position_bias,
+            appearance_term=options.appearance_term,
+        )
+        self.norm2 = nn.LayerNorm(options.channels)
+        self.mlp = Mlp(options.channels)
 
     def forward(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
         """Runs the block on rows (R, C) that lie in the windows of `partition`; returns the same shape."""

@@ -68,7 +68,8 @@ class PlainStage(nn.Module):
         super().__init__()
         blocks = enumerate(cast(Iterable[SwinBlock], stage.blocks))
         self.blocks = nn.ModuleList(
-            PlainBlock(block, shifted=index % 2 == 1, fit_windows=stage.fit_windows) for index, block in blocks
+            PlainBlock(block, shifted=index % 2 == 1 and stage.shift_windows, fit_windows=stage.fit_windows)
+            for index, block in blocks
         )
         self.downsample = stage.downsample
 
@@ -131,13 +132,13 @@ class PlainBlock(nn.Module):
 
     def attention_weights(self, windows: Tensor, mask: Tensor | None, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Weights (..., heads, N, N), whose rows sum to 1, and values (..., heads, N, D) of tokens (..., N, C)."""
-        qkv = self.attn.qkv(windows).unflatten(-1, (3, self.attn.heads, -1))
+        qkv = self.attn.projected(windows)
         query, key, value = qkv.movedim(-3, 0).transpose(-3, -2)
         table = self.attn.relative_position_bias_table
-        if window == (self.window, self.window):
+        if table is not None and window == (self.window, self.window):
             bias = table[self.bias_index].permute(2, 0, 1)
         else:
-            bias = relative_position_bias(table, self.attn.window, window)
+            bias = self.attn.position_bias(window)
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2) + bias
         if mask is not None:
             scores = scores + mask.unsqueeze(-3)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from swin_dense.backbones.block import SwinBlock, linear_dtype, needs_gradient
+from swin_dense.backbones.block import StageOptions, SwinBlock, linear_dtype, needs_gradient
 from swin_dense.backbones.gridded_attention import GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
@@ -55,17 +55,16 @@ class FeatureSpec:
 class SwinStage(nn.Module):
     """Blocks at one resolution, and the patch merging that leads to the next."""
 
-    def __init__(
-        self, channels: int, heads: int, window_size: int, drop_paths: Sequence[float], *, downsample: bool
-    ) -> None:
+    def __init__(self, options: StageOptions, drop_paths: Sequence[float], *, downsample: bool) -> None:
         """Creates one block per drop path rate, and patch merging where `downsample` is set."""
         super().__init__()
-        self.head_dim = channels // heads
-        self.window = (window_size, window_size)
+        self.head_dim = options.channels // options.heads
+        self.window = options.window
+        self.shift_windows = options.shift_windows
         self.activation_checkpointing = False
         self.fit_windows = False
-        self.blocks = nn.ModuleList(SwinBlock(channels, heads, self.window, drop_path) for drop_path in drop_paths)
-        self.downsample = PatchMerging(channels) if downsample else None
+        self.blocks = nn.ModuleList(SwinBlock(options, drop_path) for drop_path in drop_paths)
+        self.downsample = PatchMerging(options.channels) if downsample else None
 
     def forward(self, tokens: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, Tensor]:
         """Runs the blocks on tokens (B, H, W, C), regular and shifted windows in turn, and then patch merging.
@@ -79,6 +78,8 @@ class SwinStage(nn.Module):
         shift = [side // 2 for side in window]
         if self.fit_windows:
             window, shift = fitted_window(tokens.shape[1:-1], window)
+        if not self.shift_windows:
+            shift = [0] * len(window)
         grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
         plan: WindowPlan | RolledPlan | GridPlan
         if kernel_serves(tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)):
@@ -89,7 +90,7 @@ class SwinStage(nn.Module):
             plan = RolledPlan(len(tokens), grids[0], window, shift, tokens.device)
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
-            if index > 0:
+            if index > 0 and any(shift):
                 rows = (plan.shift if index % 2 else plan.shift.inverse)(rows)
             partition = plan.partitions[index % 2]
             if self.activation_checkpointing and needs_gradient(block, rows):
@@ -141,6 +142,9 @@ class SwinTransformer(nn.Module):
         absolute_position_embedding: bool = False,
         pretrain_image_size: int = 224,
         fit_windows: bool = False,
+        shift_windows: bool = True,
+        relative_position_bias: bool = True,
+        appearance_term: bool = True,
     ) -> None:
         """Builds the backbone with the official initialisation.
 
@@ -161,12 +165,20 @@ class SwinTransformer(nn.Module):
             pretrain_image_size: Side in pixels of the images for which the absolute position embedding is learned.
             fit_windows: Where a map is no larger than the window along a dimension, take the map for the window there
                 and shift nothing, as classifiers do. Dense models keep window and shift, and pad the map.
+            shift_windows: Shift the windows of every second block. False leaves regular windows everywhere (Table 4):
+                within a stage, no window knows of another.
+            relative_position_bias: Add a learned bias of the relative position to the scores of attention (equation 4).
+            appearance_term: Compare tokens by their content, the scaled dot product of equation 4. False leaves the
+                bias alone in the softmax ("rel. pos. w/o app." of Table 4), so that attention is the same for all
+                images; the weights of query and key stay, unused.
 
         Raises:
             ConfigError: An option is out of its range, or options contradict each other.
         """
         super().__init__()
         _check_options(embed_dim, depths, num_heads, window_size, drop_path_rate, out_indices, frozen_stages)
+        if not (relative_position_bias or appearance_term):
+            raise ConfigError("appearance_term=False: the scores of attention need relative_position_bias=True then")
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
         self.depths = tuple(depths)
         self._window_size = window_size
@@ -186,13 +198,15 @@ class SwinTransformer(nn.Module):
         self.layers = nn.ModuleList()
         for index, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
             first = sum(depths[:index])
-            stage = SwinStage(
-                embed_dim * 2**index,
-                heads,
-                window_size,
-                drop_paths[first : first + depth],
-                downsample=index < len(depths) - 1,
+            options = StageOptions(
+                channels=embed_dim * 2**index,
+                heads=heads,
+                window=(window_size, window_size),
+                shift_windows=shift_windows,
+                relative_position_bias=relative_position_bias,
+                appearance_term=appearance_term,
             )
+            stage = SwinStage(options, drop_paths[first : first + depth], downsample=index < len(depths) - 1)
             stage.activation_checkpointing = activation_checkpointing
             stage.fit_windows = fit_windows
             self.layers.append(stage)

@@ -76,7 +76,8 @@ def visualize_features(
     Args:
         model: The model.
         image: The image.
-        output: Folder for `pca.png`, `gradcam.png`, and `attention_stageN.png` and `bias_stageN.png` of each stage.
+        output: Folder for `pca.png`, `gradcam.png`, and `attention_stageN.png` and `bias_stageN.png` of each stage; the
+            last where the backbone has a relative position bias.
         stages: From 1; none means all.
         window: Row and column of the window, from 0, in the grid of regular windows; None takes the middle one of each
             stage. The shifted window of the same row and column lies half a window below and to the right.
@@ -103,10 +104,14 @@ def visualize_features(
     heat_maps = {f"stage {number}": heat for number, heat in zip(numbers, heats, strict=True)}
     draw_heat_maps(picture, heat_maps, f"Element-wise Grad-CAM: {target}", files[1])
     for number in numbers:
-        files += [output / f"attention_stage{number}.png", output / f"bias_stage{number}.png"]
-        draw_attention(picture, views[number], files[-2])
-        blocks = [(title.rpartition(",")[0], block) for title, block, _ in inputs[number]]
-        draw_biases([(title, block.attn.relative_position_bias_table) for title, block in blocks], files[-1])
+        files.append(output / f"attention_stage{number}.png")
+        draw_attention(picture, views[number], files[-1])
+        tables = [
+            (title.rpartition(",")[0], block.attn.relative_position_bias_table) for title, block, _ in inputs[number]
+        ]
+        if biases := [(title, table) for title, table in tables if table is not None]:
+            files.append(output / f"bias_stage{number}.png")
+            draw_biases(biases, files[-1])
     return {"files": [str(path) for path in files], "gradcam": target}
 
 

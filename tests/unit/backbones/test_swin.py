@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.backbones import FeatureSpec, SwinTransformer
-from swin_dense.backbones.block import SwinBlock
+from swin_dense.backbones.block import StageOptions, SwinBlock
 from swin_dense.backbones.windows import window_plan
 from swin_dense.errors import ConfigError
 
@@ -105,7 +105,7 @@ class TestPrecision:
 
     def test_autocast_moves_rows_in_its_own_type(self) -> None:
         """The projection rounds what the norm hands out anyhow; padding it in float32 would move twice as much."""
-        block = SwinBlock(channels=8, heads=2, window=(4, 4), drop_path=0.0)
+        block = SwinBlock(StageOptions(channels=8, heads=2, window=(4, 4)), drop_path=0.0)
         partition = window_plan(torch.empty(1, 5, 7, 8), (4, 4), (2, 2)).partitions[1]
         seen: list[torch.dtype] = []
         block.attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
@@ -219,7 +219,7 @@ class TestDropPath:
         assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
     def test_drops_a_branch_for_whole_images_and_keeps_its_mean(self) -> None:
-        block = SwinBlock(channels=1, heads=1, window=(1, 1), drop_path=0.25)
+        block = SwinBlock(StageOptions(channels=1, heads=1, window=(1, 1)), drop_path=0.25)
         partition = window_plan(torch.empty(4000, 3, 2, 1), (2, 2), (1, 1)).partitions[1]
         torch.manual_seed(0)
         dropped = partition.fill(block._drop_path(torch.ones(4000 * 6, 1), partition))

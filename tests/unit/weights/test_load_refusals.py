@@ -126,3 +126,12 @@ def test_a_file_is_named_in_the_error(tmp_path: Path) -> None:
     save_weights({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.safetensors")
     with pytest.raises(WeightsError, match=r"resnet\.safetensors: no Swin weights"):
         load_weights(backbone(), tmp_path / "resnet.safetensors")
+
+
+def test_tables_that_one_side_has_no_place_for() -> None:
+    whole, without = backbone(), backbone(relative_position_bias=False)
+    tables = [name for name in whole.state_dict() if name.endswith("relative_position_bias_table")]
+    refuse(whole, without.state_dict(), f"{len(tables)} parameters .* not in the checkpoint: {tables[0]}")
+    refuse(without, whole.state_dict(), f"{len(tables)} keys .* have no place in the model: {tables[0]}")
+    report = load_weights(without, whole.state_dict(), ignore=tables)
+    assert [note.name for note in report.skipped] == tables and not report.missing
