@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from swin_dense.cli.app import AsJson, Override, app, height_and_width
+from swin_dense.cli.app import AsJson, Override, app, height_and_width, refuse_options
 from swin_dense.errors import ConfigError
 
 
@@ -46,18 +46,66 @@ def configs(
 
 @app.command()
 def stats(
-    model: Annotated[str, typer.Argument(help="Config or backbone variant.", metavar="CONFIG|VARIANT")],
-    shape: Annotated[str, typer.Option(help="Image height x width.")] = "800x1280",
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="Config or backbone variant.", metavar="[CONFIG|VARIANT]")] = None,
+    shape: Annotated[str | None, typer.Option(help="Image height x width; 800x1280 by default.")] = None,
+    architecture: Annotated[
+        bool, typer.Option("--architecture", help="Print the stages of a variant, as Table 7 of the paper does.")
+    ] = False,
+    complexity: Annotated[
+        bool,
+        typer.Option("--complexity", help="Cost of attention, of the whole map and in windows: equations 1 and 2."),
+    ] = False,
+    size: Annotated[str, typer.Option(help="Map height x width in tokens, for --complexity.")] = "56x56",
+    window: Annotated[int, typer.Option(help="Side of the windows in tokens, for --complexity.")] = 7,
+    channels: Annotated[int, typer.Option(help="Channels of a token, for --complexity.")] = 96,
+    plot: Annotated[Path | None, typer.Option(help="Picture of both costs by image side, for --complexity.")] = None,
     overrides: Override = None,
     as_json: AsJson = False,
 ) -> None:
-    """Counts parameters and multiply-adds of a model."""
-    height, width = height_and_width(shape)
+    """Counts parameters and multiply-adds of a model, lays out its architecture, or compares kinds of attention."""
+    if complexity:
+        refuse_options(context, ("model", "shape", "architecture", "overrides"), "not taken with --complexity")
+        _complexity(height_and_width(size, "--size"), window, channels, plot, as_json)
+        return
+    refuse_options(context, ("size", "window", "channels", "plot"), "only taken with --complexity")
+    if model is None:
+        raise ConfigError("stats takes CONFIG or VARIANT, or --complexity")
+    pixels = None if shape is None else height_and_width(shape)
+    if architecture:
+        refuse_options(context, ("overrides",), "not taken with --architecture")
+        _architecture(model, pixels, as_json)
+        return
+    height, width = pixels or (800, 1280)
     from swin_dense.cli.report import print_report, stats_table
     from swin_dense.models.parts import sizes_of
 
     sizes = sizes_of(model, height, width, overrides=overrides or ()).to_dict()
     print_report(sizes, stats_table(sizes, title=f"{model} at {height}x{width}"), as_json=as_json)
+
+
+def _architecture(variant: str, pixels: tuple[int, int] | None, as_json: bool) -> None:
+    from swin_dense.cli.report import architecture_table, print_report
+    from swin_dense.stats.architecture import architecture
+
+    stages = [stage.to_dict() for stage in architecture(variant, *(pixels or ()))]
+    print_report({"variant": variant, "stages": stages}, architecture_table(variant, stages), as_json=as_json)
+
+
+def _complexity(size: tuple[int, int], window: int, channels: int, plot: Path | None, as_json: bool) -> None:
+    from swin_dense.cli.report import complexity_table, print_report
+    from swin_dense.stats.complexity import attention_complexity, complexity_by_image_side
+
+    record = attention_complexity(*size, window, channels).to_dict()
+    if plot is not None:
+        if plot.suffix not in (".png", ".svg", ".pdf"):
+            raise ConfigError(f"--plot {plot}: name a file that ends in .png, .svg or .pdf")
+        from swin_dense.visualize.curves import draw_complexity
+
+        sides, costs = complexity_by_image_side(window, channels)
+        equations = {label: [cost.equation for cost in of_kind] for label, of_kind in costs.items()}
+        draw_complexity(sides, equations, [[cost.counted for cost in of_kind] for of_kind in costs.values()], plot)
+    print_report(record, complexity_table(record), as_json=as_json)
 
 
 def _copy(name: str, file: Path | None) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -114,6 +114,31 @@ def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
         table.add_column(unit, justify="right", min_width=len(unit) + 2, footer=f"{record[name] / scale:.2f}")
     for part, size in record["parts"].items():
         table.add_row(part, f"{size['params'] / 1e6:.2f}", f"{size['macs'] / 1e9:.2f}")
+    return table
+
+
+def architecture_table(title: str, stages: Sequence[Mapping[str, Any]]) -> Table:
+    """The stages of a backbone in the layout of Table 7; `stages` are those of `StageArchitecture.to_dict`."""
+    table = _table(title, "stage")
+    for name, width in {"rate": 4, "output": 8, "tokens": 23, "blocks": 33}.items():
+        table.add_column(name, min_width=width)
+    for one in stages:
+        joined = _times([one["joined"]] * len(one["output"]))
+        tokens = f"concat {joined}, {one['channels']}-d, LN"
+        block = f"win {_times(one['window'])}, dim {one['channels']}, head {one['heads']}"
+        rate, output = f"{one['downsampling']}x", _times(one["output"])
+        table.add_row(one["name"][-1], rate, output, tokens, escape(f"[{block}] x {one['blocks']}"))
+    return table
+
+
+def complexity_table(record: Mapping[str, Any]) -> Table:
+    """The cost of attention; `record` is that of `AttentionComplexity.to_dict`."""
+    size = f"{record['height']}x{record['width']} tokens of {record['channels']} channels"
+    table = _table(f"multiply-adds on {size}", "attention", {"equation": 16, "counted": 16})
+    kinds = {"whole map (1)": "global_attention", f"windows of {record['window']} (2)": "window_attention"}
+    for label, kind in kinds.items():
+        table.add_row(label, *(f"{record[kind][name]:,}" for name in ("equation", "counted")))
+    table.add_row("saved", f"{record['saved']:,}")
     return table
 
 
@@ -230,6 +255,10 @@ def _histogram(name: str, split: Mapping[str, Any]) -> Table:
         share = f"{100 * row['pixels'] / max(split['pixels'], 1):.2f}"
         table.add_row(str(row["label"]), escape(class_name), f"{row['images']:,}", f"{row['pixels']:,}", share)
     return table
+
+
+def _times(sides: Iterable[int]) -> str:
+    return "x".join(map(str, sides))
 
 
 def _percent(value: float) -> str:

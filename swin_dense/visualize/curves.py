@@ -1,8 +1,9 @@
-"""Curves of a training run, for people to look at."""
+"""Curves for people to look at: of a training run, and of the cost of attention."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,26 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
             axes.legend(frameon=False, fontsize="small")
         else:
             axes.text(0.5, 0.5, "nothing recorded yet", ha="center", transform=axes.transAxes)
+    with atomic_write(output) as unfinished:
+        figure.savefig(unfinished)
+
+
+def draw_complexity(
+    sides: Sequence[int], equations: Mapping[str, Sequence[int]], counted: Sequence[Sequence[int]], output: Path
+) -> None:
+    """Draws multiply-adds over the sides of images in pixels: a line for each equation, and as dots what was counted.
+
+    The suffix of the output names the format, as in `draw_curves`.
+    """
+    figure = Figure(figsize=(6.4, 4.4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for (label, by_equation), by_counting in zip(equations.items(), counted, strict=True):
+        (line,) = axes.plot(sides, by_equation, label=label)
+        axes.plot(sides, by_counting, "o", color=line.get_color(), markersize=4, label="the same, counted in the code")
+    axes.set(title="attention on the finest map", xlabel="image side, pixels", ylabel="multiply-adds", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize="small")
     with atomic_write(output) as unfinished:
         figure.savefig(unfinished)
 
