@@ -1,4 +1,4 @@
-"""The same backbone in the plain form of the paper: tensor operations alone, on images of any size.
+"""The same backbone in the plain form of the paper: tensor operations alone, on images or clips of any size.
 
 In every block the tokens are padded to whole windows, rolled, cut into windows, attended, put together again, rolled
 back and cropped. Sizes enter as arithmetic, never as Python control flow or as cached indices, so a tracer may leave
@@ -6,7 +6,8 @@ batch, height and width open; and every block takes and returns a grid of tokens
 parameters are the backbone's own, not copies. It is slower than `SwinTransformer`, to which a test holds it, and knows
 no drop path: it is for evaluation.
 
-Shapes: B images; (H, W) pixels or tokens; windows of M x M = N tokens, in R rows of K windows; C channels.
+Shapes: B images; a grid of (H, W) tokens, or (T, H, W) in videos; windows of N tokens each, so many along each
+dimension as the counts say; C channels.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class PlainSwin(nn.Module):
         self.norms = nn.ModuleList(backbone.get_submodule(backbone.norm_name(index)) for index in self.out_indices)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps normalised images (B, in_channels, H, W) to what `SwinTransformer.forward` returns."""
+        """Maps normalised images (B, in_channels, H, W), or clips, to what `SwinTransformer.forward` returns."""
         tokens = _embedded(self.patch_embed, images)
         if self.absolute_pos_embed is not None:
             tokens = tokens + resized_position_embedding(self.absolute_pos_embed, tokens.shape[1:3])
@@ -52,7 +53,7 @@ class PlainSwin(nn.Module):
         for index, stage in enumerate(self.layers):
             features, tokens = stage(tokens)
             if index in self.out_indices:
-                maps.append(_contiguous(self.norms[len(maps)](features).permute(0, 3, 1, 2)))
+                maps.append(_contiguous(self.norms[len(maps)](features).movedim(-1, 1)))
         return tuple(maps)
 
     def blocks(self, index: int) -> list[PlainBlock]:
@@ -74,14 +75,14 @@ class PlainStage(nn.Module):
         self.downsample = stage.downsample
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps tokens (B, H, W, C) to those after the blocks and those that the next stage begins with."""
+        """Maps tokens (B, *grid, C) to those after the blocks and those that the next stage begins with."""
         for block in self.blocks:
             tokens = block(tokens)
         return tokens, tokens if self.downsample is None else _merged(self.downsample, tokens)
 
 
 class PlainBlock(nn.Module):
-    """One Swin block on a grid of tokens (Swin paper, equation 3), of windows with `window` tokens a side."""
+    """One Swin block on a grid of tokens (Swin paper, equation 3), of windows with so many tokens per dimension."""
 
     bias_index: Tensor  # (N, N), the row of the bias table for each query and key
 
@@ -89,8 +90,8 @@ class PlainBlock(nn.Module):
         """Shares the parameters of a block, with regular or shifted windows."""
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
-        self.window = block.attn.window[0]
-        self.shift = self.window // 2 if shifted else 0
+        self.window = block.attn.window
+        self.shift = tuple(side // 2 if shifted else 0 for side in self.window)
         self.fit_windows = fit_windows
         rows = torch.arange(relative_position_count(block.attn.window), device=block.attn.qkv.weight.device)
         self.register_buffer(
@@ -98,44 +99,49 @@ class PlainBlock(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Maps tokens (B, H, W, C) to tokens of the same shape."""
-        height, width = tokens.shape[1:3]
-        window, shift = self.window_and_shift(height, width)
+        """Maps tokens (B, *grid, C) to tokens of the same shape."""
+        size = tokens.shape[1:-1]
+        window, shift = self.window_and_shift(size)
         weights, value = self.attention_weights(*self.windows(tokens), window)
-        attended = self.attn.proj(_contiguous((weights @ value).transpose(3, 4)).flatten(4))
-        grid = attended.unflatten(3, window)
-        grid = _contiguous(grid.transpose(2, 3)).flatten(3, 4).flatten(1, 2)
+        attended = self.attn.proj(_contiguous((weights @ value).transpose(-3, -2)).flatten(-2))
+        grid = attended.unflatten(-2, window)
+        dimensions = tuple(range(1, len(size) + 1))
+        # Each dimension of the counts goes before that of the windows, and is made one with it.
+        grid = _contiguous(grid.movedim(dimensions, tuple(range(1, 2 * len(size), 2))))
+        for dimension in dimensions:
+            grid = grid.flatten(dimension, dimension + 1)
         if any(shift):
-            grid = grid.roll(shift, (1, 2))
-        tokens = tokens + grid[:, :height, :width]
+            grid = grid.roll(shift, dimensions)
+        for dimension, length in zip(dimensions, size, strict=True):
+            grid = grid.narrow(dimension, 0, length)
+        tokens = tokens + grid
         mapped: Tensor = tokens + self.mlp(self.norm2(tokens))
         return mapped
 
-    def window_and_shift(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Height and width of the windows of a grid, and how far they are shifted down and to the right."""
+    def window_and_shift(self, grid: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Sides of the windows of a grid, and how far they are shifted along each of its dimensions."""
         if not self.fit_windows:  # whatever the grid, which a tracer leaves open
-            return (self.window, self.window), (self.shift, self.shift)
-        (rows, columns), (down, across) = fitted_window((height, width), (self.window, self.window))
-        return (rows, columns), (down, across) if self.shift else (0, 0)
+            return self.window, self.shift
+        window, shift = fitted_window(grid, self.window)
+        return tuple(window), tuple(shift) if any(self.shift) else self.shift
 
     def windows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The normalised tokens in windows, (B, R, K, N, C), and the mask of shifted windows, (R, K, N, N)."""
-        size = tokens.shape[1:3]
-        window, shift = self.window_and_shift(*size)
+        """The normalised tokens in windows, (B, *counts, N, C), and the mask of shifted windows, (*counts, N, N)."""
+        size = tokens.shape[1:-1]
+        window, shift = self.window_and_shift(size)
         grid = functional.pad(self.norm1(tokens), (0, 0, *_padding(size, window)))
         if any(shift):
-            grid = grid.roll((-shift[0], -shift[1]), (1, 2))
-        rows, columns = (_ceil_div(length, side) for length, side in zip(size, window, strict=True))
-        cut = grid.view(grid.shape[0], rows, window[0], columns, window[1], grid.shape[-1])
-        windows = _contiguous(cut.transpose(2, 3)).flatten(3, 4)
-        return windows, _mask((rows, columns), window, shift, tokens.device) if any(shift) else None
+            grid = grid.roll([-step for step in shift], tuple(range(1, len(size) + 1)))
+        counts = [_ceil_div(length, side) for length, side in zip(size, window, strict=True)]
+        windows = _cut(grid, counts, window)
+        return windows, _mask(counts, window, shift, tokens.device) if any(shift) else None
 
-    def attention_weights(self, windows: Tensor, mask: Tensor | None, window: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def attention_weights(self, windows: Tensor, mask: Tensor | None, window: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Weights (..., heads, N, N), whose rows sum to 1, and values (..., heads, N, D) of tokens (..., N, C)."""
         qkv = self.attn.projected(windows)
         query, key, value = qkv.movedim(-3, 0).transpose(-3, -2)
         table = self.attn.relative_position_bias_table
-        if table is not None and window == (self.window, self.window):
+        if table is not None and window == self.window:
             bias = table[self.bias_index].permute(2, 0, 1)
         else:
             bias = self.attn.position_bias(window)
@@ -146,37 +152,45 @@ class PlainBlock(nn.Module):
 
 
 def _mask(counts: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
-    """`MASKED` between tokens of a window, (R, K, N, N), that only the roll made neighbours."""
-    beyond_bottom, beyond_right = (
-        (torch.arange(count * side, device=device) >= count * side - step).view(count, -1)
-        for count, side, step in zip(counts, window, shift, strict=True)
-    )
-    regions = 2 * beyond_bottom[:, None, :, None].long() + beyond_right[None, :, None, :].long()
-    regions = regions.flatten(2)
+    """`MASKED` between tokens of a window, (*counts, N, N), that only the roll made neighbours."""
+    regions = torch.zeros((), dtype=torch.int64, device=device)
+    for count, side, step in zip(counts, window, shift, strict=True):
+        beyond = (torch.arange(count * side, device=device) >= count * side - step).long()
+        regions = 2 * regions[..., None] + beyond
+    regions = _cut(regions[None, ..., None], counts, window)[0, ..., 0]
     return MASKED * (regions[..., :, None] != regions[..., None, :]).float()
+
+
+def _cut(grid: Tensor, counts: Sequence[int], window: Sequence[int]) -> Tensor:
+    """Cuts a grid of whole windows (B, *padded, C) into (B, *counts, N, C)."""
+    ndim = len(window)
+    split = [part for pair in zip(counts, window, strict=True) for part in pair]
+    cut = grid.view(grid.shape[0], *split, grid.shape[-1])
+    order = (0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
+    return _contiguous(cut.permute(order)).flatten(ndim + 1, 2 * ndim)
 
 
 def _embedded(embed: PatchEmbed, images: Tensor) -> Tensor:
     """What `PatchEmbed` computes."""
-    images = functional.pad(images, _padding(images.shape[2:], (embed.patch_size,) * 2))
-    tokens: Tensor = embed.norm(embed.proj(images).permute(0, 2, 3, 1))
+    images = functional.pad(images, _padding(images.shape[2:], embed.patch_size))
+    tokens: Tensor = embed.norm(embed.proj(images).movedim(1, -1))
     return tokens
 
 
 def _merged(merging: PatchMerging, tokens: Tensor) -> Tensor:
     """What `PatchMerging` computes."""
-    tokens = functional.pad(tokens, (0, 0, *_padding(tokens.shape[1:3], (2, 2))))
-    batch, height, width, channels = tokens.shape
-    quads = tokens.view(batch, height // 2, 2, width // 2, 2, channels)
-    joined = _contiguous(quads.permute(0, 1, 3, 4, 2, 5)).flatten(3)
+    tokens = functional.pad(tokens, (0, 0, *_padding(tokens.shape[-3:-1], (2, 2))))
+    *batch, height, width, channels = tokens.shape
+    quads = tokens.view(*batch, height // 2, 2, width // 2, 2, channels)
+    joined = _contiguous(quads.movedim(-4, -2)).flatten(-3)
     merged: Tensor = merging.reduction(merging.norm(joined))
     return merged
 
 
-def _padding(size: Sequence[int], sides: Sequence[int]) -> tuple[int, int, int, int]:
-    """What `pad` adds left, right, top and bottom to make (H, W) multiples of `sides`."""
-    bottom, right = (_ceil_div(length, side) * side - length for length, side in zip(size, sides, strict=True))
-    return 0, right, 0, bottom
+def _padding(size: Sequence[int], sides: Sequence[int]) -> tuple[int, ...]:
+    """What `pad` adds before and after each dimension, last dimension first, to make a size multiples of `sides`."""
+    ends = [_ceil_div(length, side) * side - length for length, side in zip(size, sides, strict=True)]
+    return tuple(part for end in reversed(ends) for part in (0, end))
 
 
 def _contiguous(tensor: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""The Swin Transformer as a backbone for dense tasks (Liu et al., arXiv 2103.14030).
+"""The Swin Transformer as a backbone for dense tasks (Liu et al., arXiv 2103.14030), of images and of videos.
 
 Semantics and parameter names are those of the official detection and segmentation backbone, on which every published
-dense weight depends.
+dense weight depends. Windows of three dimensions make it Video Swin (Liu et al., arXiv 2106.13230), with the semantics
+of its official code.
 
-Shapes: B images, (H, W) pixels or tokens, C channels; tokens are channels last.
+Shapes: B images or clips, (H, W) pixels or tokens, in videos (T, H, W) with T frames, C channels; tokens are channels
+last.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from swin_dense.backbones.windows import WindowPlan, fitted_window, window_plan
 from swin_dense.errors import ConfigError
 
 PATCH_SIZE = 4
-"""Side of a patch in pixels, in every published Swin."""
+"""Side of a patch in pixels, in every published Swin of images."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class FeatureSpec:
         name: "stage1" is the finest.
         channels: Channels of the map.
         stride: Pixels per cell; the map of an (H, W) image is (ceil(H / stride), ceil(W / stride)).
+        temporal_stride: Frames per cell of the map of a video; None for images.
 
     Example:
         >>> from swin_dense.backbones import FeatureSpec, create_backbone
         >>> backbone = create_backbone("swin_nano", out_indices=(0, 3))
         >>> backbone.feature_specs[0]
-        FeatureSpec(name='stage1', channels=32, stride=4)
+        FeatureSpec(name='stage1', channels=32, stride=4, temporal_stride=None)
         >>> [spec.channels for spec in backbone.feature_specs]  # what a neck takes as its `in_channels`
         [32, 256]
     """
@@ -50,6 +53,7 @@ class FeatureSpec:
     name: str
     channels: int
     stride: int
+    temporal_stride: int | None = None
 
 
 class SwinStage(nn.Module):
@@ -67,12 +71,12 @@ class SwinStage(nn.Module):
         self.downsample = PatchMerging(options.channels) if downsample else None
 
     def forward(self, tokens: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, Tensor]:
-        """Runs the blocks on tokens (B, H, W, C), regular and shifted windows in turn, and then patch merging.
+        """Runs the blocks on tokens (B, *grid, C), regular and shifted windows in turn, and then patch merging.
 
         A compiler is told the sizes of this and of the later stages.
 
-        Returns the tokens after the blocks and those that the next stage begins with, (B, ceil(H / 2), ceil(W / 2),
-        2C); after the last stage the same twice.
+        Returns the tokens after the blocks and those that the next stage begins with, (B, *merged, 2C), whose grid has
+        half the height and width, rounded up; after the last stage the same twice.
         """
         window: Sequence[int] = self.window
         shift = [side // 2 for side in window]
@@ -106,8 +110,14 @@ class SwinStage(nn.Module):
 class SwinTransformer(nn.Module):
     """Swin Transformer that returns one feature map per requested stage.
 
-    Images may have any height and width of at least one pixel; maps are as large as `feature_specs` say. The model
-    pickles, copies and trains like any other module; parameter names are those of the official dense models.
+    Images may have any height and width of at least one pixel, and clips any number of frames; maps are as large as
+    `feature_specs` say. The model pickles, copies and trains like any other module; parameter names are those of the
+    official dense models.
+
+    Windows of three dimensions, (frames, rows, columns) of tokens, make it Video Swin. As in its official code, a map
+    that is no larger than the window along a dimension is taken for the window there, and is not shifted along it; the
+    position biases are those of the true offsets, where the official code reads others for windows of smaller height
+    or width.
 
     Attributes:
         feature_specs: Name, channels and stride of each map, finest first.
@@ -125,6 +135,10 @@ class SwinTransformer(nn.Module):
         ...     print(spec.name, spec.stride, tuple(features.shape))
         stage1 4 (1, 32, 25, 38)
         stage2 8 (1, 64, 13, 19)
+        >>> video = SwinTransformer(32, (2, 2), (2, 4), (8, 7, 7), patch_size=(2, 4, 4), out_indices=(1,)).eval()
+        >>> with torch.inference_mode():
+        ...     tuple(video(torch.rand(1, 3, 16, 64, 64))[0].shape)
+        (1, 64, 8, 8, 8)
     """
 
     def __init__(
@@ -132,8 +146,9 @@ class SwinTransformer(nn.Module):
         embed_dim: int = 96,
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
-        window_size: int = 7,
+        window_size: int | Sequence[int] = 7,
         *,
+        patch_size: int | Sequence[int] = PATCH_SIZE,
         in_channels: int = 3,
         drop_path_rate: float = 0.0,
         out_indices: Sequence[int] = (0, 1, 2, 3),
@@ -152,7 +167,8 @@ class SwinTransformer(nn.Module):
             embed_dim: Channels C of the first stage; each later stage has twice as many.
             depths: Blocks per stage.
             num_heads: Attention heads per stage.
-            window_size: Side of the square windows, in tokens.
+            window_size: Side of the square windows, in tokens; or (frames, rows, columns) of tokens, for videos.
+            patch_size: Side of the square patches, in pixels; or (frames, rows, columns), for videos.
             in_channels: Channels of the images.
             drop_path_rate: Drop path (stochastic depth) rate of the last block; it rises linearly from 0.
             out_indices: Stages whose maps are returned, from 0, ascending.
@@ -164,7 +180,8 @@ class SwinTransformer(nn.Module):
                 (bicubic) to the token grid.
             pretrain_image_size: Side in pixels of the images for which the absolute position embedding is learned.
             fit_windows: Where a map is no larger than the window along a dimension, take the map for the window there
-                and shift nothing, as classifiers do. Dense models keep window and shift, and pad the map.
+                and shift nothing, as classifiers do. Dense models keep window and shift, and pad the map. Windows of
+                videos are always fitted.
             shift_windows: Shift the windows of every second block. False leaves regular windows everywhere (Table 4):
                 within a stage, no window knows of another.
             relative_position_bias: Add a learned bias of the relative position to the scores of attention (equation 4).
@@ -176,22 +193,31 @@ class SwinTransformer(nn.Module):
             ConfigError: An option is out of its range, or options contradict each other.
         """
         super().__init__()
-        _check_options(embed_dim, depths, num_heads, window_size, drop_path_rate, out_indices, frozen_stages)
+        self._window, self._patch = window_and_patch(window_size, patch_size)
+        _check_options(embed_dim, depths, num_heads, drop_path_rate, out_indices, frozen_stages)
         if not (relative_position_bias or appearance_term):
             raise ConfigError("appearance_term=False: the scores of attention need relative_position_bias=True then")
+        is_video = len(self._window) == 3
+        if is_video and absolute_position_embedding:
+            raise ConfigError("absolute_position_embedding: images have one, and these windows are those of videos")
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
         self.depths = tuple(depths)
-        self._window_size = window_size
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.feature_specs = tuple(
-            FeatureSpec(f"stage{index + 1}", embed_dim * 2**index, PATCH_SIZE * 2**index) for index in self.out_indices
+            FeatureSpec(
+                f"stage{index + 1}",
+                embed_dim * 2**index,
+                self._patch[-1] * 2**index,
+                temporal_stride=self._patch[0] if is_video else None,
+            )
+            for index in self.out_indices
         )
 
-        self.patch_embed = PatchEmbed(PATCH_SIZE, in_channels, embed_dim)
+        self.patch_embed = PatchEmbed(self._patch, in_channels, embed_dim)
         self.absolute_pos_embed: nn.Parameter | None = None
         if absolute_position_embedding:
-            side = pretrain_image_size // PATCH_SIZE
+            side = pretrain_image_size // self._patch[-1]
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
 
         drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
@@ -201,14 +227,14 @@ class SwinTransformer(nn.Module):
             options = StageOptions(
                 channels=embed_dim * 2**index,
                 heads=heads,
-                window=(window_size, window_size),
+                window=self._window,
                 shift_windows=shift_windows,
                 relative_position_bias=relative_position_bias,
                 appearance_term=appearance_term,
             )
             stage = SwinStage(options, drop_paths[first : first + depth], downsample=index < len(depths) - 1)
             stage.activation_checkpointing = activation_checkpointing
-            stage.fit_windows = fit_windows
+            stage.fit_windows = fit_windows or is_video
             self.layers.append(stage)
         for spec, index in zip(self.feature_specs, self.out_indices, strict=True):
             self.add_module(self.norm_name(index), nn.LayerNorm(spec.channels))
@@ -222,20 +248,20 @@ class SwinTransformer(nn.Module):
         """Computes the feature maps of a batch of normalised images.
 
         Args:
-            images: (B, in_channels, H, W) with H, W >= 1.
+            images: (B, in_channels, H, W), or clips (B, in_channels, T, H, W), of any size from 1.
 
         Returns:
-            One contiguous (B, C_i, H_i, W_i) map per entry of `feature_specs`, finest first.
+            One contiguous (B, C_i, H_i, W_i) or (B, C_i, T_i, H_i, W_i) map per entry of `feature_specs`, finest first.
         """
         if torch.compiler.is_compiling():  # as a part of a larger model
-            return self._maps(images, self._grids(images.shape[-2:]))
+            return self._maps(images, self._grids(images.shape[2:]))
         if self._compiled is None:
             return self._maps(images)
         if self._dynamic:
             # Equal sizes, as those of a square image, are otherwise taken for one.
-            torch._dynamo.maybe_mark_dynamic(images, (0, 2, 3))
+            torch._dynamo.maybe_mark_dynamic(images, (0, *range(2, images.ndim)))
         with _one_graph():
-            return self._compiled(images, self._grids(images.shape[-2:]))
+            return self._compiled(images, self._grids(images.shape[2:]))
 
     def compile(self, *, dynamic: bool | None = True, **options: Any) -> None:
         """Compiles the forward pass, in place, as one graph; it is compiled when it is first called.
@@ -265,12 +291,13 @@ class SwinTransformer(nn.Module):
         return state | {"_compiled": None}
 
     def _grids(self, size: Sequence[int]) -> list[Grid]:
-        """The sizes of each stage for images of (H, W) pixels."""
+        """The sizes of each stage for images of (H, W) pixels, or clips of (T, H, W)."""
         grids = []
         for index in range(len(self.depths)):
-            stride, side = PATCH_SIZE * 2**index, self._window_size
-            tokens = tuple((pixels + stride - 1) // stride for pixels in size)
-            grids.append(Grid(tokens, tuple((count + side - 1) // side for count in tokens)))
+            strides = (*self._patch[:-2], *(side * 2**index for side in self._patch[-2:]))
+            tokens = tuple((length + stride - 1) // stride for length, stride in zip(size, strides, strict=True))
+            counts = ((count + side - 1) // side for count, side in zip(tokens, self._window, strict=True))
+            grids.append(Grid(tokens, tuple(counts)))
         return grids
 
     def _maps(self, images: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, ...]:
@@ -283,7 +310,7 @@ class SwinTransformer(nn.Module):
             features, tokens = stage(tokens, None if grids is None else grids[index:])
             if index in self.out_indices:
                 norm = self.get_submodule(self.norm_name(index))
-                maps.append(norm(features).permute(0, 3, 1, 2).contiguous())
+                maps.append(norm(features).movedim(-1, 1).contiguous())
             if index == self.out_indices[-1]:
                 break
         return tuple(maps)
@@ -358,11 +385,32 @@ def _one_graph() -> AbstractContextManager[object]:
     return patched
 
 
+def window_and_patch(
+    window_size: int | Sequence[int], patch_size: int | Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sides of windows and patches, (rows, columns) or (frames, rows, columns), as many for both."""
+    given = {"window_size": window_size, "patch_size": patch_size}
+    dimensions = max(2 if isinstance(sides, int) else len(sides) for sides in given.values())
+    all_sides = []
+    for name, sides in given.items():
+        of_each = (sides,) * dimensions if isinstance(sides, int) else tuple(sides)
+        if min(of_each, default=0) < 1:
+            raise ConfigError(f"{name}={sides}: must be at least 1")
+        if len(of_each) != dimensions or dimensions not in (2, 3):
+            raise ConfigError(
+                f"window_size={window_size}, patch_size={patch_size}: (rows, columns) or, for videos, (frames, rows, "
+                "columns) are needed, in both"
+            )
+        all_sides.append(of_each)
+    if all_sides[1][-2] != all_sides[1][-1]:
+        raise ConfigError(f"patch_size={patch_size}: patches must be as high as they are wide")
+    return all_sides[0], all_sides[1]
+
+
 def _check_options(
     embed_dim: int,
     depths: Sequence[int],
     num_heads: Sequence[int],
-    window_size: int,
     drop_path_rate: float,
     out_indices: Sequence[int],
     frozen_stages: int,
@@ -376,8 +424,6 @@ def _check_options(
     channels = [embed_dim * 2**index for index in range(stages)]
     if any(heads < 1 or width % heads for width, heads in zip(channels, num_heads, strict=True)):
         raise ConfigError(f"num_heads={tuple(num_heads)}: must divide the channels of the stages, {channels}")
-    if window_size < 1:
-        raise ConfigError(f"window_size={window_size}: must be at least 1")
     if not 0.0 <= drop_path_rate < 1.0:
         raise ConfigError(f"drop_path_rate={drop_path_rate}: must be at least 0 and below 1")
     if not out_indices or sorted(set(out_indices)) != list(out_indices) or not set(out_indices) <= set(range(stages)):

@@ -1,4 +1,7 @@
-"""The published Swin Transformers by name (Swin paper, section 3.3 and Table 7), and a tiny one of our own."""
+"""The published Swin Transformers by name, and tiny ones of our own.
+
+Those of images are in the Swin paper, section 3.3 and Table 7, those of videos in the Video Swin paper, section 3.2.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from swin_dense.backbones.swin import SwinTransformer
+from swin_dense.backbones.swin import PATCH_SIZE, SwinTransformer, window_and_patch
 from swin_dense.errors import ConfigError, nearest
 
 
@@ -19,8 +22,9 @@ class SwinVariant:
         embed_dim: Channels C of the first stage.
         depths: Blocks per stage.
         num_heads: Attention heads per stage.
-        window_size: Side of the windows in tokens.
+        window_size: Side of the windows in tokens; of videos (frames, rows, columns).
         pretrain_image_size: Side in pixels of the images that its published weights were trained on.
+        patch_size: Side of the patches in pixels; of videos (frames, rows, columns).
 
     Example:
         >>> from swin_dense.backbones import VARIANTS
@@ -33,8 +37,14 @@ class SwinVariant:
     embed_dim: int
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
-    window_size: int = 7
+    window_size: int | tuple[int, ...] = 7
     pretrain_image_size: int = 224
+    patch_size: int | tuple[int, ...] = PATCH_SIZE
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Sides of the windows in tokens: (rows, columns), of videos (frames, rows, columns)."""
+        return window_and_patch(self.window_size, self.patch_size)[0]
 
 
 VARIANTS = {
@@ -46,8 +56,14 @@ VARIANTS = {
     "swin_large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48)),
     "swin_base_384": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), window_size=12, pretrain_image_size=384),
     "swin_large_384": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), window_size=12, pretrain_image_size=384),
+    "swin3d_nano": SwinVariant(32, (2, 2, 2, 2), (2, 4, 8, 16), (4, 4, 4), patch_size=(2, 4, 4)),
+    "swin3d_tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24), (8, 7, 7), patch_size=(2, 4, 4)),
+    "swin3d_small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24), (8, 7, 7), patch_size=(2, 4, 4)),
+    "swin3d_base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), (8, 7, 7), patch_size=(2, 4, 4)),
+    "swin3d_large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), (8, 7, 7), patch_size=(2, 4, 4)),
+    "swin3d_large_384": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), (8, 12, 12), 384, (2, 4, 4)),
 }
-"""The architectures that `create_backbone` knows, by name, smallest first; the names are those of the paper."""
+"""The architectures that `create_backbone` knows, by name, smallest first, those of videos last."""
 
 
 def create_backbone(name: str, **overrides: Any) -> SwinTransformer:

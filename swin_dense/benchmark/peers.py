@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -37,7 +38,7 @@ def installed_peers(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def checked_size(variant: str) -> tuple[int, int]:
     """Where every map is whole windows, and larger than one: there all peers compute the same."""
-    side = 2 * 32 * VARIANTS[variant].window_size
+    side = 2 * 32 * VARIANTS[variant].window[0]
     return side, side
 
 
@@ -81,7 +82,7 @@ def _torchvision(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
         embed_dim=shape.embed_dim,
         depths=list(shape.depths),
         num_heads=list(shape.num_heads),
-        window_size=[shape.window_size] * 2,
+        window_size=list(shape.window),
         stochastic_depth_prob=0.0,
     )
 
@@ -164,8 +165,8 @@ def products(variant: SwinVariant, batch: int, size: tuple[int, int]) -> list[tu
     found = [(1, batch * height * width, 3 * 4 * 4, variant.embed_dim)]
     for index, (depth, heads) in enumerate(zip(variant.depths, variant.num_heads, strict=True)):
         channels = variant.embed_dim * 2**index
-        tokens, length = batch * height * width, variant.window_size**2
-        windows = batch * -(-height // variant.window_size) * -(-width // variant.window_size)
+        tokens, length = batch * height * width, math.prod(variant.window)
+        windows = batch * -(-height // variant.window[0]) * -(-width // variant.window[1])
         head = channels // heads
         found += depth * [
             (1, windows * length, channels, 3 * channels),

@@ -223,7 +223,7 @@ def _run(
         for stage in stages:
             blocks = list(enumerate(plain.blocks(stage - 1), start=1))
             for number, block in blocks[-2:]:
-                kind = "shifted" if block.shift else "regular"
+                kind = "shifted" if any(block.shift) else "regular"
                 title = f"stage {stage}, block {number}, {kind} window"
                 keep = partial(_keep_input, inputs[stage], title)
                 hooks.callback(block.register_forward_pre_hook(keep).remove)
@@ -246,7 +246,7 @@ def _attention(
     with torch.no_grad():
         windows, mask = block.windows(tokens)
         height, width = tokens.shape[1:3]
-        sides, shift = block.window_and_shift(height, width)
+        sides, shift = block.window_and_shift((height, width))
         grid = windows.shape[1:3]
         row, column = window or (grid[0] // 2, grid[1] // 2)
         if window is None and any(shift):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from swin_dense.backbones.position import relative_position_bias
+from swin_dense.backbones.position import relative_position_bias, relative_position_count
 from swin_dense.backbones.variants import VARIANTS
 from swin_dense.backbones.windows import MASKED
 from swin_dense.errors import WeightsError
@@ -112,7 +112,7 @@ def other_variant(theirs: Mapping[str, torch.Size], ours: Mapping[str, torch.Siz
     names = [
         name
         for name, variant in VARIANTS.items()
-        if found == (variant.embed_dim, variant.depths, (2 * variant.window_size - 1) ** 2)
+        if found == (variant.embed_dim, variant.depths, relative_position_count(variant.window))
     ]
     return names[0] if len(names) == 1 else None
 

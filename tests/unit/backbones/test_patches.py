@@ -8,7 +8,7 @@ from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 
 
 def test_embedding_pads_with_zeros_to_whole_patches() -> None:
-    embed = PatchEmbed(patch_size=4, in_channels=3, embed_dim=8)
+    embed = PatchEmbed(patch_size=(4, 4), in_channels=3, embed_dim=8)
     images = torch.randn(2, 3, 5, 10)
     padded = torch.zeros(2, 3, 8, 12)
     padded[:, :, :5, :10] = images
