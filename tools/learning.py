@@ -4,6 +4,7 @@ Every config starts from random weights, sees the same scenes in the same order,
 system that has its result in the output folder is not trained again, so that a stopped run goes on with the next one.
 
     python tools/learning.py configs/demo/*_shapes.py --epochs 3 --output runs/learning
+    python tools/learning.py configs/demo/mask-rcnn_swin-nano_shapes.py --rows shift-none,position-relative
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import shutil
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,19 @@ from swin_dense.tasks import data_module, task_of
 from swin_dense.tasks.run_folder import read_checkpoint, write_json
 from swin_dense.tasks.training import DEMO_SCENES, train
 from swin_dense.training.trainer import evaluation_trainer
+
+TABLE_4 = {
+    "shift-none": ["model.backbone.shift_windows=False"],
+    "position-none": ["model.backbone.relative_position_bias=False"],
+    "position-absolute": [
+        "model.backbone.relative_position_bias=False",
+        "model.backbone.absolute_position_embedding=True",
+    ],
+    "position-absolute-relative": ["model.backbone.absolute_position_embedding=True"],
+    "position-relative-no-appearance": ["model.backbone.appearance_term=False"],
+    "position-relative": [],
+}
+"""What the rows of the Swin paper's Table 4 change in a config; the last is the whole model, with shifted windows."""
 
 
 def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
@@ -45,7 +60,7 @@ def measured(config: DetectionConfig, run: Path) -> dict[str, Any]:
         "images": len(data.val_image_ids),
         "seconds": time.perf_counter() - begin,
         "before": average_precision(untrained.scores),
-        "after": average_precision(trained.scores),
+        "after": average_precision(trained.metrics),
     }
 
 
@@ -75,9 +90,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="length of each training; its steps are in the table")
     parser.add_argument("--data", type=Path, default=Path("data/shapes"), help="where the shapes are, or are written")
     parser.add_argument("--output", type=Path, default=Path("runs/learning"), help="folder of results and run folders")
+    parser.add_argument("--rows", metavar="A,B", help=f"rows of Table 4 for each config: {', '.join(TABLE_4)}, or all")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides for every config")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
+    rows = [""] if options.rows is None else [*TABLE_4] if options.rows == "all" else options.rows.split(",")
+    if unknown := set(rows) - {"", *TABLE_4}:
+        parser.error(f"--rows: there is no {', '.join(sorted(unknown))}")
 
     write_shapes(options.data, **DEMO_SCENES)
     same = [
@@ -88,19 +107,22 @@ def main() -> None:
         *options.set,
     ]
     results: dict[str, dict[str, Any]] = {}
-    for path in options.configs or [
+    paths = options.configs or [
         one for name, one in list_recipes().items() if name.startswith("demo/") and name.endswith("_shapes")
-    ]:
+    ]
+    for path, row in product(paths, rows):
         if load_config(path).task != "detection":
             continue
-        config, system = load_config(path, same), path.stem.removesuffix("_shapes")
+        config = load_config(path, [*same, *TABLE_4.get(row, [])])
+        system = path.stem.removesuffix("_shapes") + (f" {row}" if row else "")
         assert isinstance(config, DetectionConfig)
-        result = options.output / f"{system}.json"
+        run = options.output / system.replace(" ", "_")
+        result = run.with_suffix(".json")
         budget = {"epochs": options.epochs, "batch_size": config.data.batch_size, "overrides": options.set}
         if result.is_file() and (kept := json.loads(result.read_text(encoding="utf-8")))["budget"] == budget:
             results[system] = kept
             continue
-        results[system] = {"budget": budget, **measured(config, options.output / system)}
+        results[system] = {"budget": budget, **measured(config, run)}
         write_json(result, results[system])
     if len({one["steps"] for one in results.values()}) > 1:
         raise SystemExit("the systems were trained for different numbers of steps; give them one batch size")

@@ -1,0 +1,7 @@
+"""Cascade Mask R-CNN on Swin-T whose attention is its position bias alone, 3x."""
+
+_base_ = ["../_base_/coco.py", "../_base_/cascade_mask_rcnn_fpn.py", "../_base_/schedule_3x.py"]
+
+model = dict(
+    backbone=dict(type="SwinDense", variant="swin_tiny", drop_path_rate=0.2, appearance_term=False),
+)
