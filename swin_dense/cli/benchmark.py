@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
+from rich.table import Table
 
 from swin_dense.cli.app import AsJson, Device, Override, app
 
@@ -60,6 +62,37 @@ def backbone(
     }
     record = benchmark_backbone(BackboneSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
     _show(record, [line for cell in record["cells"] for line in lines(cell)], as_json)
+
+
+@benchmarks.command()
+def attention(
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Of sliding-naive, sliding-blocks, windows, padding, cyclic, plan.", metavar="A,B"),
+    ] = None,
+    variants: Annotated[
+        str | None, typer.Option(help="Backbones; the first's stages are timed.", metavar="A,B")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the square images in pixels.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a call.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Rounds in which all take turns.")] = None,
+    seconds_limit: SecondsLimit = None,
+    threads: Threads = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Milliseconds of attention by stage, and images per second, of shifted, regular and sliding windows."""
+    from swin_dense.benchmark.attention import GPU_DEFAULTS, AttentionSettings, benchmark_attention
+    from swin_dense.cli.report import print_report
+
+    typed = {
+        **_lists(methods=methods, variants=variants),
+        **dict(_given(size=size, batch_size=batch_size, repeats=repeats)),
+        **dict(_given(seconds_limit=seconds_limit, threads=threads, device=device)),
+    }
+    record = benchmark_attention(AttentionSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
+    left = [f"not measured for lack of time: {', '.join(record['not_measured'])}"] if record["not_measured"] else []
+    print_report(record, _table_5(record), *left, as_json=as_json)
 
 
 @benchmarks.command()
@@ -173,3 +206,23 @@ def _show(record: dict[str, Any], lines: list[str], as_json: bool) -> None:
     if record.get("not_measured"):
         shown.append(f"not measured for lack of time: {len(record['not_measured'])} cells")
     print_report(record, *shown, as_json=as_json)
+
+
+def _table_5(record: dict[str, Any]) -> Table:
+    """Speed of attention in the layout of the Swin paper's Table 5."""
+    settings = record["settings"]
+    shown = Table(
+        title=f"{settings['batch_size']} images of {settings['size']} x {settings['size']} pixels, float32",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    shown.add_column("method", no_wrap=True)
+    stages = max((len(one["stage_ms"]) for one in record["methods"].values()), default=0)
+    done = [name for name in settings["variants"] if name not in record["not_measured"]]
+    for heading in (*(f"S{number} ms" for number in range(1, stages + 1)), *(f"{name}\nimages/s" for name in done)):
+        shown.add_column(heading, justify="right")
+    for one in record["methods"].values():
+        milliseconds = [f"{spread['median']:.1f}" for spread in one["stage_ms"]]
+        shown.add_row(one["title"], *milliseconds, *(f"{rate:.1f}" for rate in one["images_per_second"].values()))
+    return shown
