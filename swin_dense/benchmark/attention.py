@@ -227,7 +227,9 @@ def benchmark_attention(settings: AttentionSettings) -> dict[str, Any]:
             continue
         with device, torch.inference_mode():
             backbone = create_backbone(variant).eval()
-            if any(type(block.attn) is not WindowAttention for block in _blocks(backbone)):
+            if any(
+                type(block.attn) is not WindowAttention or len(block.attn.window) != 2 for block in _blocks(backbone)
+            ):
                 raise ConfigError(f"--variants: {variant} has no window attention of the form that is compared here")
             if number == 0:
                 _time_stages(methods, backbone, images, settings.repeats, record)
