@@ -1,4 +1,7 @@
-"""The classification form of the Swin Transformer: last norm, average pool, linear head (Swin paper, section 4.1)."""
+"""The classification form of the Swin Transformer: last norm, average pool, linear head (Swin paper, section 4.1).
+
+That of Video Swin is the same with a pool over time too, and dropout before the head, as in I3D (arXiv 1705.07750).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from swin_dense.errors import ConfigError
 
 
 class SwinClassifier(SwinTransformer):
-    """Swin Transformer that gives each image one score per class.
+    """Swin Transformer that gives each image, or clip of a video, one score per class.
 
     It is the backbone, with the same parameters under the same names, and `norm` and `head` behind its last stage:
     weights of a classifier drop into a detector with nothing to convert, and `load_weights` reports these two as left
@@ -36,12 +39,15 @@ class SwinClassifier(SwinTransformer):
         (2, 10)
     """
 
-    def __init__(self, num_classes: int = 1000, *, depths: Sequence[int] = (2, 2, 6, 2), **options: Any) -> None:
+    def __init__(
+        self, num_classes: int = 1000, *, depths: Sequence[int] = (2, 2, 6, 2), dropout: float = 0.0, **options: Any
+    ) -> None:
         """Builds the classifier with the official initialisation.
 
         Args:
             num_classes: Number of classes.
             depths: Blocks per stage.
+            dropout: How often a pooled channel is zeroed in training.
             **options: The others of `SwinTransformer`, but for `out_indices` and `fit_windows`.
 
         Raises:
@@ -54,8 +60,12 @@ class SwinClassifier(SwinTransformer):
         super().__init__(depths=depths, **options, out_indices=(len(depths) - 1,), fit_windows=True)
         self.options = {"depths": depths, **options}
         self.num_classes = num_classes
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.feature_specs[0].channels, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        if len(self.window) == 2:
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+        else:
+            nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
 
     def norm_name(self, index: int) -> str:
@@ -63,9 +73,9 @@ class SwinClassifier(SwinTransformer):
         return "norm"
 
     def forward(self, images: Tensor) -> Any:
-        """The logits (B, K) of normalised images (B, in_channels, H, W)."""
+        """The logits (B, K) of normalised images (B, in_channels, H, W), or clips (B, in_channels, T, H, W)."""
         (features,) = super().forward(images)
-        return self.head(features.mean((2, 3)))
+        return self.head(self.dropout(pooled(features)))
 
     def with_maps(self, out_indices: Sequence[int]) -> SwinTransformer:
         """A backbone with the classifier's own parameters and windows that gives the maps of some stages, from 0.
@@ -81,6 +91,11 @@ class SwinClassifier(SwinTransformer):
         return backbone.train(self.training)
 
 
+def pooled(features: Tensor) -> Tensor:
+    """The mean over all places of maps (B, C, ...), as (B, C)."""
+    return features.mean(tuple(range(2, features.ndim)))
+
+
 class PlainClassifier(nn.Module):
     """A `SwinClassifier` in plain form, which exporters can trace at one size of images and people can look into."""
 
@@ -91,8 +106,8 @@ class PlainClassifier(nn.Module):
         self.head = classifier.head
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits (B, K) of normalised images (B, in_channels, H, W)."""
-        logits: Tensor = self.head(self.backbone(images)[-1].mean((2, 3)))
+        """The logits (B, K) of normalised images (B, in_channels, H, W), or clips (B, in_channels, T, H, W)."""
+        logits: Tensor = self.head(pooled(self.backbone(images)[-1]))
         return logits
 
 
@@ -101,8 +116,9 @@ def create_classifier(name: str, num_classes: int = 1000, **overrides: Any) -> S
 
     Args:
         name: A key of `VARIANTS`.
-        num_classes: Number of classes: 1000 of ImageNet-1K, 21841 of ImageNet-22K.
-        **overrides: Options of `SwinTransformer`, such as `drop_path_rate`; they may also replace those of the variant.
+        num_classes: Number of classes: 1000 of ImageNet-1K, 21841 of ImageNet-22K, 400 of Kinetics-400.
+        **overrides: `dropout`, and options of `SwinTransformer`, such as `drop_path_rate`; they may also replace those
+            of the variant.
 
     Returns:
         The classifier, newly initialised.
@@ -118,4 +134,5 @@ def create_classifier(name: str, num_classes: int = 1000, **overrides: Any) -> S
         >>> [f"{note.name}: {note.reason}" for note in report.skipped][::2]
         ['norm.weight: last norm of a classifier', 'head.weight: head of a classifier']
     """
-    return SwinClassifier(num_classes, **variant_options(name, overrides))
+    dropout = overrides.pop("dropout", 0.0)
+    return SwinClassifier(num_classes, dropout=dropout, **variant_options(name, overrides))

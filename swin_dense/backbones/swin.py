@@ -122,6 +122,8 @@ class SwinTransformer(nn.Module):
     Attributes:
         feature_specs: Name, channels and stride of each map, finest first.
         depths: Blocks per stage.
+        window: Sides of the windows in tokens, (rows, columns) or (frames, rows, columns).
+        patch: Sides of the patches in pixels, likewise.
         out_indices: Stages whose maps are returned, from 0.
         frozen_stages: What is never trained; see the option of this name.
 
@@ -193,11 +195,11 @@ class SwinTransformer(nn.Module):
             ConfigError: An option is out of its range, or options contradict each other.
         """
         super().__init__()
-        self._window, self._patch = window_and_patch(window_size, patch_size)
+        self.window, self.patch = window_and_patch(window_size, patch_size)
         _check_options(embed_dim, depths, num_heads, drop_path_rate, out_indices, frozen_stages)
         if not (relative_position_bias or appearance_term):
             raise ConfigError("appearance_term=False: the scores of attention need relative_position_bias=True then")
-        is_video = len(self._window) == 3
+        is_video = len(self.window) == 3
         if is_video and absolute_position_embedding:
             raise ConfigError("absolute_position_embedding: images have one, and these windows are those of videos")
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
@@ -208,16 +210,16 @@ class SwinTransformer(nn.Module):
             FeatureSpec(
                 f"stage{index + 1}",
                 embed_dim * 2**index,
-                self._patch[-1] * 2**index,
-                temporal_stride=self._patch[0] if is_video else None,
+                self.patch[-1] * 2**index,
+                temporal_stride=self.patch[0] if is_video else None,
             )
             for index in self.out_indices
         )
 
-        self.patch_embed = PatchEmbed(self._patch, in_channels, embed_dim)
+        self.patch_embed = PatchEmbed(self.patch, in_channels, embed_dim)
         self.absolute_pos_embed: nn.Parameter | None = None
         if absolute_position_embedding:
-            side = pretrain_image_size // self._patch[-1]
+            side = pretrain_image_size // self.patch[-1]
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
 
         drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
@@ -227,7 +229,7 @@ class SwinTransformer(nn.Module):
             options = StageOptions(
                 channels=embed_dim * 2**index,
                 heads=heads,
-                window=self._window,
+                window=self.window,
                 shift_windows=shift_windows,
                 relative_position_bias=relative_position_bias,
                 appearance_term=appearance_term,
@@ -294,9 +296,9 @@ class SwinTransformer(nn.Module):
         """The sizes of each stage for images of (H, W) pixels, or clips of (T, H, W)."""
         grids = []
         for index in range(len(self.depths)):
-            strides = (*self._patch[:-2], *(side * 2**index for side in self._patch[-2:]))
+            strides = (*self.patch[:-2], *(side * 2**index for side in self.patch[-2:]))
             tokens = tuple((length + stride - 1) // stride for length, stride in zip(size, strides, strict=True))
-            counts = ((count + side - 1) // side for count, side in zip(tokens, self._window, strict=True))
+            counts = ((count + side - 1) // side for count, side in zip(tokens, self.window, strict=True))
             grids.append(Grid(tokens, tuple(counts)))
         return grids
 

@@ -93,7 +93,8 @@ def convert_weights(
         # Transformers refuses files that do not say whose tensors they hold.
         save_weights(converted, target_path, metadata={**read_metadata(source_path), "format": "pt"})
     else:
-        save_checkpoint(converted, target_path, wrapper=wanted.wrapper)
+        is_of_video = any(name.endswith("patch_embed.proj.weight") and one.ndim == 5 for name, one in converted.items())
+        save_checkpoint(converted, target_path, wrapper=wanted.video_wrapper if is_of_video else wanted.wrapper)
     return replace(report, source=where)
 
 
@@ -113,7 +114,7 @@ def convert_state_dict(
         raise WeightsError(f"{len(broken)} tensors hold NaN or infinity: {listed(broken)}")
     parts = take_apart(named.tensors, format, named.keys)
     backbone, around = _with_heads_inside(parts)
-    form = wanted.form_for(backbone)
+    form = wanted.form_for(_tensors(backbone))
     body = {name: item for name, item in backbone.items() if form.write(name) is not None}
     heads = {
         name: item

@@ -2,10 +2,11 @@
 
 - The official names, of classification and dense checkpoints alike, are also this project's own and timm's. Official
   files hold computed buffers; ours hold parameters alone. In timm's, patch merging opens a stage instead of closing the
-  one before it.
+  one before it. Video Swin's have `backbone.` before them, and the head beside it; mmaction2 reads these.
 - mmdet 2 and 3, mmseg 0 and 1: other names, and patch merging in the channel order of `nn.Unfold`. The major versions
   name a Swin Transformer alike, and FPN, RPN, RoI, ATSS, RepPoints, UPer and FCN heads too.
-- torchvision: one `features` sequence in which patch embedding, stages and patch merging take turns.
+- torchvision: one `features` sequence in which patch embedding, stages and patch merging take turns; of videos without
+  the patch embedding.
 - Hugging Face transformers: SwinModel, SwinBackbone, SwinForImageClassification and what is built on them, with `swin.`
   before the names of SwinModel (in part only where SwinBackbone was saved). Since version 5 the names of the attention
   are new; checkpoints, also those that it writes, keep the old ones. Both are read. Version 4 holds the index of
@@ -53,6 +54,8 @@ _OUTPUT_NORM = "norm{i}"
 _CLASSIFIER = ("norm", "head")
 """The last norm and the head of the classification form."""
 _MASKED_PRETRAINING = ("mask_token", "decoder.0")
+VIDEO_HEAD = "cls_head"
+"""What stands beside the backbone in official Video Swin, around the head's linear layer."""
 
 _BODY = (
     "patch_embed.proj",
@@ -77,7 +80,11 @@ def _rows(*names: str) -> list[Row]:
     return [Row(name, name) for name in names]
 
 
-_ANY_FILE = _rows(*_BODY, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING, INDEX, MASK)
+_VIDEO_HEAD = Row(f"{VIDEO_HEAD}.fc_cls", "head")
+
+_ANY_FILE = [*_rows(*_BODY, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING, INDEX, MASK), _VIDEO_HEAD]
+
+_OFFICIAL_VIDEO = Table([*(Row(f"backbone.{name}", name) for name in (*_BODY, "norm", INDEX)), _VIDEO_HEAD])
 
 _BRANCH, _FEATURES = "bbox_head.mask_head.branch", "mask_head.mask_feature_head"
 _AROUND = Table(
@@ -108,6 +115,8 @@ OFFICIAL = Format(
     around=_AROUND,
     has_buffers=True,
     wrapper="model",
+    video=_OFFICIAL_VIDEO,
+    video_wrapper="state_dict",
 )
 
 OWN = Format(
@@ -116,6 +125,7 @@ OWN = Format(
     forms=(Table(_rows(*_BODY, _POSITIONS, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING)),),
     around=SAME_NAMES,
     has_buffers=False,
+    video=Table(_rows(*_BODY, _OUTPUT_NORM, *_CLASSIFIER)),
 )
 
 _RENAMED = {
@@ -209,7 +219,22 @@ _TORCHVISION_ROWS = Table(
     ]
 )
 
-TORCHVISION = Format("torchvision", reading=_TORCHVISION_ROWS, forms=(_TORCHVISION_ROWS,))
+
+def _without_embedding(row: Row) -> Row:
+    """A row of a model of videos, whose sequence begins with the first stage; its index of token pairs is square."""
+    theirs = row.official if row.official.startswith("patch_embed.") else str(row.theirs)
+    theirs = theirs.replace("features.{2i+1}", "features.{2i}").replace("features.{2i+2}", "features.{2i+1}")
+    return Row(theirs, row.official)
+
+
+_TORCHVISION_VIDEO = Table([_without_embedding(row) for row in _TORCHVISION_ROWS.rows])
+
+TORCHVISION = Format(
+    "torchvision",
+    reading=Table(dict.fromkeys([*_TORCHVISION_ROWS.rows, *_TORCHVISION_VIDEO.rows])),
+    forms=(_TORCHVISION_ROWS,),
+    video=_TORCHVISION_VIDEO,
+)
 
 
 _TRANSFORMERS = "encoder.layers.{i}.blocks.{j}"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from swin_dense.errors import WeightsError
-from swin_dense.weights.formats import FORMATS, INDEX, MASK, format_named
+from swin_dense.weights.formats import FORMATS, INDEX, MASK, VIDEO_HEAD, format_named
 from swin_dense.weights.names import shortened
 from swin_dense.weights.tables import Converted, Format, Name
 
@@ -72,7 +72,15 @@ def take_apart(tensors: Mapping[str, Tensor], format_name: str, keys: Mapping[st
     inside = {key.removeprefix(layout.prefix): key for key in tensors if key.startswith(layout.prefix)}
     root = root_of(layout.prefix)
     beside = {key.removeprefix(root): key for key in tensors if not key.startswith(layout.prefix)}
+    # The head of a classifier of videos is a part of the backbone's names here, as that of a classifier of images is.
+    inside |= {name: beside.pop(name) for name in [*beside] if name.startswith(f"{VIDEO_HEAD}.")}
     backbone, unmatched = layout.format.to_official({name: tensors[key] for name, key in inside.items()})
+    if any(name.startswith(f"{VIDEO_HEAD}.") for name in inside):  # mmaction2 names the last norm after its stage
+        last = f"norm{max(int(name.split('.')[1]) for name in backbone if name.startswith('layers.'))}."
+        backbone = {
+            (f"norm.{name.removeprefix(last)}" if name.startswith(last) else name): item
+            for name, item in backbone.items()
+        }
     translated, others = layout.format.around.to_official({name: tensors[key] for name, key in beside.items()})
     around = {**translated, **{name: Converted(tensors[beside[name]], (name,)) for name in others}}
     if keys is not None:

@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.errors import WeightsError
 from swin_dense.weights.files import read_checkpoint, unwrap
+from swin_dense.weights.inflation import fitted_to_video
 from swin_dense.weights.layout import root_of, take_apart
 from swin_dense.weights.names import (
     BESIDE,
@@ -106,7 +107,7 @@ def load_weights(
         if prefix is None:
             incoming = _under_own_names(tensors, names, format, ema)
         else:
-            incoming = _read_as(tensors, prefix, names, format, ema)
+            incoming = _inflated(_read_as(tensors, prefix, names, format, ema), model)
         matched = _match(incoming, names, may_lack, unwanted)
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from error
@@ -174,6 +175,17 @@ def _read_as(
         unmatched=parts.unmatched,
         skipped=named.skipped,
     )
+
+
+def _inflated(incoming: _Incoming, model: nn.Module) -> _Incoming:
+    """Fits weights of images, or of other windows, to a model of videos; what are no videos stays as it is."""
+    assert incoming.prefix is not None
+    backbone: Any = model.get_submodule(incoming.prefix.removesuffix("."))
+    if len(backbone.window) == 2:
+        return incoming
+    bare = {name.removeprefix(incoming.prefix): item for name, item in incoming.backbone.items()}
+    fitted = fitted_to_video(bare, backbone.patch, backbone.window)
+    return incoming._replace(backbone={incoming.prefix + name: item for name, item in fitted.items()})
 
 
 def _under_own_names(tensors: Mapping[str, Tensor], model: Iterable[str], format_name: str, ema: bool) -> _Incoming:

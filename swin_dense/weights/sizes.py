@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from math import isqrt
+from collections.abc import Mapping, Sequence
+from math import isqrt, prod
 
 import torch
 from torch import Tensor
@@ -14,12 +14,15 @@ from swin_dense.backbones.position import relative_position_bias, relative_posit
 from swin_dense.backbones.variants import VARIANTS
 from swin_dense.backbones.windows import MASKED
 from swin_dense.errors import WeightsError
-from swin_dense.weights.tables import Converted, Name, Table
+from swin_dense.weights.tables import Converted, Name, Table, is_video
 
 _TABLE = Name("layers.{i}.blocks.{j}.attn.relative_position_bias_table")
 _INDEX = Name("layers.{i}.blocks.{j}.attn.relative_position_index")
 _MASK = Name("layers.{i}.blocks.{j}.attn_mask")
 _NORM = Name("layers.{i}.blocks.{j}.norm1")
+
+_SIDES = (7, 12)
+"""Heights of the windows of published models of videos."""
 
 _WINDOWS_OF_FIRST_MAP = 8
 """Windows along a side of the first map, in every published classifier: 224 pixels with windows of 7, 384 with 12."""
@@ -30,12 +33,12 @@ def resize_bias_table(table: Tensor, length: int) -> Tensor:
     if table.shape[0] == length:
         return table
     old, new = _side(table.shape[0]), _side(length)
-    return _bicubic(table.T.reshape(1, -1, old, old), (new, new)).reshape(-1, length).T.contiguous()
+    return bicubic(table.T.reshape(1, -1, old, old), (new, new)).reshape(-1, length).T.contiguous()
 
 
 def resize_position_embedding(embedding: Tensor, size: torch.Size) -> Tensor:
     """Resizes an absolute position embedding (1, C, H, W) to another image of H x W patches (bicubic)."""
-    return embedding if embedding.shape[2:] == size else _bicubic(embedding, (size[0], size[1]))
+    return embedding if embedding.shape[2:] == size else bicubic(embedding, (size[0], size[1]))
 
 
 def _side(area: int) -> int:
@@ -45,7 +48,8 @@ def _side(area: int) -> int:
     return side
 
 
-def _bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
+def bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes maps (B, C, H, W)."""
     # In half precision the interpolation weights would be rounded as well.
     values = grid if grid.dtype in (torch.float32, torch.float64) else grid.float()
     return interpolate(values, size=size, mode="bicubic", align_corners=False).to(grid.dtype)
@@ -58,15 +62,21 @@ def absent_buffers(backbone: Mapping[str, Converted], form: Table) -> dict[str, 
     position embedding, or else for the one that all published classifiers have.
     """
     buffers: dict[str, Tensor] = {}
+    of_video = is_video({name: item.tensor for name, item in backbone.items()})
     for key, item in backbone.items():
         found = _TABLE.match(key)
         if found is None:
             continue
-        window = _window_side(key, item.tensor)
         stage, block = found[0]["i"], found[0]["j"]
         index, mask = (name.fill(found[0], "") for name in (_INDEX, _MASK))
-        if index not in backbone and form.write(index) is not None:
-            buffers[index] = relative_position_index(window)
+        wants_index = index not in backbone and form.write(index) is not None
+        if of_video:
+            if wants_index:
+                buffers[index] = relative_position_index(video_window(len(item.tensor), None))
+            continue
+        window = _window_side(key, item.tensor)
+        if wants_index:
+            buffers[index] = relative_position_index((window, window))
         side = _first_side(backbone, window) >> stage
         is_shifted = block % 2 == 1 and side > window and side % window == 0
         if is_shifted and mask not in backbone and form.write(mask) is not None:
@@ -74,10 +84,10 @@ def absent_buffers(backbone: Mapping[str, Converted], form: Table) -> dict[str, 
     return buffers
 
 
-def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of tokens of a square window, (N, N) with N = window * window."""
-    rows = torch.arange((2 * window - 1) ** 2)[:, None]
-    return relative_position_bias(rows, (window, window))[0].clone()
+def relative_position_index(window: Sequence[int]) -> Tensor:
+    """Row of the bias table for each pair of tokens of a window with so many tokens per dimension, (N, N)."""
+    rows = torch.arange(relative_position_count(window))[:, None]
+    return relative_position_bias(rows, window)[0].clone()
 
 
 def shifted_window_mask(side: int, window: int) -> Tensor:
@@ -88,6 +98,23 @@ def shifted_window_mask(side: int, window: int) -> Tensor:
     regions = (3 * part[:, None] + part[None, :]).reshape(count, window, count, window)
     regions = regions.transpose(1, 2).reshape(count * count, window * window)
     return torch.where(regions[:, :, None] == regions[:, None, :], 0.0, MASKED)
+
+
+def video_window(rows: int, tokens: int | None, like: Sequence[int] = ()) -> tuple[int, int, int]:
+    """The window (T, M, M) of a table with so many rows, and of so many tokens where that is known.
+
+    Several windows may have as many offsets: one of the height of `like` comes first, then those of published models.
+    """
+    found = [
+        ((rows // (2 * side - 1) ** 2 + 1) // 2, side, side)
+        for side in range(1, isqrt(rows) + 1)
+        if rows % (2 * side - 1) ** 2 == 0 and rows // (2 * side - 1) ** 2 % 2 == 1
+    ]
+    found = [window for window in found if tokens in (None, prod(window))]
+    if not found:
+        raise WeightsError(f"{rows} rows are not the bias table of a window of videos")
+    likely = (*like[-1:], *_SIDES)
+    return min(found, key=lambda window: (likely.index(window[1]) if window[1] in likely else len(likely), -window[1]))
 
 
 def _window_side(name: str, table: Tensor) -> int:

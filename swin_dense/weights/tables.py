@@ -187,6 +187,12 @@ class Table:
 SAME_NAMES = Table(others_keep_names=True)
 
 
+def is_video(official: Mapping[str, Tensor]) -> bool:
+    """Whether a backbone, by official names without prefix, is one of videos: its patches have frames."""
+    embedding = official.get("patch_embed.proj.weight")
+    return embedding is not None and embedding.ndim == 5
+
+
 def _shapes(keys: Sequence[str], values: Sequence[Tensor]) -> str:
     return ", ".join(f"{key} {tuple(value.shape)}" for key, value in zip(keys, values, strict=True))
 
@@ -203,6 +209,8 @@ class Format:
         around: Names around the backbone in detectors and segmenters, against those of mmdet and mmseg; perhaps none.
         has_buffers: Whether files hold computed tensors, where this distinguishes formats of the same names.
         wrapper: The entry of a `torch.save` file under which the library looks for the weights; empty if at the top.
+        video: What is written of a model of videos; None where the library has none.
+        video_wrapper: `wrapper` of such files.
     """
 
     name: str
@@ -212,6 +220,8 @@ class Format:
     around: Table = Table()
     has_buffers: bool | None = None
     wrapper: str = ""
+    video: Table | None = None
+    video_wrapper: str = ""
 
     def read(self, key: str) -> Reading | None:
         """Looks a key of this format up; None if the format does not have it."""
@@ -228,10 +238,13 @@ class Format:
         official, unmatched = self.reading.to_official({bare: tensors[key] for bare, key in keys.items()})
         return {name: item.made_of(keys) for name, item in official.items()}, tuple(keys[key] for key in unmatched)
 
-    def form_for(self, official: Iterable[str]) -> Table:
-        """The form that has a place for most of these official names."""
-        names = list(official)
-        return max(self.forms, key=lambda form: sum(form.write(name) is not None for name in names))
+    def form_for(self, official: Mapping[str, Tensor]) -> Table:
+        """The form that has a place for most of these official names; that of videos for their patch embedding."""
+        if is_video(official):
+            if self.video is None:
+                raise WeightsError(f"the {self.name} format has no models of videos")
+            return self.video
+        return max(self.forms, key=lambda form: sum(form.write(name) is not None for name in official))
 
     def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Renames and rearranges the tensors of a backbone into this format: the inverse of `to_official`."""

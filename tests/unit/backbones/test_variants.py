@@ -21,18 +21,27 @@ PUBLISHED_MILLIONS = {
 }
 
 
-VIDEO_MILLIONS = {
-    # Table 1 of the Video Swin paper: classifiers of 400 classes.
-    "swin3d_tiny": 28.2,
-    "swin3d_small": 49.8,
-    "swin3d_base": 88.1,
-    "swin3d_large": 197.0,
-    "swin3d_large_384": 200.0,
-}
+VIDEO_SIZES = [
+    # Name, other options, frames, and published millions of parameters and G of multiply-adds, rounded to whole ones:
+    # Table 1, Table 3 (the window of Something-Something V2, 174 classes) and Table 5 (temporal dimension and window).
+    ("swin3d_tiny", {}, 32, 28.2, 88),
+    ("swin3d_small", {}, 32, 49.8, 166),
+    ("swin3d_base", {}, 32, 88.1, 282),
+    ("swin3d_large", {}, 32, 197.0, 604),
+    ("swin3d_large_384", {}, 32, 200.0, 2107),
+    ("swin3d_base", {"num_classes": 174, "window_size": (16, 7, 7)}, 32, 88.8, 321),
+    ("swin3d_tiny", {"window_size": (16, 7, 7)}, 32, 28.5, 106),
+    ("swin3d_tiny", {}, 16, 28.2, 44),
+    ("swin3d_tiny", {"window_size": (4, 7, 7)}, 8, 28.0, 20),
+    ("swin3d_tiny", {"window_size": (4, 7, 7)}, 32, 28.0, 79),
+]
 
 
 def test_all_variants_are_there() -> None:
-    assert list(VARIANTS) == ["swin_nano", *PUBLISHED_MILLIONS, "swin3d_nano", *VIDEO_MILLIONS]
+    assert list(VARIANTS) == [
+        *("swin_nano", *PUBLISHED_MILLIONS),
+        *("swin3d_nano", *(name for name, _, _, _, _ in VIDEO_SIZES[:5])),
+    ]
 
 
 def example(name: str, batch: int, frames: int = 9, **options: object) -> torch.Tensor:
@@ -119,6 +128,18 @@ def test_a_classifier_has_the_published_size(name: str) -> None:
     size = model_stats(classifier, lambda module: module(torch.zeros(1, 3, side, side, device="meta")))
     assert size.params / 1e6 == pytest.approx(PUBLISHED_MILLIONS[name], abs=0.006)
     assert size.macs / 1e9 == pytest.approx(PUBLISHED_MACS[name], rel=0.005)
+
+
+@pytest.mark.parametrize(("name", "options", "frames", "millions", "macs"), VIDEO_SIZES)
+def test_a_classifier_of_videos_has_the_published_size(
+    name: str, options: dict[str, object], frames: int, millions: float, macs: float
+) -> None:
+    side = VARIANTS[name].pretrain_image_size
+    with torch.device("meta"):
+        classifier = create_classifier(name, **{"num_classes": 400, **options})
+    size = model_stats(classifier, lambda module: module(torch.zeros(1, 3, frames, side, side, device="meta")))
+    assert size.params / 1e6 == pytest.approx(millions, rel=0.01)
+    assert size.macs / 1e9 == pytest.approx(macs, rel=0.01, abs=0.5)
 
 
 def test_a_head_of_other_classes_is_refused_with_the_way_to_do_without() -> None:

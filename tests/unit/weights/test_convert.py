@@ -145,18 +145,17 @@ class TestBuffers:
     def test_a_file_of_transformers_4_comes_back_with_the_index_that_it_had(self) -> None:
         state = {key: value for key, value in official_classifier().items() if "attn_mask" not in key}
         for key in [key for key in state if key.endswith("index")]:
-            state[key] = relative_position_index(2)
+            state[key] = relative_position_index((2, 2))
         theirs, _ = convert_state_dict(state, "huggingface-4")
-        assert torch.equal(
-            theirs["swin.encoder.layers.3.blocks.0.attention.self.relative_position_index"], relative_position_index(2)
-        )
+        index = theirs["swin.encoder.layers.3.blocks.0.attention.self.relative_position_index"]
+        assert torch.equal(index, relative_position_index((2, 2)))
         ours, report = convert_state_dict(theirs, "swin-dense")
         assert report.format == "huggingface-4" and len(ours) == 82
         assert equal(convert_state_dict(ours, "huggingface-4")[0], theirs)
 
     def test_the_index_of_two_by_two_tokens(self) -> None:
         """By hand: 3 x 3 offsets (down, right) from -1 to 1, row by row; tokens (0,0) (0,1) (1,0) (1,1)."""
-        assert relative_position_index(2).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+        assert relative_position_index((2, 2)).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
     def test_the_mask_of_two_by_two_windows(self) -> None:
         """By hand, windows of two tokens shifted by one: only the first window holds neighbours alone."""
