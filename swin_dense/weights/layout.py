@@ -54,8 +54,7 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
         for table in (FORMATS.values() if name == "auto" else [FORMATS[name]])
         for prefix in _prefixes(table, keys)
     ]
-    if name == "auto":
-        layouts = [layout for layout in layouts if _fits(layout, keys)]
+    layouts = [layout for layout in layouts if (_fits if name == "auto" else _has_blocks)(layout, keys)]
     if len(layouts) > 1:
         found = ", ".join(f"{layout.format.name} under '{layout.prefix}'" for layout in layouts)
         raise WeightsError(
@@ -105,6 +104,13 @@ def _prefixes(table: Format, keys: Collection[str]) -> list[str]:
         for key in keys
         if key == anchor or key.endswith(f".{anchor}")
     ]
+
+
+def _has_blocks(layout: Layout, keys: Collection[str]) -> bool:
+    """Whether the format reads a block under the prefix."""
+    inside = (key.removeprefix(layout.prefix) for key in keys if key.startswith(layout.prefix))
+    readings = (layout.format.read(key) for key in inside)
+    return any(reading is not None and _BLOCK.match(reading.official) is not None for reading in readings)
 
 
 def _fits(layout: Layout, keys: Collection[str]) -> bool:
