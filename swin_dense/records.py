@@ -65,10 +65,10 @@ class Instances:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with what is known about it. Any of torchvision's v2 transforms acts on it as on a dict.
+    """One image, or clip of a video, with what is known about it. Torchvision's v2 transforms act on it as on a dict.
 
     Attributes:
-        image: (3, H, W) uint8 RGB `Image`.
+        image: (3, H, W) uint8 RGB `Image`, or (T, 3, H, W) `Video`.
         image_id: The data set's own id.
         file_name: As the data set names it, for messages and result files.
         original_size: Height and width of the image on disk, before any transform.
@@ -78,7 +78,7 @@ class Sample:
         label: The class of the whole image, 0..K-1; None where it has none.
     """
 
-    image: tv_tensors.Image
+    image: tv_tensors.Image | tv_tensors.Video
     image_id: int
     file_name: str
     original_size: Size
@@ -97,7 +97,7 @@ class Batch:
     """Several samples, their images zero-padded right and bottom to one size.
 
     Attributes:
-        images: (B, 3, H, W) uint8 RGB.
+        images: (B, 3, H, W) uint8 RGB, or (B, T, 3, H, W) of clips of equal length.
         sizes: Height and width of each image inside the padding.
         original_sizes: Height and width of each image on disk.
         image_ids: The data set's own ids.
@@ -214,9 +214,9 @@ def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
     height, width = (
         -(-max(side) // size_divisor) * size_divisor for side in zip(*(sample.size for sample in samples), strict=True)
     )
-    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
+    images = torch.zeros((len(samples), *samples[0].image.shape[:-2], height, width), dtype=torch.uint8)
     for image, sample in zip(images, samples, strict=True):
-        image[:, : sample.size[0], : sample.size[1]] = sample.image
+        image[..., : sample.size[0], : sample.size[1]] = sample.image
     return Batch(
         images=images,
         sizes=tuple(sample.size for sample in samples),

@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from swin_dense.data.ade20k import ADE20KDataModule
     from swin_dense.data.datamodules import CocoDataModule
     from swin_dense.data.imagenet import ImageNetDataModule
+    from swin_dense.data.video import VideoDataModule
 
-__all__ = ["ADE20KDataModule", "CocoDataModule", "ImageNetDataModule"]
+__all__ = ["ADE20KDataModule", "CocoDataModule", "ImageNetDataModule", "VideoDataModule"]
 
 _MODULES = {
     "ADE20KDataModule": "swin_dense.data.ade20k",
     "CocoDataModule": "swin_dense.data.datamodules",
     "ImageNetDataModule": "swin_dense.data.imagenet",
+    "VideoDataModule": "swin_dense.data.video",
 }
 
 

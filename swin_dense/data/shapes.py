@@ -19,6 +19,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,41 +59,48 @@ def write_shapes(root: Path, *, train: int, val: int, size: int = 128, seed: int
             f"seed={seed}"
         )
     parameters = {"format": FORMAT, "train": train, "val": val, "size": size, "seed": seed}
-    if _is_complete(root, parameters):
-        return root
-    if root.exists() and not (root / MARKER).is_file() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} is there and is no shapes data set; name another folder or remove it")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with written(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
-        fresh = Path(scratch) / "fresh"
+
+    def write(fresh: Path) -> None:
         for number, (split, count) in enumerate((("train", train), ("val", val))):
             _write_split(fresh, split, count, size, np.random.SeedSequence([seed, number]))
         _write_class_names(fresh / "ade20k" / "objectInfo150.txt")
-        (fresh / MARKER).write_text(json.dumps(parameters), encoding="utf-8")
-        _replace(root, fresh, Path(scratch) / "old", parameters)
+
+    return written_once(root, MARKER, parameters, write)
+
+
+def written_once(root: Path, marker: str, parameters: Mapping[str, int], write: Callable[[Path], None]) -> Path:
+    """Lets a generated data set be written to `root` unless it is there with these parameters; returns `root`.
+
+    `write` fills a fresh folder, which appears as `root` at once. `marker` is the file that says what it was made with.
+    """
+    if _is_complete(root, marker, parameters):
+        return root
+    if root.exists() and not (root / marker).is_file() and (not root.is_dir() or any(root.iterdir())):
+        name = Path(marker).stem.replace("_", " ")
+        raise DataError(f"{root} is there and is no {name} data set; name another folder or remove it")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with written(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
+        fresh = Path(scratch) / "fresh"
+        write(fresh)
+        (fresh / marker).write_text(json.dumps(parameters), encoding="utf-8")
+        if not _is_complete(root, marker, parameters):  # another process may have been quicker
+            try:
+                if root.exists():
+                    os.replace(root, Path(scratch) / "old")
+                os.replace(fresh, root)
+            except OSError as error:
+                if not _is_complete(root, marker, parameters):
+                    raise DataError(f"{root} cannot be written: {error}") from error
     return root
 
 
-def _is_complete(root: Path, parameters: dict[str, int]) -> bool:
+def _is_complete(root: Path, marker: str, parameters: Mapping[str, int]) -> bool:
     """Whether `root` holds the data set with these parameters."""
     try:
-        found: Any = json.loads((root / MARKER).read_text(encoding="utf-8"))
+        found: Any = json.loads((root / marker).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(found == parameters)
-
-
-def _replace(root: Path, fresh: Path, old: Path, parameters: dict[str, int]) -> None:
-    """Moves `fresh` to `root`, whatever was there to `old`; another process may have been quicker."""
-    if _is_complete(root, parameters):
-        return
-    try:
-        if root.exists():
-            os.replace(root, old)
-        os.replace(fresh, root)
-    except OSError as error:
-        if not _is_complete(root, parameters):
-            raise DataError(f"{root} cannot be written: {error}") from error
 
 
 def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random.SeedSequence) -> None:

@@ -141,7 +141,7 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
                 found.append(by_word[folder])
     else:
         by_word |= {word: label for label, word in enumerate(classes.names)}
-        for number, (name, word) in enumerate(_rows(labels), start=1):
+        for number, (name, word) in enumerate(label_rows(labels), start=1):
             label = int(word) if re.fullmatch("[0-9]{1,8}", word) and word not in by_word else by_word.get(word, -1)
             if not 0 <= label < len(classes.names):
                 problems.append(f"line {number}: no class {word!r} among the {len(classes.names)}")
@@ -162,18 +162,18 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
 
 def read_label_list(path: Path) -> dict[str, str]:
     """The labels of a list by file name, numbers or names of classes; see `read_labelled`."""
-    return dict(_rows(path))
+    return dict(label_rows(path))
 
 
 def _words(path: Path) -> list[str]:
     """The classes of a list, which must be words: numbers do not say how many there are."""
-    words = sorted({word for _, word in _rows(path)})
+    words = sorted({word for _, word in label_rows(path)})
     if any(word.isdigit() for word in words):
         raise DataError(f"{path}: its labels are numbers; name a file with one class name per line as data.classes")
     return words
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
+def label_rows(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[str, str]]:
     """Names and labels: in each line the label is what follows the last tab, or the first space behind a suffix."""
     rows = []
     for number, line in enumerate(_lines(path, "list of labels"), start=1):
@@ -181,16 +181,16 @@ def _rows(path: Path) -> list[tuple[str, str]]:
             continue
         name, tab, word = line.strip().rpartition("\t")
         if not tab:
-            name, _, word = line.strip().rpartition(" ") if line.count(" ") == 1 else _split(line.strip())
+            name, _, word = line.strip().rpartition(" ") if line.count(" ") == 1 else _split(line.strip(), suffixes)
         if not name or not word:
             raise DataError(f"{path}: line {number} is not a file name and a label: {line[:80]!r}")
         rows.append((name.strip(), word.strip()))
     return rows
 
 
-def _split(line: str) -> tuple[str, str, str]:
+def _split(line: str, suffixes: Sequence[str]) -> tuple[str, str, str]:
     """Several spaces: the name ends with the first suffix of an image."""
-    found = re.match(rf"(.*?(?:{'|'.join(map(re.escape, SUFFIXES))}))\s+(.*)", line, re.IGNORECASE)
+    found = re.match(rf"(.*?(?:{'|'.join(map(re.escape, suffixes))}))\s+(.*)", line, re.IGNORECASE)
     return (found[1], " ", found[2]) if found else line.rpartition(" ")
 
 

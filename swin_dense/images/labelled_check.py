@@ -57,7 +57,7 @@ class LabelledReport:
         }
 
 
-class _Split(NamedTuple):
+class Split(NamedTuple):
     """The images of a split with the class of each, as it is called there."""
 
     root: Path
@@ -90,22 +90,22 @@ def check_labelled(
             found = read_class_list(classes)
             known = frozenset((*found.folders, *found.names, *map(str, range(len(found.names)))))
         except DataError as error:
-            listed.append(_of_error("class-list", classes, error))
+            listed.append(finding_of("class-list", classes, error))
     learnt = next(iter(splits.values()))
     seen: dict[str, list[tuple[str, str]]] = defaultdict(list)  # content to split and image
     reports = {}
     for number, (name, split) in enumerate(splits.items()):
         wanted = learnt.classes if known is None else known
         problems = [*(listed if number == 0 else ()), *split.problems]
-        problems += _check_classes(split, wanted, learnt is split, known is not None)
+        problems += check_classes(split, wanted, learnt is split, known is not None)
         problems += _check_images(name, split, seen, progress)
         reports[name] = (split, problems)
-    for name, finding in _duplicates(splits, seen):
+    for name, finding in duplicates(splits, seen):
         reports[name][1].append(finding)
-    return {name: _report(places[name][0], split, problems) for name, (split, problems) in reports.items()}
+    return {name: report_of(places[name][0], split, problems) for name, (split, problems) in reports.items()}
 
 
-def _open(images: Path, labels: Path | None) -> _Split:
+def _open(images: Path, labels: Path | None) -> Split:
     try:
         store = open_images(images)
         if labels is None:
@@ -117,18 +117,19 @@ def _open(images: Path, labels: Path | None) -> _Split:
                 for name in names
                 if "/" not in name
             ]
-            return _Split(images, store, words, frozenset(class_folders(store)), problems)
+            return Split(images, store, words, frozenset(class_folders(store)), problems)
         words = read_label_list(labels)
         missing = set(store.missing(words))
         fix = f"restore it, or take it out of {labels.name}"
         problems = [Finding("missing-image", str(images / name), "no such image", fix) for name in sorted(missing)]
         words = {name: word for name, word in words.items() if name not in missing}
-        return _Split(images, store, words, frozenset(words.values()), problems)
+        return Split(images, store, words, frozenset(words.values()), problems)
     except DataError as error:
-        return _Split(images, None, {}, frozenset(), [_of_error("folder", images, error)])
+        return Split(images, None, {}, frozenset(), [finding_of("folder", images, error)])
 
 
-def _check_classes(split: _Split, wanted: frozenset[str], is_learnt: bool, is_listed: bool) -> Iterable[Finding]:
+def check_classes(split: Split, wanted: frozenset[str], is_learnt: bool, is_listed: bool) -> Iterable[Finding]:
+    """Classes that a split has and should not have, or the other way round."""
     if not split.classes:
         return
     root = split.root
@@ -149,7 +150,7 @@ def _check_classes(split: _Split, wanted: frozenset[str], is_learnt: bool, is_li
 
 
 def _check_images(
-    name: str, split: _Split, seen: dict[str, list[tuple[str, str]]], progress: Progress | None
+    name: str, split: Split, seen: dict[str, list[tuple[str, str]]], progress: Progress | None
 ) -> list[Finding]:
     """Decodes all images, several at a time, and notes what is in each."""
     problems: list[Finding] = []
@@ -181,9 +182,10 @@ def _check_image(store: ImageStore, name: str) -> tuple[str, Finding | None]:
     return digest, Finding("cmyk", path, message, fix, severity="warning")
 
 
-def _duplicates(
-    splits: Mapping[str, _Split], seen: Mapping[str, Sequence[tuple[str, str]]]
+def duplicates(
+    splits: Mapping[str, Split], seen: Mapping[str, Sequence[tuple[str, str]]]
 ) -> Iterable[tuple[str, Finding]]:
+    """Files with the same content, with the split that each is reported in."""
     for places in seen.values():
         (first_split, first), *others = places
         for name, image in others:
@@ -197,18 +199,20 @@ def _duplicates(
                 yield name, Finding(kind, path, f"the same file as {other}", "remove one of them", severity="warning")
 
 
-def _report(place: Path, split: _Split, problems: list[Finding]) -> LabelledReport:
+def report_of(place: Path, split: Split, problems: list[Finding], items: str = "images") -> LabelledReport:
+    """The report on a split of these items."""
     counts = Counter(split.words.values())
     sizes = [counts[word] for word in split.classes] or [0]
     numbers = {
-        "images": len(split.words),
+        items: len(split.words),
         "classes": len(split.classes),
-        "fewest_images_of_a_class": min(sizes),
-        "most_images_of_a_class": max(sizes),
+        f"fewest_{items}_of_a_class": min(sizes),
+        f"most_{items}_of_a_class": max(sizes),
     }
     return LabelledReport(str(place), numbers, tuple(problems))
 
 
-def _of_error(kind: str, path: Path, error: Exception) -> Finding:
+def finding_of(kind: str, path: Path, error: Exception) -> Finding:
+    """An error as a finding."""
     message, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
     return Finding(kind, str(path), message, fix or "name the right one")

@@ -23,7 +23,7 @@ OPENMMLAB = {"mmcv", "mmdet", "mmengine", "mmseg"}
 
 EVERY_ROOM = {"swin_dense"}
 LEAVES = {"swin_dense.records", "swin_dense.rle"}
-FILES = {"swin_dense.images", "swin_dense.coco", "swin_dense.label_maps"}
+FILES = {"swin_dense.images", "swin_dense.coco", "swin_dense.label_maps", "swin_dense.videos"}
 """Reading and judging files, once, for every room that needs it."""
 
 ALLOWED = {
@@ -38,6 +38,7 @@ ALLOWED = {
     "images": {"torch", "torchvision", "numpy", "PIL", *LEAVES},
     "coco": {"torch", "numpy", "pycocotools", "swin_dense.images", *LEAVES},
     "label_maps": {"torch", "torchvision", "numpy", "PIL", "scipy", "swin_dense.images", *LEAVES},
+    "videos": {"torch", "torchvision", "numpy", "av", "swin_dense.images", *LEAVES},
     # Models.
     "ops": {"torch", "torchvision"},
     "backbones": {"torch", "triton"},
@@ -60,6 +61,7 @@ ALLOWED = {
         "PIL",
         "pycocotools",
         "timm",
+        "av",
         "lightning",
         "swin_dense.isolation",
         *FILES,

@@ -1,0 +1,294 @@
+"""Videos of which each has one class: by the folder that it lies in, or by a list.
+
+root/abseiling/any.mp4           a folder for each class
+list.txt, list.csv               lines "abseiling/any.mp4 0", "any.mp4 abseiling" or "any.mp4,0"
+train.csv of Kinetics            columns label, youtube_id, time_start, time_end: the files ID_START_END or ID
+train.json of Something-         a record each with id and template, and labels.json, the classes; the files ID
+  Something V2
+
+The suffix of a video that is named without one does not matter, nor the folder below the root in which it lies.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from swin_dense.errors import DataError, nearest
+from swin_dense.images.files import escapes, list_files, missing_files, read_bytes
+from swin_dense.images.labelled import MAX_LIST_BYTES, ClassList, label_rows, read_class_list
+from swin_dense.records import Ragged
+from swin_dense.videos.reader import VideoError
+
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
+"""What counts as a video in a folder; a file that is named itself may have any other suffix."""
+
+logger = logging.getLogger(__name__)
+
+
+class ListedVideo(NamedTuple):
+    """A video as its list has it.
+
+    Attributes:
+        name: Below the root; of one that is not there, what was looked for.
+        word: Its class as it is called there: a name, a folder or a number; "" where it has none.
+        found: Whether there is such a file.
+        seconds: How long the list says it is; None where it does not.
+    """
+
+    name: str
+    word: str
+    found: bool = True
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelledVideos:
+    """The videos of one split, in flat arrays.
+
+    Attributes:
+        root: Where they lie.
+        names: Of the files, below the root.
+        labels: (n,) int64, the class of each.
+        missing: How many of the list are left out because there is no such file.
+    """
+
+    root: Path
+    names: Ragged
+    labels: Tensor
+    missing: int = 0
+
+    def __len__(self) -> int:
+        """Number of videos."""
+        return len(self.names)
+
+    def path(self, index: int) -> Path:
+        """Where one of them lies."""
+        return self.root / self.names.text(index)
+
+
+def list_videos(root: Path, listed: Path | None) -> list[ListedVideo]:
+    """The videos of a split with the words for their classes; nothing is opened.
+
+    Raises:
+        DataError: Folder or list is missing or cannot be read.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder of videos")
+    if listed is None:
+        names = list_files(root, SUFFIXES)
+        return [ListedVideo(name, name.partition("/")[0] if "/" in name else "") for name in names]
+    if listed.suffix.lower() == ".json":
+        return _with_files(root, _something_something(listed))
+    table = _kinetics(listed) if listed.suffix.lower() == ".csv" else None
+    return _with_files(root, table) if table is not None else _named(root, listed)
+
+
+def find_video_classes(places: Iterable[tuple[Path, Path | None]], classes: Path | None) -> ClassList:
+    """The classes by label: of a class list or labels.json, or else those of the first split that has any, sorted."""
+    if classes is not None and classes.suffix.lower() == ".json":
+        return _labels_json(classes)
+    if classes is not None:
+        return read_class_list(classes)
+    places = list(places)
+    for root, listed in places:
+        words = sorted({video.word for video in list_videos(root, listed)} - {""})
+        if any(word.isdigit() for word in words):
+            raise DataError(
+                f"{listed}: its labels are numbers; name a file with one class name per line as data.classes"
+            )
+        if words:
+            return ClassList(tuple(words), tuple(words))
+    raise DataError(
+        f"{', '.join(str(root) for root, _ in places)}: no video with a class; put the videos of each class into a "
+        "folder of its own, or name a list"
+    )
+
+
+def words_of(classes: ClassList) -> dict[str, int]:
+    """Labels by everything that a class may be called in a list; spaces may be written as underscores."""
+    words: dict[str, int] = {}
+    for names in (tuple(map(str, range(len(classes.names)))), classes.names, classes.folders):
+        for label, name in enumerate(names):
+            words |= {name.replace(" ", "_"): label, name: label}
+    return words
+
+
+def read_labelled_videos(
+    root: Path, listed: Path | None, classes: ClassList, *, skip_missing: bool = False
+) -> LabelledVideos:
+    """Lists the videos of a split with their labels.
+
+    Args:
+        root: Where the videos lie.
+        listed: The list; None takes the class of each video from the folder that it lies in.
+        classes: What labels mean.
+        skip_missing: Leave out videos whose files are not there, and say how many.
+
+    Raises:
+        DataError: There is no video, or one has no class or an unknown one, or is not there.
+    """
+    words, names, labels, problems, missing = words_of(classes), [], [], [], 0
+    for video in list_videos(root, listed):
+        if not video.word:
+            problems.append(f"{video.name}: has no class; move it into the folder of one")
+        elif video.word not in words:
+            problems.append(f"{video.name}: there is no class {video.word!r}; {nearest(video.word, classes.names)}")
+        elif not video.found:
+            missing += 1
+            if not skip_missing:
+                problems.append(f"{video.name}: no such video in {root}")
+        else:
+            names.append(video.name)
+            labels.append(words[video.word])
+    place = root if listed is None else listed
+    if problems:
+        raise DataError(f"{place}: {len(problems)} videos are not where their class is known", problems)
+    if not names:
+        raise DataError(f"{place}: no video ({', '.join(SUFFIXES)})")
+    if missing:
+        logger.warning("%s: %d of %d videos are not in %s and left out", place, missing, missing + len(names), root)
+    encoded = Ragged.from_bytes(name.encode("utf-8", "surrogateescape") for name in names)
+    return LabelledVideos(root, encoded, torch.tensor(labels, dtype=torch.int64), missing)
+
+
+def find_videos(inputs: Iterable[Path | str], output: Path | None = None) -> list[Path]:
+    """Lists video files in the order given, each once.
+
+    Args:
+        inputs: Video files; folders, which are searched to the bottom; text files (.txt, .lst) with the path of one
+            video per line, relative to the folder of the text file.
+        output: Where results go; a folder around it is searched without it.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, inputs):
+        if path.is_dir():
+            results = None if output is None or path.resolve().is_relative_to(output.resolve()) else output.resolve()
+            files = [
+                path / name
+                for name in list_files(path, SUFFIXES)
+                if results is None or not (path.resolve() / name).is_relative_to(results)
+            ]
+        elif path.suffix.lower() in (".txt", ".lst"):
+            lines = read_bytes(path, MAX_LIST_BYTES).decode("utf-8-sig", "surrogateescape").splitlines()
+            files = [path.parent / line.strip() for line in lines if line.strip()]
+        elif path.exists() or path.is_symlink():
+            files = [path]
+        else:
+            raise VideoError(path, "missing-video", "no such video, folder or list", "name one that is there")
+        if not files:
+            raise DataError(f"{path}: no video in it ({', '.join(SUFFIXES)})")
+        found |= dict.fromkeys(files)
+    if not found:
+        raise DataError("no video is named")
+    return list(found)
+
+
+class _Row(NamedTuple):
+    """A row of a list whose files are named by ids."""
+
+    stems: tuple[str, ...]  # names without suffix, the likelier first
+    word: str
+    seconds: float | None = None
+
+
+def _with_files(root: Path, rows: Iterable[_Row]) -> list[ListedVideo]:
+    """Finds the file of each row wherever it lies below the root; of several, that in the folder of its class."""
+    by_stem: dict[str, list[str]] = {}
+    for name in list_files(root, SUFFIXES):
+        by_stem.setdefault(Path(name).stem, []).append(name)
+    videos = []
+    for row in rows:
+        names = next((by_stem[stem] for stem in row.stems if stem in by_stem), [])
+        folders = (row.word, row.word.replace(" ", "_"))
+        name = next((one for one in names if Path(one).parent.name in folders), names[0] if names else row.stems[0])
+        videos.append(ListedVideo(name, row.word, bool(names), row.seconds))
+    return videos
+
+
+def _named(root: Path, listed: Path) -> list[ListedVideo]:
+    """A list of names and labels; absolute names have to lie below the root."""
+    if listed.suffix.lower() == ".csv" and "," in (text := _text(listed)):
+        rows = [(row[0].strip(), row[-1].strip()) for row in csv.reader(text.splitlines()) if len(row) > 1]
+    else:
+        rows = label_rows(listed, SUFFIXES)
+    pairs = []
+    for number, (name, word) in enumerate(rows, start=1):
+        if Path(name).is_absolute() and Path(name).is_relative_to(root.absolute()):
+            name = Path(name).relative_to(root.absolute()).as_posix()
+        if escapes(name):
+            raise DataError(
+                f"{listed}: row {number}: {name!r} leads out of {root}; name videos relative to that folder"
+            )
+        pairs.append((name, word))
+    missing = set(missing_files(root, [name for name, _ in pairs]))
+    return [ListedVideo(name, word, name not in missing) for name, word in pairs]
+
+
+def _kinetics(listed: Path) -> list[_Row] | None:
+    """The rows of an official list of Kinetics; None of a list without its columns."""
+    table = csv.DictReader(_text(listed).splitlines())
+    columns = {"label", "youtube_id", "time_start", "time_end"}
+    if not columns <= set(table.fieldnames or ()):
+        return None
+    rows = []
+    for number, row in enumerate(table, start=2):
+        try:
+            start, end = float(row["time_start"]), float(row["time_end"])
+            video = row["youtube_id"]
+            rows.append(_Row((f"{video}_{int(start):06d}_{int(end):06d}", video), row["label"].strip(), end - start))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{listed}: line {number} is no row of Kinetics ({error}); restore the list") from error
+    return rows
+
+
+def _something_something(listed: Path) -> list[_Row]:
+    """The rows of train.json or validation.json; the class is the template without its brackets."""
+    records = _json(listed)
+    if not isinstance(records, list):
+        raise DataError(f"{listed}: is no list of records; name train.json or validation.json")
+    rows = []
+    for number, record in enumerate(records):
+        found = record if isinstance(record, Mapping) else {}
+        if not isinstance(found.get("id"), str | int) or not isinstance(found.get("template"), str):
+            raise DataError(f"{listed}: record {number} has no id and template; restore the list")
+        rows.append(_Row((str(found["id"]),), re.sub(r"[\[\]]", "", found["template"])))
+    return rows
+
+
+def _labels_json(path: Path) -> ClassList:
+    """The classes of labels.json: {"Bending something so that it deforms": "4", ...}."""
+    content = _json(path)
+    try:
+        labels = {int(label): name for name, label in content.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: does not give each class a number ({error})") from error
+    if not labels or sorted(labels) != list(range(len(content))):
+        raise DataError(f"{path}: its numbers must be from 0 to {len(content) - 1}, each once")
+    names = tuple(labels[label] for label in range(len(labels)))
+    return ClassList(names, names)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is no JSON ({error}); restore it") from error
+
+
+def _text(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"{path}: no such list of videos")
+    try:
+        return read_bytes(path, MAX_LIST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is no text file ({error})") from error

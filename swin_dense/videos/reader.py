@@ -1,0 +1,327 @@
+"""Video files as uint8 RGB frames, any frame by its index, within stated memory.
+
+PyAV reads them: its wheels bring FFmpeg along, so that pip alone installs it. What holds for every file:
+
+Index: frame i is the i-th that is shown, i = 0, 1, ..., exactly as if all frames had been decoded one after another.
+    No count in a header is believed: the packets are read, without being decoded, and their times sorted.
+Time: a frame is on show from its own time until the time of the next one. Frames of a variable rate are indexed like
+    any others: none is repeated and none left out.
+Memory: one frame is decoded at a time, and only the frames asked for are kept, already resized.
+Threads: one. Many files are read at a time, by processes or threads, and decoding holds no lock of Python's.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as kernels
+
+from swin_dense.errors import DataError
+from swin_dense.records import Size
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
+"""Containers that are read, in FFmpeg's words; others that it knows, such as playlists, open further files."""
+
+TIMED = ("mov", "matroska", "mpegts", "flv", "ogg")
+"""Those that say of each packet when its frames are shown; others say when it is decoded."""
+
+MAX_PIXELS = 2**25
+"""Most pixels of a frame: 8K video has 33,177,600."""
+
+MAX_FRAMES = 2**24
+"""Most frames of a file: 155 hours at 30 a second."""
+
+MAX_CLIP_BYTES = 2**31
+"""Most bytes of the frames that one call may ask for: 32 frames of 4K are 796 MB."""
+
+RESTORE = "restore the file, or take it out of the list"
+
+
+class VideoError(DataError):
+    """A video cannot be used.
+
+    Attributes:
+        kind: "missing-video", "unreadable-video", "no-frames", "video-size" or "damaged-frames".
+        fault: What is wrong with it.
+        fix: What to do.
+    """
+
+    def __init__(self, path: Path, kind: str, fault: str, fix: str = RESTORE) -> None:
+        super().__init__(f"{path}: {fault}; {fix}")
+        self.kind, self.fault, self.fix = kind, fault, fix
+
+
+class VideoFile:
+    """One video file: its packets are read when it is opened, frames when they are asked for.
+
+    Attributes:
+        path: The file.
+        times: (frames,) float64 seconds from the first frame, ascending.
+        duration: Seconds, from the first frame to the end of the last one.
+        stated_frames: Number of frames that the header claims; 0 where it claims nothing.
+        stated_duration: Seconds that the header claims, likewise.
+
+    Example:
+        >>> import tempfile
+        >>> from swin_dense.data.moving_shapes import write_moving_shapes
+        >>> root = write_moving_shapes(Path(tempfile.mkdtemp()) / "videos", train=1, val=1, size=32)
+        >>> video = VideoFile(next(root.glob("train/*/*.mp4")))
+        >>> len(video), video.size, tuple(video.read([0, 5, 5]).shape)
+        (24, (32, 32), (3, 3, 32, 32))
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Reads the packets of a file, which takes some milliseconds for a minute of video.
+
+        Raises:
+            VideoError: It is missing, is no video, or claims frames of more than `MAX_PIXELS`.
+        """
+        self.path = Path(path)
+        with _opened(self.path) as (container, stream):
+            self.stated_frames = stream.frames
+            stated = stream.duration
+            base = float(stream.time_base or 0)
+            self.stated_duration = (stated * base if stated is not None else (container.duration or 0) / 1e6) or 0.0
+            packets = _packets(self.path, container, stream)
+        self._seekable = packets.stamps is not None
+        self._keys = packets.keys
+        if packets.stamps is None:  # some frames have no time of their own until they are decoded
+            packets = self._decode_all()
+        assert packets.stamps is not None
+        self._stamps = packets.stamps
+        self.times: NDArray[np.float64] = (self._stamps - self._stamps[0]) * base
+        self.duration = float(self.times[-1]) + packets.last_duration * base
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self._stamps)
+
+    @property
+    def rate(self) -> float:
+        """Frames per second, on average."""
+        return len(self) / self.duration
+
+    @cached_property
+    def size(self) -> Size:
+        """Height and width of a frame as it is shown, turned as the file says; decodes the first frame."""
+        height, width = self.read([0]).shape[-2:]
+        return height, width
+
+    def index_at(self, seconds: float) -> int:
+        """The frame on show at a time from the first frame: the last one that has begun."""
+        return max(0, int(np.searchsorted(self.times, seconds + 1e-6, side="right")) - 1)
+
+    def read(
+        self, indices: Sequence[int] | NDArray[np.integer[Any]], short_side: int | None = None
+    ) -> tv_tensors.Video:
+        """Decodes frames by their index, in any order and as often as wanted.
+
+        Args:
+            indices: T >= 1 frames, each from 0 to `len(video) - 1`.
+            short_side: Pixels of the shorter side to which each frame is resized, at unchanged aspect ratio (bilinear,
+                without antialiasing, as OpenCV does it); None leaves frames as they are.
+
+        Returns:
+            (T, 3, H, W) uint8 RGB.
+
+        Raises:
+            VideoError: A frame cannot be decoded, or they would be more than `MAX_CLIP_BYTES` bytes.
+            IndexError: There is no such frame.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"{self.path} has frames 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
+        clip: Tensor | None = None
+        with _opened(self.path) as (container, stream):
+            for index, frame in self._decoded(container, stream, np.unique(wanted).tolist()):
+                shown = _shown(frame)
+                if clip is None:
+                    clip = self._room_for(len(wanted), (shown.shape[1], shown.shape[2]), short_side)
+                if shown.shape[1:] != clip.shape[2:]:  # to be resized, or of another size than the first frame
+                    shown = kernels.resize(shown, list(clip.shape[2:]), antialias=False)
+                clip[torch.from_numpy(wanted == index)] = shown
+        assert clip is not None
+        return tv_tensors.Video(clip)
+
+    def _room_for(self, frames: int, size: Size, short_side: int | None) -> Tensor:
+        height, width = size
+        if short_side is not None:
+            height, width = (short_side * side // min(size) for side in size)
+        if frames * 3 * height * width > MAX_CLIP_BYTES:
+            fault = f"{frames} frames of {width} x {height} pixels are more than {MAX_CLIP_BYTES} bytes"
+            raise VideoError(self.path, "video-size", fault, "ask for fewer frames, or for a smaller short side")
+        return torch.empty((frames, 3, height, width), dtype=torch.uint8)
+
+    def _decoded(
+        self, container: InputContainer, stream: VideoStream, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """The wanted frames, ascending; what lies between two of them is jumped over where a key frame does."""
+        frames: Iterator[tuple[int, VideoFrame]] = enumerate(container.decode(stream))
+        position = -1  # of the frame decoded last
+        for index in wanted:
+            if self._seekable and self._key_before(index) > position:
+                frames = self._from_key_before(container, stream, index)
+            position, frame = next((one for one in frames if one[0] >= index), (-1, None))
+            if frame is None or position != index:
+                raise VideoError(self.path, "damaged-frames", f"frame {index} of {len(self)} cannot be decoded")
+            yield index, frame
+
+    def _key_before(self, index: int) -> int:
+        """Index of the last key frame that is shown no later than a frame; -1 where there is none."""
+        place = int(np.searchsorted(self._keys, self._stamps[index], side="right")) - 1
+        return -1 if place < 0 else int(np.searchsorted(self._stamps, self._keys[place]))
+
+    def _from_key_before(
+        self, container: InputContainer, stream: VideoStream, index: int
+    ) -> Iterator[tuple[int, VideoFrame]]:
+        """Decodes from a key frame that is shown no later than a frame, and gives frames with their indices.
+
+        Containers seek by times of decoding, which are not those at which frames are shown: what is found may begin too
+        late, and the key frame before it is tried.
+        """
+        target = int(self._stamps[index])
+        for key in self._keys[self._keys <= target][::-1].tolist():
+            container.seek(key, stream=stream)
+            frames = container.decode(stream)
+            first = next(frames, None)
+            if first is not None and first.pts is not None and first.pts <= target:
+                yield from self._indexed(first)
+                for frame in frames:
+                    yield from self._indexed(frame)
+                return
+        container.seek(0, stream=stream)
+        for frame in container.decode(stream):
+            yield from self._indexed(frame)
+
+    def _indexed(self, frame: VideoFrame) -> Iterator[tuple[int, VideoFrame]]:
+        """A frame with its index; nothing for one before the first, which only others are decoded from."""
+        place = len(self) if frame.pts is None else int(np.searchsorted(self._stamps, frame.pts))
+        if place < len(self) and self._stamps[place] == frame.pts:
+            yield place, frame
+
+    def _decode_all(self) -> _Packets:
+        """Decodes the whole file, for the times of its frames; those without one are set between their neighbours."""
+        with _opened(self.path) as (container, stream):
+            step = _step(stream)
+            stamps: list[int] = []
+            for frame in container.decode(stream):
+                follows = stamps[-1] + 1 if stamps else 0
+                stamps.append(max(frame.pts, follows) if frame.pts is not None else follows + round(step) - 1)
+                if len(stamps) > MAX_FRAMES:
+                    raise VideoError(self.path, "video-size", f"more than {MAX_FRAMES} frames", "cut it into parts")
+        if not stamps:
+            raise VideoError(self.path, "no-frames", "holds no frame of video")
+        return _Packets(np.array(stamps, dtype=np.int64), np.empty(0, np.int64), step)
+
+
+class _Packets(NamedTuple):
+    """What the packets of a file say."""
+
+    stamps: NDArray[np.int64] | None  # of frames as they are shown, in units of the time base; None where unsaid
+    keys: NDArray[np.int64]  # of key frames, ascending
+    last_duration: float  # of the last frame
+
+
+def _packets(path: Path, container: InputContainer, stream: VideoStream) -> _Packets:
+    stamps: list[int] = []
+    keys: list[int] = []
+    last = (-(2**63), 0)  # stamp and duration of the frame that is shown last
+    complete = container.format.name.startswith(TIMED) or not stream.codec_context.has_b_frames
+    packet: Any
+    for packet in container.demux(stream):
+        if not packet.size or packet.is_discard or packet.is_corrupt:
+            continue
+        complete = complete and packet.pts is not None
+        if not complete:
+            break
+        stamps.append(packet.pts)
+        last = max(last, (packet.pts, packet.duration or 0))
+        if packet.is_keyframe:
+            keys.append(packet.pts)
+        if len(stamps) > MAX_FRAMES:
+            raise VideoError(path, "video-size", f"more than {MAX_FRAMES} frames", "cut it into parts")
+    if not stamps and complete:
+        raise VideoError(path, "no-frames", "holds no frame of video")
+    shown = np.unique(np.array(stamps, dtype=np.int64))
+    found = complete and len(shown) == len(stamps)
+    return _Packets(shown if found else None, np.unique(np.array(keys, dtype=np.int64)), last[1] or _step(stream))
+
+
+def _step(stream: VideoStream) -> float:
+    """Units of the time base from one frame to the next, by the rate that the file states; 25 a second without one."""
+    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    return 1 / (rate * float(stream.time_base or 1))
+
+
+def _shown(frame: VideoFrame) -> Tensor:
+    """(3, H, W) uint8 RGB, turned as the file says."""
+    pixels: NDArray[np.uint8] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    turns = round(frame.rotation / 90) % 4
+    if turns:
+        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its video stream; whatever FFmpeg says to the block becomes an error that names the file."""
+    _check_file(path)
+    try:
+        container = av.open(
+            f"file:{path}",  # a plain file, whatever its name looks like
+            container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+            options={"max_pixels": str(MAX_PIXELS)},
+            metadata_errors="replace",
+        )
+        with container:
+            stream: Any = container.streams.best("video")
+            if stream is None or "attached_pic" in str(stream.disposition):
+                raise VideoError(path, "no-frames", "holds no video stream")
+            context: Any = stream.codec_context
+            if context is None:
+                raise VideoError(
+                    path, "unreadable-video", "its codec is not known", "convert it, for instance to H.264"
+                )
+            if context.width * context.height > MAX_PIXELS:
+                fault = f"claims frames of {context.width} x {context.height} pixels, more than {MAX_PIXELS}"
+                raise VideoError(path, "video-size", fault)
+            context.thread_count = 1
+            yield container, stream
+    except VideoError:
+        raise
+    except (av.FFmpegError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoError(path, "unreadable-video", f"cannot be read as a video ({reason})") from error
+
+
+def _check_file(path: Path) -> None:
+    """Says what is there instead of a file."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError, ValueError):
+        if path.is_symlink():
+            fault = f"a link to {os.readlink(path)}, which cannot be reached"
+            raise VideoError(path, "missing-video", fault, "restore it or remove the link") from None
+        raise VideoError(path, "missing-video", "no such video", "restore it, or take it out of the list") from None
+    except OSError as error:
+        fault = f"cannot be read ({error.strerror})"
+        raise VideoError(path, "unreadable-video", fault, "check the link or the name") from error
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        raise VideoError(path, "unreadable-video", "not a file", "put the video file there")
