@@ -19,7 +19,13 @@ def check_data(
     images: Annotated[Path | None, typer.Option(help="Image folder or zip file of --coco.")] = None,
     ade: Annotated[Path | None, typer.Option(help="Folder or zip file in ADE20K's layout to check.")] = None,
     imagenet: Annotated[Path | None, typer.Option(help="Folder with train and val, of a folder per class.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Class list of --ade or --imagenet.")] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="List of videos and their classes, or folder with a folder per class.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Where the videos of --video LIST lie; else beside the list.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class list of --ade, --imagenet or --video.")] = None,
     label_shift: Annotated[int, typer.Option(help="Added to the labels of --ade; ADE20K's begin at 1.")] = -1,
     ignore_index: Annotated[int, typer.Option(help="Label of --ade that stands for no class.")] = 255,
     data: DataRoot = None,
@@ -27,8 +33,10 @@ def check_data(
     as_json: AsJson = False,
 ) -> None:
     """Reports everything that is wrong with a data set, and exits with status 1 if anything is."""
-    if [config, coco, ade, imagenet].count(None) != 3:
-        raise ConfigError("check-data takes one of CONFIG, --coco FILE, --ade DIR and --imagenet DIR")
+    if [config, coco, ade, imagenet, video].count(None) != 4:
+        raise ConfigError("check-data takes one of CONFIG, --coco FILE, --ade DIR, --imagenet DIR and --video LIST")
+    if root is not None and video is None:
+        raise ConfigError("--root says where the videos of --video LIST lie; name the list")
     if config is None and (data is not None or overrides):
         raise ConfigError("--data and --set change what a CONFIG names; there is none")
     from swin_dense.cli.report import check_tables, print_report
@@ -48,6 +56,11 @@ def check_data(
         from swin_dense.images.labelled_check import check_imagenet
 
         reports = dict(check_imagenet(imagenet, classes=classes, progress=progress))
+    elif video is not None:
+        from swin_dense.videos.check import check_videos
+
+        place = (video, None) if video.is_dir() else (root or video.parent, video)
+        reports = dict(check_videos({"videos": place}, classes, progress=progress))
     else:
         assert ade is not None
         from swin_dense.label_maps.check import check_ade

@@ -27,7 +27,6 @@ from swin_dense.errors import DataError, nearest
 from swin_dense.images.files import escapes, list_files, missing_files, read_bytes
 from swin_dense.images.labelled import MAX_LIST_BYTES, ClassList, label_rows, read_class_list
 from swin_dense.records import Ragged
-from swin_dense.videos.reader import VideoError
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
 """What counts as a video in a folder; a file that is named itself may have any other suffix."""
@@ -159,38 +158,6 @@ def read_labelled_videos(
         logger.warning("%s: %d of %d videos are not in %s and left out", place, missing, missing + len(names), root)
     encoded = Ragged.from_bytes(name.encode("utf-8", "surrogateescape") for name in names)
     return LabelledVideos(root, encoded, torch.tensor(labels, dtype=torch.int64), missing)
-
-
-def find_videos(inputs: Iterable[Path | str], output: Path | None = None) -> list[Path]:
-    """Lists video files in the order given, each once.
-
-    Args:
-        inputs: Video files; folders, which are searched to the bottom; text files (.txt, .lst) with the path of one
-            video per line, relative to the folder of the text file.
-        output: Where results go; a folder around it is searched without it.
-    """
-    found: dict[Path, None] = {}
-    for path in map(Path, inputs):
-        if path.is_dir():
-            results = None if output is None or path.resolve().is_relative_to(output.resolve()) else output.resolve()
-            files = [
-                path / name
-                for name in list_files(path, SUFFIXES)
-                if results is None or not (path.resolve() / name).is_relative_to(results)
-            ]
-        elif path.suffix.lower() in (".txt", ".lst"):
-            lines = read_bytes(path, MAX_LIST_BYTES).decode("utf-8-sig", "surrogateescape").splitlines()
-            files = [path.parent / line.strip() for line in lines if line.strip()]
-        elif path.exists() or path.is_symlink():
-            files = [path]
-        else:
-            raise VideoError(path, "missing-video", "no such video, folder or list", "name one that is there")
-        if not files:
-            raise DataError(f"{path}: no video in it ({', '.join(SUFFIXES)})")
-        found |= dict.fromkeys(files)
-    if not found:
-        raise DataError("no video is named")
-    return list(found)
 
 
 class _Row(NamedTuple):

@@ -160,6 +160,12 @@ class VideoFile:
         assert clip is not None
         return tv_tensors.Video(clip)
 
+    def decode(self) -> Iterator[Tensor]:
+        """All frames that decoding the file once gives, in turn, (3, H, W) uint8 RGB."""
+        with _opened(self.path) as (container, stream):
+            for frame in container.decode(stream):
+                yield _shown(frame)
+
     def _room_for(self, frames: int, size: Size, short_side: int | None) -> Tensor:
         height, width = size
         if short_side is not None:

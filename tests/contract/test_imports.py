@@ -164,6 +164,7 @@ ALLOWED = {
         "swin_dense.stats",
         "swin_dense.tasks",
         "swin_dense.visualize.curves",
+        "swin_dense.videos.check",
         "swin_dense.visualize.inspection",
         "swin_dense.weights",
     },

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from swin_dense.errors import DataError
-from swin_dense.videos.labelled import find_video_classes, find_videos, list_videos, read_labelled_videos
+from swin_dense.videos.labelled import find_video_classes, list_videos, read_labelled_videos
 
 NAMES = ("air drumming/a b.mp4", "air drumming/c.webm", "juggling/d.mkv")
 
@@ -142,12 +142,3 @@ def test_class_numbers_that_are_not_those_from_0(tmp_path: Path, content: str) -
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(DataError, match="labels.json"):
         find_video_classes([], tmp_path / "labels.json")
-
-
-def test_videos_are_found_once_in_folders_lists_and_by_name(videos: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("videos/juggling/d.mkv\n")
-    (videos / "notes.txt").touch()
-    found = find_videos([tmp_path / "list.txt", videos])
-    assert [path.relative_to(videos).as_posix() for path in found] == [NAMES[2], *NAMES[:2]]
-    with pytest.raises(DataError, match="absent.mp4"):
-        find_videos([tmp_path / "absent.mp4"])

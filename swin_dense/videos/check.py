@@ -1,0 +1,155 @@
+"""Checks a whole data set of videos, all of which are decoded, and reports all that is wrong with it at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from swin_dense.errors import DataError, nearest
+from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, finding_of, report_of
+from swin_dense.records import Finding, Progress
+from swin_dense.videos.clips import ClipSampling
+from swin_dense.videos.labelled import ListedVideo, find_video_classes, list_videos, words_of
+from swin_dense.videos.reader import VideoError, VideoFile
+
+TOLERANCE = 1.0
+"""Seconds by which a video may be longer or shorter than its list says: cuts lie at key frames."""
+
+PIECE = 2**20
+"""Bytes that are read at a time."""
+
+CONVERT = "convert it, or leave it as it is: no count in a header is believed"
+
+
+def check_videos(
+    places: Mapping[str, Place],
+    classes: Path | None = None,
+    *,
+    sampling: ClipSampling | None = None,
+    progress: Progress | None = None,
+) -> dict[str, LabelledReport]:
+    """Checks the videos of splits, by name, and their classes; nothing that is wrong with the data raises.
+
+    Args:
+        places: Folder, and list of the labels if there is one, of each split; the first is learnt from.
+        classes: Class list or labels.json; None takes the classes of the first split.
+        sampling: How clips are cut out: videos that are too short for one are reported. None asks for two frames.
+        progress: Wraps the videos, to show how far it is.
+
+    Returns:
+        A report for each split.
+    """
+    known: dict[str, int] | None = None
+    listed: list[Finding] = []
+    try:
+        known = words_of(find_video_classes(places.values(), classes))
+    except DataError as error:
+        if classes is not None:
+            listed.append(finding_of("class-list", classes, error))
+    seen: dict[str, list[tuple[str, str]]] = defaultdict(list)  # content to split and video
+    splits: dict[str, tuple[Split, list[Finding]]] = {}
+    for number, (name, place) in enumerate(places.items()):
+        try:
+            videos = list_videos(*place)
+        except DataError as error:
+            split = Split(place[0], None, {}, frozenset(), [finding_of("folder", place[0], error)])
+            splits[name] = split, [*(listed if number == 0 else ()), *split.problems]
+            continue
+        problems = [*(listed if number == 0 else ()), *_check_list(place, videos, known)]
+        there: dict[str, ListedVideo] = {}
+        for video in videos:
+            if video.found:
+                there.setdefault(video.name, video)
+        words = {video.name: video.word for video in there.values()}
+        split = Split(place[0], None, words, frozenset(words.values()) - {""}, problems)
+        problems += _check_files(name, place[0], list(there.values()), sampling, seen, progress)
+        splits[name] = split, problems
+    for name, finding in duplicates({name: split for name, (split, _) in splits.items()}, seen):
+        splits[name][1].append(finding)
+    return {
+        name: report_of(places[name][1] or places[name][0], split, problems, "videos")
+        for name, (split, problems) in splits.items()
+    }
+
+
+def _check_list(place: Place, videos: list[ListedVideo], known: dict[str, int] | None) -> Iterator[Finding]:
+    """What can be told without opening a file."""
+    root, listed = place
+    twice: set[str] = set()
+    if not videos:
+        yield Finding("no-videos", str(listed or root), "names no video", "name the right folder or list")
+    for video in videos:
+        path = str(root / video.name)
+        if not video.found:
+            yield Finding("missing-video", path, "no such video", "restore it, or train with data.skip_broken=True")
+        if not video.word:
+            yield Finding("no-class", path, "lies in no folder of a class", "move it into the folder of its class")
+        elif known is not None and video.word not in known:
+            fix = f"name its class as the class list does; {nearest(video.word, known)}"
+            yield Finding("unknown-class", path, f"there is no class {video.word!r}", fix)
+        if video.name in twice:
+            yield Finding("listed-twice", path, f"comes twice in {listed}", "leave it in once", severity="warning")
+        twice.add(video.name)
+
+
+def _check_files(
+    name: str,
+    root: Path,
+    videos: list[ListedVideo],
+    sampling: ClipSampling | None,
+    seen: dict[str, list[tuple[str, str]]],
+    progress: Progress | None,
+) -> list[Finding]:
+    """Decodes all videos, several at a time, and notes what is in each."""
+    problems: list[Finding] = []
+    shortest = 2 if sampling is None else sampling.length
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results: Iterable[tuple[str, list[Finding]]] = pool.map(lambda one: _check_file(root, one, shortest), videos)
+        shown = progress(results, len(videos)) if progress else results
+        for video, (digest, findings) in zip(videos, shown, strict=True):
+            problems += findings
+            if digest and video.word:
+                seen[digest].append((name, video.name))
+    return problems
+
+
+def _check_file(root: Path, listed: ListedVideo, shortest: int) -> tuple[str, list[Finding]]:
+    """What a file contains, in short, or nothing where it cannot be read; and what is wrong with it."""
+    path = root / listed.name
+    try:
+        video = VideoFile(path)
+        decoded = sum(1 for _ in video.decode())
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for piece in iter(lambda: file.read(PIECE), b""):
+                digest.update(piece)
+    except VideoError as error:
+        return "", [Finding(error.kind, str(path), error.fault, error.fix)]
+    except OSError as error:
+        return "", [Finding("unreadable-video", str(path), f"cannot be read ({error.strerror})", "restore the file")]
+    return digest.hexdigest(), [
+        Finding(kind, str(path), message, fix, severity="error" if kind == "damaged-frames" else "warning")
+        for kind, message, fix in _faults(video, listed, decoded, shortest)
+    ]
+
+
+def _faults(video: VideoFile, listed: ListedVideo, decoded: int, shortest: int) -> Iterator[tuple[str, str, str]]:
+    """Kind, message and fix of what is wrong with a video that can be opened."""
+    if decoded != len(video):
+        yield "damaged-frames", f"{decoded} of its {len(video)} frames can be decoded", "restore the file"
+    if len(video) < shortest:
+        message = f"has {len(video)} frames, fewer than the {shortest} of a clip, which begins again at the first"
+        yield "too-short", message, "take it out of the list, or use a smaller stride"
+    claimed = video.stated_frames or int(video.stated_duration * video.rate)  # as OpenCV and others count
+    if claimed and claimed != len(video):
+        yield "frame-count", f"claims {claimed} frames and has {len(video)}", CONVERT
+    if video.stated_duration and abs(video.stated_duration - video.duration) > TOLERANCE:
+        message = f"claims {video.stated_duration:.1f} seconds and has {video.duration:.1f}"
+        yield "wrong-duration", message, CONVERT
+    elif listed.seconds is not None and abs(listed.seconds - video.duration) > TOLERANCE:
+        message = f"is {video.duration:.1f} seconds long and should be {listed.seconds:.1f} by its list"
+        yield "wrong-duration", message, "cut it out of the original again"

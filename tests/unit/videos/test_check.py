@@ -1,0 +1,84 @@
+"""One look at a data set of videos says all that is wrong with it, with counts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from helpers.commands import command
+from helpers.video_files import write_frames
+from swin_dense.videos.check import check_videos
+from swin_dense.videos.clips import ClipSampling
+
+
+def faulty(root: Path) -> Path:
+    """Two splits with a fault of every kind, and the official list of the first."""
+    for name, count in (("a", 100), ("b", 250), ("short", 20)):
+        path = root / "train" / "juggling" / f"{name}_000000_000010.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_frames(path, count=count, seed=ord(name[0]))
+    folder = root / "train" / "juggling"
+    shutil.copy(folder / "b_000000_000010.mp4", folder / "copy_000000_000010.mp4")
+    (folder / "text_000000_000010.mp4").write_text("no video")
+    whole = write_frames(root / "cut.mkv", count=100, seed=9, options={"g": "10"})
+    (folder / "cut_000000_000010.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (root / "val" / "juggling").mkdir(parents=True)
+    shutil.copy(folder / "b_000000_000010.mp4", root / "val" / "juggling" / "same.mp4")
+    shutil.copy(folder / "a_000000_000010.mp4", root / "val" / "loose.mp4")
+    rows = [f"juggling,{name},0,10,train" for name in ("a", "b", "short", "copy", "text", "cut", "gone")]
+    listed = root / "train.csv"
+    listed.write_text("\n".join(["label,youtube_id,time_start,time_end,split", *rows, "jugling,b,0,10,train"]))
+    (root / "classes.txt").write_text("air drumming\njuggling\n")
+    return listed
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    listed = faulty(tmp_path)
+    places = {"train": (tmp_path / "train", listed), "val": (tmp_path / "val", None)}
+    reports = check_videos(places, tmp_path / "classes.txt", sampling=ClipSampling(32, 2))
+    found = {
+        split: Counter((one.kind, Path(one.file).stem.partition("_")[0]) for one in report.problems)
+        for split, report in reports.items()
+    }
+    assert found["train"] == {
+        ("missing-video", "gone"): 1,
+        ("unknown-class", "b"): 1,
+        ("listed-twice", "b"): 1,
+        ("unreadable-video", "text"): 1,
+        ("too-short", "short"): 1,
+        ("too-short", "cut"): 1,
+        ("frame-count", "cut"): 1,
+        ("wrong-duration", "a"): 1,
+        ("wrong-duration", "short"): 1,
+        ("wrong-duration", "cut"): 1,
+        ("duplicate", "copy"): 1,
+    }
+    assert found["val"] == {("no-class", "loose"): 1, ("train-in-val", "same"): 1}
+    assert not reports["train"].ok and reports["train"].counts["videos"] == 6
+    assert all(one.message and one.fix for report in reports.values() for one in report.problems)
+
+
+def test_a_sound_list_passes_and_the_command_line_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = faulty(tmp_path)
+    (tmp_path / "list.txt").write_text("train/juggling/b_000000_000010.mp4 1\n")
+    words = ("--video", str(tmp_path / "list.txt"), "--classes", str(tmp_path / "classes.txt"))
+    assert command("check-data", *words, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["problem_counts"] == {}
+    assert command("check-data", "--video", str(listed), "--root", str(tmp_path / "train"), "--json") == 1
+    record = json.loads(capsys.readouterr().out)
+    assert record["problem_counts"]["missing-video"] == 1 and record["counts"]["videos"] == 6
+    assert command("check-data", "--root", str(tmp_path)) == 2
+
+
+def test_a_wrong_frame_count_of_a_real_file_is_said(shared_data: Path) -> None:
+    """Others count 311 frames of it by its duration; 310 are there."""
+    folder = shared_data / "video_tiny"
+    (report,) = check_videos({"videos": (folder, None)}, folder / "label_map_k400.txt").values()
+    wrong = [one for one in report.problems if one.kind == "frame-count"]
+    assert [(Path(one.file).name, one.message) for one in wrong] == [
+        ("flipping_pancake.mkv", "claims 311 frames and has 310")
+    ]
