@@ -12,14 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from swin_dense.backbones import VARIANTS, SwinVariant
+from swin_dense.backbones import VARIANTS, SwinTransformer, SwinVariant
+from swin_dense.backbones.plain import PlainSwin
 from swin_dense.cli import main
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.models.parts import load_inspected
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
-from swin_dense.visualize.inspection import grad_cam, visualize_features
+from swin_dense.visualize.inspection import InspectedModel, grad_cam, visualize_features
 from swin_dense.weights import save_weights
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "demo"
@@ -143,3 +144,10 @@ def test_a_strip_too_long_to_be_drawn_is_refused(tmp_path: Path) -> None:
         visualize_features(
             load_inspected("small", random_weights=True), torch.zeros(3, 1, 30_000, dtype=torch.uint8), tmp_path
         )
+
+
+def test_a_backbone_without_position_biases_has_no_pictures_of_them(tmp_path: Path) -> None:
+    backbone = SwinTransformer(8, (2, 1), (1, 2), 4, out_indices=(0, 1), relative_position_bias=False).eval()
+    record = visualize_features(InspectedModel(PlainSwin(backbone), torch.Tensor.float), IMAGE, tmp_path, short_side=48)
+    names = {"pca", "gradcam", "attention_stage1", "attention_stage2"}
+    assert {Path(name).stem for name in record["files"]} == names == {path.stem for path in tmp_path.iterdir()}
