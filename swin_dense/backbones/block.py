@@ -1,5 +1,7 @@
 """The Swin block: attention inside windows, then an MLP, each after a norm and beside a residual connection.
 
+Swin-MLP has its mixing in place of attention.
+
 Shapes: R rows of C channels, the real tokens of a batch in window order; W windows, B images, N tokens in a window.
 """
 
@@ -14,6 +16,7 @@ from torch.nn import functional
 from swin_dense.backbones.attention import WindowAttention
 from swin_dense.backbones.gridded_attention import GridPartition
 from swin_dense.backbones.rolled import RolledPartition
+from swin_dense.backbones.spatial_mlp import SpatialMlp
 from swin_dense.backbones.windows import Partition
 
 MLP_RATIO = 4
@@ -45,6 +48,7 @@ class StageOptions:
     shift_windows: bool = True
     relative_position_bias: bool = True
     appearance_term: bool = True
+    mixing: str = "attention"
 
 
 class SwinBlock(nn.Module):
@@ -55,13 +59,17 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(options.channels)
-        self.attn = WindowAttention(
-            options.channels,
-            options.heads,
-            options.window,
-            relative_position_bias=options.relative_position_bias,
-            appearance_term=options.appearance_term,
-        )
+        self.mixing = options.mixing
+        if options.mixing == "mlp":
+            self.spatial_mlp = SpatialMlp(options.heads, options.window)
+        else:
+            self.attn = WindowAttention(
+                options.channels,
+                options.heads,
+                options.window,
+                relative_position_bias=options.relative_position_bias,
+                appearance_term=options.appearance_term,
+            )
         self.norm2 = nn.LayerNorm(options.channels)
         self.mlp = Mlp(options.channels)
 
@@ -82,6 +90,8 @@ class SwinBlock(nn.Module):
         tokens = partition.fill(normed.to(linear_dtype(normed)))
         if isinstance(partition, GridPartition):
             attended = self.attn.on_grid(tokens, partition.window, partition.shift)
+        elif self.mixing == "mlp":
+            attended = self.spatial_mlp(tokens, partition.mask, partition.window)
         else:
             attended = self.attn(tokens, partition.mask, partition.window)
         rows = rows + self._drop_path(partition.take(attended), partition)

@@ -56,9 +56,9 @@ class PlainSwin(nn.Module):
                 maps.append(_contiguous(self.norms[len(maps)](features).movedim(-1, 1)))
         return tuple(maps)
 
-    def blocks(self, index: int) -> list[PlainBlock]:
+    def blocks(self, index: int) -> list[PlainBlock | PlainMlpBlock]:
         """The blocks of a stage, counted from 0."""
-        return list(cast(Iterable[PlainBlock], self.layers[index].get_submodule("blocks").children()))
+        return list(cast(Iterable[PlainBlock | PlainMlpBlock], self.layers[index].get_submodule("blocks").children()))
 
 
 class PlainStage(nn.Module):
@@ -69,7 +69,9 @@ class PlainStage(nn.Module):
         super().__init__()
         blocks = enumerate(cast(Iterable[SwinBlock], stage.blocks))
         self.blocks = nn.ModuleList(
-            PlainBlock(block, shifted=index % 2 == 1 and stage.shift_windows, fit_windows=stage.fit_windows)
+            (PlainMlpBlock if block.mixing == "mlp" else PlainBlock)(
+                block, shifted=index % 2 == 1 and stage.shift_windows, fit_windows=stage.fit_windows
+            )
             for index, block in blocks
         )
         self.downsample = stage.downsample
@@ -104,12 +106,7 @@ class PlainBlock(nn.Module):
         window, shift = self.window_and_shift(size)
         weights, value = self.attention_weights(*self.windows(tokens), window)
         attended = self.attn.proj(_contiguous((weights @ value).transpose(-3, -2)).flatten(-2))
-        grid = attended.unflatten(-2, window)
-        dimensions = tuple(range(1, len(size) + 1))
-        # Each dimension of the counts goes before that of the windows, and is made one with it.
-        grid = _contiguous(grid.movedim(dimensions, tuple(range(1, 2 * len(size), 2))))
-        for dimension in dimensions:
-            grid = grid.flatten(dimension, dimension + 1)
+        grid, dimensions = _joined(attended, window), tuple(range(1, len(size) + 1))
         if any(shift):
             grid = grid.roll(shift, dimensions)
         for dimension, length in zip(dimensions, size, strict=True):
@@ -151,6 +148,41 @@ class PlainBlock(nn.Module):
         return scores.softmax(-1), value
 
 
+class PlainMlpBlock(nn.Module):
+    """One Swin-MLP block on a grid of tokens, shifted by padding as the official code has it."""
+
+    def __init__(self, block: SwinBlock, *, shifted: bool, fit_windows: bool = False) -> None:
+        """Shares the parameters of a block, with regular or shifted windows."""
+        super().__init__()
+        self.norm1, self.spatial_mlp, self.norm2, self.mlp = block.norm1, block.spatial_mlp, block.norm2, block.mlp
+        self.shifted = shifted
+        self.fit_windows = fit_windows
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps tokens (B, *grid, C) to tokens of the same shape."""
+        size = tokens.shape[1:-1]
+        window, shift = list(self.spatial_mlp.window), [side // 2 for side in self.spatial_mlp.window]
+        if self.fit_windows:
+            window, shift = fitted_window(size, window)
+        before = [side - step if step and self.shifted else 0 for side, step in zip(window, shift, strict=True)]
+        grid = functional.pad(self.norm1(tokens), (0, 0, *(part for length in before[::-1] for part in (length, 0))))
+        counts = [_ceil_div(length, side) for length, side in zip(grid.shape[1:-1], window, strict=True)]
+        grid = functional.pad(grid, (0, 0, *_padding(grid.shape[1:-1], window)))
+        grid = _joined(self._mixed(_cut(grid, counts, window), window), window)
+        for dimension, (start, length) in enumerate(zip(before, size, strict=True), start=1):
+            grid = grid.narrow(dimension, start, length)
+        tokens = tokens + grid
+        mapped: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return mapped
+
+    def _mixed(self, windows: Tensor, window: Sequence[int]) -> Tensor:
+        """Mixes the tokens of windows (B, *counts, N, C)."""
+        weight, bias = self.spatial_mlp.place_weights(window)
+        heads = torch.unflatten(windows, -1, (self.spatial_mlp.heads, -1)).movedim((-2, -3), (0, 1))
+        mixed = weight @ _contiguous(heads).flatten(2) + bias[:, :, None]
+        return _contiguous(mixed.view(heads.shape).movedim((0, 1), (-2, -3))).flatten(-2)
+
+
 def _mask(counts: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
     """`MASKED` between tokens of a window, (*counts, N, N), that only the roll made neighbours."""
     regions = torch.zeros((), dtype=torch.int64, device=device)
@@ -168,6 +200,17 @@ def _cut(grid: Tensor, counts: Sequence[int], window: Sequence[int]) -> Tensor:
     cut = grid.view(grid.shape[0], *split, grid.shape[-1])
     order = (0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
     return _contiguous(cut.permute(order)).flatten(ndim + 1, 2 * ndim)
+
+
+def _joined(windows: Tensor, window: Sequence[int]) -> Tensor:
+    """Puts windows (B, *counts, N, C) together again to a grid (B, *padded, C)."""
+    dimensions = tuple(range(1, len(window) + 1))
+    # Each dimension of the counts goes before that of the windows, and is made one with it.
+    grid = torch.unflatten(windows, -2, tuple(window)).movedim(dimensions, tuple(range(1, 2 * len(window), 2)))
+    grid = _contiguous(grid)
+    for dimension in dimensions:
+        grid = grid.flatten(dimension, dimension + 1)
+    return grid
 
 
 def _embedded(embed: PatchEmbed, images: Tensor) -> Tensor:

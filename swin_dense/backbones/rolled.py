@@ -42,26 +42,42 @@ class Unmoved:
 
 
 class RolledPartition:
-    """One way of cutting a grid into windows, as `Partition` is; in a shifted one every window has a mask."""
+    """One way of cutting a grid into windows, as `Partition` is; in a cyclic shift every window has a mask."""
 
     def __init__(
-        self, batch: int, grid: Grid, window: Sequence[int], shift: Sequence[int], device: torch.device
+        self,
+        batch: int,
+        grid: Grid,
+        window: Sequence[int],
+        shift: Sequence[int],
+        device: torch.device,
+        *,
+        cyclic: bool = True,
     ) -> None:
-        """Cuts a grid that is padded to whole windows and then rolled back by `shift`."""
+        """Cuts a grid that is padded to whole windows and then rolled back by `shift`.
+
+        Not cyclic, it is padded with `window - shift` before and `shift` after it instead, as Swin-MLP has it, so that
+        nothing needs a mask.
+        """
         self.batch, self.grid, self.counts = batch, grid.tokens, grid.windows
         self.window, self.shift = tuple(window), tuple(shift)
+        self.before = [0] * len(self.grid)
+        if not cyclic:
+            self.before = [side - step if step else 0 for side, step in zip(window, shift, strict=True)]
+            self.counts = tuple(count + (step > 0) for count, step in zip(self.counts, shift, strict=True))
+            self.shift = (0,) * len(self.grid)
         self.padded = [count * side for count, side in zip(self.counts, window, strict=True)]
         self.shape = math.prod(self.counts), batch, math.prod(window)
-        mask = region_mask(shift_regions(self.padded, window, shift, device))
-        self.mask = mask if any(shift) else mask[:0]
+        mask = region_mask(shift_regions(self.padded, window, self.shift, device))
+        self.mask = mask if any(self.shift) else mask[:0]
 
     def fill(self, rows: Tensor) -> Tensor:
         """Puts rows (R, C) into the windows, (W, B, N, C), whose padding is zero."""
         ndim, channels = len(self.grid), rows.shape[-1]
         tokens = rows.view(self.batch, *self.grid, channels)
         padding = [0, 0]
-        for size, padded in zip(reversed(self.grid), reversed(self.padded), strict=True):
-            padding += [0, padded - size]
+        for size, padded, before in zip(self.grid[::-1], self.padded[::-1], self.before[::-1], strict=True):
+            padding += [before, padded - size - before]
         tokens = functional.pad(tokens, padding)
         if any(self.shift):
             tokens = tokens.roll([-step for step in self.shift], list(range(1, ndim + 1)))
@@ -78,8 +94,8 @@ class RolledPartition:
         tokens = contiguous(windows.permute(ndim, *order, 2 * ndim + 1)).view(self.batch, *self.padded, channels)
         if any(self.shift):
             tokens = tokens.roll(self.shift, list(range(1, ndim + 1)))
-        for dimension, size in enumerate(self.grid, start=1):
-            tokens = tokens.narrow(dimension, 0, size)
+        for dimension, (before, size) in enumerate(zip(self.before, self.grid, strict=True), start=1):
+            tokens = tokens.narrow(dimension, before, size)
         return contiguous(tokens).view(self.batch * math.prod(self.grid), channels)
 
 
@@ -87,10 +103,17 @@ class RolledPlan:
     """Where the tokens of a batch of equal grids lie in regular and in shifted windows, as `WindowPlan` says."""
 
     def __init__(
-        self, batch: int, grid: Grid, window: Sequence[int], shift: Sequence[int], device: torch.device
+        self,
+        batch: int,
+        grid: Grid,
+        window: Sequence[int],
+        shift: Sequence[int],
+        device: torch.device,
+        *,
+        cyclic: bool = True,
     ) -> None:
         """Cuts a grid into regular and into shifted windows."""
         steps = ([0] * len(shift), shift)
-        self.partitions = tuple(RolledPartition(batch, grid, window, step, device) for step in steps)
+        self.partitions = tuple(RolledPartition(batch, grid, window, step, device, cyclic=cyclic) for step in steps)
         self.from_grid = Unmoved(), Unmoved()
         self.shift = Unmoved()

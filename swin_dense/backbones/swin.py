@@ -65,6 +65,7 @@ class SwinStage(nn.Module):
         self.head_dim = options.channels // options.heads
         self.window = options.window
         self.shift_windows = options.shift_windows
+        self.mixing = options.mixing
         self.activation_checkpointing = False
         self.fit_windows = False
         self.blocks = nn.ModuleList(SwinBlock(options, drop_path) for drop_path in drop_paths)
@@ -86,12 +87,13 @@ class SwinStage(nn.Module):
             shift = [0] * len(window)
         grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
         plan: WindowPlan | RolledPlan | GridPlan
-        if kernel_serves(tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)):
+        by_attention = self.mixing == "attention"
+        if by_attention and kernel_serves(tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)):
             plan = GridPlan(len(tokens), grid, window, shift)
         elif grids is None:
             plan = window_plan(tokens, window, shift)
         else:
-            plan = RolledPlan(len(tokens), grids[0], window, shift, tokens.device)
+            plan = RolledPlan(len(tokens), grids[0], window, shift, tokens.device, cyclic=by_attention)
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
             if index > 0 and any(shift):
@@ -162,6 +164,7 @@ class SwinTransformer(nn.Module):
         shift_windows: bool = True,
         relative_position_bias: bool = True,
         appearance_term: bool = True,
+        mixing: str = "attention",
     ) -> None:
         """Builds the backbone with the official initialisation.
 
@@ -190,6 +193,8 @@ class SwinTransformer(nn.Module):
             appearance_term: Compare tokens by their content, the scaled dot product of equation 4. False leaves the
                 bias alone in the softmax ("rel. pos. w/o app." of Table 4), so that attention is the same for all
                 images; the weights of query and key stay, unused.
+            mixing: "attention", or "mlp" of Swin-MLP: one linear map over the places of a window for each head, in
+                place of attention and with no position of its own.
 
         Raises:
             ConfigError: An option is out of its range, or options contradict each other.
@@ -199,6 +204,10 @@ class SwinTransformer(nn.Module):
         _check_options(embed_dim, depths, num_heads, drop_path_rate, out_indices, frozen_stages)
         if not (relative_position_bias or appearance_term):
             raise ConfigError("appearance_term=False: the scores of attention need relative_position_bias=True then")
+        if mixing not in ("attention", "mlp"):
+            raise ConfigError(f'mixing="{mixing}": must be "attention" or "mlp"')
+        if mixing == "mlp" and not (relative_position_bias and appearance_term):
+            raise ConfigError('mixing="mlp" has no attention to take relative_position_bias or appearance_term out of')
         is_video = len(self.window) == 3
         if is_video and absolute_position_embedding:
             raise ConfigError("absolute_position_embedding: images have one, and these windows are those of videos")
@@ -233,6 +242,7 @@ class SwinTransformer(nn.Module):
                 shift_windows=shift_windows,
                 relative_position_bias=relative_position_bias,
                 appearance_term=appearance_term,
+                mixing=mixing,
             )
             stage = SwinStage(options, drop_paths[first : first + depth], downsample=index < len(depths) - 1)
             stage.activation_checkpointing = activation_checkpointing
@@ -373,7 +383,7 @@ class SwinTransformer(nn.Module):
             if "relative_position_bias_table" in name or name == "absolute_pos_embed":
                 nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, (nn.Linear, nn.Conv1d)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

@@ -25,6 +25,7 @@ class SwinVariant:
         window_size: Side of the windows in tokens; of videos (frames, rows, columns).
         pretrain_image_size: Side in pixels of the images that its published weights were trained on.
         patch_size: Side of the patches in pixels; of videos (frames, rows, columns).
+        mixing: How the tokens of a window are mixed, by "attention" or the "mlp" of Swin-MLP.
 
     Example:
         >>> from swin_dense.backbones import VARIANTS
@@ -40,11 +41,16 @@ class SwinVariant:
     window_size: int | tuple[int, ...] = 7
     pretrain_image_size: int = 224
     patch_size: int | tuple[int, ...] = PATCH_SIZE
+    mixing: str = "attention"
 
     @property
     def window(self) -> tuple[int, ...]:
         """Sides of the windows in tokens: (rows, columns), of videos (frames, rows, columns)."""
         return window_and_patch(self.window_size, self.patch_size)[0]
+
+
+def _swin_mlp_tiny(num_heads: tuple[int, ...]) -> SwinVariant:
+    return SwinVariant(96, (2, 2, 6, 2), num_heads, window_size=8, pretrain_image_size=256, mixing="mlp")
 
 
 VARIANTS = {
@@ -56,6 +62,11 @@ VARIANTS = {
     "swin_large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48)),
     "swin_base_384": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), window_size=12, pretrain_image_size=384),
     "swin_large_384": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), window_size=12, pretrain_image_size=384),
+    # Swin-MLP by the channels of a head ("Swin-Mixer" in Table 10); 32 in the base model.
+    "swin_mlp_tiny_c24": _swin_mlp_tiny((4, 8, 16, 32)),
+    "swin_mlp_tiny_c12": _swin_mlp_tiny((8, 16, 32, 64)),
+    "swin_mlp_tiny_c6": _swin_mlp_tiny((16, 32, 64, 128)),
+    "swin_mlp_base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), mixing="mlp"),
     "swin3d_nano": SwinVariant(32, (2, 2, 2, 2), (2, 4, 8, 16), (4, 4, 4), patch_size=(2, 4, 4)),
     "swin3d_tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24), (8, 7, 7), patch_size=(2, 4, 4)),
     "swin3d_small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24), (8, 7, 7), patch_size=(2, 4, 4)),

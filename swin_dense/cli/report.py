@@ -123,7 +123,7 @@ def architecture_table(title: str, stages: Sequence[Mapping[str, Any]]) -> Table
     for name, width in {"rate": 4, "output": 8, "tokens": 23, "blocks": 33}.items():
         table.add_column(name, min_width=width)
     for one in stages:
-        joined = _times([one["joined"]] * len(one["output"]))
+        joined = _times(one["joined"])
         tokens = f"concat {joined}, {one['channels']}-d, LN"
         block = f"win {_times(one['window'])}, dim {one['channels']}, head {one['heads']}"
         rate, output = f"{one['downsampling']}x", _times(one["output"])

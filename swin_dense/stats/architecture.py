@@ -11,6 +11,9 @@ import torch
 from swin_dense.backbones import VARIANTS, create_backbone
 from swin_dense.backbones.swin import SwinStage
 
+FRAMES = 32
+"""Frames of the clips that Video Swin is trained on."""
+
 
 @dataclass(frozen=True)
 class StageArchitecture:
@@ -19,10 +22,10 @@ class StageArchitecture:
     Attributes:
         name: Of the stage's map, "stage1" is the finest.
         downsampling: Pixels per cell.
-        output: Cells of the map, (H, W).
-        joined: Pixels, or cells of the stage before, that are joined into one, along a side.
+        output: Cells of the map, (H, W); of videos (T, H, W).
+        joined: Pixels, or cells of the stage before, that are joined into one; of videos, pixels of frames first.
         channels: Channels of a token, "dim" in the paper.
-        window: Tokens of a window, (rows, columns).
+        window: Tokens of a window, (rows, columns); of videos (frames, rows, columns).
         heads: Attention heads.
         blocks: Number of blocks.
     """
@@ -30,7 +33,7 @@ class StageArchitecture:
     name: str
     downsampling: int
     output: tuple[int, ...]
-    joined: int
+    joined: tuple[int, ...]
     channels: int
     window: tuple[int, ...]
     heads: int
@@ -42,7 +45,7 @@ class StageArchitecture:
 
 
 def architecture(variant: str, height: int | None = None, width: int | None = None) -> list[StageArchitecture]:
-    """The stages of a variant, and the size of their maps for images of (height, width) pixels.
+    """The stages of a variant, and the size of their maps for images of (height, width) pixels, or 32 such frames.
 
     Args:
         variant: A key of `VARIANTS`.
@@ -65,14 +68,14 @@ def architecture(variant: str, height: int | None = None, width: int | None = No
         backbone = create_backbone(variant)
         height = VARIANTS[variant].pretrain_image_size if height is None else height
         with torch.inference_mode():
-            maps = backbone(torch.empty(1, 3, height, height if width is None else width))
-    stages, stride = [], 1
+            frames = () if backbone.feature_specs[0].temporal_stride is None else (FRAMES,)
+            maps = backbone(torch.empty(1, 3, *frames, height, height if width is None else width))
+    stages: list[StageArchitecture] = []
     layers = cast(Iterable[SwinStage], backbone.layers)
     for spec, features, stage in zip(backbone.feature_specs, maps, layers, strict=True):
         heads, blocks = spec.channels // stage.head_dim, len(stage.blocks)
-        size, joined = tuple(features.shape[2:]), spec.stride // stride
+        size, joined = tuple(features.shape[2:]), (2, 2) if stages else backbone.patch_embed.patch_size
         stages.append(
             StageArchitecture(spec.name, spec.stride, size, joined, spec.channels, stage.window, heads, blocks)
         )
-        stride = spec.stride
     return stages

@@ -77,7 +77,7 @@ def visualize_features(
         model: The model.
         image: The image.
         output: Folder for `pca.png`, `gradcam.png`, and `attention_stageN.png` and `bias_stageN.png` of each stage; the
-            last where the backbone has a relative position bias.
+            last two where the backbone has attention and a relative position bias.
         stages: From 1; none means all.
         window: Row and column of the window, from 0, in the grid of regular windows; None takes the middle one of each
             stage. The shifted window of the same row and column lies half a window below and to the right.
@@ -104,8 +104,9 @@ def visualize_features(
     heat_maps = {f"stage {number}": heat for number, heat in zip(numbers, heats, strict=True)}
     draw_heat_maps(picture, heat_maps, f"Element-wise Grad-CAM: {target}", files[1])
     for number in numbers:
-        files.append(output / f"attention_stage{number}.png")
-        draw_attention(picture, views[number], files[-1])
+        if views[number]:
+            files.append(output / f"attention_stage{number}.png")
+            draw_attention(picture, views[number], files[-1])
         tables = [
             (title.rpartition(",")[0], block.attn.relative_position_bias_table) for title, block, _ in inputs[number]
         ]
@@ -223,6 +224,8 @@ def _run(
         for stage in stages:
             blocks = list(enumerate(plain.blocks(stage - 1), start=1))
             for number, block in blocks[-2:]:
+                if not isinstance(block, PlainBlock):  # Swin-MLP has no attention
+                    continue
                 kind = "shifted" if any(block.shift) else "regular"
                 title = f"stage {stage}, block {number}, {kind} window"
                 keep = partial(_keep_input, inputs[stage], title)

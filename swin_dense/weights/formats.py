@@ -72,6 +72,9 @@ _BODY = (
 )
 """What every Swin Transformer has."""
 
+_MLP = f"{_OFFICIAL}.spatial_mlp"
+"""What Swin-MLP has in place of attention."""
+
 _TOKENS = Row(_POSITIONS, _POSITIONS, _AS_TOKENS)
 
 
@@ -82,7 +85,7 @@ def _rows(*names: str) -> list[Row]:
 
 _VIDEO_HEAD = Row(f"{VIDEO_HEAD}.fc_cls", "head")
 
-_ANY_FILE = [*_rows(*_BODY, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING, INDEX, MASK), _VIDEO_HEAD]
+_ANY_FILE = [*_rows(*_BODY, _MLP, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING, INDEX, MASK), _VIDEO_HEAD]
 
 _OFFICIAL_VIDEO = Table([*(Row(f"backbone.{name}", name) for name in (*_BODY, "norm", INDEX)), _VIDEO_HEAD])
 
@@ -109,8 +112,8 @@ OFFICIAL = Format(
     "official",
     reading=Table([*_ANY_FILE, _TOKENS]),
     forms=(
-        Table([*_rows(*_BODY, *_CLASSIFIER, *_MASKED_PRETRAINING, INDEX, MASK), _TOKENS]),
-        Table(_rows(*_BODY, _POSITIONS, _OUTPUT_NORM, INDEX)),
+        Table([*_rows(*_BODY, _MLP, *_CLASSIFIER, *_MASKED_PRETRAINING, INDEX, MASK), _TOKENS]),
+        Table(_rows(*_BODY, _MLP, _POSITIONS, _OUTPUT_NORM, INDEX)),
     ),
     around=_AROUND,
     has_buffers=True,
@@ -122,7 +125,7 @@ OFFICIAL = Format(
 OWN = Format(
     "swin-dense",
     reading=Table([*_ANY_FILE, *_rows(_POSITIONS)]),
-    forms=(Table(_rows(*_BODY, _POSITIONS, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING)),),
+    forms=(Table(_rows(*_BODY, _MLP, _POSITIONS, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING)),),
     around=SAME_NAMES,
     has_buffers=False,
     video=Table(_rows(*_BODY, _OUTPUT_NORM, *_CLASSIFIER)),

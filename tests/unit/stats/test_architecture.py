@@ -23,7 +23,7 @@ def test_the_architecture_is_that_of_table_7(variant: str) -> None:
     stages = architecture(variant)
     assert [stage.downsampling for stage in stages] == [4, 8, 16, 32]
     assert [stage.output for stage in stages] == [(56, 56), (28, 28), (14, 14), (7, 7)]
-    assert [stage.joined for stage in stages] == [4, 2, 2, 2]
+    assert [stage.joined for stage in stages] == [(4, 4), (2, 2), (2, 2), (2, 2)]
     assert [stage.window for stage in stages] == [(7, 7)] * 4
     assert (
         tuple(zip(*((stage.channels, stage.heads, stage.blocks) for stage in stages), strict=True)) == TABLE_7[variant]
@@ -41,3 +41,9 @@ def test_the_command_prints_it_in_the_layout_of_the_table(capsys: pytest.Capture
 def test_maps_are_those_of_the_image_size_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("stats", "swin_tiny", "--architecture", "--shape", "800x1280", "--json") == 0
     assert [stage["output"] for stage in json.loads(capsys.readouterr().out)["stages"]][0] == [200, 320]
+
+
+def test_that_of_videos_has_frames_before_rows_and_columns() -> None:
+    first, second = architecture("swin3d_tiny")[:2]
+    assert (first.output, first.joined, first.window) == ((16, 56, 56), (2, 4, 4), (8, 7, 7))
+    assert (second.output, second.joined) == ((16, 28, 28), (2, 2))
