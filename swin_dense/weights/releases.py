@@ -84,6 +84,10 @@ _OFFICIAL: dict[tuple[Task, str], tuple[str, ...]] = {
         "v1.0.0/swin_small_patch4_window7_224",
         "v1.0.0/swin_base_patch4_window7_224",
         "v1.0.0/swin_base_patch4_window12_384",
+        "v1.0.5/swin_mlp_tiny_c24_patch4_window8_256",
+        "v1.0.5/swin_mlp_tiny_c12_patch4_window8_256",
+        "v1.0.5/swin_mlp_tiny_c6_patch4_window8_256",
+        "v1.0.5/swin_mlp_base_patch4_window7_224",
     ),
     ("classification", "ImageNet-22K"): (
         "v1.0.8/swin_tiny_patch4_window7_224_22k",
@@ -158,6 +162,8 @@ _MMSEG_FILES = {
 
 def _variant(name: str) -> str:
     """The backbone variant in a publisher's model name."""
+    if name.startswith("swin_mlp"):
+        return name.partition("_patch4")[0]
     found = re.search(r"swin[_-](tiny|small|base|large|[tsb])(?![a-z])", name)
     assert found is not None
     size = {"t": "tiny", "s": "small", "b": "base"}.get(found[1], found[1])

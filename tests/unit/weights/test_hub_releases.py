@@ -25,7 +25,7 @@ def installed(package: str, file: str) -> str:
 
 def test_names_and_file_names_are_unique() -> None:
     assert all(name == release.name for name, release in RELEASES.items())
-    assert len({release.file_name for release in RELEASES.values()}) == len(RELEASES) == 46
+    assert len({release.file_name for release in RELEASES.values()}) == len(RELEASES) == 50
 
 
 def test_addresses_are_encrypted_and_of_the_publishers() -> None:
