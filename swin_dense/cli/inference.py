@@ -41,8 +41,8 @@ def evaluate(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="COCO result JSON, or folder of label PNGs: read with --gt, written with RUN|CONFIG. "
-            "Classes that predict wrote, with --gt."
+            help="COCO result JSON, folder of label PNGs, or JSON of classes: read with --gt, written with RUN|CONFIG. "
+            "With --gt also the CSV that predict writes."
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",

@@ -206,6 +206,10 @@ class Archive:
         names = (info.filename for info in self._file().infolist() if not info.is_dir())
         return sorted({name for name in names if not name.startswith("__MACOSX/")})
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every member, unpacked."""
+        return {info.filename: info.file_size for info in self._file().infolist()}
+
     def names_below(self, folder: str) -> list[str]:
         """Names of the members below a folder, relative to it; "" is the whole file."""
         prefix = f"{folder}/" if folder else ""

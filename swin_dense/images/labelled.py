@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -111,9 +111,18 @@ def find_classes(stores: Sequence[ImageStore], lists: Sequence[Path | None]) -> 
     for store, listed in zip(stores, lists, strict=True):
         found = class_folders(store) if listed is None else _words(listed)
         if found:
+            if pairs := alike(found):
+                first, second = pairs[0]
+                raise DataError(f"{store.root}: {first!r} and {second!r} differ in spaces alone; make them one class")
             return ClassList(tuple(found), tuple(found))
     places = ", ".join(str(store.root) for store in stores)
     raise DataError(f"{places}: no folder, and so no class; put the images of each class into a folder of its own")
+
+
+def alike(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Names of classes that differ in spaces alone, as slips of a hand do."""
+    seen: dict[str, str] = {}
+    return [(seen[plain], word) for word in words if seen.setdefault(plain := "".join(word.split()), word) != word]
 
 
 def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) -> LabelledImages:
@@ -154,6 +163,8 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
     place = store.root if labels is None else labels
     if problems:
         raise DataError(f"{place}: {len(problems)} images are not where their class is known", problems)
+    if empty := store.empty(names):
+        raise DataError(f"{place}: {len(empty)} images are empty files; restore them, or take them out", empty)
     if not names:
         raise DataError(f"{place}: no image ({', '.join(SUFFIXES)})")
     encoded = Ragged.from_bytes(name.encode("utf-8", "surrogateescape") for name in names)

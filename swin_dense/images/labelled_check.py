@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from swin_dense.errors import DataError, nearest
 from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.labelled import (
+    alike,
     class_folders,
     official_split,
     open_images,
@@ -137,6 +138,9 @@ def check_classes(split: Split, wanted: frozenset[str], is_learnt: bool, is_list
     for word in sorted(split.classes - wanted):
         fix = f"rename or remove it; {nearest(word, wanted)}"
         yield Finding("unknown-class", str(root / word), "is no class of the training images or the class list", fix)
+    for first, second in alike(sorted(split.classes)):
+        message = f"differs from the class {first!r} in spaces alone"
+        yield Finding("alike-classes", str(root / second), message, "make them one class, or rename it")
     if not is_listed:
         for word in sorted(wanted - split.classes):
             yield Finding(

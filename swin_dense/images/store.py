@@ -206,6 +206,13 @@ class ImageStore:
         members = set(self._zip.names())
         return [name for name in file_names if not any(prefix + name in members for prefix in self._prefixes)]
 
+    def empty(self, file_names: Iterable[str]) -> list[str]:
+        """Those of some names, all of files here, that hold no byte, as a download that broke off leaves them."""
+        if self._zip is None:
+            return [name for name in file_names if not os.stat(self.root / name).st_size]
+        sizes = self._zip.sizes()
+        return [name for name in file_names if not any(sizes.get(prefix + name) for prefix in self._prefixes)]
+
     def missing_image(self, file_name: str) -> ImageError:
         """What to say of an image that is not there: of a link that leads nowhere, of a file with a similar name."""
         path = self.root / file_name

@@ -42,6 +42,11 @@ class TarImages(ImageStore):
         """Those of some names that are no images here."""
         return [name for name in file_names if self._find(name) is None]
 
+    def empty(self, file_names: Iterable[str]) -> list[str]:
+        """Those of some names that hold no byte."""
+        empty = {self._names.text(place) for place in torch.nonzero(self._places[:, 2] == 0).flatten().tolist()}
+        return [name for name in file_names if name in empty]
+
     def _source(self, file_name: str) -> tuple[Path | io.BytesIO, int]:
         place = self._find(file_name)
         if place is None:

@@ -12,7 +12,7 @@ import operator
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,13 @@ from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_
 BEST = 5
 """Classes of an image that are kept, surest first."""
 
-Row = tuple[int, tuple[int, ...]]
-"""The true class of an image, and its surest classes."""
+
+class Row(NamedTuple):
+    """One image."""
+
+    label: int  # its true class
+    best: tuple[int, ...]  # its surest classes
+    file_name: str = ""
 
 
 class Accuracy:
@@ -69,13 +74,16 @@ class Accuracy:
         if len(set(self._class_names)) != len(self._class_names):
             raise DataError("two of the classes have one name; give each its own")
 
-    def update(self, image_ids: Sequence[int], scores: Tensor, labels: Sequence[int]) -> None:
+    def update(
+        self, image_ids: Sequence[int], scores: Tensor, labels: Sequence[int], file_names: Sequence[str] | None = None
+    ) -> None:
         """Takes in some images, on any device; of an image that is handed in again, the last time counts.
 
         Args:
             image_ids: The data set's own ids.
             scores: (B, K), the higher the surer.
             labels: The true class of each image.
+            file_names: Of the images, for `results`; None takes their ids.
 
         Raises:
             DataError: If an image is not among those to score, a score is NaN, or a class is outside 0..K-1.
@@ -88,12 +96,14 @@ class Accuracy:
         if scores.isnan().any():
             raise DataError(f"scores of the images {list(image_ids)[:5]} are not numbers; look at the weights")
         best = scores.sort(dim=1, descending=True, stable=True).indices[:, :BEST].tolist()
-        for image_id, label, found in zip(map(operator.index, image_ids), labels, best, strict=True):
+        ids = list(map(operator.index, image_ids))
+        names = map(str, ids) if file_names is None else file_names
+        for image_id, label, found, name in zip(ids, labels, best, names, strict=True):
             if image_id not in self._image_ids:
                 raise DataError(f"image {image_id} is not among the {len(self._image_ids)} images to score")
             if not 0 <= label < count:
                 raise DataError(f"image {image_id}: the class {label} is not among 0..{count - 1}")
-            self._rows[image_id] = int(label), tuple(found)
+            self._rows[image_id] = Row(int(label), tuple(found), name)
 
     def compute(self) -> dict[str, Any]:
         """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.
@@ -110,6 +120,23 @@ class Accuracy:
     def confusion(self) -> NDArray[np.int64]:
         """(K, K) images by true (row) and surest class (column), of all ranks; every rank has to call it."""
         return _confusion(self._gathered(), len(self._class_names))
+
+    def results(self) -> list[dict[str, Any]]:
+        """The surest classes of the images of all ranks, in the order of ids; every rank has to call it.
+
+        Returns:
+            On rank 0, rows {"file_name", "classes"} as `swin-dense predict` writes them, ready for JSON. On other
+            ranks, which have nothing to write, an empty list.
+        """
+        gathered = gather_to_first_rank(self._rows)
+        rows = {} if gathered is None else {image_id: row for rank in gathered[::-1] for image_id, row in rank.items()}
+        return [
+            {
+                "file_name": rows[image_id].file_name,
+                "classes": [self._class_names[label] for label in rows[image_id].best],
+            }
+            for image_id in sorted(rows)
+        ]
 
     def reset(self) -> None:
         """Forgets every image, for the next evaluation."""
@@ -143,14 +170,14 @@ def accuracy_scores(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str
             "taken_for": {class_names[other]: n for n, other in sorted(wrong, key=lambda pair: (-pair[0], pair[1]))},
         }
     return {
-        "top1": sum(label == best[0] for label, best in rows) / len(rows),
-        "top5": sum(label in best for label, best in rows) / len(rows),
+        "top1": sum(row.label == row.best[0] for row in rows) / len(rows),
+        "top5": sum(row.label in row.best for row in rows) / len(rows),
         "per_class": per_class,
     }
 
 
 def _confusion(rows: Sequence[Row], count: int) -> NDArray[np.int64]:
-    codes = torch.tensor([label * count + best[0] for label, best in rows], dtype=torch.int64)
+    codes = torch.tensor([row.label * count + row.best[0] for row in rows], dtype=torch.int64)
     matrix: NDArray[np.int64] = torch.bincount(codes, minlength=count * count).view(count, count).numpy()
     return matrix
 
@@ -196,7 +223,7 @@ def evaluate_predicted_classes(truth: Path, predictions: Path, *, classes: Path 
     place = {name: label for label, name in enumerate(names)}
     if unknown := sorted({one for word, found in pairs for one in (word, *found)} - place.keys()):
         raise DataError(f"{predictions}: {unknown[0]!r} is not among the classes of {classes}")
-    rows = [(place[word], tuple(place[one] for one in found[:BEST])) for word, found in pairs]
+    rows = [Row(place[word], tuple(place[one] for one in found[:BEST])) for word, found in pairs]
     return accuracy_scores(rows, names)
 
 

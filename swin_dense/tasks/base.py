@@ -158,7 +158,7 @@ class Task(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def prediction_writer(self, config: ConfigT, output: Path) -> Callable[[str, Any], None] | None:
-        """Writes each validation image's prediction into a folder; None where all go to one file of COCO results."""
+        """Writes each validation image's prediction into a folder; None where all go to one JSON file of `results`."""
 
     @abstractmethod
     def check_data(self, config: ConfigT, progress: Any) -> dict[str, Any]:

@@ -219,9 +219,9 @@ class ClassificationTask(Task[ClassificationConfig]):
         save_picture(path, draw_classification(sample.image, best, data.class_names[sample.label]))
 
     def prediction_writer(self, config: ClassificationConfig, output: Path) -> Callable[[str, Any], None] | None:
-        raise ConfigError(
-            f"{option('predictions', str(output))}: `swin-dense predict` writes the classes of images, as CSV and JSON"
-        )
+        if output.suffix == ".csv":
+            raise ConfigError(f"{option('predictions', str(output))}: name a JSON file; predict writes CSV too")
+        return None
 
     def check_data(self, config: ClassificationConfig, progress: Any) -> dict[str, Any]:
         from swin_dense.images.labelled_check import check_labelled

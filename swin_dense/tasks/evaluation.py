@@ -33,7 +33,8 @@ def evaluate_module(
         config: Names the data.
         model: The detector or segmenter.
         class_names: What it was trained on.
-        predictions: Where to write the predictions: a COCO result file, or a folder of label PNGs; None writes none.
+        predictions: Where to write the predictions: a COCO result file, a folder of label PNGs, or a JSON
+            file of classes; None writes none.
         devices: Number of devices of this node, or "auto".
         device: Their type, as in `torch.device`; None takes the best there is.
         **options: Of the metric.

@@ -151,7 +151,8 @@ class ClassifierModule(DenseModule):
     def score(self, batch: Batch, predictions: list[Classification]) -> None:
         """Hands the probabilities of a batch to the metric."""
         assert batch.labels is not None
-        self.metric.update(batch.image_ids, torch.stack([one.probabilities for one in predictions]), batch.labels)
+        probabilities = torch.stack([one.probabilities for one in predictions])
+        self.metric.update(batch.image_ids, probabilities, batch.labels, batch.file_names)
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up, then half a cosine to the trainer's last step."""

@@ -121,6 +121,13 @@ def test_predictions_score_what_evaluate_gives_in_every_form(
     truth = ["--gt", str(tmp_path / "truth.txt"), "--classes", str(tmp_path / "classes.txt"), "--json"]
     assert command("evaluate", *truth, "--predictions", str(tmp_path / "1" / "predictions.csv")) == 0
     assert json.loads(capsys.readouterr().out) == scores
+    assert command("evaluate", str(finished), "--predictions", str(tmp_path / "written.json"), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == scores
+    assert [row["classes"] for row in json.loads((tmp_path / "written.json").read_text())] == [
+        row["classes"] for row in rows
+    ]
+    assert command("evaluate", *truth, "--predictions", str(tmp_path / "written.json")) == 0
+    assert json.loads(capsys.readouterr().out) == scores
     listed = ["--set", f"data.val.labels={str(tmp_path / 'truth.txt')!r}"]
     assert command("evaluate", str(finished), *listed, "--json") == 0
     assert json.loads(capsys.readouterr().out) == scores

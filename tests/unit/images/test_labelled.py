@@ -103,3 +103,21 @@ def test_a_damaged_tar_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "n00000001.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(DataError, match=r"n00000001.tar: cannot be read as an uncompressed tar file"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+def test_an_empty_file_is_found_before_training_begins(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FILES, "n00000002/deep/c.jpg", -1)
+    monkeypatch.setattr(f"{__name__}.content", lambda value, suffix: b"" if value < 0 else b"an image")
+    store = open_images(write(tmp_path, form))
+    with pytest.raises(DataError, match=r"1 images are empty files.*\n  - n00000002/deep/c.jpg"):
+        read_labelled(store, None, find_classes([store], [None]))
+
+
+def test_classes_that_differ_in_spaces_alone_are_one(tmp_path: Path) -> None:
+    for name in ("a", "a ", "b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=r"'a' and 'a ' differ in spaces alone; make them one class"):
+        find_classes([open_images(tmp_path)], [None])

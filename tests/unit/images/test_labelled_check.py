@@ -47,11 +47,15 @@ def test_all_faults_are_found(root: Path) -> None:
     save(root / "train" / "dog" / "print.jpg", 9, "CMYK")
     save(root / "train" / "dog" / "copy.png", 40)
     save(root / "train" / "dog" / "other.png", 0)  # the cat's picture
+    save(root / "train" / "c at" / "a.png", 90)
+    (root / "train" / "dog" / "empty.jpg").touch()
     save(root / "val" / "dot" / "a.png", 200)
     save(root / "val" / "cat" / "leak.png", 0)
     assert kinds(root, "train") == {
         "no-class loose.png": "error",
         "empty-class cow": "error",
+        "alike-classes cat": "error",
+        "unreadable-image dog/empty.jpg": "error",
         "unreadable-image cat/broken.jpg": "error",
         "cmyk dog/print.jpg": "warning",
         "duplicate dog/copy.png": "warning",
@@ -59,6 +63,7 @@ def test_all_faults_are_found(root: Path) -> None:
     }
     assert kinds(root, "val") == {
         "unknown-class dot": "error",
+        "missing-class c at": "warning",
         "missing-class cow": "warning",
         "train-in-val cat/leak.png": "warning",
     }

@@ -57,6 +57,13 @@ def test_of_equally_sure_classes_the_first_comes_first() -> None:
     assert (metric.compute()["top1"], metric.compute()["top5"]) == (0.5, 0.5)
 
 
+def test_results_name_the_surest_classes_of_each_file() -> None:
+    metric = Accuracy(["cat", "dog"], [1, 2])
+    metric.update([2, 1], torch.tensor([[0.1, 0.9], [0.8, 0.2]]), [0, 0], ["b.jpg", "a.jpg"])
+    rows = [{"file_name": "a.jpg", "classes": ["cat", "dog"]}, {"file_name": "b.jpg", "classes": ["dog", "cat"]}]
+    assert metric.results() == rows
+
+
 @pytest.mark.parametrize(
     ("image_ids", "scores", "labels", "message"),
     [
