@@ -227,9 +227,8 @@ def benchmark_attention(settings: AttentionSettings) -> dict[str, Any]:
             continue
         with device, torch.inference_mode():
             backbone = create_backbone(variant).eval()
-            if any(
-                type(block.attn) is not WindowAttention or len(block.attn.window) != 2 for block in _blocks(backbone)
-            ):
+            found = [module for module in backbone.modules() if type(module) is WindowAttention]
+            if [len(attention.window) for attention in found] != [2] * sum(backbone.depths):
                 raise ConfigError(f"--variants: {variant} has no window attention of the form that is compared here")
             if number == 0:
                 _time_stages(methods, backbone, images, settings.repeats, record)
@@ -238,10 +237,6 @@ def benchmark_attention(settings: AttentionSettings) -> dict[str, Any]:
             for name, spread in _timed(calls, device, settings.repeats).items():
                 record["methods"][name]["images_per_second"][variant] = settings.batch_size / spread.median
     return record
-
-
-def _blocks(backbone: SwinTransformer) -> list[SwinBlock]:
-    return [module for module in backbone.modules() if isinstance(module, SwinBlock)]
 
 
 def _time_stages(

@@ -85,6 +85,11 @@ def test_prints_the_table_of_the_paper(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_there_is_not_is_refused() -> None:
-    for settings, message in (({"methods": ["slidign-naive"]}, "sliding-naive"), ({"variants": ["swin_tin"]}, "tiny")):
+    for settings, message in (
+        ({"methods": ["slidign-naive"]}, "sliding-naive"),
+        ({"variants": ["swin_tin"]}, "swin_tiny"),
+        ({"variants": ["swin3d_nano"]}, "swin3d_nano has no window attention of the form"),
+        ({"variants": ["swin_mlp_tiny_c24"]}, "swin_mlp_tiny_c24 has no window attention"),
+    ):
         with pytest.raises(ConfigError, match=message):
             benchmark_attention(AttentionSettings(device="cpu", **settings))
