@@ -1,7 +1,8 @@
-"""Commands that look for what is wrong: with data, with this installation."""
+"""Commands that bring data in, and that look for what is wrong: with data, with this installation."""
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,6 +75,56 @@ def check_data(
     shown = next(iter(records.values())) if len(records) == 1 else records
     print_report(shown, *check_tables(*records.values()), as_json=as_json)
     raise typer.Exit(0 if all(report.ok for report in reports.values()) else 1)
+
+
+@app.command("import-data")
+def import_data(
+    source: Annotated[Path, typer.Argument(help="Folder of a data set, or its annotation file.")],
+    output: Annotated[Path, typer.Argument(help="New folder.")],
+    format: Annotated[
+        str | None, typer.Option(help="coco, yolo, labelme, voc, cvat, label-studio or masks; recognised by default.")
+    ] = None,
+    to: Annotated[str, typer.Option(help="coco, or label-maps for semantic segmentation.")] = "coco",
+    classes: Annotated[
+        Path | None, typer.Option(help="File with a class name per line: what is taken, in that order.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Such as train=0.8,val=0.2; the source's own splits by default, if it has any.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of --split.")] = 0,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            help="Images stay together whose names agree in this regular expression; or: duplicates.", metavar="PATTERN"
+        ),
+    ] = None,
+    images: Annotated[str, typer.Option(help="copy, hardlink or symlink.")] = "copy",
+    masks: Annotated[
+        bool | None,
+        typer.Option("--masks/--no-masks", help="Only images whose objects all have outlines, or boxes alone."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes COCO files or label maps of Labelme, YOLO, Pascal VOC, CVAT, Label Studio, COCO or masks."""
+    from swin_dense.cli.report import print_report
+    from swin_dense.importing import importer, splits
+
+    report = importer.import_data(
+        source,
+        output,
+        format=format,
+        to=to,
+        classes=classes,
+        split=None if split is None else splits.parse_split(split),
+        seed=seed,
+        group_by=group_by,
+        images=images,
+        masks=masks,
+        progress=partial(show_progress, "reading images"),
+    )
+    for line in report.lines():
+        print(line, file=sys.stderr)
+    print_report(report.to_dict(), *report.summary(), as_json=as_json)
 
 
 @app.command()

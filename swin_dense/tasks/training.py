@@ -18,10 +18,13 @@ from torch import nn
 
 from swin_dense.config import Config, load_config, settings_of
 from swin_dense.data.shapes import write_shapes
-from swin_dense.errors import ConfigError, OutputError, TrainingError, WeightsError, option
+from swin_dense.errors import ConfigError, DataError, OutputError, TrainingError, WeightsError, option
 from swin_dense.files import check_output_folder
+from swin_dense.images.files import exists
+from swin_dense.importing.layouts import hint_to_import
 from swin_dense.openmmlab.model_dicts import class_dependent_tensors
 from swin_dense.tasks import data_module, task_named, task_of
+from swin_dense.tasks.base import path_notes
 from swin_dense.tasks.run_folder import (
     best_network,
     changed_settings,
@@ -129,8 +132,7 @@ def train(
             check_resumable(run, config, changes, done)
             if (run / "best.ckpt").is_file():
                 best_network(run)
-        task, data = task_of(config), data_module(config)
-        data.setup("fit")
+        task, data = task_of(config), _data_set_up(config)
         check_same_classes(run, done, data.class_names, renamed=new_classes is False)
         torch.manual_seed(config.training.seed)
         module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
@@ -169,6 +171,19 @@ def train(
             if is_first_process() and (run / "best.ckpt").is_file():
                 _leave_results(run, task.labels(data).metadata())
         return Run(run, module.scores)
+
+
+def _data_set_up(config: Config) -> Any:
+    """The data of a config, read; a folder of another format is an error that says how to import it."""
+    try:
+        data = data_module(config)
+        data.setup("fit")
+    except DataError as error:
+        hint = None if all(map(exists, path_notes(config))) else hint_to_import(Path(config.data.root))
+        if hint is None:
+            raise
+        raise DataError(f"{hint}\n({error})") from error
+    return data
 
 
 def _leave_results(run: Path, labels: Mapping[str, Any]) -> None:

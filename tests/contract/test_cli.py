@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import annotation_exports
 from helpers.commands import command
 
 DEMO = str(Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py")
@@ -73,6 +74,22 @@ def test_check_data_exits_with_1_where_something_is_wrong(
     printed = capsys.readouterr().out
     for annotation in (content["annotations"][0], content["annotations"][5]):
         assert str(annotation["id"]) in printed
+
+
+def test_data_of_another_tool_is_imported_or_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, output = annotation_exports.yolo(tmp_path / "in"), tmp_path / "out"
+    assert command("train", DEMO, "--data", str(source), "--run", str(tmp_path / "run")) == 2
+    told = capsys.readouterr().err
+    assert f"looks like YOLO: import it first with `swin-dense import-data {source} OUT`, then --data OUT" in told
+    annotation_exports.text(source / "labels/val/b.txt", "5 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1\n")
+    assert command("import-data", str(source), str(output), "--json") == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report["images"] == {"train": 1, "val": 1} and report["dropped_by_kind"] == {"unknown-class": 1}
+    assert f"left out, 1 x unknown-class: {source / 'labels/val/b.txt'}: line 1: class id 5" in captured.err
+    assert command("import-data", str(source), str(output)) == 2
+    assert command("import-data", str(source), str(tmp_path / "more"), "--split", "train=2") == 2
+    assert "the fractions sum to 2" in capsys.readouterr().err
 
 
 def test_help_comes_at_once_and_imports_neither_lightning_nor_mmdet() -> None:

@@ -39,6 +39,8 @@ ALLOWED = {
     "coco": {"torch", "numpy", "pycocotools", "swin_dense.images", *LEAVES},
     "label_maps": {"torch", "torchvision", "numpy", "PIL", "scipy", "swin_dense.images", *LEAVES},
     "videos": {"torch", "torchvision", "numpy", "av", "swin_dense.images", *LEAVES},
+    # Data sets of other formats.
+    "importing": {"numpy", "PIL", "pycocotools", "defusedxml", "yaml", *FILES, *LEAVES},
     # Models.
     "ops": {"torch", "torchvision"},
     "backbones": {"torch", "triton"},
@@ -159,6 +161,7 @@ ALLOWED = {
         "swin_dense.export",
         "swin_dense.images.finder",
         "swin_dense.images.labelled_check",
+        "swin_dense.importing",
         "swin_dense.metrics",
         "swin_dense.openmmlab.model_dicts",
         "swin_dense.stats",

@@ -1,0 +1,237 @@
+"""YOLO: Ultralytics' folders with a `data.yaml`, and darknet's with a list of names; boxes and polygons.
+
+A line is `class cx cy w h` or `class x0 y0 x1 y1 x2 y2 ...`, in fractions of the image as it is shown. A sixth value is
+a tracker's or a detector's, keypoints follow the box where `data.yaml` states a `kpt_shape`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from swin_dense.errors import DataError
+from swin_dense.images.files import list_files
+from swin_dense.importing.files import SourceImages, folder_of, text_lines
+from swin_dense.importing.geometry import box_object, number, polygon_object, whole
+from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
+from swin_dense.records import Size
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""What splits are called, in our words."""
+
+NAME_LISTS = ("obj.names", "classes.txt", "classes.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
+"""Files of darknet and of tools with a class name per line."""
+
+
+class YoloLayout(NamedTuple):
+    """Where a source has what; `splits` gives the images of each, None for all that there are."""
+
+    names: list[str]
+    splits: dict[str | None, list[str]]
+    keypoints: bool
+
+
+def read_yolo(source: Path) -> Imported:
+    """Reads a folder, or the `data.yaml` in it that is meant."""
+    root, imported = folder_of(source), Imported("yolo")
+    images = SourceImages(root)
+    layout = _layout(source, root, images, imported)
+    imported.classes = layout.names
+    without = 0
+    used: set[str] = set()
+    for split, names in layout.splits.items():
+        for name in names:
+            labels = _labels_of(root, name)
+            used.add(labels.relative_to(root).as_posix())
+            with imported.dropping(root / name):
+                size = images.size(name)
+                without += not labels.is_file()
+                objects = _objects(labels, size, layout, imported) if labels.is_file() else []
+                shown = _below_images(name)
+                imported.images.append(ImportedImage(root / name, shown, size, tuple(objects), split))
+    if without:
+        imported.notes.append(f"{without} images have no label file: kept, as images without objects")
+    if layout.keypoints:
+        imported.notes.append("keypoints are left out, their boxes are kept")
+    for name in list_files(root, (".txt",)):
+        if name not in used and _is_label(name, used):
+            imported.drop("missing-image", root / name, "no image belongs to this label file", "add it or remove this")
+    return imported
+
+
+def find_data_yaml(root: Path) -> Path | None:
+    """The file of a folder that lists class names and splits, as Ultralytics wants it."""
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: (path.stem != "data", path.name)):
+        content = _yaml(path)
+        if "names" in content and SPLITS.keys() & content.keys():
+            return path
+    return None
+
+
+def find_names(root: Path) -> Path | None:
+    """A list of class names, in the folder itself or one below it."""
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
+    found = [folder / name for folder in folders for name in NAME_LISTS if (folder / name).is_file()]
+    found += [path for folder in folders for path in sorted(folder.glob("*.names"))]
+    return found[0] if found else None
+
+
+def _layout(source: Path, root: Path, images: SourceImages, imported: Imported) -> YoloLayout:
+    path = source if source.is_file() else find_data_yaml(root)
+    if path is not None and path.suffix in (".yaml", ".yml"):
+        content = _yaml(path)
+        splits: dict[str | None, list[str]] = {
+            ours: _images_of(content[theirs], content.get("path"), path.parent, images, imported)
+            for theirs, ours in SPLITS.items()
+            if content.get(theirs)
+        }
+        return YoloLayout(_class_names(path, content.get("names")), splits, "kpt_shape" in content)
+    path = find_names(root)
+    if path is None:
+        raise DataError(
+            f"{root}: YOLO labels without class names; add a data.yaml with names, train and val, or a classes.txt "
+            "with a class name per line"
+        )
+    names = _unique(path, _lines(path))
+    lists = {split: root / f"{name}.txt" for name, split in SPLITS.items() if (root / f"{name}.txt").is_file()}
+    if lists:
+        return YoloLayout(names, {split: _listed(path, images, imported) for split, path in lists.items()}, False)
+    folders: dict[str | None, list[str]] = {}
+    for name in images.names:
+        parts = [SPLITS[part] for part in name.lower().split("/")[:-1] if part in SPLITS]
+        folders.setdefault(parts[0] if parts else None, []).append(name)
+    return YoloLayout(names, folders, False)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(
+            path.read_text("utf-8-sig"), Loader=yaml.BaseLoader
+        )  # lists, mappings, and texts as written
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError, ValueError) as error:
+        first = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as YAML ({first}); correct it") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _class_names(path: Path, names: Any) -> list[str]:
+    """Names of a list, or of a mapping of every number from 0 on."""
+    if isinstance(names, dict):
+        if not all(key.isdecimal() and len(key) < 8 for key in names):
+            raise DataError(f"{path}: names has keys that are no class ids; number the classes from 0")
+        by_id = {int(key): name for key, name in names.items()}
+        if sorted(by_id) != list(range(len(by_id))):
+            raise DataError(f"{path}: names gives the class ids {sorted(by_id)[:8]}; number the classes 0, 1, 2, ...")
+        names = [by_id[key] for key in sorted(by_id)]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: names is no list of class names; write names: [cat, dog]")
+    return _unique(path, [name.strip() for name in names])
+
+
+def _unique(path: Path, names: list[str]) -> list[str]:
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None or "" in names or not names:
+        raise DataError(f"{path}: the class name {repeated or ''!r} is empty or given twice; give each its own name")
+    return names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return text_lines(path)
+    except UnusableError as error:
+        raise DataError(f"{path}: {error.message}; {error.fix}") from None
+
+
+def _images_of(value: Any, base: Any, folder: Path, images: SourceImages, imported: Imported) -> list[str]:
+    """Images of one split: a folder, a text file with a path per line, or several of them."""
+    found: list[str] = []
+    for one in value if isinstance(value, list) else [value]:
+        place = (
+            _place(one, base if isinstance(base, str) else "", folder, images.root) if isinstance(one, str) else None
+        )
+        if place is None:
+            raise DataError(
+                f"{folder}: its YAML file names {ascii(one)[:80]}, which is not in {images.root}; correct the path, "
+                "relative to the YAML file, or import the folder that holds it"
+            )
+        if (images.root / place).is_file():
+            found += _listed(images.root / place, images, imported)
+        else:
+            found += [name for name in images.names if place == "." or name.startswith(f"{place}/")]
+    return list(dict.fromkeys(found))
+
+
+def _place(name: str, base: str, folder: Path, root: Path) -> str | None:
+    """A folder or file below the root that a YAML file means, however it was written on another computer."""
+    near = folder.relative_to(root).as_posix()
+    plain = name.replace("\\", "/")
+    ends = [part for part in plain.split("/") if part not in ("", ".", "..")]
+    guesses = [posixpath.join(near, base.replace("\\", "/"), plain), posixpath.join(near, plain), plain]
+    guesses += ["/".join(ends[start:]) for start in range(len(ends))]  # ../train/images of Roboflow, absolute paths
+    for guess in map(posixpath.normpath, guesses):
+        if not guess.startswith(("/", "..")) and (root / guess).exists():
+            return guess
+    return None
+
+
+def _listed(path: Path, images: SourceImages, imported: Imported) -> list[str]:
+    """The images that a text file names."""
+    found = []
+    for line in _lines(path):
+        with imported.dropping(path, line):
+            found.append(images.find(line, path.parent))
+    return found
+
+
+def _labels_of(root: Path, image: str) -> Path:
+    """The label file of an image: in `labels` where it lies in `images`, else beside it."""
+    stem = image.rpartition(".")[0]
+    head, found, tail = f"/{stem}".rpartition("/images/")
+    elsewhere = root / f"{head}/labels/{tail}.txt".lstrip("/")
+    beside = root / f"{stem}.txt"
+    return elsewhere if found and (elsewhere.is_file() or not beside.is_file()) else beside
+
+
+def _below_images(image: str) -> str:
+    """What an image is called in its split: without the folders of images and splits above it."""
+    parts = image.split("/")
+    return "/".join([part for part in parts[:-1] if part.lower() not in {"images", *SPLITS}] + parts[-1:])
+
+
+def _is_label(name: str, used: set[str]) -> bool:
+    """Whether a text file without an image lies where labels do."""
+    return name.rpartition("/")[0] in {one.rpartition("/")[0] for one in used} and "/" in name
+
+
+def _objects(path: Path, size: Size, layout: YoloLayout, imported: Imported) -> list[ImportedObject]:
+    found = []
+    for place, line in enumerate(text_lines(path), 1):
+        with imported.dropping(path, f"line {place}"):
+            found.append(_object(line.split(), size, layout, imported))
+    return found
+
+
+def _object(words: list[str], size: Size, layout: YoloLayout, imported: Imported) -> ImportedObject:
+    label = whole(words[0], "the class id")
+    if not 0 <= label < len(layout.names):
+        count = len(layout.names)
+        raise UnusableError("unknown-class", f"class id {label}, but there are {count} names", "name the class")
+    values = [number(word) for word in words[1:]]
+    if len(values) < 4:
+        raise UnusableError("bad-line", f"{len(values)} values after the class", "write cx cy w h, or a polygon")
+    if max(map(abs, values[:4])) > 3:
+        fix = "divide x by the width and y by the height of the image"
+        raise UnusableError("not-fractions", f"{max(values[:4]):g} is no fraction of the image", fix)
+    height, width = size
+    name = layout.names[label]
+    if len(values) > 5 and not layout.keypoints:
+        values = values[: len(values) // 2 * 2]  # an odd one is a confidence or the number of a track
+        points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
+        return polygon_object(name, [points], size, imported.changed)
+    x, y, w, h = values[0] * width, values[1] * height, values[2] * width, values[3] * height
+    if w < 0 or h < 0:
+        raise UnusableError("negative-box", f"a box of {values[2]:g} x {values[3]:g}", "correct it")
+    return box_object(name, (x - w / 2, y - h / 2, x + w / 2, y + h / 2), size, imported.changed)
