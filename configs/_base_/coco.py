@@ -23,6 +23,6 @@ optimizer = dict(
     learning_rate=1e-4,
     betas=(0.9, 0.999),
     weight_decay=0.05,
-    no_decay=("absolute_pos_embed", "relative_position_bias_table", "norm"),
+    no_decay=("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp", "norm"),
 )
 training = dict(precision="auto", images_per_step=16)

@@ -20,7 +20,7 @@ model = dict(
 optimizer = dict(
     learning_rate=1e-3,
     weight_decay=0.0,
-    no_decay=("absolute_pos_embed", "relative_position_bias_table", "norm", "bias"),
+    no_decay=("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp", "norm", "bias"),
 )
 schedule = dict(epochs=60, warmup_epochs=5.0)
 training = dict(clip_gradient_norm=5.0, validate_every=20, log_every=10)

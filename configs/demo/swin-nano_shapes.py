@@ -19,7 +19,7 @@ model = dict(
 optimizer = dict(
     learning_rate=1e-3,
     weight_decay=0.05,
-    no_decay=("absolute_pos_embed", "relative_position_bias_table", "norm", "bias"),
+    no_decay=("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp", "norm", "bias"),
 )
 schedule = dict(epochs=12, warmup_epochs=1.0)
 training = dict(clip_gradient_norm=5.0, log_every=50)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import gridded_attention
-from swin_dense.backbones.position import relative_position_bias, relative_position_count
+from swin_dense.backbones.position import log_spaced_offsets, relative_position_bias, relative_position_count
 from swin_dense.backbones.windows import window_groups
 
 LARGEST_CALL = 65_535
@@ -25,9 +26,63 @@ LARGEST_CALL = 65_535
 BIAS_ALIGNMENT = 8
 """What the strides of a bias must be multiples of, or the fused kernels of GPUs copy it first."""
 
+LARGEST_LOGIT_SCALE = math.log(100)
+"""Temperatures are at least 0.01 (Swin V2 paper, section 3.2)."""
 
-class WindowAttention(nn.Module):
-    """Attention of each token to all tokens of its window, plus a relative position bias (Swin paper, equation 4)."""
+LARGEST_BIAS = 16
+"""Continuous position biases are 0 to 16, in the official code."""
+
+BIAS_CHANNELS = 512
+"""Hidden channels of the network of the bias, in every published Swin V2."""
+
+
+class Attention(nn.Module):
+    """Attention of each token to all tokens of its window, plus a bias for their relative position."""
+
+    def __init__(self, channels: int, heads: int, window: Sequence[int], *, qkv_bias: bool) -> None:
+        """Creates the projections for windows of so many tokens per dimension."""
+        super().__init__()
+        self.heads = heads
+        self.window = tuple(window)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, mask: Tensor, window: Sequence[int] | None = None) -> Tensor:
+        """Lets the tokens (W, B, N, C) of each window attend to each other; returns the same shape.
+
+        `window` has so many tokens per dimension, N together; None takes those of the module, which are the most.
+        """
+        qkv, bias = self.projected(tokens), self.position_bias(window)
+        attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
+        attended: Tensor = self.proj(attend(qkv, bias, mask))
+        return attended
+
+    def on_grid(self, tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+        """Lets tokens (B, H, W, C) attend in the windows of the padded and shifted grid, where they stay."""
+        qkv, bias = self.projected(tokens), self.position_bias(window)
+        padding = self.padding().to(qkv.dtype)
+        attended: Tensor = self.proj(gridded_attention(qkv, padding, bias, window, shift))
+        return attended
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """Query, key and value (..., 3, heads, D) of tokens (..., C), whose scores are q k^T / sqrt(D)."""
+        raise NotImplementedError
+
+    def padding(self) -> Tensor:
+        """Query, key and value (3, heads, D) of a padding token, which is zero."""
+        raise NotImplementedError
+
+    def position_bias(self, window: Sequence[int] | None = None) -> Tensor:
+        """The bias (heads, N, N) of a window, by default the largest; zero without a relative position bias."""
+        raise NotImplementedError
+
+    def bias_table(self) -> Tensor | None:
+        """The bias (offsets, heads) for each offset in the largest window; None without a relative position bias."""
+        raise NotImplementedError
+
+
+class WindowAttention(Attention):
+    """Attention by scaled dot products, with a learned table of position biases (Swin paper, equation 4)."""
 
     def __init__(
         self,
@@ -39,36 +94,14 @@ class WindowAttention(nn.Module):
         appearance_term: bool = True,
     ) -> None:
         """Creates the projections and the bias table for windows of so many tokens per dimension."""
-        super().__init__()
-        self.heads = heads
-        self.window = tuple(window)
+        super().__init__(channels, heads, window, qkv_bias=True)
         self.appearance_term = appearance_term
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
         self.relative_position_bias_table: nn.Parameter | None = None
         if relative_position_bias:
             self.relative_position_bias_table = nn.Parameter(torch.zeros(relative_position_count(window), heads))
 
-    def forward(self, tokens: Tensor, mask: Tensor, window: Sequence[int] | None = None) -> Tensor:
-        """Lets the tokens (W, B, N, C) of each window attend to each other; returns the same shape.
-
-        `window` has so many tokens per dimension, N together; None takes those of the bias table, which are the most.
-        """
-        qkv, bias = self.projected(tokens), self.position_bias(window)
-        attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
-        attended: Tensor = self.proj(attend(qkv, bias, mask))
-        return attended
-
-    def on_grid(self, tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
-        """Lets tokens (B, H, W, C) attend in the windows of the padded and shifted grid, where they stay."""
-        qkv, bias = self.projected(tokens), self.position_bias(window)
-        padding = self.qkv.bias if self.appearance_term else self._value_alone(self.qkv.bias[self._values :])
-        padding = padding.view(3, self.heads, -1).to(qkv.dtype)  # padding tokens are zero
-        attended: Tensor = self.proj(gridded_attention(qkv, padding, bias, window, shift))
-        return attended
-
     def projected(self, tokens: Tensor) -> Tensor:
-        """Query, key and value (..., 3, heads, D) of tokens (..., C); without the appearance term the first two are 0.
+        """Query, key and value as projected; without the appearance term the first two are 0.
 
         The scores are then the bias alone, in every form of attention. `qkv` keeps its official name and shape, and its
         weights of query and key are not used.
@@ -80,12 +113,21 @@ class WindowAttention(nn.Module):
             qkv = self._value_alone(functional.linear(tokens, weight, bias))
         return torch.unflatten(qkv, -1, (3, self.heads, -1))
 
+    def padding(self) -> Tensor:
+        """The bias of the projections."""
+        padding = self.qkv.bias if self.appearance_term else self._value_alone(self.qkv.bias[self._values :])
+        return padding.view(3, self.heads, -1)
+
     def position_bias(self, window: Sequence[int] | None = None) -> Tensor:
-        """The bias (heads, N, N) of a window, by default the largest; zero without a relative position bias."""
+        """Looked up in the table, of which a smaller window sees the middle."""
         if self.relative_position_bias_table is None:
             length = math.prod(self.window if window is None else window)
             return self.qkv.weight.new_zeros(self.heads, length, length)
         return relative_position_bias(self.relative_position_bias_table, self.window, window)
+
+    def bias_table(self) -> Tensor | None:
+        """The table itself."""
+        return self.relative_position_bias_table
 
     @property
     def _values(self) -> int:
@@ -95,6 +137,65 @@ class WindowAttention(nn.Module):
     def _value_alone(self, value: Tensor) -> Tensor:
         """Puts zeros for query and key before values (..., C)."""
         return functional.pad(value, (self._values, 0))
+
+
+class CosineAttention(Attention):
+    """Attention by scaled cosines, with a continuous position bias (Swin V2 paper, equations 2 and 3).
+
+    A cosine divided by a temperature is the dot product of a query and a key that were normalised and scaled before, so
+    that every kernel for dot products serves.
+    """
+
+    def __init__(self, channels: int, heads: int, window: Sequence[int], pretrained_window: int) -> None:
+        """Creates the projections, the logarithm of 1 / temperature for each head, and the network of the bias.
+
+        `pretrained_window` is the side of the windows in which the bias is learned, in tokens.
+        """
+        super().__init__(channels, heads, window, qkv_bias=False)
+        self.pretrained_window = pretrained_window
+        self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10)))
+        self.cpb_mlp = nn.Sequential(
+            nn.Linear(len(self.window), BIAS_CHANNELS), nn.ReLU(), nn.Linear(BIAS_CHANNELS, heads, bias=False)
+        )
+        self.q_bias = nn.Parameter(torch.zeros(channels))
+        self.v_bias = nn.Parameter(torch.zeros(channels))
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """Query and key normalised in each head, the query also multiplied by sqrt(D) / temperature."""
+        return self._scaled(functional.linear(tokens, self.qkv.weight, self._qkv_bias()))
+
+    def padding(self) -> Tensor:
+        """Made of the biases alone; the key is zero."""
+        return self._scaled(self._qkv_bias())
+
+    def position_bias(self, window: Sequence[int] | None = None) -> Tensor:
+        """Computed for the offsets in the window."""
+        window = self.window if window is None else window
+        return relative_position_bias(self._table(window), window)
+
+    def bias_table(self) -> Tensor:
+        """Computed for all offsets."""
+        return self._table(self.window)
+
+    def _qkv_bias(self) -> Tensor:
+        return torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
+
+    def _scaled(self, qkv: Tensor) -> Tensor:
+        query, key, value = torch.unflatten(qkv, -1, (3, self.heads, -1)).unbind(-3)
+        # Lengths and temperatures in float32 at least: squares exceed half precision.
+        dtype = torch.promote_types(qkv.dtype, torch.float32)
+        scale = self.logit_scale[..., 0].to(dtype).clamp(max=LARGEST_LOGIT_SCALE).exp() * query.shape[-1] ** 0.5
+        query = functional.normalize(query.to(dtype), dim=-1) * scale
+        key = functional.normalize(key.to(dtype), dim=-1)
+        return torch.stack((query.to(qkv.dtype), key.to(qkv.dtype), value), -3)
+
+    def _table(self, window: Sequence[int]) -> Tensor:
+        offsets = log_spaced_offsets(window, self.pretrained_window, like=self.q_bias)
+        # Biases reach 16, where half precision would be coarse; on some devices there is no autocast to leave.
+        is_cast = linear_dtype(offsets) != offsets.dtype
+        with torch.autocast(offsets.device.type, enabled=False) if is_cast else nullcontext():
+            table: Tensor = LARGEST_BIAS * torch.sigmoid(self.cpb_mlp(offsets))
+        return table
 
 
 def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -202,3 +303,13 @@ def _attention_weights(query: Tensor, key: Tensor, bias: Tensor, mask: Tensor) -
     if len(mask):
         scores.add_(mask[:, None, None])
     return torch.softmax(scores, -1).to(query.dtype)
+
+
+def linear_dtype(tokens: Tensor) -> torch.dtype:
+    """The type in which the next linear layer computes: that of autocast, or else that of the tokens."""
+    device = tokens.device.type
+    # Compilers of PyTorch before 2.12 stop at this question, whose answer is yes on all of their devices.
+    may_cast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
+    if tokens.dtype == torch.float64 or not may_cast or not torch.is_autocast_enabled(device):
+        return tokens.dtype
+    return torch.get_autocast_dtype(device)

@@ -7,13 +7,15 @@ Shapes: R rows of C channels, the real tokens of a batch in window order; W wind
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.attention import WindowAttention
+from swin_dense.backbones.attention import Attention, CosineAttention, WindowAttention, linear_dtype
 from swin_dense.backbones.gridded_attention import GridPartition
 from swin_dense.backbones.rolled import RolledPartition
 from swin_dense.backbones.spatial_mlp import SpatialMlp
@@ -49,27 +51,27 @@ class StageOptions:
     relative_position_bias: bool = True
     appearance_term: bool = True
     mixing: str = "attention"
+    version: int = 1
+    pretrained_window: int = 1  # of version 2, this stage's of `pretrained_window_sizes`
 
 
 class SwinBlock(nn.Module):
-    """One Swin block on tokens in window order (Swin paper, equation 3), regular or shifted as its partition says."""
+    """One Swin block on tokens in window order (Swin paper, equation 3), regular or shifted as its partition says.
+
+    In version 2 the norms stand behind attention and MLP (Swin V2 paper, section 3.2).
+    """
 
     def __init__(self, options: StageOptions, drop_path: float) -> None:
         """Creates norms, attention and MLP; in training each branch is dropped for an image with `drop_path`."""
         super().__init__()
         self.drop_path = drop_path
+        self.norms_last = options.version == 2
         self.norm1 = nn.LayerNorm(options.channels)
         self.mixing = options.mixing
         if options.mixing == "mlp":
             self.spatial_mlp = SpatialMlp(options.heads, options.window)
         else:
-            self.attn = WindowAttention(
-                options.channels,
-                options.heads,
-                options.window,
-                relative_position_bias=options.relative_position_bias,
-                appearance_term=options.appearance_term,
-            )
+            self.attn = _attention(options)
         self.norm2 = nn.LayerNorm(options.channels)
         self.mlp = Mlp(options.channels)
 
@@ -84,18 +86,21 @@ class SwinBlock(nn.Module):
         return output
 
     def _run(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
-        # Padding is zero after the norm of each block, and takes part in attention like any token.
-        normed = self.norm1(rows)
-        # What autocast is going to round is rounded before it moves: fewer bytes.
-        tokens = partition.fill(normed.to(linear_dtype(normed)))
+        attend = partial(self._attend, partition)
+        rows = rows + self._drop_path(with_norm(self.norm1, attend, rows, last=self.norms_last), partition)
+        return rows + self._drop_path(with_norm(self.norm2, self.mlp, rows, last=self.norms_last), partition)
+
+    def _attend(self, partition: Partition | RolledPartition | GridPartition, rows: Tensor) -> Tensor:
+        # What autocast is going to round is rounded before it moves: fewer bytes. Padding is zero in every block, and
+        # takes part in attention like any token.
+        tokens = partition.fill(rows.to(linear_dtype(rows)))
         if isinstance(partition, GridPartition):
             attended = self.attn.on_grid(tokens, partition.window, partition.shift)
         elif self.mixing == "mlp":
             attended = self.spatial_mlp(tokens, partition.mask, partition.window)
         else:
             attended = self.attn(tokens, partition.mask, partition.window)
-        rows = rows + self._drop_path(partition.take(attended), partition)
-        return rows + self._drop_path(self.mlp(self.norm2(rows)), partition)
+        return partition.take(attended)
 
     def _drop_path(self, branch: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
         """Zeroes a branch (R, C) for some images, and scales it for the others so that its mean stays."""
@@ -105,6 +110,24 @@ class SwinBlock(nn.Module):
         keep = 1.0 - self.drop_path
         scales = branch.new_empty(batch).bernoulli_(keep).div_(keep)
         return branch * partition.take(scales[:, None, None].expand(windows, batch, length, 1))
+
+
+def _attention(options: StageOptions) -> Attention:
+    if options.version == 2:
+        return CosineAttention(options.channels, options.heads, options.window, options.pretrained_window)
+    return WindowAttention(
+        options.channels,
+        options.heads,
+        options.window,
+        relative_position_bias=options.relative_position_bias,
+        appearance_term=options.appearance_term,
+    )
+
+
+def with_norm(norm: nn.Module, branch: Callable[[Tensor], Tensor], tokens: Tensor, *, last: bool) -> Tensor:
+    """A branch beside a residual connection, with its norm before it or, in version 2, behind it."""
+    output: Tensor = norm(branch(tokens)) if last else branch(norm(tokens))
+    return output
 
 
 def needs_gradient(block: nn.Module, rows: Tensor) -> bool:
@@ -117,13 +140,3 @@ def needs_gradient(block: nn.Module, rows: Tensor) -> bool:
 def _on_cpu_with_values(rows: Tensor) -> bool:
     """Whether rows can be handled in groups: tracers, which know shapes alone, and GPUs take all at once."""
     return rows.is_cpu and type(rows) is Tensor
-
-
-def linear_dtype(tokens: Tensor) -> torch.dtype:
-    """The type in which the next linear layer computes: that of autocast, or else that of the tokens."""
-    device = tokens.device.type
-    # Compilers of PyTorch before 2.12 stop at this question, whose answer is yes on all of their devices.
-    may_cast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
-    if tokens.dtype == torch.float64 or not may_cast or not torch.is_autocast_enabled(device):
-        return tokens.dtype
-    return torch.get_autocast_dtype(device)

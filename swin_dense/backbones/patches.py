@@ -42,10 +42,14 @@ class PatchEmbed(nn.Module):
 class PatchMerging(nn.Module):
     """Halves a token grid by joining 2x2 neighbours and doubling the channels (Swin paper, section 3.1)."""
 
-    def __init__(self, channels: int) -> None:
-        """Creates the norm over four joined tokens of that many channels and their reduction to two."""
+    def __init__(self, channels: int, *, norm_last: bool = False) -> None:
+        """Creates a norm and the reduction of four joined tokens of that many channels to two.
+
+        The norm is that of the four tokens, or with `norm_last`, as in Swin V2, that of the two.
+        """
         super().__init__()
-        self.norm = nn.LayerNorm(4 * channels)
+        self.norm_last = norm_last
+        self.norm = nn.LayerNorm((2 if norm_last else 4) * channels)
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, tokens: Tensor, grid: Sequence[int] | None = None) -> Tensor:
@@ -57,5 +61,9 @@ class PatchMerging(nn.Module):
         quads = tokens.view(*batch, rows, 2, columns, 2, channels)
         # Neighbours are joined in the official order (row, column) = (0, 0) (1, 0) (0, 1) (1, 1): column outermost.
         joined = contiguous(quads.movedim(-4, -2)).view(*batch, rows, columns, 4 * channels)
-        merged: Tensor = self.reduction(self.norm(joined))
+        return self.reduced(joined)
+
+    def reduced(self, joined: Tensor) -> Tensor:
+        """Maps joined tokens (..., 4C) to (..., 2C)."""
+        merged: Tensor = self.norm(self.reduction(joined)) if self.norm_last else self.reduction(self.norm(joined))
         return merged

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.block import SwinBlock
+from swin_dense.backbones.block import SwinBlock, with_norm
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import (
     relative_position_bias,
@@ -92,6 +92,7 @@ class PlainBlock(nn.Module):
         """Shares the parameters of a block, with regular or shifted windows."""
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
+        self.norms_last = block.norms_last
         self.window = block.attn.window
         self.shift = tuple(side // 2 if shifted else 0 for side in self.window)
         self.fit_windows = fit_windows
@@ -102,18 +103,20 @@ class PlainBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Maps tokens (B, *grid, C) to tokens of the same shape."""
+        tokens = tokens + with_norm(self.norm1, self._attended, tokens, last=self.norms_last)
+        return tokens + with_norm(self.norm2, self.mlp, tokens, last=self.norms_last)
+
+    def _attended(self, tokens: Tensor) -> Tensor:
         size = tokens.shape[1:-1]
         window, shift = self.window_and_shift(size)
-        weights, value = self.attention_weights(*self.windows(tokens), window)
+        weights, value = self.attention_weights(*self._in_windows(tokens), window)
         attended = self.attn.proj(_contiguous((weights @ value).transpose(-3, -2)).flatten(-2))
         grid, dimensions = _joined(attended, window), tuple(range(1, len(size) + 1))
         if any(shift):
             grid = grid.roll(shift, dimensions)
         for dimension, length in zip(dimensions, size, strict=True):
             grid = grid.narrow(dimension, 0, length)
-        tokens = tokens + grid
-        mapped: Tensor = tokens + self.mlp(self.norm2(tokens))
-        return mapped
+        return grid
 
     def window_and_shift(self, grid: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Sides of the windows of a grid, and how far they are shifted along each of its dimensions."""
@@ -123,10 +126,13 @@ class PlainBlock(nn.Module):
         return tuple(window), tuple(shift) if any(self.shift) else self.shift
 
     def windows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The normalised tokens in windows, (B, *counts, N, C), and the mask of shifted windows, (*counts, N, N)."""
+        """What attends in windows, (B, *counts, N, C), and the mask of shifted windows, (*counts, N, N)."""
+        return self._in_windows(tokens if self.norms_last else self.norm1(tokens))
+
+    def _in_windows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         size = tokens.shape[1:-1]
         window, shift = self.window_and_shift(size)
-        grid = functional.pad(self.norm1(tokens), (0, 0, *_padding(size, window)))
+        grid = functional.pad(tokens, (0, 0, *_padding(size, window)))
         if any(shift):
             grid = grid.roll([-step for step in shift], tuple(range(1, len(size) + 1)))
         counts = [_ceil_div(length, side) for length, side in zip(size, window, strict=True)]
@@ -137,8 +143,8 @@ class PlainBlock(nn.Module):
         """Weights (..., heads, N, N), whose rows sum to 1, and values (..., heads, N, D) of tokens (..., N, C)."""
         qkv = self.attn.projected(windows)
         query, key, value = qkv.movedim(-3, 0).transpose(-3, -2)
-        table = self.attn.relative_position_bias_table
-        if table is not None and window == self.window:
+        table = self.attn.bias_table() if window == self.window else None
+        if table is not None:
             bias = table[self.bias_index].permute(2, 0, 1)
         else:
             bias = self.attn.position_bias(window)
@@ -226,8 +232,7 @@ def _merged(merging: PatchMerging, tokens: Tensor) -> Tensor:
     *batch, height, width, channels = tokens.shape
     quads = tokens.view(*batch, height // 2, 2, width // 2, 2, channels)
     joined = _contiguous(quads.movedim(-4, -2)).flatten(-3)
-    merged: Tensor = merging.reduction(merging.norm(joined))
-    return merged
+    return merging.reduced(joined)
 
 
 def _padding(size: Sequence[int], sides: Sequence[int]) -> tuple[int, ...]:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+LARGEST_OFFSET = 8
+"""What the largest offset in a window is scaled to before logarithms are taken, in the official code of Swin V2."""
+
 
 def relative_position_count(window: Sequence[int]) -> int:
     """Number of different offsets between two tokens of a window: (2M - 1) per dimension."""
@@ -43,6 +46,28 @@ def _build_index(window: tuple[int, ...], shown: tuple[int, ...], device: torch.
 
 
 _cached_index = lru_cache(maxsize=32)(_build_index)
+
+
+def log_spaced_offsets(window: Sequence[int], pretrained_window: int, like: Tensor) -> Tensor:
+    """The log-spaced offsets (offsets, dimensions) between two tokens of a window (Swin V2 paper, equation 4).
+
+    They are in the order of the table that `relative_position_bias` takes, on the device and in the type of `like`. In
+    windows of `pretrained_window` tokens a side the largest offset is `LARGEST_OFFSET` before its logarithm is taken.
+    """
+    is_real = type(like.data) is Tensor and not torch.compiler.is_compiling()
+    offsets_of = _cached_offsets if is_real else _build_offsets
+    return offsets_of(tuple(window), pretrained_window, like.device, like.dtype)
+
+
+def _build_offsets(window: tuple[int, ...], pretrained_window: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        sides = [torch.arange(1 - side, side, device=device, dtype=torch.float32) for side in window]
+        offsets = torch.stack(torch.meshgrid(*sides, indexing="ij"), -1).flatten(0, -2)
+        offsets = offsets / max(pretrained_window - 1, 1) * LARGEST_OFFSET
+        return (offsets.sign() * (offsets.abs() + 1).log2() / math.log2(LARGEST_OFFSET)).to(dtype)
+
+
+_cached_offsets = lru_cache(maxsize=32)(_build_offsets)
 
 
 def resized_position_embedding(embedding: Tensor, grid: Sequence[int]) -> Tensor:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from swin_dense.backbones.block import StageOptions, SwinBlock, linear_dtype, needs_gradient
+from swin_dense.backbones.attention import linear_dtype
+from swin_dense.backbones.block import StageOptions, SwinBlock, needs_gradient
 from swin_dense.backbones.gridded_attention import GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import resized_position_embedding
@@ -69,7 +70,7 @@ class SwinStage(nn.Module):
         self.activation_checkpointing = False
         self.fit_windows = False
         self.blocks = nn.ModuleList(SwinBlock(options, drop_path) for drop_path in drop_paths)
-        self.downsample = PatchMerging(options.channels) if downsample else None
+        self.downsample = PatchMerging(options.channels, norm_last=options.version == 2) if downsample else None
 
     def forward(self, tokens: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, Tensor]:
         """Runs the blocks on tokens (B, *grid, C), regular and shifted windows in turn, and then patch merging.
@@ -165,6 +166,8 @@ class SwinTransformer(nn.Module):
         relative_position_bias: bool = True,
         appearance_term: bool = True,
         mixing: str = "attention",
+        version: int = 1,
+        pretrained_window_sizes: Sequence[int] | None = None,
     ) -> None:
         """Builds the backbone with the official initialisation.
 
@@ -183,7 +186,8 @@ class SwinTransformer(nn.Module):
                 compute the block again in the backward pass.
             absolute_position_embedding: Add a learned embedding of the absolute position to the tokens, resized
                 (bicubic) to the token grid.
-            pretrain_image_size: Side in pixels of the images for which the absolute position embedding is learned.
+            pretrain_image_size: Side in pixels of the images for which positions are learned: the absolute position
+                embedding, and the position bias of version 2.
             fit_windows: Where a map is no larger than the window along a dimension, take the map for the window there
                 and shift nothing, as classifiers do. Dense models keep window and shift, and pad the map. Windows of
                 videos are always fitted.
@@ -195,6 +199,11 @@ class SwinTransformer(nn.Module):
                 images; the weights of query and key stay, unused.
             mixing: "attention", or "mlp" of Swin-MLP: one linear map over the places of a window for each head, in
                 place of attention and with no position of its own.
+            version: 2 builds Swin Transformer V2 (arXiv 2111.09883): norms behind attention and MLP and behind the
+                reduction of patch merging, attention by scaled cosines, and a continuous position bias.
+            pretrained_window_sizes: Sides of the windows in which the position bias of version 2 was learned, for each
+                stage; that of other windows follows from it. None takes `window_size`, but not more than the map of
+                `pretrain_image_size`, to which the windows of a classifier are fitted.
 
         Raises:
             ConfigError: An option is out of its range, or options contradict each other.
@@ -211,6 +220,10 @@ class SwinTransformer(nn.Module):
         is_video = len(self.window) == 3
         if is_video and absolute_position_embedding:
             raise ConfigError("absolute_position_embedding: images have one, and these windows are those of videos")
+        if version == 2 and (is_video or mixing == "mlp" or not (relative_position_bias and appearance_term)):
+            raise ConfigError("version=2: needs attention in windows of images, and all terms of its scores")
+        side = pretrain_image_size // self.patch[-1]
+        pretrained = _pretrained_windows(version, pretrained_window_sizes, len(depths), self.window[-1], side)
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
         self.depths = tuple(depths)
         self.out_indices = tuple(out_indices)
@@ -228,7 +241,6 @@ class SwinTransformer(nn.Module):
         self.patch_embed = PatchEmbed(self.patch, in_channels, embed_dim)
         self.absolute_pos_embed: nn.Parameter | None = None
         if absolute_position_embedding:
-            side = pretrain_image_size // self.patch[-1]
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
 
         drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
@@ -243,6 +255,8 @@ class SwinTransformer(nn.Module):
                 relative_position_bias=relative_position_bias,
                 appearance_term=appearance_term,
                 mixing=mixing,
+                version=version,
+                pretrained_window=pretrained[index],
             )
             stage = SwinStage(options, drop_paths[first : first + depth], downsample=index < len(depths) - 1)
             stage.activation_checkpointing = activation_checkpointing
@@ -387,6 +401,9 @@ class SwinTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, SwinBlock) and module.norms_last:  # new blocks change nothing
+                for norm in (module.norm1, module.norm2):
+                    nn.init.zeros_(norm.weight)
 
 
 def _one_graph() -> AbstractContextManager[object]:
@@ -417,6 +434,19 @@ def window_and_patch(
     if all_sides[1][-2] != all_sides[1][-1]:
         raise ConfigError(f"patch_size={patch_size}: patches must be as high as they are wide")
     return all_sides[0], all_sides[1]
+
+
+def _pretrained_windows(version: int, sizes: Sequence[int] | None, stages: int, window: int, side: int) -> list[int]:
+    """`pretrained_window_sizes`, by default those in a first map of `side` tokens a side, or a ConfigError."""
+    if version not in (1, 2):
+        raise ConfigError(f"version={version}: must be 1 or 2")
+    if sizes is None:
+        return [max(min(window, side >> index), 1) for index in range(stages)]
+    if version == 1:
+        raise ConfigError("pretrained_window_sizes: version 1 has a table of position biases; leave it out")
+    if len(sizes) != stages or min(sizes) < 1:
+        raise ConfigError(f"pretrained_window_sizes={tuple(sizes)}: {stages} sides are needed, of at least 1")
+    return list(sizes)
 
 
 def _check_options(

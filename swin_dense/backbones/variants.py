@@ -1,6 +1,7 @@
 """The published Swin Transformers by name, and tiny ones of our own.
 
-Those of images are in the Swin paper, section 3.3 and Table 7, those of videos in the Video Swin paper, section 3.2.
+Those of images are in the Swin paper, section 3.3 and Table 7, and in the Swin V2 paper, those of videos in the Video
+Swin paper, section 3.2.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class SwinVariant:
         pretrain_image_size: Side in pixels of the images that its published weights were trained on.
         patch_size: Side of the patches in pixels; of videos (frames, rows, columns).
         mixing: How the tokens of a window are mixed, by "attention" or the "mlp" of Swin-MLP.
+        version: 2 for Swin Transformer V2.
 
     Example:
         >>> from swin_dense.backbones import VARIANTS
@@ -42,6 +44,7 @@ class SwinVariant:
     pretrain_image_size: int = 224
     patch_size: int | tuple[int, ...] = PATCH_SIZE
     mixing: str = "attention"
+    version: int = 1
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -62,6 +65,9 @@ VARIANTS = {
     "swin_large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48)),
     "swin_base_384": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), window_size=12, pretrain_image_size=384),
     "swin_large_384": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48), window_size=12, pretrain_image_size=384),
+    "swinv2_tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24), 8, 256, version=2),
+    "swinv2_small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24), 8, 256, version=2),
+    "swinv2_base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32), 8, 256, version=2),
     # Swin-MLP by the channels of a head ("Swin-Mixer" in Table 10); 32 in the base model.
     "swin_mlp_tiny_c24": _swin_mlp_tiny((4, 8, 16, 32)),
     "swin_mlp_tiny_c12": _swin_mlp_tiny((8, 16, 32, 64)),

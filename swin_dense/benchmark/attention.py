@@ -45,7 +45,9 @@ class Method:
 
     def pair(self, stage: SwinStage, tokens: Tensor) -> Tensor:
         """Attention of the first two blocks of a stage, regular and shifted, one after the other."""
-        first, second = (block.attn for block in list(cast(Iterable[SwinBlock], stage.blocks))[:2])
+        first, second = (
+            cast(WindowAttention, block.attn) for block in list(cast(Iterable[SwinBlock], stage.blocks))[:2]
+        )
         if self.attend is not None:
             return self.attend(second, self.attend(first, tokens, False), True)
         plan = window_plan(tokens, stage.window, [side // 2 for side in stage.window])
@@ -64,7 +66,7 @@ class Method:
                 _, tokens = stage(tokens)
                 continue
             for index, block in enumerate(cast(Iterable[SwinBlock], stage.blocks)):
-                tokens = tokens + self.attend(block.attn, block.norm1(tokens), index % 2 == 1)
+                tokens = tokens + self.attend(cast(WindowAttention, block.attn), block.norm1(tokens), index % 2 == 1)
                 tokens = tokens + block.mlp(block.norm2(tokens))
             if stage.downsample is not None:
                 tokens = stage.downsample(tokens)

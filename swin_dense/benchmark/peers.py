@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.backbones import VARIANTS, SwinVariant, create_backbone
+from swin_dense.errors import ConfigError
 from swin_dense.weights import load_weights
 
 OURS = "ours"
@@ -44,6 +45,8 @@ def checked_size(variant: str) -> tuple[int, int]:
 
 def build(name: str, variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
     """A contestant with random weights, on the default device, made for images of these heights and widths."""
+    if name != OURS and VARIANTS[variant].version == 2:
+        raise ConfigError(f"{name} takes part with the first version of Swin alone, and {variant} is the second")
     return {OURS: _ours, **PEERS}[name](variant, sizes)
 
 

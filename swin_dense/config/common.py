@@ -26,7 +26,7 @@ class OptimizerConfig:
     learning_rate: float
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
-    no_decay: tuple[str, ...] = ("absolute_pos_embed", "relative_position_bias_table", "norm")
+    no_decay: tuple[str, ...] = ("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp", "norm")
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:

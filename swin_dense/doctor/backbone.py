@@ -31,7 +31,7 @@ COMPILED_SIZES = ((2, 232, 264), (2, 243, 301))
 
 
 def backbone_checks(
-    device: torch.device, variants: Sequence[str] = ("swin_tiny", "swin_base_384")
+    device: torch.device, variants: Sequence[str] = ("swin_tiny", "swin_base_384", "swinv2_tiny")
 ) -> Iterator[tuple[str, Measurement]]:
     """Maps and gradients of each variant, many windows, and, on CUDA, what waits for the device."""
     for variant in variants:
@@ -129,6 +129,8 @@ def _backbone(variant: str) -> SwinTransformer:
     for name, parameter in backbone.named_parameters():
         if name.endswith(("bias", "bias_table")):
             nn.init.normal_(parameter, std=0.2)
+        elif not parameter.any():  # new norms of version 2 leave the blocks out
+            nn.init.ones_(parameter)
     return backbone
 
 

@@ -4,7 +4,8 @@ The convention is that of the published tables. One multiply-add counts once (it
 convolution, deformable ones included, and every matrix product counts: linear layers, and both products of attention,
 `q @ k` and `attention @ v`. Normalisations, activations, softmax, biases, additions, resizing, RoI pooling and
 interpolation count nothing. What is computed counts, needed or not: the padding that fills the last window of a map
-takes part in attention like any token, and in nothing else.
+takes part in attention like any token, and in nothing else. The network behind the position bias of Swin V2 counts
+nothing either, as in published counts: it sees no image, and its output can be kept with the weights.
 
 The published counts of detectors are, as far as one can infer, what a counter of layers saw plus the products of window
 attention. Such a counter also sees norms, activations and biases (up to 0.5 %: Cascade Mask R-CNN on R-50 is 737.6 G
@@ -30,13 +31,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from swin_dense.backbones.attention import CosineAttention
 
 Forward = Callable[[nn.Module], object]
 """Runs one forward pass of the module that it is given, whose inputs are made on that module's own device, for instance
@@ -107,8 +111,12 @@ def count_macs(module: nn.Module, forward: Forward) -> MacCount:
     """Multiply-adds of one forward pass of the module in its present mode, on its present device."""
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     # Fused attention layers in evaluation mode are one opaque operator; their plain form is countable.
-    with torch.no_grad(), _without_fused_attention_layers(), _macs_by_part(module, counter) as parts, counter:
-        forward(module)
+    with ExitStack() as stack:
+        for context in (torch.no_grad(), _without_fused_attention_layers(), _without_position_networks(module)):
+            stack.enter_context(context)
+        parts = stack.enter_context(_macs_by_part(module, counter))
+        with counter:
+            forward(module)
     return MacCount(_macs_so_far(counter), {name: macs for name, macs in parts.items() if macs})
 
 
@@ -141,6 +149,23 @@ def _macs_by_part(module: nn.Module, counter: FlopCounterMode) -> Iterator[dict[
                 hooks.callback(submodule.register_forward_pre_hook(enter).remove)
                 hooks.callback(submodule.register_forward_hook(leave(part)).remove)
         yield parts
+
+
+@contextmanager
+def _without_position_networks(module: nn.Module) -> Iterator[None]:
+    """Puts zeros in the place of what the networks behind position biases give."""
+    networks = [(one.cpb_mlp, one.heads) for one in module.modules() if isinstance(one, CosineAttention)]
+    for network, heads in networks:
+        network.forward = partial(_zeros, heads)  # type: ignore[method-assign]  # until the end
+    try:
+        yield
+    finally:
+        for network, _ in networks:
+            del network.forward
+
+
+def _zeros(heads: int, offsets: Tensor) -> Tensor:
+    return offsets.new_zeros(len(offsets), heads)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from swin_dense.errors import ConfigError
 
-NO_DECAY = ("absolute_pos_embed", "relative_position_bias_table", "norm")
-"""The official rule: linear and convolution biases are decayed, and so are batch norms, which are named "bn"."""
+NO_DECAY = ("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp", "norm")
+"""The official rules of Swin and Swin V2: biases are decayed, and so are batch norms, which are named "bn"."""
 
 
 @runtime_checkable

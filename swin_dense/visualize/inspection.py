@@ -107,9 +107,7 @@ def visualize_features(
         if views[number]:
             files.append(output / f"attention_stage{number}.png")
             draw_attention(picture, views[number], files[-1])
-        tables = [
-            (title.rpartition(",")[0], block.attn.relative_position_bias_table) for title, block, _ in inputs[number]
-        ]
+        tables = [(title.rpartition(",")[0], block.attn.bias_table()) for title, block, _ in inputs[number]]
         if biases := [(title, table) for title, table in tables if table is not None]:
             files.append(output / f"bias_stage{number}.png")
             draw_biases(biases, files[-1])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from swin_dense.errors import WeightsError
 from swin_dense.weights.files import read_checkpoint, read_metadata, save_checkpoint, save_weights, unwrap
-from swin_dense.weights.formats import format_named
+from swin_dense.weights.formats_v2 import format_named
 from swin_dense.weights.layout import Parts, take_apart
 from swin_dense.weights.names import (
     BESIDE,
@@ -106,13 +106,15 @@ def convert_state_dict(
     What stood before all names, such as `module.`, is left out; what surrounds a backbone stands beside `backbone.`,
     and a backbone alone has no prefix.
     """
-    wanted, unwanted = format_named(to), selection("ignore", ignore)
+    format_named(to)
+    unwanted = selection("ignore", ignore)
     check_selection("ignore", unwanted, tensors)
     taken = {key: tensor for key, tensor in tensors.items() if not is_named(unwanted, key)}
     named = without_wrappers(taken, ema=ema)
     if broken := [named.keys[name] for name, tensor in named.tensors.items() if not is_finite(tensor)]:
         raise WeightsError(f"{len(broken)} tensors hold NaN or infinity: {listed(broken)}")
     parts = take_apart(named.tensors, format, named.keys)
+    wanted = format_named(to, parts.layout.format.version)
     backbone, around = _with_heads_inside(parts)
     form = wanted.form_for(_tensors(backbone))
     body = {name: item for name, item in backbone.items() if form.write(name) is not None}

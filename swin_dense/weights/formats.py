@@ -21,7 +21,7 @@ from math import isqrt
 
 from torch import Tensor
 
-from swin_dense.errors import WeightsError, nearest
+from swin_dense.errors import WeightsError
 from swin_dense.weights.tables import SAME_NAMES, Format, Rearrangement, Row, Table
 
 
@@ -225,9 +225,9 @@ _TORCHVISION_ROWS = Table(
 
 def _without_embedding(row: Row) -> Row:
     """A row of a model of videos, whose sequence begins with the first stage; its index of token pairs is square."""
-    theirs = row.official if row.official.startswith("patch_embed.") else str(row.theirs)
+    (theirs,), (official,) = row.parts, row.officials
     theirs = theirs.replace("features.{2i+1}", "features.{2i}").replace("features.{2i+2}", "features.{2i+1}")
-    return Row(theirs, row.official)
+    return Row(official if official.startswith("patch_embed.") else theirs, official)
 
 
 _TORCHVISION_VIDEO = Table([_without_embedding(row) for row in _TORCHVISION_ROWS.rows])
@@ -293,9 +293,9 @@ _MASK_TOKEN = Row("embeddings.mask_token", "mask_token")
 _DECODER = Row("decoder.0", "decoder.0")
 
 
-def _below_swin(*rows: Row) -> list[Row]:
-    """The rows with `swin.` before their names."""
-    return [row._replace(theirs=tuple(f"swin.{part}" for part in row.parts)) for row in rows]
+def below(prefix: str, *rows: Row) -> list[Row]:
+    """The rows with a prefix before their names."""
+    return [row._replace(theirs=tuple(f"{prefix}{part}" for part in row.parts)) for row in rows]
 
 
 _SAVED = [*_ANY_VERSION, *_SAVED_NAMES]
@@ -305,9 +305,9 @@ def _forms(body: Sequence[Row], last_norm_of_backbone: Sequence[Row]) -> tuple[T
     """SwinModel, SwinForImageClassification, SwinBackbone and SwinForMaskedImageModeling."""
     return (
         Table([*body, _LAST_NORM]),
-        Table([*_below_swin(*body, _LAST_NORM), _HEAD]),
+        Table([*below("swin.", *body, _LAST_NORM), _HEAD]),
         Table([*body, *last_norm_of_backbone, _OUTPUT_NORMS]),
-        Table([*_below_swin(*body, _LAST_NORM, _MASK_TOKEN), _DECODER]),
+        Table([*below("swin.", *body, _LAST_NORM, _MASK_TOKEN), _DECODER]),
     )
 
 
@@ -341,7 +341,7 @@ _ANY_NAME = Table(
 HUGGINGFACE = Format(
     "huggingface",
     reading=_ANY_NAME,
-    forms=_forms(_SAVED, _below_swin(_LAST_NORM)),
+    forms=_forms(_SAVED, below("swin.", _LAST_NORM)),
     optional_prefix="swin.",
     around=_UPERNET,
     has_buffers=False,
@@ -351,11 +351,4 @@ HUGGINGFACE_4 = replace(
 )
 
 FORMATS = {table.name: table for table in (OWN, OFFICIAL, OPENMMLAB, TORCHVISION, TIMM, HUGGINGFACE, HUGGINGFACE_4)}
-"""Every weight format by name."""
-
-
-def format_named(name: str) -> Format:
-    """The format of this name in `FORMATS`."""
-    if name not in FORMATS:
-        raise WeightsError(f'unknown weight format "{name}"; {nearest(name, FORMATS)}')
-    return FORMATS[name]
+"""Every weight format by name; `formats_v2` has the same of Swin Transformer V2."""

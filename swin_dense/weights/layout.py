@@ -9,13 +9,15 @@ from typing import NamedTuple
 from torch import Tensor
 
 from swin_dense.errors import WeightsError
-from swin_dense.weights.formats import FORMATS, INDEX, MASK, VIDEO_HEAD, format_named
+from swin_dense.weights.formats import INDEX, MASK, VIDEO_HEAD
+from swin_dense.weights.formats_v2 import COORDINATES, format_named, formats_of
 from swin_dense.weights.names import shortened
 from swin_dense.weights.tables import Converted, Format, Name
 
-_BUFFERS = (Name(INDEX), Name(MASK))
+_BUFFERS = (Name(INDEX), Name(MASK), Name(COORDINATES))
 _BLOCK = Name("layers.{i}.blocks.{j}.norm1")
 _MERGING = Name("layers.{i}.downsample.reduction")
+_TEMPERATURE = re.compile(r"\.(attn|attention\.self)\.logit_scale$")
 
 
 class Layout(NamedTuple):
@@ -47,13 +49,7 @@ def detect_layout(keys: Collection[str], name: str = "auto") -> Layout:
     which distinguishes timm's names from the official ones. Buffers distinguish files of the official code from ours,
     and those of transformers 4 from those of 5.
     """
-    if name != "auto":
-        format_named(name)
-    layouts = [
-        Layout(table, prefix)
-        for table in (FORMATS.values() if name == "auto" else [FORMATS[name]])
-        for prefix in _prefixes(table, keys)
-    ]
+    layouts = [Layout(table, prefix) for table in _tables(keys, name) for prefix in _prefixes(table, keys)]
     layouts = [layout for layout in layouts if (_fits if name == "auto" else _has_blocks)(layout, keys)]
     if len(layouts) > 1:
         found = ", ".join(f"{layout.format.name} under '{layout.prefix}'" for layout in layouts)
@@ -91,6 +87,13 @@ def take_apart(tensors: Mapping[str, Tensor], format_name: str, keys: Mapping[st
         unmatched=tuple(inside[name] for name in unmatched),
         foreign=others,
     )
+
+
+def _tables(keys: Collection[str], name: str) -> list[Format]:
+    """The formats of this name, or all for "auto", of the version that temperatures in the place of tables tell."""
+    has_tables = any(key.endswith("relative_position_bias_table") for key in keys)
+    version = 2 if not has_tables and any(_TEMPERATURE.search(key) for key in keys) else 1
+    return [*formats_of(version).values()] if name == "auto" else [format_named(name, version)]
 
 
 def _prefixes(table: Format, keys: Collection[str]) -> list[str]:
@@ -135,8 +138,7 @@ def _fits(layout: Layout, keys: Collection[str]) -> bool:
 
 def _describe_unknown(keys: Collection[str], name: str) -> str:
     """Names the format that has most of the keys, and the first keys that it does not have."""
-    tables = FORMATS.values() if name == "auto" else [FORMATS[name]]
-    others = {table.name: [key for key in keys if not _reads_somewhere(table, key)] for table in tables}
+    others = {table.name: [key for key in keys if not _reads_somewhere(table, key)] for table in _tables(keys, name)}
     closest = min(others, key=lambda table: len(others[table]))
     wanted = "any known format" if name == "auto" else f"the {name} format"
     if len(others[closest]) == len(keys):

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +120,7 @@ def load_weights(
         loaded=tuple(matched.loaded),
         converted=tuple(matched.converted),
         interpolated=tuple(matched.interpolated),
-        skipped=(*incoming.skipped, *matched.skipped),
+        skipped=(*incoming.skipped, *_with_windows(matched.skipped, incoming, model)),
         missing=tuple(matched.missing),
     )
 
@@ -186,6 +187,20 @@ def _inflated(incoming: _Incoming, model: nn.Module) -> _Incoming:
     bare = {name.removeprefix(incoming.prefix): item for name, item in incoming.backbone.items()}
     fitted = fitted_to_video(bare, backbone.patch, backbone.window)
     return incoming._replace(backbone={incoming.prefix + name: item for name, item in fitted.items()})
+
+
+def _with_windows(skipped: Sequence[Note], incoming: _Incoming, model: nn.Module) -> list[Note]:
+    """Says which position biases of version 2, which have no size, are computed for other windows than they were."""
+    if incoming.prefix is None:
+        return list(skipped)
+    backbone: Any = model.get_submodule(incoming.prefix.removesuffix("."))
+    reasons: dict[str, str] = {}
+    for name in incoming.backbone:
+        index = incoming.backbone.get(name.replace(".logit_scale", ".relative_position_index"))
+        if name.endswith(".logit_scale") and index and index.tensor.shape[-1] != prod(backbone.window):
+            change = f"windows of {index.tensor.shape[-1]} tokens have {prod(backbone.window)} in the model"
+            reasons |= dict.fromkeys(index.keys, f"recomputed: {change}")
+    return [Note(note.name, reasons.get(note.name, note.reason)) for note in skipped]
 
 
 def _under_own_names(tensors: Mapping[str, Tensor], model: Iterable[str], format_name: str, ema: bool) -> _Incoming:

@@ -11,7 +11,7 @@ from torch import Tensor
 from swin_dense.errors import WeightsError
 from swin_dense.weights.report import Note
 
-BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.(attn\.relative_position_index|attn_mask)")
+BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.(attn\.relative_(position_index|coords_table)|attn_mask)")
 OUTPUT_NORM = re.compile(r"(norm\d+)\.(weight|bias)")
 
 SETTING = "bbox_head.mask_head.head.sizes_of_interest"

@@ -88,6 +88,12 @@ _OFFICIAL: dict[tuple[Task, str], tuple[str, ...]] = {
         "v1.0.5/swin_mlp_tiny_c12_patch4_window8_256",
         "v1.0.5/swin_mlp_tiny_c6_patch4_window8_256",
         "v1.0.5/swin_mlp_base_patch4_window7_224",
+        "v2.0.0/swinv2_tiny_patch4_window8_256",
+        "v2.0.0/swinv2_small_patch4_window8_256",
+        "v2.0.0/swinv2_base_patch4_window8_256",
+        "v2.0.0/swinv2_tiny_patch4_window16_256",
+        "v2.0.0/swinv2_small_patch4_window16_256",
+        "v2.0.0/swinv2_base_patch4_window16_256",
     ),
     ("classification", "ImageNet-22K"): (
         "v1.0.8/swin_tiny_patch4_window7_224_22k",
@@ -96,6 +102,7 @@ _OFFICIAL: dict[tuple[Task, str], tuple[str, ...]] = {
         "v1.0.0/swin_base_patch4_window12_384_22k",
         "v1.0.0/swin_large_patch4_window7_224_22k",
         "v1.0.0/swin_large_patch4_window12_384_22k",
+        "v2.0.0/swinv2_base_patch4_window12_192_22k",
     ),
     ("classification", "ImageNet-22K, ImageNet-1K"): (
         "v1.0.8/swin_tiny_patch4_window7_224_22kto1k_finetune",
@@ -104,6 +111,8 @@ _OFFICIAL: dict[tuple[Task, str], tuple[str, ...]] = {
         "v1.0.0/swin_base_patch4_window12_384_22kto1k",
         "v1.0.0/swin_large_patch4_window7_224_22kto1k",
         "v1.0.0/swin_large_patch4_window12_384_22kto1k",
+        "v2.0.0/swinv2_base_patch4_window12to16_192to256_22kto1k_ft",
+        "v2.0.0/swinv2_base_patch4_window12to24_192to384_22kto1k_ft",
     ),
     ("detection", "ImageNet-1K, COCO"): (
         "v1.0.3/mask_rcnn_swin_tiny_patch4_window7_1x",
@@ -137,11 +146,17 @@ _SIZES = {
     "swin_t": 108.190,
     "swin_s": 189.786,
     "swin_b": 335.364,
+    "swin_v2_t": 108.626,
+    "swin_v2_s": 190.675,
+    "swin_v2_b": 336.372,
     "mask-rcnn_swin-t-p4-w7_fpn_1x_coco": 182.592,
     "swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512": 229.029,
 }
 
-_TORCHVISION = ("swin_t-704ceda3", "swin_s-5e29d889", "swin_b-68c6b09e")
+_TORCHVISION = (
+    *("swin_t-704ceda3", "swin_s-5e29d889", "swin_b-68c6b09e"),
+    *("swin_v2_t-b137f0e2", "swin_v2_s-637d8ceb", "swin_v2_b-781e5279"),
+)
 
 # Files of OpenMMLab by name, without what all have in common.
 _MMDET_FILES = {
@@ -164,9 +179,11 @@ def _variant(name: str) -> str:
     """The backbone variant in a publisher's model name."""
     if name.startswith("swin_mlp"):
         return name.partition("_patch4")[0]
-    found = re.search(r"swin[_-](tiny|small|base|large|[tsb])(?![a-z])", name)
+    found = re.search(r"swin(_?v2)?[_-](tiny|small|base|large|[tsb])(?![a-z])", name)
     assert found is not None
-    size = {"t": "tiny", "s": "small", "b": "base"}.get(found[1], found[1])
+    size = {"t": "tiny", "s": "small", "b": "base"}.get(found[2], found[2])
+    if found[1]:  # whose windows are an option
+        return f"swinv2_{size}"
     return f"swin_{size}" + ("_384" if "window12" in name else "")
 
 

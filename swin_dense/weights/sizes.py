@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from swin_dense.backbones.position import relative_position_bias, relative_position_count
+from swin_dense.backbones.position import log_spaced_offsets, relative_position_bias, relative_position_count
 from swin_dense.backbones.variants import VARIANTS
 from swin_dense.backbones.windows import MASKED
 from swin_dense.errors import WeightsError
+from swin_dense.weights.formats_v2 import COORDINATES, WINDOW
 from swin_dense.weights.tables import Converted, Name, Table, is_video
 
 _TABLE = Name("layers.{i}.blocks.{j}.attn.relative_position_bias_table")
 _INDEX = Name("layers.{i}.blocks.{j}.attn.relative_position_index")
 _MASK = Name("layers.{i}.blocks.{j}.attn_mask")
+_TEMPERATURE = Name("layers.{i}.blocks.{j}.attn.logit_scale")
+_COORDINATES = Name(COORDINATES)
 _NORM = Name("layers.{i}.blocks.{j}.norm1")
 
 _SIDES = (7, 12)
@@ -58,25 +61,31 @@ def bicubic(grid: Tensor, size: tuple[int, int]) -> Tensor:
 def absent_buffers(backbone: Mapping[str, Converted], form: Table) -> dict[str, Tensor]:
     """The buffers that a form holds and a backbone lacks, by official name.
 
-    These are relative position indices, and the attention masks of shifted windows for the image size of the absolute
-    position embedding, or else for the one that all published classifiers have.
+    These are relative position indices and, of version 2, offsets; and the attention masks of shifted windows for the
+    image size of the absolute position embedding, or else for the one that all published classifiers have.
     """
     buffers: dict[str, Tensor] = {}
     of_video = is_video({name: item.tensor for name, item in backbone.items()})
     for key, item in backbone.items():
-        found = _TABLE.match(key)
+        version_1 = _TABLE.match(key)
+        found = version_1 or _TEMPERATURE.match(key)
         if found is None:
             continue
         stage, block = found[0]["i"], found[0]["j"]
-        index, mask = (name.fill(found[0], "") for name in (_INDEX, _MASK))
+        index, mask, coordinates = (name.fill(found[0], "") for name in (_INDEX, _MASK, _COORDINATES))
         wants_index = index not in backbone and form.write(index) is not None
         if of_video:
             if wants_index:
                 buffers[index] = relative_position_index(video_window(len(item.tensor), None))
             continue
-        window = _window_side(key, item.tensor)
+        window = _window_side(key, item.tensor) if version_1 else WINDOW
         if wants_index:
             buffers[index] = relative_position_index((window, window))
+        elif index in backbone:
+            window = isqrt(isqrt(backbone[index].tensor.numel()))
+        if not version_1 and coordinates not in backbone and form.write(coordinates) is not None:
+            offsets = log_spaced_offsets((window, window), window, like=torch.empty(0))
+            buffers[coordinates] = offsets.reshape(1, 2 * window - 1, 2 * window - 1, 2).clone()
         side = _first_side(backbone, window) >> stage
         is_shifted = block % 2 == 1 and side > window and side % window == 0
         if is_shifted and mask not in backbone and form.write(mask) is not None:
@@ -133,19 +142,20 @@ def _first_side(backbone: Mapping[str, Converted], window: int) -> int:
 
 def other_variant(theirs: Mapping[str, torch.Size], ours: Mapping[str, torch.Size]) -> str | None:
     """The variant that a checkpoint has the shapes of; None if unclear, or if the model has its width and depths."""
-    found = _sizes(theirs)
-    if found[:2] == _sizes(ours)[:2]:
+    found, own = _sizes(theirs), _sizes(ours)
+    if found[:3] == own[:3]:
         return None
     names = [
         name
         for name, variant in VARIANTS.items()
-        if found == (variant.embed_dim, variant.depths, relative_position_count(variant.window))
+        if found[:3] == (variant.version, variant.embed_dim, variant.depths)
+        and found[3] in (0, relative_position_count(variant.window))
     ]
     return names[0] if len(names) == 1 else None
 
 
-def _sizes(shapes: Mapping[str, torch.Size]) -> tuple[int, tuple[int, ...], int]:
-    """Channels of the first stage, blocks per stage, and rows of a relative position bias table."""
+def _sizes(shapes: Mapping[str, torch.Size]) -> tuple[int, int, tuple[int, ...], int]:
+    """Version, channels of the first stage, blocks per stage, and rows of a relative position bias table, if any."""
     blocks = Counter(
         found[0]["i"] for key in shapes if (found := _NORM.match(key)) is not None and found[1] == ".weight"
     )
@@ -153,4 +163,5 @@ def _sizes(shapes: Mapping[str, torch.Size]) -> tuple[int, tuple[int, ...], int]
         shapes.get(name) or (0,)
         for name in ("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table")
     )
-    return embedding[0], tuple(blocks[i] for i in sorted(blocks)), table[0]
+    version = 2 if not table[0] and any(_TEMPERATURE.match(key) is not None for key in shapes) else 1
+    return version, embedding[0], tuple(blocks[i] for i in sorted(blocks)), table[0]

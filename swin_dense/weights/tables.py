@@ -67,7 +67,7 @@ class Row(NamedTuple):
     """One row of a table."""
 
     theirs: str | tuple[str, ...]  # several names are parts of one tensor, in order along its first dimension
-    official: str
+    official: str | tuple[str, ...]  # the same
     rearrangement: Rearrangement | None = None
 
     @property
@@ -75,13 +75,23 @@ class Row(NamedTuple):
         """The names of `theirs`, one or several."""
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
+    @property
+    def officials(self) -> tuple[str, ...]:
+        """The names of `official`, one or several."""
+        return (self.official,) if isinstance(self.official, str) else self.official
+
 
 class Reading(NamedTuple):
-    """What a table makes of one key: the official name, and which part of which row the key is."""
+    """What a table makes of one key: the names on the other side, and which part of which row the key is."""
 
-    official: str
+    names: tuple[str, ...]
     row: Row
     part: int
+
+    @property
+    def official(self) -> str:
+        """The official name, where the other side is that; the first of several."""
+        return self.names[0]
 
 
 @dataclass(frozen=True)
@@ -107,81 +117,95 @@ class Table:
     def __init__(self, rows: Iterable[Row] = (), *, others_keep_names: bool = False) -> None:
         self.rows = tuple(rows)
         self.others_keep_names = others_keep_names
-        self._theirs = [
-            (Name(theirs), Name(row.official), row, part) for row in self.rows for part, theirs in enumerate(row.parts)
-        ]
-        self._official = [(Name(row.official), [Name(theirs) for theirs in row.parts], row) for row in self.rows]
+        sides = [([*map(Name, row.parts)], [*map(Name, row.officials)], row) for row in self.rows]
+        self._theirs = [(name, to, row, part) for names, to, row in sides for part, name in enumerate(names)]
+        self._official = [(name, to, row, part) for to, names, row in sides for part, name in enumerate(names)]
 
     def read(self, key: str) -> Reading | None:
         """Looks up a key of the other library; None if the table does not have it."""
-        for theirs, official, row, part in self._theirs:
-            if (match := theirs.match(key)) is not None:
-                return Reading(official.fill(*match), row, part)
-        return Reading(key, Row(key, key), 0) if self.others_keep_names else None
+        return self._look_up(key, self._theirs)
 
-    def write(self, official: str) -> tuple[tuple[str, ...], Row] | None:
-        """Looks up an official key; gives the other library's keys and the row, or None if the table has no place."""
-        for name, theirs, row in self._official:
-            if (match := name.match(official)) is not None:
-                return tuple(part.fill(*match) for part in theirs), row
-        return ((official,), Row(official, official)) if self.others_keep_names else None
+    def write(self, official: str) -> Reading | None:
+        """Looks up an official key; gives the other library's names, or None if the table has no place for it."""
+        return self._look_up(official, self._official)
+
+    def _look_up(self, key: str, side: Sequence[tuple[Name, list[Name], Row, int]]) -> Reading | None:
+        for name, others, row, part in side:
+            if (match := name.match(key)) is not None:
+                return Reading(tuple(other.fill(*match) for other in others), row, part)
+        return Reading((key,), Row(key, key), 0) if self.others_keep_names else None
 
     def to_official(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Converted], tuple[str, ...]]:
         """Renames and rearranges tensors of the other library; also gives the keys that the table does not have."""
-        gathered: dict[str, tuple[Row, dict[int, str]]] = {}
+        gathered: dict[tuple[str, ...], tuple[Row, dict[int, str]]] = {}
         unmatched = []
         for key in tensors:
             reading = self.read(key)
             if reading is None:
                 unmatched.append(key)
                 continue
-            row, keys = gathered.setdefault(reading.official, (reading.row, {}))
+            row, keys = gathered.setdefault(reading.names, (reading.row, {}))
             if row is not reading.row or reading.part in keys:
-                raise WeightsError(f"{next(iter(keys.values()))} and {key} both stand for {reading.official}")
+                raise WeightsError(f"{next(iter(keys.values()))} and {key} both stand for {', '.join(reading.names)}")
             keys[reading.part] = key
-        return {name: self._join(name, row, keys, tensors) for name, (row, keys) in gathered.items()}, tuple(unmatched)
-
-    def _join(self, official: str, row: Row, keys: Mapping[int, str], tensors: Mapping[str, Tensor]) -> Converted:
-        if len(keys) < len(row.parts):
-            match = Name(row.official).match(official)
-            assert match is not None
-            absent = [Name(theirs).fill(*match) for part, theirs in enumerate(row.parts) if part not in keys]
-            raise WeightsError(f"{official} is joined of {len(row.parts)} tensors; missing: {', '.join(absent)}")
-        ordered = tuple(keys[part] for part in range(len(row.parts)))
-        values = [tensors[key] for key in ordered]
-        try:
-            joined = torch.cat(values) if len(values) > 1 else values[0]
-            tensor = joined if row.rearrangement is None else row.rearrangement.to_official(joined)
-        except (RuntimeError, IndexError) as error:
-            raise WeightsError(f"{official} cannot be made of {_shapes(ordered, values)}: {error}") from error
-        changes = [f"{len(values)} tensors joined"] if len(values) > 1 else []
-        if row.rearrangement is not None and tensor is not joined:
-            changes.append(row.rearrangement.reason)
-        return Converted(tensor, ordered, ", ".join(changes))
+        converted: dict[str, Converted] = {}
+        for names, (row, keys) in gathered.items():
+            done = row.rearrangement
+            change = None if done is None else (done.to_official, done.reason)
+            ordered = _in_order(names, row.officials, row.parts, keys)
+            converted |= _rebuilt(names, ordered, tensors, change)
+        return converted, tuple(unmatched)
 
     def from_official(self, tensors: Mapping[str, Tensor]) -> dict[str, Converted]:
         """Renames and rearranges official tensors: the inverse of `to_official`, bit for bit."""
-        result = {}
-        for key, tensor in tensors.items():
-            found = self.write(key)
-            if found is None:
+        gathered: dict[tuple[str, ...], tuple[Row, dict[int, str]]] = {}
+        for key in tensors:
+            writing = self.write(key)
+            if writing is None:
                 raise WeightsError(f"there is no name for {key}")
-            names, row = found
-            try:
-                values = tensor if row.rearrangement is None else row.rearrangement.from_official(tensor)
-                parts = values.tensor_split(len(names)) if len(names) > 1 else (values,)
-            except (RuntimeError, IndexError) as error:
-                raise WeightsError(
-                    f"{', '.join(names)} cannot be made of {_shapes([key], [tensor])}: {error}"
-                ) from error
-            if len({part.shape for part in parts}) > 1:
-                raise WeightsError(f"{key} {tuple(tensor.shape)} cannot be split into {len(names)} equal tensors")
-            changes = [f"split into {len(names)} tensors"] if len(names) > 1 else []
-            if row.rearrangement is not None and values is not tensor:
-                changes.append(row.rearrangement.reason_back)
-            for name, part in zip(names, parts, strict=True):
-                result[name] = Converted(part, (key,), ", ".join(changes))
-        return result
+            gathered.setdefault(writing.names, (writing.row, {}))[1][writing.part] = key
+        converted: dict[str, Converted] = {}
+        for names, (row, keys) in gathered.items():
+            done = row.rearrangement
+            change = None if done is None else (done.from_official, done.reason_back)
+            ordered = _in_order(names, row.parts, row.officials, keys)
+            converted |= _rebuilt(names, ordered, tensors, change)
+        return converted
+
+
+def _in_order(
+    names: Sequence[str], side: Sequence[str], other: Sequence[str], keys: Mapping[int, str]
+) -> tuple[str, ...]:
+    """The keys of all parts of a row, whose names on this `side` and on the `other` it has as templates."""
+    if len(keys) < len(other):
+        match = Name(side[0]).match(names[0])
+        assert match is not None
+        absent = [Name(template).fill(*match) for part, template in enumerate(other) if part not in keys]
+        raise WeightsError(f"{', '.join(names)} is joined of {len(other)} tensors; missing: {', '.join(absent)}")
+    return tuple(keys[part] for part in range(len(other)))
+
+
+def _rebuilt(
+    names: Sequence[str],
+    keys: tuple[str, ...],
+    tensors: Mapping[str, Tensor],
+    change: tuple[Callable[[Tensor], Tensor], str] | None,
+) -> dict[str, Converted]:
+    """Joins tensors, rearranges the values, and splits them again, into as many tensors as there are names."""
+    values = [tensors[key] for key in keys]
+    try:
+        joined = torch.cat(values) if len(values) > 1 else values[0]
+        tensor = joined if change is None else change[0](joined)
+        parts = tensor.tensor_split(len(names)) if len(names) > 1 else (tensor,)
+    except (RuntimeError, IndexError) as error:
+        raise WeightsError(f"{', '.join(names)} cannot be made of {_shapes(keys, values)}: {error}") from error
+    if len({part.shape for part in parts}) > 1:
+        raise WeightsError(f"{_shapes(keys, values)} cannot be split into {len(names)} equal tensors")
+    done = [f"{len(values)} tensors joined"] if len(values) > 1 else []
+    if change is not None and tensor is not joined:
+        done.append(change[1])
+    done += [f"split into {len(names)} tensors"] if len(names) > 1 else []
+    return {name: Converted(part, keys, ", ".join(done)) for name, part in zip(names, parts, strict=True)}
 
 
 SAME_NAMES = Table(others_keep_names=True)
@@ -207,6 +231,7 @@ class Format:
         forms: What is written: one table per class of the library, which names things in its own way or lacks some.
         optional_prefix: A prefix that some classes of that library put before some of the names.
         around: Names around the backbone in detectors and segmenters, against those of mmdet and mmseg; perhaps none.
+        version: Of the Swin Transformer in the files.
         has_buffers: Whether files hold computed tensors, where this distinguishes formats of the same names.
         wrapper: The entry of a `torch.save` file under which the library looks for the weights; empty if at the top.
         video: What is written of a model of videos; None where the library has none.
@@ -218,6 +243,7 @@ class Format:
     forms: tuple[Table, ...]
     optional_prefix: str = ""
     around: Table = Table()
+    version: int = 1
     has_buffers: bool | None = None
     wrapper: str = ""
     video: Table | None = None

@@ -63,6 +63,10 @@ def test_it_takes_its_model_from_one_place(path: Path) -> None:
     assert sum("model" in ConfigFile.fromfile(str(base)) for base in bases) <= 1
 
 
+NO_DECAY = ("absolute_pos_embed", "relative_position_bias_table", "logit_scale", "cpb_mlp", "norm")
+"""The official rules of Swin and of Swin V2, whose names do not meet."""
+
+
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_it_is_the_official_recipe(name: str) -> None:
     config = load_config(CONFIGS / "detection" / f"{name}.py")
@@ -71,7 +75,7 @@ def test_it_is_the_official_recipe(name: str) -> None:
     assert (config.schedule.warmup_steps, config.schedule.warmup_ratio) == (500, 0.001)
     assert config.model["backbone"].get("drop_path_rate") == OFFICIAL[name]
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 0.05)
-    assert config.optimizer.no_decay == ("absolute_pos_embed", "relative_position_bias_table", "norm")
+    assert config.optimizer.no_decay == NO_DECAY
     assert config.augmentation.short_sides == tuple(range(480, 801, 32))
     assert config.augmentation.crop_short_sides == (400, 500, 600)
     assert config.training.clip_gradient_norm == (1.0 if name.startswith("sparse-rcnn") else None)

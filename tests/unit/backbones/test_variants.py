@@ -18,6 +18,9 @@ PUBLISHED_MILLIONS = {
     "swin_large": 196.53,
     "swin_base_384": 87.90,
     "swin_large_384": 196.74,
+    "swinv2_tiny": 28.35,
+    "swinv2_small": 49.73,
+    "swinv2_base": 87.92,
 }
 
 
@@ -70,7 +73,7 @@ def test_overrides_reach_the_backbone() -> None:
 def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match='unknown backbone "swin_tinny"; did you mean "swin_tiny"'):
         create_backbone("swin_tinny")
-    with pytest.raises(ConfigError, match="valid: .*swin_base, .*swin_tiny"):
+    with pytest.raises(ConfigError, match="valid: .*swin_base, .*swin_tiny, .*swinv2_tiny"):
         create_backbone("resnet50")
     with pytest.raises(ConfigError, match='no option "drop_path"; did you mean "drop_path_rate"'):
         create_backbone("swin_tiny", drop_path=0.2)

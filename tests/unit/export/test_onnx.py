@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.random_values import randomised
+from swin_dense.backbones import SwinClassifier, SwinTransformer
+from swin_dense.backbones.classifier import PlainClassifier
+from swin_dense.backbones.plain import PlainSwin
 from swin_dense.errors import ConfigError
 from swin_dense.export import graph as onnx
 from swin_dense.export.graph import Graph, trace
@@ -44,6 +48,27 @@ def test_keeps_names_open_axes_and_metadata(graph: Graph, tmp_path: Path) -> Non
     expected = 2 * (images - torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)) / torch.tensor([1.0, 1.0, 2.0]).view(3, 1, 1)
     torch.testing.assert_close(onnx.onnx_session(path)(images)[0], expected)
     assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_swin_v2_is_written_for_images_of_any_size(tmp_path: Path) -> None:
+    """Scaled cosines and the network of the position bias are in the file, and a classifier at its own size."""
+    options = {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 2), "window_size": 4, "version": 2}
+    backbone = randomised(SwinTransformer(**options, out_indices=(0, 1)))
+    classifier = randomised(SwinClassifier(5, **options))
+    raw = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    other = torch.randn(3, 3, 45, 70, generator=torch.Generator().manual_seed(0))
+    for model, plain, images in (
+        (backbone, PlainSwin(backbone), other),
+        (classifier, PlainClassifier(classifier), other[:1, :, :45, :45]),
+    ):
+        is_backbone, path = model is backbone, tmp_path / f"{type(model).__name__}.onnx"
+        graph = trace(RawImages(plain, raw).eval(), (45, 45), fixed=not is_backbone)
+        assert graph.open_axes == (("batch", "height", "width") if is_backbone else ())
+        onnx.write_onnx(graph, path, ["stage1", "stage2"] if is_backbone else ["logits"], {})
+        with torch.inference_mode():
+            expected = model(images) if is_backbone else (model(images),)
+        for found, wanted in zip(onnx.onnx_session(path)(images), expected, strict=True):
+            assert (found - wanted).norm() <= 1e-4 * wanted.norm()
 
 
 def test_refuses_more_than_one_file_can_hold(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,13 +74,15 @@ def test_the_loss_is_smoothed_cross_entropy() -> None:
     assert torch.allclose(module.losses(batch)["loss_ce"], expected)
 
 
-def test_vectors_and_bias_tables_do_not_decay_and_all_else_does() -> None:
-    """The official rule: no decay for what has one dimension, ends in .bias, or is a bias table."""
-    network = create_classifier("swin_nano", 5)
+@pytest.mark.parametrize("version", [1, 2])
+def test_vectors_and_bias_tables_do_not_decay_and_all_else_does(version: int) -> None:
+    """The official rules: no decay for what has one dimension, ends in .bias, or makes biases or temperatures."""
+    network = create_classifier("swin_nano", 5, version=version)
     groups = adamw(network, **ClassifierModule(ImageClassifier(network)).optimizer_options).param_groups
     kept = {id(one) for group in groups if group["weight_decay"] == 0 for one in group["params"]}
     for name, parameter in network.named_parameters():
-        official = parameter.ndim == 1 or name.endswith(".bias") or "relative_position_bias_table" in name
+        kinds = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
+        official = parameter.ndim == 1 or name.endswith(".bias") or any(kind in name for kind in kinds)
         assert (id(parameter) in kept) == official, name
 
 

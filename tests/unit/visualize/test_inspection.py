@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,11 @@ def command(*words: str) -> int:
     return stop.value.code
 
 
+@pytest.mark.parametrize("version", [1, 2])
 def test_draws_every_picture_of_the_stages_asked_for(
-    picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    version: int, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(VARIANTS, "small", replace(SMALL, version=version))
     words = ("--stage", "1", "--stage", "4", "--short-side", "48", "--random-weights", "--json")
     assert command("small", str(picture), "--output", str(tmp_path / "out"), *words) == 0
     record = json.loads(capsys.readouterr().out)

@@ -8,7 +8,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from torchvision.models import Swin_B_Weights, Swin_S_Weights, Swin_T_Weights
+from torchvision.models import (
+    Swin_B_Weights,
+    Swin_S_Weights,
+    Swin_T_Weights,
+    Swin_V2_B_Weights,
+    Swin_V2_S_Weights,
+    Swin_V2_T_Weights,
+    WeightsEnum,
+)
 
 from swin_dense.backbones import VARIANTS
 from swin_dense.errors import WeightsError
@@ -25,7 +33,7 @@ def installed(package: str, file: str) -> str:
 
 def test_names_and_file_names_are_unique() -> None:
     assert all(name == release.name for name, release in RELEASES.items())
-    assert len({release.file_name for release in RELEASES.values()}) == len(RELEASES) == 50
+    assert len({release.file_name for release in RELEASES.values()}) == len(RELEASES) == 62
 
 
 def test_addresses_are_encrypted_and_of_the_publishers() -> None:
@@ -51,9 +59,13 @@ def test_checksums_are_those_in_the_file_names_and_microsoft_publishes_none() ->
 
 
 @pytest.mark.parametrize(
-    ("name", "published"), [("swin_t", Swin_T_Weights), ("swin_s", Swin_S_Weights), ("swin_b", Swin_B_Weights)]
+    ("name", "published"),
+    [
+        *[("swin_t", Swin_T_Weights), ("swin_s", Swin_S_Weights), ("swin_b", Swin_B_Weights)],
+        *[("swin_v2_t", Swin_V2_T_Weights), ("swin_v2_s", Swin_V2_S_Weights), ("swin_v2_b", Swin_V2_B_Weights)],
+    ],
 )
-def test_torchvision_says_the_same(name: str, published: type[Swin_T_Weights]) -> None:
+def test_torchvision_says_the_same(name: str, published: type[WeightsEnum]) -> None:
     weights = published.IMAGENET1K_V1
     assert (RELEASES[name].url, RELEASES[name].size_mib) == (weights.url, weights.meta["_file_size"])
 
@@ -70,18 +82,19 @@ def test_openmmlab_says_the_same(package: str, file: str, count: int) -> None:
 
 
 def test_timm_names_the_same_addresses_of_the_official_classifiers() -> None:
-    text = installed("timm", "models/swin_transformer.py")
+    text = "".join(installed("timm", f"models/swin_transformer{version}.py") for version in ("", "_v2"))
     official = [one for one in search_releases("classification official") if "swin_mlp" not in one.variant]
-    assert len(official) == 16 and len(search_releases("classification official swin_mlp")) == 4
+    assert len(official) == 25 and len(search_releases("classification official swin_mlp")) == 4
     assert [one.name for one in official if f"'{one.url}'" not in text] == []
 
 
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        ("torchvision", {"swin_t", "swin_s", "swin_b"}),
+        ("torchvision", {"swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"}),
         ("SEGMENTATION official small", {"upernet_swin_small_patch4_window7_512x512"}),
         ("cascade base", {"cascade_mask_rcnn_swin_base_patch4_window7"}),
+        ("swinv2_tiny 1K", {f"swinv2_tiny_patch4_window{side}_256" for side in (8, 16)} | {"swin_v2_t"}),
         ("nothing like it", set()),
         ("", set(RELEASES)),
     ],

@@ -1,0 +1,6 @@
+"""Mask R-CNN on Swin V2-B and FPN, 12 epochs of COCO."""
+
+_base_ = ["../_base_/coco.py", "../_base_/mask_rcnn_fpn.py", "../_base_/schedule_1x.py"]
+# Not published; the recipe is that of Swin-B.
+
+model = dict(backbone=dict(type="SwinDense", variant="swinv2_base", drop_path_rate=0.3))
