@@ -114,6 +114,9 @@ class BackboneSettings:
             for name in getattr(self, option):
                 if name not in names:
                     raise ConfigError(f'--{option}: there is no "{name}"; {nearest(name, names)}')
+        for name in self.variants:
+            if len(VARIANTS[name].window) != 2 or VARIANTS[name].mixing != "attention":
+                raise ConfigError(f"--variants: no peer has {name}; name variants of images with attention")
         for shape in self.shapes:
             Shape.parse(shape)
         if self.repeats < 1:

@@ -46,6 +46,12 @@ def test_what_there_is_not_is_refused(option: dict[str, list[str]]) -> None:
         BackboneSettings(**option)
 
 
+@pytest.mark.parametrize("variant", ["swin_mlp_base", "swin3d_tiny"])
+def test_what_no_peer_has_is_refused(variant: str) -> None:
+    with pytest.raises(ConfigError, match=f"no peer has {variant}"):
+        BackboneSettings(variants=[variant])
+
+
 def test_the_command_compares_and_times_all_contestants(capsys: pytest.CaptureFixture[str]) -> None:
     words = "--device cpu --variants swin_nano --shapes 1x32x32 --precisions bf16 --repeats 2 --peers timm --json"
     assert command("benchmark", "backbone", *words.split()) == 0
