@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from swin_dense.backbones import create_backbone
+import swin_dense
+from swin_dense.backbones import VARIANTS, create_backbone
 from swin_dense.errors import ConfigError
 from swin_dense.models.parts import features_of
 from swin_dense.weights import save_weights
@@ -55,6 +57,21 @@ def test_random_weights_are_always_the_same_and_leave_the_callers_random_numbers
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         features_of("swin_nano", **options)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ("swin_nano", "swin_mlp_tiny_c24", "swinv2_tiny") if name in VARIANTS]
+)
+def test_features_of_every_family_are_exported(name: str, tmp_path: Path) -> None:
+    Image.new("RGB", (70, 50), "teal").save(tmp_path / "teal.png")
+    store = swin_dense.export_features(
+        name, tmp_path / "teal.png", tmp_path / "features", random_weights=True, device="cpu"
+    )
+    with torch.device("meta"):
+        specs = create_backbone(name).feature_specs
+    for spec in specs:
+        assert store[0][spec.name].shape == (spec.channels, -(-50 // spec.stride), -(-70 // spec.stride))
+        assert store[0][spec.name].isfinite().all() and store[0][spec.name].float().std() > 0
 
 
 def test_a_mistyped_variant_is_named() -> None:
