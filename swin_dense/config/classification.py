@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from swin_dense.config.common import OptimizerConfig, TrainingConfig
+from swin_dense.config.common import TaskConfig
 from swin_dense.errors import ConfigError, check_lowest, check_positive
 
 
@@ -144,35 +144,24 @@ class CosineScheduleConfig:
         check_lowest("schedule", self, warmup_epochs=0, warmup_ratio=0, min_ratio=0)
 
 
-@dataclass(frozen=True)
-class ClassificationConfig:
-    """A whole classification config.
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(TaskConfig):
+    """A whole classification config; the rest is that of `TaskConfig`.
 
     Attributes:
         model: dict(type="ImageClassifier", backbone=dict(type="SwinDense", variant=...), head=dict(num_classes=...));
             `backbone` takes every option of `create_classifier`.
         data: What is read.
         augmentation: What is done to images.
-        optimizer: AdamW.
         schedule: Of the learning rate.
         score_metric: What `best.ckpt` is chosen by: "top1" or "top5".
         inference: How an image is classified.
-        training: How the training runs.
         task: "classification".
-        trainer: Arguments of Lightning's Trainer, such as dict(accelerator="gpu", devices=2).
-        loggers: "csv", "tensorboard", "wandb", "mlflow", "comet", "neptune" or class paths, or dict(type=..., ...).
-        callbacks: Lightning's, such as "LearningRateMonitor", class paths, or dict(type=..., ...).
     """
 
-    model: dict[str, Any]
     data: ClassificationDataConfig
     augmentation: ClassificationAugmentationConfig
-    optimizer: OptimizerConfig
     schedule: CosineScheduleConfig
     score_metric: str = "top1"
     inference: ClassificationInferenceConfig = ClassificationInferenceConfig()
-    training: TrainingConfig = TrainingConfig()
     task: str = "classification"
-    trainer: dict[str, Any] = field(default_factory=dict)
-    loggers: tuple[object, ...] = ("csv", "tensorboard")
-    callbacks: tuple[object, ...] = ()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from swin_dense.errors import ConfigError, check_lowest, check_positive, nearest
 
@@ -92,3 +93,24 @@ class TrainingConfig:
         check_positive("training", self, "clip_gradient_norm")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"training.ema_decay must be from 0 to below 1, got {self.ema_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What a whole config of any task has.
+
+    Attributes:
+        model: Settings of the model.
+        optimizer: AdamW.
+        training: How the training runs.
+        trainer: Arguments of Lightning's Trainer, such as dict(accelerator="gpu", devices=2).
+        loggers: "csv", "tensorboard", "wandb", "mlflow", "comet", "neptune" or class paths, or dict(type=..., ...).
+        callbacks: Lightning's, such as "LearningRateMonitor", class paths, or dict(type=..., ...).
+    """
+
+    model: dict[str, Any]
+    optimizer: OptimizerConfig
+    training: TrainingConfig = TrainingConfig()
+    trainer: dict[str, object] = field(default_factory=dict)
+    loggers: tuple[object, ...] = ("csv", "tensorboard")
+    callbacks: tuple[object, ...] = ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from swin_dense.config.common import OptimizerConfig, TrainingConfig
+from swin_dense.config.common import TaskConfig
 from swin_dense.errors import ConfigError, check_lowest, check_positive
 
 
@@ -152,34 +152,23 @@ class ScheduleConfig:
             raise ConfigError(f"schedule.milestones are epochs from 1, got {self.milestones}")
 
 
-@dataclass(frozen=True)
-class DetectionConfig:
-    """A whole detection config.
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig(TaskConfig):
+    """A whole detection config; the rest is that of `TaskConfig`.
 
     Attributes:
         model: mmdet model dict; its backbone is ours (`type="SwinDense"`) or any that mmdet knows.
         data: What is read.
         augmentation: What is done to images.
-        optimizer: AdamW.
         schedule: Of the learning rate.
         inference: How objects are found in an image.
-        training: How the training runs.
         task: "detection".
-        trainer: Arguments of Lightning's Trainer, such as dict(accelerator="gpu", devices=2).
-        loggers: "csv", "tensorboard", "wandb", "mlflow", "comet", "neptune" or class paths, or dict(type=..., ...).
-        callbacks: Lightning's, such as "LearningRateMonitor", class paths, or dict(type=..., ...).
         score_metric: What `best.ckpt` is chosen by, for instance "segm_AP".
     """
 
-    model: dict[str, Any]
     data: DataConfig
     augmentation: AugmentationConfig
-    optimizer: OptimizerConfig
     schedule: ScheduleConfig
     score_metric: str
     inference: DetectionInferenceConfig = DetectionInferenceConfig()
-    training: TrainingConfig = TrainingConfig()
     task: str = "detection"
-    trainer: dict[str, object] = field(default_factory=dict)
-    loggers: tuple[object, ...] = ("csv", "tensorboard")
-    callbacks: tuple[object, ...] = ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from swin_dense.config.common import OptimizerConfig, TrainingConfig
+from swin_dense.config.common import TaskConfig
 from swin_dense.errors import check_lowest, check_positive
 
 
@@ -128,34 +128,23 @@ class PolynomialScheduleConfig:
         check_positive("schedule", self, "power")
 
 
-@dataclass(frozen=True)
-class SegmentationConfig:
-    """A whole segmentation config.
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig(TaskConfig):
+    """A whole segmentation config; the rest is that of `TaskConfig`.
 
     Attributes:
         model: mmseg model dict; its backbone is ours (`type="SwinDense"`) or any that mmseg knows.
         data: What is read.
         augmentation: What is done to images.
-        optimizer: AdamW.
         schedule: Of the learning rate.
         score_metric: What `best.ckpt` is chosen by, for instance "mIoU".
         inference: How an image is segmented.
-        training: How the training runs.
         task: "segmentation".
-        trainer: Arguments of Lightning's Trainer, such as dict(accelerator="gpu", devices=2).
-        loggers: "csv", "tensorboard", "wandb", "mlflow", "comet", "neptune" or class paths, or dict(type=..., ...).
-        callbacks: Lightning's, such as "LearningRateMonitor", class paths, or dict(type=..., ...).
     """
 
-    model: dict[str, Any]
     data: SegmentationDataConfig
     augmentation: SegmentationAugmentationConfig
-    optimizer: OptimizerConfig
     schedule: PolynomialScheduleConfig
     score_metric: str
     inference: SegmentationInferenceConfig = SegmentationInferenceConfig()
-    training: TrainingConfig = TrainingConfig()
     task: str = "segmentation"
-    trainer: dict[str, object] = field(default_factory=dict)
-    loggers: tuple[object, ...] = ("csv", "tensorboard")
-    callbacks: tuple[object, ...] = ()
