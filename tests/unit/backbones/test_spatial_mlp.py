@@ -6,9 +6,12 @@ attention; shifted windows come from zeros around the map, `window - shift` befo
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.nn import functional
 
 from helpers.random_values import randomised
@@ -82,12 +85,21 @@ def test_maps_and_gradients_are_those_of_the_description(size: tuple[int, int]) 
     assert_same(torch.autograd.grad(sum((x * x).mean() for x in maps), list(model.parameters())), wanted)
 
 
-def test_compiled_it_computes_the_same() -> None:
+def test_compiled_it_is_one_graph_for_all_sizes_and_computes_the_same() -> None:
     """The compiled form shifts by padding, as the official code does."""
-    model, batch = backbone(), images(2, 37, 50)
-    expected = model(batch)
-    model.compile(backend="eager")
-    assert_same(model(batch), expected)
+    model, graphs = backbone(), []
+    compiled = copy.deepcopy(model)
+
+    def backend(graph: GraphModule, _: list[Tensor]) -> GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled.compile(backend=backend, fullgraph=True)
+    for size in ((75, 130), (64, 96), (97, 64)):
+        batch = images(2, *size)
+        assert_same(compiled(batch), model(batch))
+    assert len(graphs) == 1
 
 
 def test_a_smaller_map_is_a_window_of_its_own_and_takes_the_weights_of_its_places() -> None:
