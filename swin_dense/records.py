@@ -184,17 +184,19 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Classification:
-    """What a classifier says of one image.
+    """What a classifier says of one image or video.
 
     Attributes:
         probabilities: (K,) float32 in 0..1, adding up to 1 but for rounding.
+        seconds: (S, K), the same for every second of a video file, where that was asked for.
     """
 
     probabilities: Tensor
+    seconds: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Classification:
         """The same on a device; Lightning collects predictions with it."""
-        return Classification(self.probabilities.to(device))
+        return Classification(self.probabilities.to(device), None if self.seconds is None else self.seconds.to(device))
 
 
 def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:

@@ -47,7 +47,7 @@ class StageOptions:
     channels: int
     heads: int
     window: tuple[int, ...]
-    shift_windows: bool = True
+    shift_windows: tuple[bool, ...] = (True, True)  # along each dimension
     relative_position_bias: bool = True
     appearance_term: bool = True
     mixing: str = "attention"

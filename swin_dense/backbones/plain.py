@@ -70,7 +70,7 @@ class PlainStage(nn.Module):
         blocks = enumerate(cast(Iterable[SwinBlock], stage.blocks))
         self.blocks = nn.ModuleList(
             (PlainMlpBlock if block.mixing == "mlp" else PlainBlock)(
-                block, shifted=index % 2 == 1 and stage.shift_windows, fit_windows=stage.fit_windows
+                block, [shifts and index % 2 == 1 for shifts in stage.shift_windows], fit_windows=stage.fit_windows
             )
             for index, block in blocks
         )
@@ -88,13 +88,13 @@ class PlainBlock(nn.Module):
 
     bias_index: Tensor  # (N, N), the row of the bias table for each query and key
 
-    def __init__(self, block: SwinBlock, *, shifted: bool, fit_windows: bool = False) -> None:
-        """Shares the parameters of a block, with regular or shifted windows."""
+    def __init__(self, block: SwinBlock, shifted: Sequence[bool], *, fit_windows: bool = False) -> None:
+        """Shares the parameters of a block, whose windows are shifted along some dimensions."""
         super().__init__()
         self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
         self.norms_last = block.norms_last
         self.window = block.attn.window
-        self.shift = tuple(side // 2 if shifted else 0 for side in self.window)
+        self.shift = tuple(side // 2 if shifts else 0 for side, shifts in zip(self.window, shifted, strict=True))
         self.fit_windows = fit_windows
         rows = torch.arange(relative_position_count(block.attn.window), device=block.attn.qkv.weight.device)
         self.register_buffer(
@@ -123,7 +123,7 @@ class PlainBlock(nn.Module):
         if not self.fit_windows:  # whatever the grid, which a tracer leaves open
             return self.window, self.shift
         window, shift = fitted_window(grid, self.window)
-        return tuple(window), tuple(shift) if any(self.shift) else self.shift
+        return tuple(window), tuple(step if own else 0 for step, own in zip(shift, self.shift, strict=True))
 
     def windows(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """What attends in windows, (B, *counts, N, C), and the mask of shifted windows, (*counts, N, N)."""
@@ -157,11 +157,11 @@ class PlainBlock(nn.Module):
 class PlainMlpBlock(nn.Module):
     """One Swin-MLP block on a grid of tokens, shifted by padding as the official code has it."""
 
-    def __init__(self, block: SwinBlock, *, shifted: bool, fit_windows: bool = False) -> None:
-        """Shares the parameters of a block, with regular or shifted windows."""
+    def __init__(self, block: SwinBlock, shifted: Sequence[bool], *, fit_windows: bool = False) -> None:
+        """Shares the parameters of a block, whose windows are shifted along some dimensions."""
         super().__init__()
         self.norm1, self.spatial_mlp, self.norm2, self.mlp = block.norm1, block.spatial_mlp, block.norm2, block.mlp
-        self.shifted = shifted
+        self.shifted = tuple(shifted)
         self.fit_windows = fit_windows
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -170,7 +170,8 @@ class PlainMlpBlock(nn.Module):
         window, shift = list(self.spatial_mlp.window), [side // 2 for side in self.spatial_mlp.window]
         if self.fit_windows:
             window, shift = fitted_window(size, window)
-        before = [side - step if step and self.shifted else 0 for side, step in zip(window, shift, strict=True)]
+        steps = zip(window, shift, self.shifted, strict=True)
+        before = [side - step if step and shifts else 0 for side, step, shifts in steps]
         grid = functional.pad(self.norm1(tokens), (0, 0, *(part for length in before[::-1] for part in (length, 0))))
         counts = [_ceil_div(length, side) for length, side in zip(grid.shape[1:-1], window, strict=True)]
         grid = functional.pad(grid, (0, 0, *_padding(grid.shape[1:-1], window)))

@@ -84,8 +84,7 @@ class SwinStage(nn.Module):
         shift = [side // 2 for side in window]
         if self.fit_windows:
             window, shift = fitted_window(tokens.shape[1:-1], window)
-        if not self.shift_windows:
-            shift = [0] * len(window)
+        shift = [step if shifts else 0 for step, shifts in zip(shift, self.shift_windows, strict=True)]
         grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
         plan: WindowPlan | RolledPlan | GridPlan
         by_attention = self.mixing == "attention"
@@ -162,7 +161,7 @@ class SwinTransformer(nn.Module):
         absolute_position_embedding: bool = False,
         pretrain_image_size: int = 224,
         fit_windows: bool = False,
-        shift_windows: bool = True,
+        shift_windows: bool | Sequence[bool] = True,
         relative_position_bias: bool = True,
         appearance_term: bool = True,
         mixing: str = "attention",
@@ -192,7 +191,8 @@ class SwinTransformer(nn.Module):
                 and shift nothing, as classifiers do. Dense models keep window and shift, and pad the map. Windows of
                 videos are always fitted.
             shift_windows: Shift the windows of every second block. False leaves regular windows everywhere (Table 4):
-                within a stage, no window knows of another.
+                within a stage, no window knows of another. For videos it may be said of each dimension, (frames, rows,
+                columns).
             relative_position_bias: Add a learned bias of the relative position to the scores of attention (equation 4).
             appearance_term: Compare tokens by their content, the scaled dot product of equation 4. False leaves the
                 bias alone in the softmax ("rel. pos. w/o app." of Table 4), so that attention is the same for all
@@ -217,6 +217,9 @@ class SwinTransformer(nn.Module):
             raise ConfigError(f'mixing="{mixing}": must be "attention" or "mlp"')
         if mixing == "mlp" and not (relative_position_bias and appearance_term):
             raise ConfigError('mixing="mlp" has no attention to take relative_position_bias or appearance_term out of')
+        shifts = (shift_windows,) * len(self.window) if isinstance(shift_windows, bool) else tuple(shift_windows)
+        if len(shifts) != len(self.window):
+            raise ConfigError(f"shift_windows={shift_windows}: windows of {self.window} need one for each dimension")
         is_video = len(self.window) == 3
         if is_video and absolute_position_embedding:
             raise ConfigError("absolute_position_embedding: images have one, and these windows are those of videos")
@@ -251,7 +254,7 @@ class SwinTransformer(nn.Module):
                 channels=embed_dim * 2**index,
                 heads=heads,
                 window=self.window,
-                shift_windows=shift_windows,
+                shift_windows=shifts,
                 relative_position_bias=relative_position_bias,
                 appearance_term=appearance_term,
                 mixing=mixing,

@@ -16,6 +16,9 @@ from swin_dense.errors import ConfigError, nearest
 VARYING = ((800, 1088), (640, 960), (480, 640), (736, 1120), (544, 832), (1216, 800), (672, 672), (800, 1344))
 """Sizes of batches as multi-scale training of detectors meets them."""
 
+EXAMPLES = {"IMAGESxHEIGHTxWIDTH": "8x224x224", "CLIPSxFRAMESxHEIGHTxWIDTH": "1x32x224x224"}
+"""Shapes, by their form."""
+
 MODES = ("inference", "training")
 
 
@@ -39,21 +42,28 @@ PRECISIONS = {
 
 
 class Shape(NamedTuple):
-    """A batch at one size, or at each of several; one call runs all."""
+    """A batch at one size, (H, W) or (T, H, W), or at each of several; one call runs all."""
 
     batch: int
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, ...], ...]
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """Reads "8x224x224", or "2xvarying" for `VARYING`."""
+        """Reads "8x224x224", "1x32x224x224" of clips, or "2xvarying" for `VARYING`."""
         batch, *sides = text.split("x")
         numbers = [int(part) for part in (batch, *sides) if part.isascii() and part.isdigit() and int(part) > 0]
         if sides == ["varying"] and len(numbers) == 1:
             return cls(numbers[0], VARYING)
-        if len(numbers) != 3 or len(sides) != 2:
-            raise ConfigError(f'--shapes takes IMAGESxHEIGHTxWIDTH or IMAGESxvarying, e.g. 8x224x224, not "{text}"')
-        return cls(numbers[0], ((numbers[1], numbers[2]),))
+        if len(numbers) not in (3, 4) or len(sides) != len(numbers) - 1:
+            raise ConfigError(
+                "--shapes takes IMAGESxHEIGHTxWIDTH, CLIPSxFRAMESxHEIGHTxWIDTH or IMAGESxvarying, e.g. 8x224x224, not "
+                f'"{text}"'
+            )
+        return cls(numbers[0], (tuple(numbers[1:]),))
+
+    def fits(self, variant: str) -> bool:
+        """Whether these are images, or clips, as the variant takes them."""
+        return len(self.sizes[0]) == len(VARIANTS[variant].window)
 
 
 class Cell(NamedTuple):
@@ -114,23 +124,26 @@ class BackboneSettings:
             for name in getattr(self, option):
                 if name not in names:
                     raise ConfigError(f'--{option}: there is no "{name}"; {nearest(name, names)}')
-        for name in self.variants:
-            if len(VARIANTS[name].window) != 2 or VARIANTS[name].mixing != "attention":
-                raise ConfigError(f"--variants: no peer has {name}; name variants of images with attention")
-        for shape in self.shapes:
-            Shape.parse(shape)
+        shapes = [Shape.parse(shape) for shape in self.shapes]
+        for variant in self.variants:
+            if VARIANTS[variant].mixing != "attention":
+                raise ConfigError(f"--variants: no peer has {variant}; name variants with attention")
+            if not any(shape.fits(variant) for shape in shapes):
+                form = "CLIPSxFRAMESxHEIGHTxWIDTH" if len(VARIANTS[variant].window) == 3 else "IMAGESxHEIGHTxWIDTH"
+                raise ConfigError(f"--shapes: {variant} takes {form}, for instance {EXAMPLES[form]}")
         if self.repeats < 1:
             raise ConfigError("--repeats must be at least 1")
 
     def cells(self) -> list[Cell]:
-        """All of them, the most important first: those that take the earliest of every list.
+        """All that fit together, the most important first: those that take the earliest of every list.
 
         Compiled cells take long to get ready, and count like those that take the third of a list.
         """
         compiled = (False, True) if self.compile else (False,)
         axes: list[Sequence[Any]] = [self.variants, self.shapes, self.precisions, self.modes, compiled]
         places = sorted(product(*(range(len(axis)) for axis in axes)), key=lambda place: sum(place) + place[-1])
-        return [Cell(*(axis[place] for axis, place in zip(axes, one, strict=True))) for one in places]
+        cells = [Cell(*(axis[place] for axis, place in zip(axes, one, strict=True))) for one in places]
+        return [cell for cell in cells if Shape.parse(cell.shape).fits(cell.variant)]
 
 
 GPU_DEFAULTS = {

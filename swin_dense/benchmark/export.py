@@ -182,7 +182,8 @@ def benchmark_export(settings: ExportSettings) -> dict[str, Any]:
         folder, weights = Path(scratch) / "images", str(Path(scratch) / "weights.pth")
         folder.mkdir()
         random = np.random.default_rng(0)
-        pictures = [photo(random, checked_size(settings.variant)) for _ in range(min(DISTINCT, settings.images))]
+        height, width = checked_size(settings.variant)
+        pictures = [photo(random, (height, width)) for _ in range(min(DISTINCT, settings.images))]
         for number in range(settings.images):
             (folder / f"{number:06d}.jpg").write_bytes(pictures[number % len(pictures)])
         processes: dict[str, RemoteContestant] = {}

@@ -14,10 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.backbones import VARIANTS, SwinVariant, create_backbone
+from swin_dense.backbones.windows import fitted_window
 from swin_dense.errors import ConfigError
 from swin_dense.weights import load_weights
 
 OURS = "ours"
+VIDEO_PATCH = 2
+"""Frames of a patch, in every variant of videos."""
+
 Maps = Sequence[Tensor]
 
 
@@ -37,16 +41,23 @@ def installed_peers(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return [name for name in names if name not in absent], dict.fromkeys(absent, reason)
 
 
-def checked_size(variant: str) -> tuple[int, int]:
-    """Where every map is whole windows, and larger than one: there all peers compute the same."""
-    side = 2 * 32 * VARIANTS[variant].window[0]
-    return side, side
+def checked_size(variant: str) -> tuple[int, ...]:
+    """Where every map is whole windows, and larger than one: there all peers compute the same.
+
+    Of clips the last maps are one window, and time is a window and one token.
+    """
+    window = VARIANTS[variant].window
+    if len(window) == 3:
+        return VIDEO_PATCH * (window[0] + 1), 32 * window[1], 32 * window[2]
+    return 2 * 32 * window[0], 2 * 32 * window[1]
 
 
-def build(name: str, variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
-    """A contestant with random weights, on the default device, made for images of these heights and widths."""
+def build(name: str, variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
+    """A contestant with random weights, on the default device, made for images or clips of these sizes."""
     if name != OURS and VARIANTS[variant].version == 2:
         raise ConfigError(f"{name} takes part with the first version of Swin alone, and {variant} is the second")
+    if len(VARIANTS[variant].window) == 3 and name not in (OURS, "torchvision"):
+        raise ConfigError(f"{name} has no Swin of videos")
     return {OURS: _ours, **PEERS}[name](variant, sizes)
 
 
@@ -66,22 +77,24 @@ def difference(peer: Contestant, variant: str, device: torch.device) -> float:
     with torch.inference_mode():
         for our, their in zip(ours(images), peer.maps(images), strict=True):
             if not peer.normed:
-                tokens = their.permute(0, 2, 3, 1)
-                their = functional.layer_norm(tokens, tokens.shape[-1:]).permute(0, 3, 1, 2)
+                tokens = their.movedim(1, -1)
+                their = functional.layer_norm(tokens, tokens.shape[-1:]).movedim(-1, 1)
             differences.append(float((our - their).norm() / their.norm()))
     return max(differences)
 
 
-def _ours(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+def _ours(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     model = create_backbone(variant)
     return Contestant(model, model, normed=True)
 
 
-def _torchvision(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+def _torchvision(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """The classifier, its stages read out one by one."""
     shape = VARIANTS[variant]
-    model = import_module("torchvision.models").SwinTransformer(
-        patch_size=[4, 4],
+    is_video = len(shape.window) == 3
+    library = import_module("torchvision.models.video" if is_video else "torchvision.models").swin_transformer
+    model: Any = (library.SwinTransformer3d if is_video else library.SwinTransformer)(
+        patch_size=[VIDEO_PATCH, 4, 4] if is_video else [4, 4],
         embed_dim=shape.embed_dim,
         depths=list(shape.depths),
         num_heads=list(shape.num_heads),
@@ -91,16 +104,17 @@ def _torchvision(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
 
     def maps(images: Tensor) -> Maps:
         found = []
+        tokens = model.patch_embed(images) if is_video else images
         for index, layer in enumerate(model.features):
-            images = layer(images)
-            if index % 2:
-                found.append(images.permute(0, 3, 1, 2))
+            tokens = layer(tokens)
+            if index % 2 != is_video:  # that of images begins with the patch embedding
+                found.append(tokens.movedim(-1, 1))
         return found
 
     return Contestant(model, maps, normed=False)
 
 
-def _timm(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+def _timm(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """The feature extractor, made for the image size; with masks made at each call where sizes vary."""
     shape = VARIANTS[variant]
     model = import_module("timm").create_model(
@@ -117,7 +131,7 @@ def _timm(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
     return Contestant(model, lambda images: [one.permute(0, 3, 1, 2) for one in model(images)], normed=False)
 
 
-def _transformers(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+def _transformers(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """The backbone class."""
     shape = VARIANTS[variant]
     library = import_module("transformers")
@@ -134,7 +148,7 @@ def _transformers(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
     return Contestant(model, lambda images: list(model(images).feature_maps), normed=True)
 
 
-def _mmdet(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
+def _mmdet(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """The detection backbone."""
     from swin_dense.openmmlab.peers import mmdet_backbone
 
@@ -142,7 +156,7 @@ def _mmdet(variant: str, sizes: Sequence[tuple[int, int]]) -> Contestant:
     return Contestant(model, model, normed=True)
 
 
-PEERS: dict[str, Callable[[str, Sequence[tuple[int, int]]], Contestant]] = {
+PEERS: dict[str, Callable[[str, Sequence[tuple[int, ...]]], Contestant]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "transformers": _transformers,
@@ -159,17 +173,19 @@ def _randomise(model: nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.3)
 
 
-def products(variant: SwinVariant, batch: int, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+def products(variant: SwinVariant, batch: int, size: Sequence[int]) -> list[tuple[int, int, int, int]]:
     """The matrix products of a forward pass: (B, M, K) by (B, K, N) for each, as (B, M, K, N).
 
     Padding that fills the last windows takes part in attention alone, as in the dense backbone.
     """
-    height, width = (-(-side // 4) for side in size)
-    found = [(1, batch * height * width, 3 * 4 * 4, variant.embed_dim)]
+    patch = (VIDEO_PATCH, 4, 4)[-len(size) :]
+    grid = [-(-side // step) for side, step in zip(size, patch, strict=True)]
+    found = [(1, batch * math.prod(grid), 3 * math.prod(patch), variant.embed_dim)]
     for index, (depth, heads) in enumerate(zip(variant.depths, variant.num_heads, strict=True)):
         channels = variant.embed_dim * 2**index
-        tokens, length = batch * height * width, math.prod(variant.window)
-        windows = batch * -(-height // variant.window[0]) * -(-width // variant.window[1])
+        window = variant.window if len(grid) == 2 else fitted_window(grid, variant.window)[0]
+        tokens, length = batch * math.prod(grid), math.prod(window)
+        windows = batch * math.prod(-(-side // step) for side, step in zip(grid, window, strict=True))
         head = channels // heads
         found += depth * [
             (1, windows * length, channels, 3 * channels),
@@ -180,6 +196,6 @@ def products(variant: SwinVariant, batch: int, size: tuple[int, int]) -> list[tu
             (1, tokens, 4 * channels, channels),
         ]
         if index < len(variant.depths) - 1:
-            height, width = -(-height // 2), -(-width // 2)
-            found.append((1, batch * height * width, 4 * channels, 2 * channels))
+            grid[-2:] = (-(-side // 2) for side in grid[-2:])
+            found.append((1, batch * math.prod(grid), 4 * channels, 2 * channels))
     return found

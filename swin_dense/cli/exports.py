@@ -154,7 +154,7 @@ def export_onnx(
 @app.command("visualize-features")
 def visualize_features(
     model: Model,
-    image: Annotated[Path, typer.Argument(help="Image file.")],
+    image: Annotated[Path, typer.Argument(help="Image file; of a model of videos, a video file.")],
     output: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     weights: Weights = None,
     stage: Annotated[
@@ -162,7 +162,7 @@ def visualize_features(
     ] = None,
     window: Annotated[
         str | None,
-        typer.Option(metavar="ROW,COLUMN", help="Window whose attention is drawn, from 0; else a middle one."),
+        typer.Option(metavar="ROW,COLUMN", help="Window whose attention is drawn, from 0; of videos TIME,ROW,COLUMN."),
     ] = None,
     class_name: Annotated[
         str | None, typer.Option("--class", help="Class that Grad-CAM explains; else the one the model is surest of.")
@@ -173,9 +173,9 @@ def visualize_features(
     random_weights: RandomWeights = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draws principal components, attention, position biases and Grad-CAM of one image."""
+    """Draws principal components, attention, position biases and Grad-CAM of one image, or the last over a video."""
     place = None if window is None else whole_numbers(window, ",")
-    if window is not None and (place is None or len(place) != 2):
+    if window is not None and (place is None or len(place) not in (2, 3)):
         raise ConfigError(f'--window takes ROW,COLUMN, for instance 2,3, not "{window}"')
     from swin_dense.cli.report import print_report
     from swin_dense.images.finder import ImageFiles
@@ -187,10 +187,10 @@ def visualize_features(
     )
     record = draw(
         inspected,
-        ImageFiles([image])[0].image,
+        ImageFiles([image])[0].image if inspected.read is None else inspected.read(image),
         output,
         stages=stage or (),
-        window=None if place is None else (place[0], place[1]),
+        window=None if place is None else tuple(place),
         short_side=short_side,
     )
     print_report(record, *record["files"], f"Grad-CAM explains: {record['gradcam']}", as_json=as_json)
@@ -210,8 +210,13 @@ def _parity_table(record: dict[str, Any]) -> Table:
 
 
 def _remarks(record: dict[str, Any]) -> list[str]:
-    shape = dict(zip(("batch", "", "height", "width"), record["traced_shape"], strict=True))
-    fixed = {name: shape[name] for name in ("batch", "height", "width") if name not in record["open_axes"]}
+    axes = (
+        ("batch", "", "height", "width")
+        if len(record["traced_shape"]) == 4
+        else ("batch", "frames", "", "height", "width")
+    )
+    shape = dict(zip(axes, record["traced_shape"], strict=True))
+    fixed = {name: shape[name] for name in axes if name and name not in record["open_axes"]}
     remarks = [f"input {record['input']}"]
     if record["open_axes"]:
         remarks.append(f"any {', '.join(record['open_axes'])}")

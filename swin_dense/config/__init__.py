@@ -43,6 +43,15 @@ if TYPE_CHECKING:
         SegmentationDataConfig,
         SegmentationInferenceConfig,
     )
+    from swin_dense.config.video import (
+        LabelledVideosConfig,
+        VideoAugmentationConfig,
+        VideoConfig,
+        VideoDataConfig,
+        VideoInferenceConfig,
+        VideoOptimizerConfig,
+        VideoViewsConfig,
+    )
 
 __all__ = [
     "TASKS",
@@ -58,6 +67,7 @@ __all__ = [
     "DetectionInferenceConfig",
     "LabelledImagesConfig",
     "LabelledSplitConfig",
+    "LabelledVideosConfig",
     "OptimizerConfig",
     "PolynomialScheduleConfig",
     "ScheduleConfig",
@@ -67,6 +77,12 @@ __all__ = [
     "SegmentationInferenceConfig",
     "SplitConfig",
     "TrainingConfig",
+    "VideoAugmentationConfig",
+    "VideoConfig",
+    "VideoDataConfig",
+    "VideoInferenceConfig",
+    "VideoOptimizerConfig",
+    "VideoViewsConfig",
     "config_text",
     "describe_recipe",
     "find_config",

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from swin_dense.config.classification import ClassificationConfig
     from swin_dense.config.detection import DetectionConfig
     from swin_dense.config.segmentation import SegmentationConfig
+    from swin_dense.config.video import VideoConfig
 
-    Config: TypeAlias = DetectionConfig | SegmentationConfig | ClassificationConfig
+    Config: TypeAlias = DetectionConfig | SegmentationConfig | ClassificationConfig | VideoConfig
 else:
     Config = Any  # a whole config, of any task
 
@@ -93,6 +94,7 @@ TASKS = {
     "detection": "DetectionConfig",
     "segmentation": "SegmentationConfig",
     "classification": "ClassificationConfig",
+    "video": "VideoConfig",
 }
 """The schema of each `task`: a class of `swin_dense/config/TASK.py`, which is imported for a config of that task."""
 

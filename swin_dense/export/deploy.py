@@ -21,11 +21,11 @@ from torchvision.transforms.v2 import functional
 from swin_dense.errors import ConfigError, nearest, option
 from swin_dense.export.graph import (
     INPUT,
-    INPUT_IS,
     OPSET,
     Graph,
     load_program,
     onnx_session,
+    shape_of,
     trace,
     write_onnx,
     write_program,
@@ -77,11 +77,14 @@ def export_model(
     check_output(output, to)
     if size is not None and part.size not in (None, size):
         raise ConfigError(f"a size of {size}: the model takes images of {part.size} pixels alone; leave it out")
-    size = size or part.size or DEFAULT_SIZE
+    wanted = size or part.size or DEFAULT_SIZE
     names, pictures = _pictures(images)
     reference = RawImages(part.module, part.preprocessing).eval()
     graph = trace(
-        RawImages(traceable(part.module), part.preprocessing).eval(), size, fixed=fixed, any_size=part.size is None
+        RawImages(traceable(part.module), part.preprocessing).eval(),
+        wanted,
+        fixed=fixed,
+        any_size=part.size is None,
     )
     facts = _facts(part, graph)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
@@ -93,7 +96,7 @@ def export_model(
     else:
         write_program(graph, output, texts)
         exported = load_program(output)
-    rows = deviations(reference, exported, _batches(pictures, graph, size), output_names)
+    rows = deviations(reference, exported, _batches(pictures, graph, wanted), output_names)
     return {
         "file": str(output),
         "to": to,
@@ -123,7 +126,7 @@ def _facts(part: ModelPart, graph: Graph) -> dict[str, Any]:
         "swin_dense_version": version("swin-dense"),
         "model": part.description,
         "part": part.name,
-        "input": f"{INPUT}: {INPUT_IS}",
+        "input": f"{INPUT}: {graph.input_is}",
         **asdict(part.preprocessing),
         "outputs": [asdict(one) for one in part.outputs],
         "open_axes": list(graph.open_axes),
@@ -147,16 +150,21 @@ def _pictures(folder: Path | None) -> tuple[list[str], list[Tensor]]:
     return [sample.file_name for sample in samples], [sample.image.as_subclass(Tensor) for sample in samples]
 
 
-def _batches(pictures: Sequence[Tensor], graph: Graph, size: Size) -> list[Tensor]:
+def _batches(pictures: Sequence[Tensor], graph: Graph, size: Sequence[int]) -> list[Tensor]:
     """Batches at three sizes, the first of two images, as far as the axes of the graph are open."""
     sizes = (*CHECKED_SIZES, size) if "height" in graph.open_axes else (size,) * 3
     groups: list[Sequence[Tensor]] = [[picture] for picture in pictures]
     if "batch" in graph.open_axes:
         groups[0] = pictures[:2]
-    return [
-        torch.stack([functional.resize(picture, list(one), antialias=True).float() for picture in group])
-        for group, one in zip(groups, sizes, strict=True)
-    ]
+    return [torch.stack([_shown(picture, one) for picture in group]) for group, one in zip(groups, sizes, strict=True)]
+
+
+def _shown(picture: Tensor, size: Sequence[int]) -> Tensor:
+    """A picture as an image of this size, or, where frames come first, as a clip that moves to the right."""
+    image = functional.resize(picture, list(size[-2:]), antialias=True).float()
+    clip = torch.stack([image.roll(frame, -1) for frame in range(size[0])]) if len(size) == 3 else image
+    assert clip.shape == shape_of(1, size)[1:]
+    return clip
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,14 @@ from torch.fx.experimental import _config
 from swin_dense.errors import ConfigError, option
 from swin_dense.export.models import RawImages
 from swin_dense.files import atomic_write
-from swin_dense.records import Size
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 """Axes of the input (B, 3, H, W) that may be left open, by position."""
 
 INPUT = "images"
 INPUT_IS = "(batch, 3, height, width) float32, RGB in 0..255; normalised inside"
-"""What every file says about its input."""
+CLIPS_ARE = "(batch, frames, 3, height, width) float32, RGB in 0..255; normalised inside"
+"""What every file says about its input, which is called "images" where it is clips of videos, too."""
 
 TRACED_SIZE = (864, 992)
 """Height and width while open axes are traced: larger than one window in every stage, so that no size is taken for 1.
@@ -51,24 +51,34 @@ class Graph:
 
     Attributes:
         program: Takes images as `RawImages` does.
-        shape: (B, 3, H, W) of the images that it was traced with.
+        shape: (B, 3, H, W) of the images that it was traced with, or (B, T, 3, H, W) of clips.
         open_axes: Names of those axes that may have any size.
         why_fixed: What kept other axes from being open.
     """
 
     program: ExportedProgram
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     open_axes: tuple[str, ...]
     why_fixed: str | None
 
+    @property
+    def input_is(self) -> str:
+        """What a file says about its input."""
+        return INPUT_IS if len(self.shape) == 4 else CLIPS_ARE
 
-def trace(model: RawImages, size: Size, *, fixed: bool = False, any_size: bool = True) -> Graph:
+
+def shape_of(batch: int, size: Sequence[int]) -> tuple[int, ...]:
+    """(B, 3, H, W) of images of this height and width, or (B, T, 3, H, W) of clips of these frames before them."""
+    return (batch, *size[:-2], 3, *size[-2:])
+
+
+def trace(model: RawImages, size: Sequence[int], *, fixed: bool = False, any_size: bool = True) -> Graph:
     """Traces a model with as many open axes as it allows: batch, height and width; else batch; else none.
 
     The model is in evaluation mode. Where height and width cannot stay open they are `size`; with `fixed`, nothing is,
     and the batch alone where the model does not take `any_size`.
     """
-    attempts = (((2, 3, *TRACED_SIZE), tuple(AXES)), ((2, 3, *size), (0,)), ((1, 3, *size), ()))
+    attempts = ((shape_of(2, TRACED_SIZE), tuple(AXES)), (shape_of(2, size), (0,)), (shape_of(1, size), ()))
     why_fixed, error = None, None
     for shape, axes in attempts[2 if fixed else 0 if any_size else 1 :]:
         try:
@@ -143,7 +153,7 @@ def write_onnx(
         raise ConfigError(f"{path}: {error}".splitlines()[0]) from error
     assert program is not None
     program.model.metadata_props.update(metadata)
-    program.model.graph.inputs[0].doc_string = INPUT_IS
+    program.model.graph.inputs[0].doc_string = graph.input_is
     with atomic_write(path) as unfinished:
         program.save(unfinished)
 

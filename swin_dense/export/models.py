@@ -19,7 +19,6 @@ from swin_dense.backbones import FeatureSpec, SwinClassifier, SwinTransformer
 from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.errors import ConfigError
-from swin_dense.records import Size
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,8 @@ class ModelPart:
         weights: Name of the file that the weights came from.
         missing: Parameters that the weights do not hold, and that stayed as they are initialised.
         pyramid: Names of the outputs that share one space of features, as the levels of an FPN do.
-        size: Height and width of the images that it takes; None where any will do.
+        size: Height and width of the images that it takes, or frames, height and width of clips; None where any images
+            will do.
     """
 
     module: nn.Module
@@ -75,7 +75,7 @@ class ModelPart:
     weights: str = "random"
     missing: tuple[str, ...] = ()
     pyramid: tuple[str, ...] = ()
-    size: Size | None = None
+    size: tuple[int, ...] | None = None
 
 
 class RawImages(nn.Module):
@@ -100,8 +100,10 @@ class RawImages(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The maps of images (B, 3, H, W), RGB, uint8 or float32 in 0..255."""
+        """The maps of images (B, 3, H, W), or of clips (B, T, 3, H, W), RGB, uint8 or float32 in 0..255."""
         normalised = (images - self.mean) / self.std
+        if images.ndim == 5:
+            return tuple(self.body(normalised.transpose(1, 2)))
         if self.bgr:
             normalised = normalised.flip(1)
         if (side := self.size_divisor) > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
@@ -24,7 +24,7 @@ from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, WeightsError, option
 from swin_dense.images.finder import each_image, is_single, read_image
 from swin_dense.isolation import isolated
-from swin_dense.records import Sample, collate, rescaled_size
+from swin_dense.records import collate, rescaled_size
 from swin_dense.tasks import Task, data_module, task_of
 from swin_dense.tasks.base import Labels, Result, declared_classes
 from swin_dense.weights import LoadReport, load_weights
@@ -129,7 +129,7 @@ class Model:
 
         Args:
             images: One image (path, PIL image, (H, W, 3) uint8 array, (3, H, W) uint8 tensor, all RGB), a folder, or
-                an iterable of these.
+                an iterable of these. For a model of videos, a video (path, or (T, 3, H, W) uint8 tensor RGB).
             threshold: Detection: least score of what is returned; None is 0.3.
             batch_size: Images that are predicted on together; changes no result.
             probabilities: Segmentation: also return every class's probability, (K, H, W) float16.
@@ -150,17 +150,18 @@ class Model:
             (48, 64)
         """
         self._check_options(threshold=threshold is not None, probabilities=probabilities)
-        return _as_given(images, self._results(images, threshold, batch_size, probabilities))
+        results = self._results(images, threshold, batch_size, probabilities)
+        return _as_given(images, results, self.task.inputs(self.config).is_single)
 
     def _results(self, images: Any, threshold: float | None, batch_size: int, probabilities: bool) -> Iterator[Result]:
         module = self.module.to(self.device).eval()  # a trainer may have had it
         options = {"probabilities": True} if probabilities else {}
         inference = self.task.inference(self.config, batch_size, **options)
-        for group in _groups(images, batch_size):
-            samples = [Sample(image, i, "image", (image.shape[1], image.shape[2])) for i, image in enumerate(group)]
+        inputs = self.task.inputs(self.config)
+        for samples in _groups(images, batch_size, inputs.each, inputs.read):
             found = inference.predict(module, collate(samples, size_divisor=1).to(self.device))
-            for image, one in zip(group, found, strict=True):
-                yield self.task.result(image, one, self.labels, threshold)
+            for sample, one in zip(samples, found, strict=True):
+                yield self.task.result(sample.image, one, self.labels, threshold)
 
     def features(self, images: Any, *, batch_size: int = 1) -> Any:
         """The feature maps of images: every stage of the backbone, and every level of the neck where there is one.
@@ -181,7 +182,7 @@ class Model:
         model: Any = self.feature_model()
         limits = {} if self.config is None else self.task.test_size(self.config)
         names = [spec.name for spec in model.feature_specs]
-        for group in _groups(images, batch_size):
+        for group in _groups(images, batch_size, each_image, read_image):
             if limits:
                 sizes = [rescaled_size((one.shape[1], one.shape[2]), **limits) for one in group]
                 group = [
@@ -271,19 +272,21 @@ class Model:
                 raise ConfigError(f"{name} is not for {self.config.task}, which {self.name} is for")
 
 
-def _as_given(images: Any, results: Iterator[Any]) -> Any:
+def _as_given(images: Any, results: Iterator[Any], single: Callable[[object], bool] = is_single) -> Any:
     """One result for one image, an iterator for an iterator, a list for any other collection."""
-    if is_single(images):
+    if single(images):
         return next(results)
     return results if isinstance(images, Iterator) else list(results)
 
 
-def _groups(images: Any, batch_size: int) -> Iterator[list[Tensor]]:
-    """The images, decoded, so many at a time."""
+def _groups(
+    images: Any, batch_size: int, each: Callable[[Any], Iterator[Any]], read: Callable[[Any], Any]
+) -> Iterator[list[Any]]:
+    """The images, read, so many at a time."""
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    single = each_image(images)
-    while group := [read_image(image) for image in islice(single, batch_size)]:
+    single = each(images)
+    while group := [read(image) for image in islice(single, batch_size)]:
         yield group
 
 

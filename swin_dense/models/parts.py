@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from swin_dense.backbones import FeatureSpec, SwinTransformer
+from swin_dense.backbones import VARIANTS, FeatureSpec, SwinTransformer
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config
 from swin_dense.devices import chosen_device
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 PARTS = ("backbone", "neck", "whole")
 """What of a model can be exported as one file."""
+
+PUBLISHED_FRAMES = 32
+"""Frames of the clips that sizes of Video Swin are published for."""
 
 
 def features_of(
@@ -113,9 +116,9 @@ def load_part(
         network = build(config, len(names)).network
         if path is not None:
             load_whole(network, path, names)
-        whole = task.whole(network)
+        whole, size = task.whole(network), task.whole_size(config)
         with torch.no_grad():
-            (logits,) = whole(torch.zeros(1, 3, PROBE, PROBE))
+            (logits,) = whole(torch.zeros(1, 3, *((size or ())[:-2]), PROBE, PROBE))
         stride = specs_of("p", (logits,))[0].stride if logits.ndim == 4 else 0  # classifiers have no map
         return ModelPart(
             whole,
@@ -125,7 +128,7 @@ def load_part(
             _describe(config),
             class_names=names if path is not None else (),
             weights="random" if path is None else path.name,
-            size=task.whole_size(config),
+            size=size,
         )
     neck = config.model.get("neck") is not None if part is None else part == "neck"
     chosen = _feature_part(config, "", path, None if not neck else (), neck)
@@ -167,7 +170,9 @@ def load_inspected(
     plain: Any = traceable(whole).to(place)
     task = task_of(config)
     target = task.explained(plain, names, class_name)
-    return InspectedModel(plain.network.backbone, task.preprocessing(plain.network), target)
+    return InspectedModel(
+        plain.network.backbone, task.preprocessing(plain.network), target, task.inspected_reader(config)
+    )
 
 
 def _config_and_weights(
@@ -196,13 +201,14 @@ def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] |
 
     config, _ = find_config(source, None, overrides)
     if config is None:
-        blank = torch.zeros(1, 3, height, width)
+        frames = (PUBLISHED_FRAMES,) if len(VARIANTS[str(source)].window) == 3 else ()
+        blank = torch.zeros(1, 3, *frames, height, width)
         return model_stats(
             build_backbone(str(source), None)[0], lambda module: module(blank.to(next(module.parameters()).device))
         )
     task = task_of(config)
     network = task.build_network(config.model, task.published_classes or declared_classes(config.model))
-    return model_stats(network, lambda module: task.count_forward(module, height, width))
+    return model_stats(network, lambda module: task.count_forward(module, height, width, config))
 
 
 def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, LoadReport | None]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from swin_dense.config import Config
 from swin_dense.errors import ConfigError, option, setting
-from swin_dense.records import Size
+from swin_dense.images.finder import ImageFiles, each_image, is_single, read_image
+from swin_dense.records import Sample
 
 if TYPE_CHECKING:
     from swin_dense.data.datamodule_base import ImageDataModule
@@ -68,8 +69,22 @@ class Demo(NamedTuple):
     data: str  # what that one is trained on
 
 
+class Inputs(NamedTuple):
+    """What a task predicts on: how it is told apart, found and read."""
+
+    is_single: Callable[[object], bool]  # whether what a user has passed is a single one
+    each: Callable[[Any], Iterator[Any]]  # the single ones of what a user has passed
+    read: Callable[[Any], Sample]  # one of them
+    files: Callable[[Sequence[Path], Path], ImageFiles]  # those of files and folders, without what lies in the output
+
+
+def _read_image(image: Any) -> Sample:
+    pixels = read_image(image)
+    return Sample(pixels, 0, "image", (pixels.shape[1], pixels.shape[2]))
+
+
 class Result(ABC):
-    """What was predicted in one image, (3, H, W) uint8 RGB; shown as a picture in a notebook."""
+    """What was predicted in one image, (3, H, W) uint8 RGB, or video; shown as a picture in a notebook."""
 
     image: Any
 
@@ -125,6 +140,14 @@ class Task(ABC, Generic[ConfigT]):
         The model sees `batch_size` views at a time; `options` is segmentation's `probabilities`.
         """
 
+    def for_evaluation(self, config: ConfigT) -> ConfigT:
+        """The config by which trained weights are scored, where validation looks at less while a training runs."""
+        return config
+
+    def inputs(self, config: ConfigT) -> Inputs:
+        """What it predicts on."""
+        return Inputs(is_single, each_image, _read_image, ImageFiles)
+
     @abstractmethod
     def labels(self, data: Any) -> Labels:
         """What the labels of a data module, set up, mean."""
@@ -170,8 +193,8 @@ class Task(ABC, Generic[ConfigT]):
             f"{option('part', 'whole')}: proposals and boxes vary in number; use {option('part', 'neck')}"
         )
 
-    def whole_size(self, config: ConfigT) -> Size | None:
-        """Height and width of the images that the whole model takes; None where any will do."""
+    def whole_size(self, config: ConfigT) -> tuple[int, ...] | None:
+        """Height and width of the images that the whole model takes, frames before them; None where any will do."""
         return None
 
     def preprocessing(self, network: Any) -> Preprocessing:
@@ -198,8 +221,12 @@ class Task(ABC, Generic[ConfigT]):
     def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
         """What Grad-CAM explains of a model: the class that is named, or the one that it is surest of."""
 
+    def inspected_reader(self, config: ConfigT) -> Callable[[Path], Tensor] | None:
+        """Reads what is looked into, where it is no image: a clip (T, 3, H, W) of a file."""
+        return None
+
     @abstractmethod
-    def count_forward(self, network: Any, height: int, width: int) -> None:
+    def count_forward(self, network: Any, height: int, width: int, config: ConfigT) -> None:
         """Runs the layers that published sizes count, on a blank image of this size in pixels."""
 
 

@@ -20,7 +20,7 @@ from swin_dense.errors import ConfigError, DataError, WeightsError, nearest, opt
 from swin_dense.export.models import IMAGENET, ModelPart
 from swin_dense.files import atomic_write
 from swin_dense.inference.classification import ClassificationInference, ImageClassifier
-from swin_dense.records import Classification, Size
+from swin_dense.records import Classification
 from swin_dense.tasks.base import Demo, Labels, Result, Task
 from swin_dense.weights.files import read_checkpoint, unwrap
 
@@ -239,7 +239,7 @@ class ClassificationTask(Task[ClassificationConfig]):
     def whole(self, network: Any) -> nn.Module:
         return WholeClassifier(network).eval()
 
-    def whole_size(self, config: ClassificationConfig) -> Size | None:
+    def whole_size(self, config: ClassificationConfig) -> tuple[int, ...] | None:
         return config.augmentation.size, config.augmentation.size
 
     def preprocessing(self, network: Any) -> Any:
@@ -263,7 +263,7 @@ class ClassificationTask(Task[ClassificationConfig]):
 
         return class_target(model, class_names, class_name)
 
-    def count_forward(self, network: Any, height: int, width: int) -> None:
+    def count_forward(self, network: Any, height: int, width: int, config: ClassificationConfig) -> None:
         network(torch.zeros(1, 3, height, width, device=next(network.parameters()).device))
 
 
@@ -298,14 +298,14 @@ def with_mapped_head(tensors: Mapping[str, Tensor], class_map: Path) -> dict[str
     return {name: tensor[rows] if name in heads else tensor for name, tensor in tensors.items()}
 
 
-def build_classifier(model: Mapping[str, Any], num_classes: int) -> SwinClassifier:
-    """The classifier of a model dict, with fresh weights."""
-    _check_keys("model", model, ("type", "backbone", "head"), MODEL)
+def build_classifier(model: Mapping[str, Any], num_classes: int, kind: str = MODEL) -> SwinClassifier:
+    """The classifier of a model dict of this type, with fresh weights."""
+    _check_keys("model", model, ("type", "backbone", "head"), kind)
     backbone, head = model.get("backbone"), model.get("head", {})
     if not isinstance(backbone, Mapping) or not isinstance(head, Mapping):
         raise ConfigError(f'model: needs backbone=dict(type="{BACKBONE}", variant=...)')
-    _check_keys("model.head", head, ("num_classes",), None)
-    options = dict(backbone)
+    _check_keys("model.head", head, ("num_classes", "dropout"), None)
+    options = {**backbone, "dropout": head.get("dropout", 0.0)}
     if options.pop("type", None) != BACKBONE:
         raise ConfigError(f'model.backbone.type: a classifier has type="{BACKBONE}"')
     variant = options.pop("variant", None)

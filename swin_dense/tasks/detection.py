@@ -256,7 +256,7 @@ class DetectionTask(Task[DetectionConfig]):
 
         return object_target(model, class_names, class_name)
 
-    def count_forward(self, network: Any, height: int, width: int) -> None:
+    def count_forward(self, network: Any, height: int, width: int, config: DetectionConfig) -> None:
         from swin_dense.openmmlab.counting import run_detector
 
         run_detector(network, height, width)

@@ -42,6 +42,7 @@ def evaluate_module(
     from swin_dense.training.callbacks import PredictionFiles
     from swin_dense.training.trainer import evaluation_trainer, surroundings
 
+    config = task.for_evaluation(config)
     write = None if predictions is None else task.prediction_writer(config, predictions)
     if predictions is not None:
         (check_output_folder if write else check_output_file)(predictions)

@@ -44,7 +44,7 @@ def predict_to_folder(
 
     Args:
         model: A `swin_dense.models.Model` with a config and weights.
-        images: Image files, or folders that are searched for images.
+        images: Image files, or folders that are searched for images; of a model of videos, videos.
         output: Folder for pictures, files and `predictions.json`.
         threshold: Detection: objects below it are in the JSON but not in the pictures; None is 0.3.
         probabilities: Segmentation: write every class's probability, too.
@@ -52,7 +52,7 @@ def predict_to_folder(
     """
     task, config = model.task, model.config
     assert config is not None and model.weights is not None
-    files = images_to_predict(images, output, *task.prediction_folders)
+    files = images_to_predict(images, output, *task.prediction_folders, find=task.inputs(config).files)
     options = {"probabilities": True} if probabilities else {}
     inference = task.inference(config, batch_size, **options)
     identity = {
@@ -69,18 +69,20 @@ def predict_to_folder(
     for batch in run.batches(batch_size, config.data.num_workers):
         for i, found in enumerate(inference.predict(model.module, batch.to(model.device))):
             image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
-            result = task.result(batch.images[i, :, :height, :width], found, model.labels, task.lowest_score)
+            result = task.result(batch.images[i, ..., :height, :width], found, model.labels, task.lowest_score)
             run.add(image_id, task.write(result, output, files.stem(image_id), config, threshold))
     return run.finish()
 
 
-def images_to_predict(images: Sequence[Path], output: Path, *folders: str) -> ImageFiles:
+def images_to_predict(
+    images: Sequence[Path], output: Path, *folders: str, find: Callable[[Sequence[Path], Path], ImageFiles] = ImageFiles
+) -> ImageFiles:
     """Lists images, and makes sure that pictures in `output` and its `folders` overwrite none of them.
 
     What lies in `output` is no image, unless it is named itself.
     """
     check_output_folder(output)
-    files = ImageFiles(images, output)
+    files = find(images, output)
     written = {(output / folder).resolve() for folder in (".", *folders)}
     for path in files.paths:
         if path.parent.resolve() in written:

@@ -250,7 +250,7 @@ class SegmentationTask(Task[SegmentationConfig]):
 
         return area_target(model, class_names, class_name)
 
-    def count_forward(self, network: Any, height: int, width: int) -> None:
+    def count_forward(self, network: Any, height: int, width: int, config: SegmentationConfig) -> None:
         from swin_dense.openmmlab.counting import run_segmenter
 
         run_segmenter(network, height, width)

@@ -2,5 +2,6 @@
 
 from swin_dense.training.classification import ClassifierModule
 from swin_dense.training.modules import DetectorModule, SegmenterModule
+from swin_dense.training.video import VideoClassifierModule
 
-__all__ = ["ClassifierModule", "DetectorModule", "SegmenterModule"]
+__all__ = ["ClassifierModule", "DetectorModule", "SegmenterModule", "VideoClassifierModule"]

@@ -87,7 +87,7 @@ class ClassifierModule(DenseModule):
         self,
         model: Any,
         metric: Any = None,
-        inference: ClassificationInference | None = None,
+        inference: Any = None,
         *,
         mixing: Mixing = Mixing(mixup=0.8, cutmix=1.0, erase_probability=0.25),
         label_smoothing: float = 0.1,
@@ -96,6 +96,7 @@ class ClassifierModule(DenseModule):
         betas: tuple[float, float] = (0.9, 0.999),
         no_decay: Sequence[str] = (*NO_DECAY, "bias"),
         layer_decay: float | None = None,
+        backbone_factor: float = 1.0,
         warmup_epochs: float = 20.0,
         warmup_ratio: float = 1e-3,
         min_ratio: float = 1e-2,
@@ -107,7 +108,8 @@ class ClassifierModule(DenseModule):
         Args:
             model: What `swin_dense.load` gives, or an `nn.Module` with `network`, `normalised` and `logits`.
             metric: Scores its predictions; None makes an `Accuracy` of the trainer's data module.
-            inference: How the classifier is run on images; its `view` is the data module's business here.
+            inference: A `ClassificationInference`, how the classifier is run on images; its `view` is the data module's
+                business here.
             mixing: What is done to training batches.
             label_smoothing: Part of the target that all classes share.
             learning_rate: AdamW's.
@@ -115,6 +117,7 @@ class ClassifierModule(DenseModule):
             betas: AdamW's.
             no_decay: Parts of parameter names.
             layer_decay: Factor on the learning rate from one layer of the backbone to the layer before it.
+            backbone_factor: Factor on the learning rate of the whole backbone.
             warmup_epochs: Length of the linear warm-up, after which half a cosine follows.
             warmup_ratio: First factor of the warm-up.
             min_ratio: Last factor.
@@ -127,8 +130,11 @@ class ClassifierModule(DenseModule):
             "betas": betas,
             "no_decay": no_decay,
             "layer_decay": layer_decay,
+            "backbone_factor": backbone_factor,
         }
-        inference = replace(inference or configured_inference(model) or ClassificationInference(), view=None)
+        inference = inference or configured_inference(model) or ClassificationInference()
+        if isinstance(inference, ClassificationInference):
+            inference = replace(inference, view=None)
         super().__init__(model, metric, inference, optimizer, seed, patience)
         self.save_hyperparameters(ignore=["model", "metric", "inference", "mixing"])
         self.mixing, self.label_smoothing = mixing, label_smoothing

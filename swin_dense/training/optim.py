@@ -34,27 +34,29 @@ def adamw(
     betas: tuple[float, float],
     no_decay: Sequence[str],
     layer_decay: float | None = None,
+    backbone_factor: float = 1.0,
 ) -> AdamW:
     """AdamW over the parameters that learn; those whose name holds a part of `no_decay` have no weight decay.
 
     `layer_decay` is the factor on the learning rate from one layer of the backbone to the layer before it (BEiT, arXiv
     2106.08254, section 3.1). Each layer has two parameter groups, with and without weight decay; those with the full
-    learning rate come first.
+    learning rate come first. `backbone_factor` is another factor, on the learning rate of the whole backbone.
     """
     layers = {} if layer_decay is None else _layers_above(module, layer_decay)
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    backbone = {} if backbone_factor == 1.0 else _layers_above(module, 1.0)
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             kept = any(part in name for part in no_decay)
-            groups.setdefault((layers.get(name, 0), kept), []).append(parameter)
+            groups.setdefault((name in backbone, layers.get(name, 0), kept), []).append(parameter)
     return AdamW(
         [
             {
-                "params": groups[above, kept],
+                "params": groups[inside, above, kept],
                 "weight_decay": 0.0 if kept else weight_decay,
-                "lr": learning_rate * (layer_decay or 1.0) ** above,
+                "lr": learning_rate * (layer_decay or 1.0) ** above * (backbone_factor if inside else 1.0),
             }
-            for above, kept in sorted(groups)
+            for inside, above, kept in sorted(groups)
         ],
         lr=learning_rate,
         betas=betas,

@@ -24,6 +24,7 @@ from swin_dense.backbones.plain import PlainBlock, PlainSwin
 from swin_dense.backbones.swin import PATCH_SIZE
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.records import Batch, Size
+from swin_dense.visualize.clips import draw_heat_over_time, draw_window_attention
 from swin_dense.visualize.features import (
     StageFeatures,
     WindowView,
@@ -53,11 +54,13 @@ class InspectedModel:
         preprocess: Maps images (B, 3, H, W) uint8 RGB to what the backbone takes.
         target: What Grad-CAM explains: `object_target`, `area_target` or `class_target`; None explains the backbone's
             feature vector.
+        read: Reads a clip (T, 3, H, W) of a file; None for models of images.
     """
 
     backbone: PlainSwin
     preprocess: Callable[[Tensor], Tensor]
     target: Target | None = None
+    read: Callable[[Path], Tensor] | None = None
 
 
 def visualize_features(
@@ -66,10 +69,12 @@ def visualize_features(
     output: Path,
     *,
     stages: Sequence[int] = (),
-    window: tuple[int, int] | None = None,
+    window: tuple[int, ...] | None = None,
     short_side: int = 480,
 ) -> dict[str, Any]:
-    """Draws features, attention, position biases and Grad-CAM of one image (3, H, W) uint8 RGB.
+    """Draws features, attention, position biases and Grad-CAM of one image (3, H, W) uint8 RGB, or of a clip.
+
+    Of a clip (T, 3, H, W) attention over time and Grad-CAM are drawn, at its own size.
 
     Returns "files", the pictures that were written, and "gradcam", what the heat maps explain; ready for JSON.
 
@@ -79,10 +84,14 @@ def visualize_features(
         output: Folder for `pca.png`, `gradcam.png`, and `attention_stageN.png` and `bias_stageN.png` of each stage; the
             last two where the backbone has attention and a relative position bias.
         stages: From 1; none means all.
-        window: Row and column of the window, from 0, in the grid of regular windows; None takes the middle one of each
-            stage. The shifted window of the same row and column lies half a window below and to the right.
+        window: Row and column of the window, from 0, in the grid of regular windows, of clips after its place in time;
+            None takes the middle one of each stage. The shifted window of the same row and column lies half a window
+            below and to the right.
         short_side: The image is resized to this shorter side, in pixels.
     """
+    if len(model.backbone.patch_embed.patch_size) == 3:
+        return _visualize_clip(model, image, output, stages, window)
+    place = None if window is None else (window[0], window[1])
     sides = image.shape[1:]
     if max(sides) > LONGEST * min(sides):
         raise DataError(f"an image of {sides[1]} x {sides[0]} pixels is too long to be drawn; cut a part out of it")
@@ -93,7 +102,7 @@ def visualize_features(
     maps, inputs = _run(plain, model.preprocess(seen[None]), numbers)
     views = {
         number: [
-            _attention(block, tokens, title, PATCH_SIZE * 2 ** (number - 1), window) for title, block, tokens in blocks
+            _attention(block, tokens, title, PATCH_SIZE * 2 ** (number - 1), place) for title, block, tokens in blocks
         ]
         for number, blocks in inputs.items()
     }
@@ -114,14 +123,35 @@ def visualize_features(
     return {"files": [str(path) for path in files], "gradcam": target}
 
 
+def _visualize_clip(
+    model: InspectedModel, clip: Tensor, output: Path, stages: Sequence[int], window: tuple[int, ...] | None
+) -> dict[str, Any]:
+    if clip.ndim != 4:
+        raise DataError("this model is one of videos; name a video file")
+    plain = model.backbone
+    numbers = _checked(stages, plain)
+    seen = clip.as_subclass(Tensor).to(next(plain.parameters()).device)
+    _, inputs = _run(plain, model.preprocess(seen)[None].transpose(1, 2), numbers)
+    target, heats = grad_cam(model, seen, [plain.blocks(number - 1)[-1] for number in numbers])
+    files = [output / "gradcam.png", *(output / f"attention_stage{number}.png" for number in numbers)]
+    rows = [(f"stage {number}", heat) for number, heat in zip(numbers, heats, strict=True)]
+    draw_heat_over_time(clip, rows, f"Element-wise Grad-CAM: {target}", files[0])
+    frames, *_, side = plain.patch_embed.patch_size
+    place = None if window is None else (window[0], window[1], window[2])
+    for number, path in zip(numbers, files[1:], strict=True):
+        draw_window_attention(clip, inputs[number], (frames, side * 2 ** (number - 1)), path, place)
+    return {"files": [str(path) for path in files], "gradcam": target}
+
+
 def grad_cam(
     model: InspectedModel, image: Tensor, layers: Sequence[nn.Module]
 ) -> tuple[str, list[NDArray[np.float32]]]:
     """Element-wise Grad-CAM of an image (3, H, W) uint8 RGB: what it explains, and an (H, W) map in 0..1 per layer.
 
-    Layers are blocks of the backbone, which put out tokens (1, h, w, C).
+    Of a clip (T, 3, H, W) the maps are (T, H, W). Layers are blocks of the backbone, which put out tokens (1, h, w, C)
+    or (1, t, h, w, C).
     """
-    height, width = image.shape[1:]
+    height, width = image.shape[-2:]
     images = functional.pad(image[None], (0, -width % DIVISOR, 0, -height % DIVISOR))
     kept: list[Tensor] = []
     with ExitStack() as hooks, torch.enable_grad():
@@ -136,9 +166,10 @@ def grad_cam(
     maps = []
     for tokens, gradient in zip(kept, gradients, strict=True):
         heat = (tokens.detach() * gradient).relu().sum(-1)[:, None]
-        heat = functional.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[0, 0]
+        size, mode = (*images.shape[1:-3], *images.shape[-2:]), "bilinear" if heat.ndim == 4 else "trilinear"
+        heat = functional.interpolate(heat, size, mode=mode, align_corners=False)[0, 0]
         heat = heat - heat.min()
-        maps.append((heat / (heat.max() + 1e-7))[:height, :width].cpu().numpy())
+        maps.append((heat / (heat.max() + 1e-7))[..., :height, :width].cpu().numpy())
     return name, maps
 
 
@@ -148,9 +179,10 @@ def _keep_output(kept: list[Tensor], _layer: nn.Module, _inputs: Any, tokens: Te
 
 def _length_of_features(model: InspectedModel, images: Tensor) -> tuple[str, Tensor]:
     """A backbone alone has no class; this asks which places make the image's feature vector what it is."""
-    maps = model.backbone(model.preprocess(images))
+    prepared = model.preprocess(images)
+    maps = model.backbone(prepared if prepared.ndim == 4 else prepared.transpose(1, 2))
     prefix = "nothing is detected; " if model.target else ""
-    return f"{prefix}length of the mean feature vector of the last stage", maps[-1].mean((2, 3)).norm()
+    return f"{prefix}length of the mean feature vector of the last stage", maps[-1].flatten(2).mean(2).norm()
 
 
 def object_target(detector: Any, class_names: Sequence[str], class_name: str | None) -> Target:

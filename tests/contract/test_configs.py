@@ -42,7 +42,7 @@ def test_it_builds_and_runs(path: Path) -> None:
     task = tasks.task_of(config)
     with torch.device("meta"), torch.no_grad():
         network = task.build_network(config.model, 7).eval()
-        task.count_forward(network, 128, 160)
+        task.count_forward(network, 128, 160, config)
     if is_detection:
         assert has_masks(config.model) == network.with_mask
         assert config.score_metric.startswith(("bbox_", "segm_") if network.with_mask else "bbox_")

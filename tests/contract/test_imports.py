@@ -78,7 +78,7 @@ ALLOWED = {
         *LEAVES,
     },
     # Models are handed to these rooms; they know what they do, not what they are.
-    "inference": {"torch", "torchvision", "numpy", "pycocotools", "swin_dense.ops", *LEAVES},
+    "inference": {"torch", "torchvision", "numpy", "pycocotools", "swin_dense.ops", "swin_dense.videos", *LEAVES},
     "training": {
         "torch",
         "torchvision",

@@ -16,6 +16,7 @@ from helpers.random_values import randomised
 from swin_dense.backbones import SwinClassifier, SwinTransformer, create_classifier
 from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.backbones.plain import PlainSwin
+from swin_dense.errors import ConfigError
 from swin_dense.weights import load_weights
 from swin_dense.weights.convert import convert_state_dict
 
@@ -132,3 +133,20 @@ def test_the_plain_classifier_gives_the_same_logits() -> None:
     with torch.inference_mode():
         expected = model(clips)
         assert (PlainClassifier(model).eval()(clips) - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("shifts", [(False, True, True), (True, False, True), (False, False, False)])
+def test_windows_shift_along_the_dimensions_that_are_wanted(shifts: tuple[bool, ...]) -> None:
+    """A row of blocks of torchvision's whose shift is set to these dimensions."""
+    reference = small_of_torchvision((4, 3, 3)).eval()
+    for module in reference.modules():
+        if hasattr(module, "shift_size"):
+            module.shift_size = [step * wanted for step, wanted in zip(module.shift_size, shifts, strict=True)]
+    model = loaded(reference, SwinClassifier(7, window_size=(4, 3, 3), shift_windows=shifts, **SMALL))
+    clips = random_clips(2, 12, 48, 52)
+    with torch.inference_mode():
+        expected = reference(clips)
+        for form in (model, PlainClassifier(model)):
+            assert (form(clips) - expected).norm() <= 1e-5 * expected.norm()
+    with pytest.raises(ConfigError, match="one for each dimension"):
+        SwinTransformer(window_size=7, shift_windows=shifts)

@@ -13,7 +13,7 @@ from helpers.commands import command
 from swin_dense.backbones import VARIANTS, create_backbone
 from swin_dense.benchmark import backbone
 from swin_dense.benchmark.backbone import BackboneSettings, benchmark_backbone
-from swin_dense.benchmark.peers import products
+from swin_dense.benchmark.peers import build, difference, products
 from swin_dense.benchmark.processes import RemoteContestant
 from swin_dense.errors import BenchmarkError, ConfigError
 from swin_dense.stats import count_macs
@@ -32,12 +32,27 @@ def test_cells_come_in_order_of_importance() -> None:
     assert order[-1] == ("swin_base", "training", True) and len(order) == 8
 
 
-@pytest.mark.parametrize("size", [(224, 224), (799, 1201)])
-def test_products_are_those_of_the_backbone(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(224, 224), (799, 1201), (32, 224, 224), (7, 100, 301)])
+def test_products_are_those_of_the_backbone(size: tuple[int, ...]) -> None:
+    variant = "swin_tiny" if len(size) == 2 else "swin3d_tiny"
     with torch.device("meta"):
-        backbone, images = create_backbone("swin_tiny"), torch.empty(1, 3, *size)
+        backbone, images = create_backbone(variant), torch.empty(1, 3, *size)
     counted = count_macs(backbone, lambda model: model(images)).total
-    assert sum(math.prod(one) for one in products(VARIANTS["swin_tiny"], 1, size)) == counted
+    assert sum(math.prod(one) for one in products(VARIANTS[variant], 1, size)) == counted
+
+
+def test_clips_are_measured_beside_torchvision_alone() -> None:
+    settings = BackboneSettings(variants=["swin3d_tiny", "swin_tiny"], shapes=["1x32x224x224", "8x224x224"])
+    assert {(cell.variant, cell.shape) for cell in settings.cells()} == {
+        ("swin3d_tiny", "1x32x224x224"),
+        ("swin_tiny", "8x224x224"),
+    }
+    with pytest.raises(ConfigError, match="swin3d_tiny takes CLIPSxFRAMESxHEIGHTxWIDTH, for instance 1x32x224x224"):
+        BackboneSettings(variants=["swin3d_tiny"])
+    peer = build("torchvision", "swin3d_nano", [(16, 64, 64)])
+    assert difference(peer, "swin3d_nano", torch.device("cpu")) < 1e-5
+    with pytest.raises(ConfigError, match="timm has no Swin of videos"):
+        build("timm", "swin3d_nano", [(16, 64, 64)])
 
 
 @pytest.mark.parametrize("option", [{"variants": ["swin_tinny"]}, {"shapes": ["224x224"]}, {"precisions": ["int8"]}])
@@ -46,10 +61,9 @@ def test_what_there_is_not_is_refused(option: dict[str, list[str]]) -> None:
         BackboneSettings(**option)
 
 
-@pytest.mark.parametrize("variant", ["swin_mlp_base", "swin3d_tiny"])
-def test_what_no_peer_has_is_refused(variant: str) -> None:
-    with pytest.raises(ConfigError, match=f"no peer has {variant}"):
-        BackboneSettings(variants=[variant])
+def test_what_no_peer_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no peer has swin_mlp_base"):
+        BackboneSettings(variants=["swin_mlp_base"])
 
 
 def test_the_command_compares_and_times_all_contestants(capsys: pytest.CaptureFixture[str]) -> None:
