@@ -227,6 +227,7 @@ class SwinTransformer(nn.Module):
             raise ConfigError("version=2: needs attention in windows of images, and all terms of its scores")
         side = pretrain_image_size // self.patch[-1]
         pretrained = _pretrained_windows(version, pretrained_window_sizes, len(depths), self.window[-1], side)
+        self.mixing = mixing
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
         self.depths = tuple(depths)
         self.out_indices = tuple(out_indices)
@@ -303,6 +304,9 @@ class SwinTransformer(nn.Module):
                 each size.
             options: What `torch.compile` takes beside it, such as `mode` and `fullgraph`.
 
+        Raises:
+            ConfigError: Of Swin-MLP: PyTorch's default compiler stops at its products where sizes are open.
+
         Example:
             >>> import torch
             >>> from swin_dense.backbones import SwinTransformer
@@ -311,6 +315,8 @@ class SwinTransformer(nn.Module):
             >>> len(backbone(torch.rand(2, 3, 97, 130)))
             1
         """
+        if self.mixing == "mlp" and options.get("backend", "inductor") == "inductor":
+            raise ConfigError('mixing="mlp": PyTorch\'s default compiler stops at its products; train it uncompiled')
         self._dynamic = bool(dynamic)
         self._compiled = torch.compile(self._maps, dynamic=dynamic, **options)
 
