@@ -54,8 +54,6 @@ def checked_size(variant: str) -> tuple[int, ...]:
 
 def build(name: str, variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """A contestant with random weights, on the default device, made for images or clips of these sizes."""
-    if name != OURS and VARIANTS[variant].version == 2:
-        raise ConfigError(f"{name} takes part with the first version of Swin alone, and {variant} is the second")
     if len(VARIANTS[variant].window) == 3 and name not in (OURS, "torchvision"):
         raise ConfigError(f"{name} has no Swin of videos")
     return {OURS: _ours, **PEERS}[name](variant, sizes)

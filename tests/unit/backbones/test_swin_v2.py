@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 from torch.nn import functional
 
 from helpers.random_values import randomised
@@ -127,6 +128,23 @@ def test_all_forms_give_the_same_maps() -> None:
     for form in (compiled, small(activation_checkpointing=True).double()):
         for name, found in gradients(form, images).items():
             assert (found - wanted[name]).norm() <= 1e-6 * wanted[name].norm() + 1e-9, name
+
+
+def test_compiled_it_is_one_graph_for_all_sizes() -> None:
+    model, graphs = small(depths=(2, 1)).double(), []
+    compiled = copy.deepcopy(model)
+
+    def backend(graph: GraphModule, _: list[Tensor]) -> GraphModule:
+        graphs.append(graph)
+        return graph
+
+    torch.compiler.reset()
+    compiled.compile(backend=backend, fullgraph=True)
+    for size in ((75, 130), (64, 96), (97, 64)):
+        images = random_images(*size).double()
+        for found, wanted in zip(compiled(images), model(images), strict=True):
+            assert torch.allclose(found, wanted)
+    assert len(graphs) == 1
 
 
 def test_kernels_of_dot_products_compute_cosine_attention() -> None:

@@ -61,9 +61,10 @@ def test_what_there_is_not_is_refused(option: dict[str, list[str]]) -> None:
         BackboneSettings(**option)
 
 
-def test_what_no_peer_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no peer has swin_mlp_base"):
-        BackboneSettings(variants=["swin_mlp_base"])
+@pytest.mark.parametrize("variant", ["swin_mlp_base", "swinv2_tiny"])
+def test_what_no_peer_has_is_refused(variant: str) -> None:
+    with pytest.raises(ConfigError, match=f"no peer has {variant}"):
+        BackboneSettings(variants=[variant])
 
 
 def test_the_command_compares_and_times_all_contestants(capsys: pytest.CaptureFixture[str]) -> None:
