@@ -188,15 +188,16 @@ def evaluate(source: Any, *, weights: PathText | None = None, data: PathText | N
 def export_features(
     source: Any, images: Any, output: PathText, *, weights: PathText | None = None, **options: Any
 ) -> FeatureStore:
-    """Stores the features of images on disk; interrupted, the same call continues.
+    """Stores the features of images, or of clips of videos, on disk; interrupted, the same call continues.
 
     Args:
         source: As for `load`.
-        images: Image files, folders, zip files, and text files that name an image per line; one or several.
+        images: Image files, folders, zip files, and text files that name an image per line; one or several. Likewise
+            videos, without zip files, where the model takes those.
         output: Folder of the store.
         weights: As for `load`; `random_weights=True` does without.
         **options: `stages`, `neck` and all that `swin_dense.export.export_features` takes. A config's test size is
-            used unless `size` or `short_side` is given, or `native=True`.
+            used unless `size` or `short_side` is given, or `native=True`; so are its clips.
 
     Returns:
         The store, a map-style data set.
@@ -226,6 +227,7 @@ def export_features(
         model = features_of(source, weights, overrides=overrides, **chosen)
         if not options.pop("native", False) and not {"size", "short_side"} & options.keys():
             options |= models.test_size_of(source, overrides=overrides)
+        options = models.clip_of(source, overrides=overrides) | options
         return export.export_features(model, images, Path(output), **options)
 
 

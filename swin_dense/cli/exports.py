@@ -23,7 +23,8 @@ def export_features(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Images, folders, zip files, text files with a path per line.", metavar="IMAGE|DIR|LIST|ZIP..."
+            help="Images or videos, folders, zip files, text files with a path per line.",
+            metavar="IMAGE|DIR|LIST|ZIP...",
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the feature store.")],
@@ -42,6 +43,8 @@ def export_features(
     native: Annotated[
         bool, typer.Option("--native", help="Keep the size of the images, where a config would resize them.")
     ] = False,
+    frames: Annotated[int | None, typer.Option(min=1, help="Videos: frames of a clip; a config's, or 32.")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="Videos: from one of them to the next; or 2.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 4,
     device: Device = None,
     on_error: Annotated[str, typer.Option(help="At an image that cannot be used: stop or skip.")] = "stop",
@@ -52,7 +55,7 @@ def export_features(
     overrides: Override = None,
     as_json: AsJson = False,
 ) -> None:
-    """Stores the features of images; started again, it continues where it was interrupted."""
+    """Stores the features of images or videos; started again, it continues where it was interrupted."""
     resize: dict[str, Any] = {}
     if sum((size is not None, short_side is not None, native)) > 1:
         raise ConfigError("--size, --short-side and --native exclude each other")
@@ -67,11 +70,13 @@ def export_features(
         raise ConfigError("pass --weights FILE or --random-weights, not both")
     from swin_dense import export
     from swin_dense.cli.report import print_report
-    from swin_dense.models import test_size_of
+    from swin_dense.models import clip_of, test_size_of
     from swin_dense.models.parts import features_of
 
     if not (resize or native):
         resize = test_size_of(model, overrides=overrides or ())
+    clip: dict[str, Any] = clip_of(model, overrides=overrides or ())
+    clip |= {name: value for name, value in (("frames", frames), ("stride", stride)) if value is not None}
     store = export.export_features(
         features_of(
             model, weights, random_weights=random_weights, stages=numbers, neck=neck, overrides=overrides or ()
@@ -79,6 +84,7 @@ def export_features(
         images,
         output,
         **resize,
+        **clip,
         maps=maps,
         pool=pool,
         boxes=roi,

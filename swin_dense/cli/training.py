@@ -74,15 +74,17 @@ def train(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Option(help="detection, segmentation or classification.")] = "detection",
+    task: Annotated[str, typer.Option(help="detection, segmentation, classification or video.")] = "detection",
     run: Annotated[
         Path | None, typer.Option(help="Run folder, runs/demo-TASK by default; an earlier demo there is replaced.")
     ] = None,
-    data: Annotated[Path, typer.Option(help="Where the shapes data set is written.")] = Path("data/shapes"),
+    data: Annotated[
+        Path | None, typer.Option(help="Where the data set is written; data/shapes, or data/moving-shapes of videos.")
+    ] = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
-    """Trains a small Mask R-CNN (or UperNet, or classifier) on the embedded shapes, from random weights."""
+    """Trains a small Mask R-CNN (or UperNet, or classifier) on shapes that are drawn for it, from random weights."""
     from swin_dense.tasks import training
 
     _report(training.demo(task, run or Path(f"runs/demo-{task}"), data, device), task, as_json)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,14 @@ FORMAT = 1
 MARKER = "moving_shapes.json"
 FRAMES, RATE = 24, 12
 """Of a video; the rate in frames per second."""
-SPEED = (0.02, 0.05)
+SPEED = (0.02, 0.04)
 """Slowest and fastest in parts of the picture's side per frame."""
 GROWTH = (0.04, 0.08)
 """Slowest and fastest in parts of the way from the smallest to the largest size per frame."""
-RADIUS = (0.12, 0.35)
+RADIUS = (0.18, 0.36)
 """Smallest and largest circumradius, as a part of the picture's side."""
+GROUND_LIGHT = 0.3
+"""Light of the ground, beside that of the shape: telling the two apart is the easy part of the task."""
 NOISE = 3.0
 """Standard deviation of the noise of each pixel, in grey levels."""
 SINGLE_FRAMES = (4, 19)
@@ -95,7 +98,7 @@ def write_moving_shapes(root: Path | str, *, train: int, val: int, size: int = 6
 
 def draw_motion(rng: np.random.Generator, name: str, size: int) -> Pixels:
     """Draws one video of a class of `MOTIONS`, (FRAMES, size, size, 3) uint8 RGB."""
-    ground_colours = contrasting_colours(rng, [], rng.random(5), GROUND_SATURATION)
+    ground_colours = GROUND_LIGHT * contrasting_colours(rng, [], rng.random(5), GROUND_SATURATION)
     ground = texture(rng, ground_colours, size, size, period=size / 4)
     colours = contrasting_colours(rng, [ground_colours.mean(axis=0)], rng.random(5), OBJECT_SATURATION)
     outline = OUTLINES[list(OUTLINES)[rng.integers(len(OUTLINES))]]
@@ -109,7 +112,8 @@ def draw_motion(rng: np.random.Generator, name: str, size: int) -> Pixels:
         radius = size * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
         contours = [radius * contour @ rotation + size * np.array([across, along]) for contour in outline]
         opacity = _opacity(contours, size)
-        picture = ground + opacity[..., None] * (colours[0] - ground) + rng.normal(0, NOISE, ground.shape)
+        noise = NOISE * rng.standard_normal(ground.shape, dtype=np.float32)
+        picture = ground + opacity[..., None] * (colours[0] - ground) + noise
         frames.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
     return np.stack(frames)
 
@@ -118,7 +122,11 @@ def _opacity(contours: Sequence[Floats], size: int) -> Floats:
     """How much of each pixel a shape covers, 0..1, (size, size); contours that lead out come in on the other side."""
     canvas = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
     pen = ImageDraw.Draw(canvas)
-    for shift in np.mgrid[-1:2, -1:2].reshape(2, -1).T * size:
+    low, high = contours[0].min(axis=0), contours[0].max(axis=0)
+    shifts = product(
+        *([step for step in (-size, 0, size) if low[axis] + step < size and high[axis] + step > 0] for axis in (0, 1))
+    )
+    for shift in shifts:
         for contour, shade in zip(contours, (255, *(0 for _ in contours[1:])), strict=True):
             pen.polygon(((contour + shift) * SUPERSAMPLING).ravel().tolist(), fill=shade)
     return np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float64) / 255

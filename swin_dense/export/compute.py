@@ -63,25 +63,34 @@ class TargetSize:
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image ready for the model, or the reason why there is none.
+    """An image or a clip ready for the model, or the reason why there is none.
 
     Attributes:
         number: Index in the list of images.
         path: As the manifest names it.
         sha256: Of the image file.
-        original_size: Height and width of the image on disk, turned as its EXIF orientation says.
-        pixels: (3, H, W) uint8 RGB, resized.
+        original_size: Height and width of the image on disk, turned as its EXIF orientation says; of a clip the number
+            of frames that it spans before them.
+        pixels: (3, H, W) uint8 RGB, resized; (T, 3, H, W) of a clip.
         boxes: (N, 4) float32 XYXY in pixels of the original image; None where none are asked for.
+        seconds: (T,) float32, when the frames of a clip are shown, from the first frame of the video; None of an image.
         error: What is wrong; then the image has no pixels.
     """
 
     number: int
     path: str
     sha256: str | None = None
-    original_size: Size | None = None
+    original_size: tuple[int, ...] | None = None
     pixels: Tensor | None = None
     boxes: Tensor | None = None
+    seconds: Tensor | None = None
     error: str | None = None
+
+    @property
+    def resized_size(self) -> tuple[int, ...]:
+        """Height and width of the pixels, after the number of frames where there are any."""
+        assert self.pixels is not None
+        return (*self.pixels.shape[:-3], self.pixels.shape[-2], self.pixels.shape[-1])
 
 
 class ImageReader(Dataset[LoadedImage]):
@@ -127,9 +136,10 @@ class Feature(NamedTuple):
     """One tensor to be stored.
 
     Attributes:
-        name: "stage1", "stage1.pool", "stage1.roi", "roi" (of the pyramid) or "boxes".
+        name: "stage1", "stage1.pool", "stage1.roi", "roi" (of the pyramid), "boxes" or "seconds".
         values: On the CPU.
-        stride: Pixels of the resized image per cell, for each axis of the grid; empty where there is no grid.
+        stride: Pixels of the resized image per cell, for each axis of the grid, frames before them; empty where there
+            is no grid.
     """
 
     name: str
@@ -151,10 +161,10 @@ class Extractor:
         self.device, self.dtype = device, DTYPES[dtype]
         self.maps, self.pool = maps, pool
 
-    def padding(self, size: Size) -> Size:
-        """Rows below and columns right of an image of some height and width that the model adds."""
-        height, width = size
-        return -height % self.size_divisor, -width % self.size_divisor
+    def padding(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Rows below and columns right of an image of some height and width that the model adds; frames never."""
+        *frames, height, width = size
+        return (*(0 for _ in frames), -height % self.size_divisor, -width % self.size_divisor)
 
     def bytes_of(self, image: LoadedImage) -> int:
         """Bytes that the features of an image will take, known before they are computed; 0 for an error."""
@@ -163,12 +173,14 @@ class Extractor:
         boxes = 0 if image.boxes is None else len(image.boxes)
         values, pyramid = 0, 0
         for spec in self.specs:
-            values += self.maps * spec.channels * math.prod(self._grid(spec, image.pixels)) + self.pool * spec.channels
+            cells = math.prod(self._grid(spec, image.resized_size))
+            values += self.maps * spec.channels * cells + self.pool * spec.channels
             if spec.name in self.model.pyramid:
                 pyramid = spec.channels
             else:
                 values += boxes * spec.channels * CELLS**2
-        return (values + boxes * pyramid * CELLS**2) * self.dtype.itemsize + boxes * 16
+        seconds = 0 if image.seconds is None else len(image.seconds)
+        return (values + boxes * pyramid * CELLS**2) * self.dtype.itemsize + boxes * 16 + seconds * 4
 
     def __call__(self, images: Sequence[LoadedImage]) -> list[list[Feature]]:
         """Computes what is kept of images of one size, none of them an error."""
@@ -176,7 +188,7 @@ class Extractor:
         with torch.inference_mode():
             outputs = self.model(batch.to(self.device))
             for spec, output in zip(self.specs, outputs, strict=True):
-                promised = (len(images), spec.channels, *self._grid(spec, batch[0]))
+                promised = (len(images), spec.channels, *self._grid(spec, images[0].resized_size))
                 if tuple(output.shape) != promised:
                     raise ConfigError(f"{spec.name} has shape {tuple(output.shape)}; feature_specs promises {promised}")
             return [
@@ -184,23 +196,27 @@ class Extractor:
                 for i, image in enumerate(images)
             ]
 
-    def _grid(self, spec: FeatureSpec, pixels: Tensor) -> Size:
+    def _grid(self, spec: FeatureSpec, size: tuple[int, ...]) -> tuple[int, ...]:
         """Cells of a map, those of the padding too."""
-        (height, width), (below, right) = pixels.shape[-2:], self.padding((pixels.shape[-2], pixels.shape[-1]))
-        return -(-(height + below) // spec.stride), -(-(width + right) // spec.stride)
+        padded = (side + added for side, added in zip(size, self.padding(size), strict=True))
+        return tuple(-(-side // stride) for side, stride in zip(padded, _strides(spec), strict=True))
 
     def _features(self, image: LoadedImage, maps: Sequence[Tensor]) -> Iterator[Feature]:
         assert image.pixels is not None and image.original_size is not None
-        height, width = image.pixels.shape[-2:]
+        size = image.resized_size
         for spec, values in zip(self.specs, maps, strict=True):
             if self.maps:
-                yield Feature(spec.name, values, (spec.stride, spec.stride))
+                yield Feature(spec.name, values, _strides(spec))
             if self.pool:
-                inside = values[:, : -(-height // spec.stride), : -(-width // spec.stride)]
-                yield Feature(f"{spec.name}.pool", inside.mean(dim=(1, 2), dtype=torch.float32), ())
+                cells = (-(-side // stride) for side, stride in zip(size, _strides(spec), strict=True))
+                inside = (slice(None), *(slice(0, count) for count in cells))
+                mean = values[inside].flatten(start_dim=1).mean(dim=1, dtype=torch.float32)
+                yield Feature(f"{spec.name}.pool", mean, ())
+        if image.seconds is not None:
+            yield Feature("seconds", image.seconds, ())
         if image.boxes is None:
             return
-        scale = [width / image.original_size[1], height / image.original_size[0]] * 2
+        scale = [size[1] / image.original_size[1], size[0] / image.original_size[0]] * 2
         boxes = (image.boxes * image.boxes.new_tensor(scale)).to(self.device)
         levels = []
         for spec, values in zip(self.specs, maps, strict=True):
@@ -213,7 +229,7 @@ class Extractor:
         yield Feature("boxes", image.boxes, ())
 
     def _rounded(self, feature: Feature, image: LoadedImage) -> Feature:
-        if feature.name == "boxes":
+        if feature.name in ("boxes", "seconds"):
             return feature
         rounded = feature.values.to(self.dtype)
         if not bool(rounded.isfinite().all()):
@@ -224,3 +240,9 @@ class Extractor:
             raise DataError(f"{image.path}: {feature.name} is too large for float16; store bfloat16 or float32")
         # A copy of its own: safetensors refuses tensors that share the memory of a batch.
         return feature._replace(values=rounded.cpu().clone(memory_format=torch.contiguous_format))
+
+
+def _strides(spec: FeatureSpec) -> tuple[int, ...]:
+    """Pixels per cell of each axis of a map, frames before them."""
+    spatial = (spec.stride, spec.stride)
+    return spatial if spec.temporal_stride is None else (spec.temporal_stride, *spatial)

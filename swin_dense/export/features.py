@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -18,17 +18,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, nearest, option
 from swin_dense.export.boxes import read_boxes
+from swin_dense.export.clips import ClipReader, ClipSource, find_clips
 from swin_dense.export.compute import Extractor, Feature, ImageReader, LoadedImage, TargetSize
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
-from swin_dense.images.finder import find_images, set_worker_signals
+from swin_dense.images.finder import ImageSource, find_images, set_worker_signals
 from swin_dense.records import Progress, Size
+from swin_dense.videos.clips import ClipSampling
 
 MEBIBYTE = 2**20
 SMALLEST_BLOCK, LARGEST_BLOCK, BLOCKS = 8, 256, 64
@@ -45,6 +47,8 @@ def export_features(
     size: Size | None = None,
     short_side: int | None = None,
     max_long_side: int | None = None,
+    frames: int | None = None,
+    stride: int | None = None,
     maps: bool = True,
     pool: bool = False,
     boxes: Path | str | None = None,
@@ -58,10 +62,12 @@ def export_features(
     world_size: int | None = None,
     progress: Progress | None = None,
 ) -> FeatureStore:
-    """Computes the features of images and stores them; continues where an earlier call was interrupted.
+    """Computes the features of images, or of the clips of videos, and stores them; continues an interrupted call.
 
     Images are resized by one of `size` or `short_side`, or keep their size. Several processes share the work when each
-    is called with the same arguments, under torchrun or with its own `rank`.
+    is called with the same arguments, under torchrun or with its own `rank`. A backbone of videos is given clips, one
+    after another from the beginning of each video to its end; an item of the store is a clip, its path ends with the
+    seconds in which it begins and ends (`dog.mp4#t=2.133,4.267`), and `seconds` holds the time of each of its frames.
 
     Args:
         model: A backbone, which is given images normalised as ImageNet's; a `ModelPart`; or a module of your own that
@@ -69,11 +75,14 @@ def export_features(
             `size_divisor` (it pads images right and bottom to a multiple of this many pixels) and `pyramid` (names of
             maps that share one space of features, as the levels of an FPN do). It is moved to the device and set to
             evaluation mode.
-        images: Image files, folders, zip files, and text files that name an image per line.
+        images: Image files, folders, zip files, and text files that name an image per line; or videos, without zip
+            files.
         output: Folder of the store.
         size: Height and width to resize to.
         short_side: Pixels of the shorter side to resize to, at unchanged aspect ratio.
         max_long_side: With `short_side`: most pixels of the longer side.
+        frames: Of videos: frames of a clip; None is 32.
+        stride: Likewise: from one of them to the next, in frames of the video; None is 2.
         maps: Store the maps.
         pool: Store the mean of each map over its image, as NAME.pool.
         boxes: JSON file of boxes whose 7x7 features are stored: from each map as NAME.roi, from a pyramid as roi.
@@ -117,7 +126,9 @@ def export_features(
     rank, world_size = _share(rank, world_size)
     checked = as_feature_model(model)
     extractor = Extractor(checked, chosen_device(device), dtype, maps=maps, pool=pool)
-    sources = find_images([Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images])
+    inputs = [Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images]
+    clips = _clips(extractor, frames, stride, boxes)
+    sources: Sequence[ImageSource | ClipSource] = find_images(inputs) if clips is None else find_clips(inputs, clips)
     paths = [source.path for source in sources]
     wanted_boxes = None if boxes is None else read_boxes(Path(boxes), paths)
     if not (maps or pool or boxes):
@@ -130,6 +141,7 @@ def export_features(
         "paths_sha256": digest(paths),
         "features": [[spec.name, spec.channels, spec.stride] for spec in extractor.specs],
         **asdict(target),
+        **({} if clips is None else {"clips": asdict(clips)}),
         "size_divisor": extractor.size_divisor,
         "maps": maps,
         "pool": pool,
@@ -141,8 +153,9 @@ def export_features(
     begin(folder, settings)
     block = min(max(-(-len(paths) // BLOCKS), SMALLEST_BLOCK), LARGEST_BLOCK)
     left = [] if is_complete(folder) else _what_is_left(len(paths), block, done_ranges(folder), rank, world_size)
+    reader = _reader(sources, target, wanted_boxes, clips)
     loader: Iterable[LoadedImage] = DataLoader(
-        ImageReader(sources, target, wanted_boxes),
+        reader,
         sampler=left,
         batch_size=None,
         num_workers=num_workers,
@@ -154,6 +167,25 @@ def export_features(
     _store_all(progress(loader, len(left)) if progress else loader, new_shard, block, skip=on_error == "skip")
     finish(folder, len(paths))
     return FeatureStore(folder)
+
+
+def _clips(
+    extractor: Extractor, frames: int | None, stride: int | None, boxes: Path | str | None
+) -> ClipSampling | None:
+    """How videos are cut into clips; None of a model of images."""
+    if all(spec.temporal_stride is None for spec in extractor.specs):
+        if frames is not None or stride is not None:
+            raise ConfigError("frames and stride are of clips of videos; this model takes images")
+        return None
+    if boxes is not None:
+        raise ConfigError(f"{option('boxes', str(boxes))}: features of boxes are of images; this model takes videos")
+    return ClipSampling(32 if frames is None else frames, 2 if stride is None else stride)
+
+
+def _reader(
+    sources: Sequence[Any], target: TargetSize, boxes: Mapping[int, Tensor] | None, clips: ClipSampling | None
+) -> Dataset[LoadedImage]:
+    return ImageReader(sources, target, boxes) if clips is None else ClipReader(sources, target, clips)
 
 
 def _store_all(images: Iterable[LoadedImage], new_shard: Callable[[int], _Shard], block: int, *, skip: bool) -> None:
@@ -240,7 +272,7 @@ class _Shard:
     def _describe(self, image: LoadedImage) -> dict[str, Any]:
         row: dict[str, Any] = {"image": image.number, "path": image.path, "sha256": image.sha256, **self._origin}
         if image.pixels is not None and image.original_size is not None:
-            resized = (image.pixels.shape[-2], image.pixels.shape[-1])
+            resized = image.resized_size
             row["original_size"], row["resized_size"] = image.original_size, resized
             row["scale"] = [new / old for new, old in zip(resized, image.original_size, strict=True)]
             row["padding"] = self._extractor.padding(resized)

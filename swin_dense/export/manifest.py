@@ -44,11 +44,11 @@ class FeatureRecord:
 
     Points are continuous: pixel (i, j) covers [i, i + 1) x [j, j + 1), its centre is (i + 0.5, j + 0.5), and cell (i,
     j) of a map with stride s covers [i s, (i + 1) s) x [j s, (j + 1) s) of the resized image. Coordinates come in the
-    order of the axes: (y, x).
+    order of the axes: (y, x), or (t, y, x) with frames of the video from the first one of the clip.
 
     Attributes:
-        image: Index in the list of images that were exported.
-        path: Of the image.
+        image: Index in the list of images, or of clips, that were exported.
+        path: Of the image; of a clip followed by the seconds in which it begins and ends, `dog.mp4#t=2.133,4.267`.
         sha256: Of the image file.
         original_size: Height and width of the image on disk.
         resized_size: Height and width that the model has seen.

@@ -331,6 +331,12 @@ def test_size_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = 
     return {} if config is None else task_of(config).test_size(config)
 
 
+def clip_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
+    """The clips that a config of videos trains on, as arguments of `export_features`; empty for any other."""
+    config, _ = find_config(source, None, overrides)
+    return {} if config is None else task_of(config).clip(config)
+
+
 def name_of(source: Any) -> str:
     """What a source is called in messages."""
     return os.fspath(source) if isinstance(source, str | PathLike) else f"a {type(source).__name__}"

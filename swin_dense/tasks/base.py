@@ -63,10 +63,11 @@ class Demo(NamedTuple):
     """The demo of a task."""
 
     config: str  # its name
-    folder: str  # where its data lies in the shapes data set
+    folder: str  # where its data lies in the data set
     metric: str  # what its curves show beside the losses
     recipe: str  # a full-size config to go on with
     data: str  # what that one is trained on
+    moving: bool = False  # whether its data set are the moving shapes, not the shapes
 
 
 class Inputs(NamedTuple):
@@ -155,6 +156,10 @@ class Task(ABC, Generic[ConfigT]):
     @abstractmethod
     def test_size(self, config: ConfigT) -> dict[str, int]:
         """The test size as `short_side` and `max_long_side`; empty where images keep their size."""
+
+    def clip(self, config: ConfigT) -> dict[str, int]:
+        """The clips of a video as `frames` and `stride`; empty where it is images that are looked at."""
+        return {}
 
     @abstractmethod
     def result(self, image: Any, found: Any, labels: Labels, threshold: float | None) -> Result:

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import nn
 
 from swin_dense.config import Config, load_config, settings_of
+from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, DataError, OutputError, TrainingError, WeightsError, option
 from swin_dense.files import check_output_folder
@@ -49,6 +50,8 @@ from swin_dense.weights import load_weights
 from swin_dense.weights.files import read_class_names, same_classes
 
 DEMO_SCENES = {"train": 1200, "val": 200}
+DEMO_VIDEOS = {"train": 160, "val": 30}
+"""Of each class."""
 
 SHOWN = 5
 """Class names in a message."""
@@ -268,17 +271,21 @@ def _first(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''})"
 
 
-def demo(task: str, run: Path, data_root: Path, device: str | None = None) -> Run:
-    """Generates the shapes data set, trains the demo config of a task on it, and draws predictions."""
+def demo(task: str, run: Path, data_root: Path | None = None, device: str | None = None) -> Run:
+    """Generates the data set of shapes, or of moving ones, trains the demo of a task on it, and draws predictions."""
     demo = task_named(task).demo
+    data_root = data_root or Path("data/moving-shapes" if demo.moving else "data/shapes")
     config = load_config(demo.config, {"data.root": data_root / demo.folder})
     # What a run was placed on is in its config, too.
     if (run / "config.py").is_file() and replace(load_config(run / "config.py"), trainer=config.trainer) != config:
         raise ConfigError(
             f"{run} holds another run than this demo; remove it, or name another folder: {option('run', 'FOLDER')}"
         )
-    console.print(f"writing the shapes data set to {data_root}")
-    write_shapes(data_root, **DEMO_SCENES)
+    console.print(f"writing the {'moving ' if demo.moving else ''}shapes data set to {data_root}")
+    if demo.moving:
+        write_moving_shapes(data_root, **DEMO_VIDEOS)
+    else:
+        write_shapes(data_root, **DEMO_SCENES)
     if run.is_dir() and (run / "run.json").is_file():
         shutil.rmtree(run)
     return train(config, run, device=device)

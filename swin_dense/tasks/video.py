@@ -67,7 +67,9 @@ class VideoResult(ClassificationResult):
 class VideoTask(ClassificationTask):
     """Video classification."""
 
-    demo = Demo("swin3d-nano_moving-shapes", "", "top-1 accuracy", "swin3d-t_32x2_k400", "Kinetics-400")
+    demo = Demo(
+        "swin3d-nano_moving-shapes", ".", "top-1 accuracy", "swin3d-t_32x2_k400", "KINETICS_FOLDER", moving=True
+    )
     predicts = "the classes of {rows} videos in {output}/predictions.csv, pictures and timelines beside it"
 
     def data_module(self, config: Any) -> VideoDataModule:  # type: ignore[override]  # another data module
@@ -146,6 +148,9 @@ class VideoTask(ClassificationTask):
 
     def test_size(self, config: Any) -> dict[str, int]:
         return {"short_side": views(config, config.inference).short_side, "max_long_side": 2**15}
+
+    def clip(self, config: Any) -> dict[str, int]:
+        return {"frames": config.data.frames, "stride": config.data.stride}
 
     def result(self, image: Any, found: Classification, labels: Labels, threshold: float | None) -> VideoResult:
         if threshold is not None:

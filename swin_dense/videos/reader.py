@@ -129,7 +129,11 @@ class VideoFile:
         return max(0, int(np.searchsorted(self.times, seconds + 1e-6, side="right")) - 1)
 
     def read(
-        self, indices: Sequence[int] | NDArray[np.integer[Any]], short_side: int | None = None
+        self,
+        indices: Sequence[int] | NDArray[np.int64],
+        short_side: int | None = None,
+        *,
+        size: Size | None = None,
     ) -> tv_tensors.Video:
         """Decodes frames by their index, in any order and as often as wanted.
 
@@ -137,6 +141,7 @@ class VideoFile:
             indices: T >= 1 frames, each from 0 to `len(video) - 1`.
             short_side: Pixels of the shorter side to which each frame is resized, at unchanged aspect ratio (bilinear,
                 without antialiasing, as OpenCV does it); None leaves frames as they are.
+            size: Height and width instead, whatever the aspect ratio was.
 
         Returns:
             (T, 3, H, W) uint8 RGB.
@@ -148,17 +153,19 @@ class VideoFile:
         wanted = np.asarray(indices, dtype=np.int64)
         if not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"{self.path} has frames 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
-        clip: Tensor | None = None
+        clip: Tensor | None = None  # colours last, as they are decoded
         with _opened(self.path) as (container, stream):
             for index, frame in self._decoded(container, stream, np.unique(wanted).tolist()):
                 shown = _shown(frame)
                 if clip is None:
-                    clip = self._room_for(len(wanted), (shown.shape[1], shown.shape[2]), short_side)
-                if shown.shape[1:] != clip.shape[2:]:  # to be resized, or of another size than the first frame
-                    shown = kernels.resize(shown, list(clip.shape[2:]), antialias=False)
-                clip[torch.from_numpy(wanted == index)] = shown
+                    stored = shown.shape[1], shown.shape[2]
+                    clip = self._room_for(len(wanted), size or _rescaled(stored, short_side))
+                if shown.shape[1:] != clip.shape[1:3]:  # to be resized, or of another size than the first frame
+                    shown = kernels.resize(shown, list(clip.shape[1:3]), antialias=False)
+                for place in np.flatnonzero(wanted == index).tolist():
+                    clip[place] = shown.permute(1, 2, 0)
         assert clip is not None
-        return tv_tensors.Video(clip)
+        return tv_tensors.Video(clip.permute(0, 3, 1, 2))
 
     def decode(self) -> Iterator[Tensor]:
         """All frames that decoding the file once gives, in turn, (3, H, W) uint8 RGB."""
@@ -166,14 +173,12 @@ class VideoFile:
             for frame in container.decode(stream):
                 yield _shown(frame)
 
-    def _room_for(self, frames: int, size: Size, short_side: int | None) -> Tensor:
+    def _room_for(self, frames: int, size: Size) -> Tensor:
         height, width = size
-        if short_side is not None:
-            height, width = (short_side * side // min(size) for side in size)
         if frames * 3 * height * width > MAX_CLIP_BYTES:
             fault = f"{frames} frames of {width} x {height} pixels are more than {MAX_CLIP_BYTES} bytes"
             raise VideoError(self.path, "video-size", fault, "ask for fewer frames, or for a smaller short side")
-        return torch.empty((frames, 3, height, width), dtype=torch.uint8)
+        return torch.empty((frames, height, width, 3), dtype=torch.uint8)
 
     def _decoded(
         self, container: InputContainer, stream: VideoStream, wanted: Sequence[int]
@@ -268,6 +273,14 @@ def _packets(path: Path, container: InputContainer, stream: VideoStream) -> _Pac
     shown = np.unique(np.array(stamps, dtype=np.int64))
     found = complete and len(shown) == len(stamps)
     return _Packets(shown if found else None, np.unique(np.array(keys, dtype=np.int64)), last[1] or _step(stream))
+
+
+def _rescaled(size: Size, short_side: int | None) -> Size:
+    """Height and width at a short side, rounded down as in the official test pipeline."""
+    if short_side is None:
+        return size
+    height, width = (short_side * side // min(size) for side in size)
+    return height, width
 
 
 def _step(stream: VideoStream) -> float:

@@ -117,6 +117,7 @@ ALLOWED = {
         "swin_dense.backbones",
         "swin_dense.devices",
         "swin_dense.images",
+        "swin_dense.videos",
         *LEAVES,
     },
     "config": {"mmengine.config"},

@@ -29,6 +29,8 @@ QUICK = {
     "mine": ["schedule.epochs=1", "augmentation.short_sides=[64]", "augmentation.test_short_side=64"],
     "swin-nano_shapes": ["schedule.epochs=1", "data.num_workers=0", "training.pictures=1"],
     "upernet_swin-nano_shapes": ["schedule.steps=2", "data.num_workers=0", "training.validate_every=2"],
+    "swin3d-nano_moving-shapes": ["schedule.epochs=1", "data.num_workers=0", "training.pictures=1"],
+    "swin-nano_single-frames": ["schedule.epochs=1", "data.num_workers=0", "training.pictures=1"],
 }
 """What makes the trainings of the pages short, by config."""
 
@@ -66,6 +68,25 @@ def test_every_command_runs(
         assert program == "swin-dense"
         assert command(*shortened(words)) == 0, line
     assert [name for name in left if not (tmp_path / name).is_file()] == []
+
+
+def test_every_command_of_the_page_on_video_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two training videos and one for validation of each class."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("swin_dense.tasks.training.DEMO_VIDEOS", {"train": 2, "val": 1})
+    lines = [line for block in blocks("video.md", "sh") for line in block.strip().splitlines()]
+    assert len(lines) >= 9
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "swin-dense"
+        assert command(*shortened(words)) == 0, line
+    assert (
+        Path("outputs/moving/predictions.json").is_file() and Path("runs/single-frames/weights.safetensors").is_file()
+    )
+
+
+def test_clips_find_themselves_as_the_page_on_video_says() -> None:
+    assert run_blocks("video.md")["recall"] > 0.8
 
 
 def test_every_recipe_named_exists() -> None:
