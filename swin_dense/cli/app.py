@@ -37,8 +37,8 @@ def swin_dense(
     # `main` takes --debug out wherever it stands; here it is only declared.
 
 
-def load(source: str | Path, data: Path | None, overrides: Sequence[str] | None) -> Any:
-    """A config by name or file with what the command line changes; `data` stands for `data.root`."""
+def load(source: Any, data: Path | None, overrides: Sequence[str] | None) -> Any:
+    """A config by name or file, or one that was loaded, with what is typed; `data` stands for `data.root`."""
     from swin_dense.config import load_config
 
     extra = [f"data.root={str(data)!r}"] if data is not None else []

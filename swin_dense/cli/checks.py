@@ -29,6 +29,10 @@ def check_data(
     classes: Annotated[Path | None, typer.Option(help="Class list of --ade, --imagenet or --video.")] = None,
     label_shift: Annotated[int, typer.Option(help="Added to the labels of --ade; ADE20K's begin at 1.")] = -1,
     ignore_index: Annotated[int, typer.Option(help="Label of --ade that stands for no class.")] = 255,
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="Also draw training samples of CONFIG, as the model sees them, into this folder."),
+    ] = None,
     data: DataRoot = None,
     overrides: Override = None,
     as_json: AsJson = False,
@@ -40,6 +44,8 @@ def check_data(
         raise ConfigError("--root says where the videos of --video LIST lie; name the list")
     if config is None and (data is not None or overrides):
         raise ConfigError("--data and --set change what a CONFIG names; there is none")
+    if config is None and samples is not None:
+        raise ConfigError("--samples draws what a CONFIG makes of images; name one")
     from swin_dense.cli.report import check_tables, print_report
 
     reports: dict[str, Any]
@@ -74,7 +80,13 @@ def check_data(
     records = {name: report.to_dict() for name, report in reports.items()}
     shown = next(iter(records.values())) if len(records) == 1 else records
     print_report(shown, *check_tables(*records.values()), as_json=as_json)
-    raise typer.Exit(0 if all(report.ok for report in reports.values()) else 1)
+    sound = all(report.ok for report in reports.values())
+    if samples is not None and sound:
+        from swin_dense.tasks.samples import draw_samples
+
+        paths = draw_samples(settings, samples)
+        print(f"{len(paths) - 1} training samples are drawn in {paths[0]}", file=sys.stderr)
+    raise typer.Exit(0 if sound else 1)
 
 
 @app.command("import-data")

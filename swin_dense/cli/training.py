@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,11 +45,20 @@ def train(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the backbone; the first steps wait for it.")
     ] = False,
+    overfit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Learn so many training images by heart, to see whether all fits together."),
+    ] = None,
+    early_stopping: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many validations without a better score.")
+    ] = None,
     device: Device = None,
     devices: Devices = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Trains a model and fills a run folder."""
+    if overfit is not None and (resume is not None or early_stopping is not None):
+        raise ConfigError("--overfit is a short training of its own; leave out --resume and --early-stopping")
     if weights is None and (ignore or new_classes or (new_classes is not None and resume is None)):
         raise ConfigError("--ignore, --new-classes and --same-classes say what to take of --weights FILE; name it")
     if (config is None) == (resume is None):
@@ -57,11 +68,19 @@ def train(
     source = str(config) if resume is None else str(_run_config(resume))
     changes = [*(overrides or ()), *(f"trainer.{option}" for option in trainer or ())]
     settings = load(source, data, [*changes, *(["training.compile=True"] if compiled else [])])
+    if early_stopping is not None:
+        stopping = {"type": "EarlyStopping", "patience": early_stopping}
+        settings = replace(settings, callbacks=(*settings.callbacks, stopping))
     from swin_dense.tasks import training
 
+    name = Path(source).stem
+    if overfit is not None:
+        from swin_dense.tasks.overfit import overfitting, verdict
+
+        settings, name = load(overfitting(settings, overfit), None, changes), f"{name}-overfit"
     result = training.train(
         settings,
-        resume or run or Path("runs") / Path(source).stem,
+        resume or run or Path("runs") / name,
         weights=weights,
         new_classes=new_classes,
         ignore=tuple(ignore or ()),
@@ -70,6 +89,10 @@ def train(
         device=device,
     )
     _report(result, settings.task, as_json)
+    if overfit is not None:
+        learnt, message = verdict(result, settings)
+        print(message, file=sys.stderr)
+        raise typer.Exit(0 if learnt else 1)
 
 
 @app.command()

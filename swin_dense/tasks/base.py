@@ -105,6 +105,7 @@ class Task(ABC, Generic[ConfigT]):
     demo: Demo
     published_classes: int | None  # class count that published sizes are given for; None where model dicts say it
     needs_category_ids = False  # whether weights have to know the ids of a COCO data set, too
+    memorised = ("top1", 0.99)  # a metric, and what it is at least on images that a model has learnt by heart
     lowest_score: float | None = None  # the threshold of `result` that keeps everything, where there are scores
     prediction_folders: tuple[str, ...] = ()  # folders that `write` uses besides the output itself
     exports_whole = False  # whether the whole model can be exported as one graph

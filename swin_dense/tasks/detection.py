@@ -149,6 +149,7 @@ class DetectionTask(Task[DetectionConfig]):
 
     demo = Demo("mask-rcnn_swin-nano_shapes", ".", "AP", "mask-rcnn_swin-t_fpn_1x_coco", "YOUR_COCO_FOLDER")
     published_classes = 80
+    memorised = ("bbox_AP50", 0.9)
     needs_category_ids = True
     lowest_score = 0.0
     options = frozenset({"engine", "threshold", "min_score", "max_detections"})

@@ -121,6 +121,7 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     demo = Demo("upernet_swin-nano_shapes", "ade20k", "mIoU", "upernet_swin-t_512_160k_ade20k", "ADEChallengeData2016")
     published_classes = 150
+    memorised = ("mIoU", 90.0)
     prediction_folders = ("labels", "overlays")
     exports_whole = True
     options = frozenset({"probabilities"})

@@ -65,6 +65,13 @@ def draw_detections(
     return _draw(canvas, _overlay_of(detections, class_names, score_threshold, _scale(canvas, picture)))
 
 
+def draw_instances(image: Tensor | Picture | Image.Image, truth: Instances, class_names: Sequence[str]) -> Picture:
+    """Draws the annotated objects of an image likewise."""
+    picture = as_picture(image)
+    canvas = enlarged(picture)
+    return _draw(canvas, _overlay_of_truth(truth, class_names, _scale(canvas, picture)))
+
+
 def draw_comparison(
     image: Tensor | Picture | Image.Image,
     truth: Instances,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.commands import REPOSITORY, command
 from swin_dense.data.shapes import write_shapes
@@ -42,3 +44,28 @@ def test_set_without_a_config_is_refused(shapes: Path, capsys: pytest.CaptureFix
     for words in (("--set", "data.min_side=3"), ("--data", str(shapes))):
         assert command("check-data", "--ade", str(shapes / "ade20k"), *words) == 2
         assert "--data and --set change what a CONFIG names; there is none" in capsys.readouterr().err
+
+
+CLASSIFICATION = DEMOS / "swin-nano_shapes.py"
+
+
+@pytest.mark.parametrize(
+    ("config", "folder"),
+    [(DETECTION, "."), (SEGMENTATION, "ade20k"), (CLASSIFICATION, "imagenet")],
+    ids=lambda one: str(one)[-20:],
+)
+def test_samples_are_drawn_as_the_model_sees_them(config: Path, folder: str, shapes: Path, tmp_path: Path) -> None:
+    """The first sample has the size that the recipe gives it, enlarged by a whole factor, and is not only the image."""
+    if folder == "imagenet":  # of all classes
+        shapes = write_shapes(tmp_path / "shapes", train=8, val=8)
+    assert command("check-data", str(config), "--data", str(shapes / folder), "--samples", str(tmp_path / "drawn")) == 0
+    first, *_, grid = sorted((tmp_path / "drawn").iterdir())
+    assert grid.name == "grid.png" and first.name.startswith("000000_")
+    with Image.open(first) as picture, Image.open(grid) as whole:
+        assert max(picture.size) >= 64 and whole.width > picture.width // 2
+        assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 10
+
+
+def test_samples_of_no_config_are_refused(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("check-data", "--ade", str(shapes / "ade20k"), "--samples", "drawn") == 2
+    assert "--samples draws what a CONFIG makes of images" in capsys.readouterr().err
