@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from swin_dense.config import Config
+from swin_dense.errors import ConfigError
 from swin_dense.tasks import task_of
 from swin_dense.tasks.training import Run
 from swin_dense.training.base import metrics
@@ -38,6 +39,8 @@ def overfitting(config: Any, count: int) -> Any:
     It validates on the images that it trains on; nothing is drawn at random, weights do not decay, the learning rate
     stays what it is after a short warm-up.
     """
+    if not hasattr(config.data, "limit_images"):
+        raise ConfigError(f"a training on a few samples alone is not there for the task {config.task!r}")
     metric, wanted = task_of(config).memorised
     same = {"val": config.data.train, "limit_images": count, "num_workers": 0}
     same["batch_size"] = min(config.data.batch_size, count)
