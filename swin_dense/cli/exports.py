@@ -120,18 +120,24 @@ def export_onnx(
     to: Annotated[str, typer.Option(help="onnx or torch-export.")] = "onnx",
     part: Annotated[
         str | None,
-        typer.Option(help="backbone, neck (with the backbone) or whole (no detector); the most there is by default."),
+        typer.Option(help="backbone, neck (with the backbone) or whole; the most there is by default."),
     ] = None,
     shape: Annotated[
         str | None,
         typer.Option(
-            help="Size of the largest image checked, and of all if it is fixed; a classifier's own, or 800x1280.",
+            help="Size of the largest image checked, and of all if it is fixed; the model's own, or 800x1280.",
         ),
     ] = None,
     fixed: Annotated[bool, typer.Option("--fixed", help="Only one image of --shape at a time.")] = False,
-    opset: Annotated[int, typer.Option(min=18, help="Version of ONNX's operators.")] = 18,
+    opset: Annotated[int | None, typer.Option(min=18, help="Version of ONNX's operators; else the first.")] = None,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Largest relative deviation that is accepted.")] = 1e-4,
-    images: Annotated[Path | None, typer.Option(help="Folder of images to check on; else some are generated.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images to check on; else a detector's validation images, or generated ones."),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise matrix products dynamically: smaller, less exact.")
+    ] = False,
     overrides: Override = None,
     random_weights: RandomWeights = False,
     as_json: AsJson = False,
@@ -152,6 +158,7 @@ def export_onnx(
         opset=opset,
         tolerance=tolerance,
         images=images,
+        int8=int8,
     )
     print_report(record, _parity_table(record), *_remarks(record), as_json=as_json)
     raise typer.Exit(0 if record["ok"] else 1)
@@ -204,6 +211,8 @@ def visualize_features(
 
 def _parity_table(record: dict[str, Any]) -> Table:
     title = f"{record['file']} against PyTorch, {record['model']}, {record['part']}"
+    if "matched" in record["parity"][0]:
+        return _detections_table(record, title)
     table = Table("images", "output", "largest difference", "relative", title=title, title_justify="left")
     for row in record["parity"]:
         relative = row["relative"]
@@ -212,6 +221,17 @@ def _parity_table(record: dict[str, Any]) -> Table:
             "wrong shape or NaN" if number is None else f"{number:.1e}" for number in (row["absolute"], relative)
         )
         table.add_row("x".join(map(str, row["shape"])), row["output"], *numbers, style=style)
+    return table
+
+
+def _detections_table(record: dict[str, Any], title: str) -> Table:
+    columns = ("images", "detections", "matched", "box, pixels", "score", "mask, part of its box")
+    table = Table(*columns, title=title, title_justify="left")
+    for row in record["parity"]:
+        numbers = ("" if row[key] is None else f"{row[key]:.1e}" for key in ("box_pixels", "score", "mask"))
+        counts = f"{row['expected']}" if row["expected"] == row["found"] else f"{row['expected']} and {row['found']}"
+        style = None if row["within"] else "bold red"
+        table.add_row("x".join(map(str, row["shape"])), counts, str(row["matched"]), *numbers, style=style)
     return table
 
 
@@ -231,6 +251,8 @@ def _remarks(record: dict[str, Any]) -> list[str]:
         remarks.append(f"fixed: {', '.join(f'{name} {size}' for name, size in fixed.items())}{reason}")
     if record["not_in_weights"]:
         remarks.append(f"not in the weights, left as initialised: {', '.join(record['not_in_weights'])}")
+    if not any(row.get("expected", 1) for row in record["parity"]):
+        remarks.append("the model finds nothing in these images, so nothing was compared: name others with --images")
     verdict = "within" if record["ok"] else "beyond"
     names = ", ".join(dict.fromkeys(Path(name).name for name in record["images"]))
     return [*remarks, f"{verdict} the tolerance of {record['tolerance']:g}, on {names}"]

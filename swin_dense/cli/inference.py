@@ -22,7 +22,7 @@ from swin_dense.errors import ConfigError
 LABEL_OPTIONS = ("classes", "label_shift", "prediction_shift", "ignore_index")
 """Options of `evaluate` for folders of label PNGs."""
 
-TASK_OPTIONS = ("engine", "threshold", "min_score", "max_detections", "probabilities")
+TASK_OPTIONS = ("engine", "onnx", "threshold", "min_score", "max_detections", "probabilities")
 """Options that only some tasks take."""
 
 Source = Annotated[str, typer.Argument(help="Run folder, or config (with --weights).", metavar="RUN|CONFIG")]
@@ -46,6 +46,9 @@ def evaluate(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",
+    onnx: Annotated[
+        Path | None, typer.Option(help="Detection: exported file that is scored in place of the model.")
+    ] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list of --gt, if it is not beside it.")] = None,
     label_shift: Annotated[
         int | None, typer.Option(help="Added to the labels in --gt DIR; -1 where ADE20K's class list lies beside it.")
@@ -63,7 +66,9 @@ def evaluate(
     scores: Any
     if gt is not None and predictions is not None and model is None:
         refuse_options(
-            context, ("weights", "data", "overrides", "device", "devices"), "only with RUN or CONFIG, not with --gt"
+            context,
+            ("weights", "data", "overrides", "device", "devices", "onnx"),
+            "only with RUN or CONFIG, not with --gt",
         )
         if gt.is_dir():
             refuse_options(context, ("engine",), f"only with a COCO JSON, and --gt {gt} is a folder of label PNGs")
@@ -91,7 +96,7 @@ def evaluate(
         from swin_dense.tasks.run_folder import is_first_process
 
         options: dict[str, Any] = {} if engine == "faster-coco-eval" else {"engine": engine}
-        scores = loaded.evaluate(predictions=predictions, devices=device_count(devices), **options)
+        scores = loaded.evaluate(predictions=predictions, devices=device_count(devices), onnx=onnx, **options)
         if not is_first_process():
             return
     else:

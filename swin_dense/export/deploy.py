@@ -19,18 +19,19 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional
 
 from swin_dense.errors import ConfigError, nearest, option
+from swin_dense.export.detections import OUTPUTS, DetectionDeviation, ExportedDetector, detection_deviations
 from swin_dense.export.graph import (
     INPUT,
     OPSET,
     Graph,
+    OnnxModel,
     load_program,
-    onnx_session,
     shape_of,
     trace,
     write_onnx,
     write_program,
 )
-from swin_dense.export.models import ModelPart, RawImages, traceable, weights_hash
+from swin_dense.export.models import ModelPart, RawImages, WholeDetector, traceable, weights_hash
 from swin_dense.images.finder import ImageFiles
 from swin_dense.records import Size
 
@@ -43,6 +44,9 @@ CHECKED_SIZES = ((224, 224), (250, 310))
 DEFAULT_SIZE = (800, 1280)
 """Height and width of the third, unless another size is asked for."""
 
+DETECTOR_FACTS = ("short_side", "max_long_side", "mask_threshold")
+"""What a user of a whole detector must know beside, by its name in `WholeDetector`."""
+
 Model = Callable[[Tensor], Sequence[Tensor]]
 """Maps images (B, 3, H, W), float32 in 0..255, to maps."""
 
@@ -54,9 +58,10 @@ def export_model(
     to: str = "onnx",
     size: Size | None = None,
     fixed: bool = False,
-    opset: int = OPSET,
+    opset: int | None = None,
     tolerance: float = 1e-4,
     images: Path | None = None,
+    int8: bool = False,
 ) -> dict[str, Any]:
     """Exports a model and measures how far the written file is from it; the result is ready for JSON.
 
@@ -70,15 +75,19 @@ def export_model(
         size: Height and width of the largest image that is checked, and of every image where they cannot stay open;
             None takes the model's own size, or 800 x 1280.
         fixed: Leave neither batch nor height nor width open.
-        opset: Version of ONNX's operators.
+        opset: Version of ONNX's operators; None takes the first that has all that the model needs.
         tolerance: Largest relative deviation that is accepted.
-        images: Folder of the images to check on; None generates some.
+        images: Folder of the images to check on; None takes those of a detector's validation, if they are there, or
+            generates some.
+        int8: Quantise the matrix products of an ONNX file dynamically; it is a smaller and less exact file.
     """
     check_output(output, to)
+    if int8 and to != "onnx":
+        raise ConfigError(f"{option('int8')} is for ONNX files alone")
     if size is not None and part.size not in (None, size):
         raise ConfigError(f"a size of {size}: the model takes images of {part.size} pixels alone; leave it out")
-    wanted = size or part.size or DEFAULT_SIZE
-    names, pictures = _pictures(images)
+    wanted = size or part.size or _default_size(part.detector)
+    names, pictures = _pictures(images or (None if part.detector is None else part.detector.images))
     reference = RawImages(part.module, part.preprocessing).eval()
     graph = trace(
         RawImages(traceable(part.module), part.preprocessing).eval(),
@@ -88,23 +97,30 @@ def export_model(
     )
     facts = _facts(part, graph)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-    output_names = [one.name for one in part.outputs]
+    output_names = _output_names(part)
     exported: Model
     if to == "onnx":
-        write_onnx(graph, output, output_names, texts, opset)
-        exported = onnx_session(output)
+        opset = opset or (part.detector.opset if part.detector else OPSET)
+        write_onnx(graph, output, output_names, texts, opset, int8=int8)
+        exported = OnnxModel(output)
     else:
         write_program(graph, output, texts)
         exported = load_program(output)
-    rows = deviations(reference, exported, _batches(pictures, graph, wanted), output_names)
+    batches = _batches(pictures, graph, wanted)
+    rows: Sequence[Deviation | DetectionDeviation]
+    if part.detector is None:
+        rows = deviations(reference, exported, batches, output_names)
+    else:
+        file = ExportedDetector(exported, part.detector.mask_threshold)
+        rows = detection_deviations(part.detector.reference, file, batches)
     return {
         "file": str(output),
         "to": to,
         **facts,
         "images": names,
         "tolerance": tolerance,
-        "ok": all(row.relative <= tolerance for row in rows),
-        "parity": [_row(row) for row in rows],
+        "ok": all(row.is_within(tolerance) for row in rows) and _is_compared(rows),
+        "parity": [{**_row(row), "within": row.is_within(tolerance)} for row in rows],
     }
 
 
@@ -128,7 +144,7 @@ def _facts(part: ModelPart, graph: Graph) -> dict[str, Any]:
         "part": part.name,
         "input": f"{INPUT}: {graph.input_is}",
         **asdict(part.preprocessing),
-        "outputs": [asdict(one) for one in part.outputs],
+        "outputs": [asdict(one) for one in part.outputs] or {name: OUTPUTS[name] for name in _output_names(part)},
         "open_axes": list(graph.open_axes),
         "traced_shape": list(graph.shape),
         "why_fixed": graph.why_fixed,
@@ -136,7 +152,26 @@ def _facts(part: ModelPart, graph: Graph) -> dict[str, Any]:
         "weights": part.weights,
         "weights_sha256": weights_hash(part.module),
         "not_in_weights": list(part.missing),
+        **({} if part.detector is None else {key: getattr(part.detector, key) for key in DETECTOR_FACTS}),
     }
+
+
+def _output_names(part: ModelPart) -> list[str]:
+    if part.detector is None:
+        return [one.name for one in part.outputs]
+    return [name for name in OUTPUTS if name != "masks" or part.detector.mask_threshold is not None]
+
+
+def _default_size(detector: WholeDetector | None) -> Size:
+    """That of an image in the shape 4 : 3 as the detector is tested on."""
+    if detector is None:
+        return DEFAULT_SIZE
+    return detector.short_side, min(detector.short_side * 4 // 3, detector.max_long_side)
+
+
+def _is_compared(rows: Sequence[Deviation | DetectionDeviation]) -> bool:
+    """Whether there was anything to compare: a detector may have found nothing in any image."""
+    return any(not isinstance(row, DetectionDeviation) or row.expected for row in rows)
 
 
 def _pictures(folder: Path | None) -> tuple[list[str], list[Tensor]]:
@@ -183,6 +218,10 @@ class Deviation:
     absolute: float
     relative: float
 
+    def is_within(self, tolerance: float) -> bool:
+        """Whether it deviates by no more than this part of the largest value."""
+        return self.relative <= tolerance
+
 
 def deviations(
     reference: Model, exported: Model, batches: Iterable[Tensor], output_names: Sequence[str]
@@ -204,7 +243,7 @@ def _distance(right: Tensor, ours: Tensor) -> tuple[float, float]:
     return absolute, absolute / largest if largest else absolute and float("inf")
 
 
-def _row(row: Deviation) -> dict[str, Any]:
+def _row(row: Deviation | DetectionDeviation) -> dict[str, Any]:
     """JSON has no infinity."""
     values = asdict(row)
     return {name: None if isinstance(value, float) and math.isinf(value) else value for name, value in values.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
@@ -126,9 +126,18 @@ def load_program(path: Path) -> nn.Module:
 
 
 def write_onnx(
-    graph: Graph, path: Path, output_names: Sequence[str], metadata: dict[str, str], opset: int = OPSET
+    graph: Graph,
+    path: Path,
+    output_names: Sequence[str],
+    metadata: dict[str, str],
+    opset: int = OPSET,
+    *,
+    int8: bool = False,
 ) -> None:
-    """Writes a graph as an ONNX file, whole or not at all, with the metadata and the form of the input in it."""
+    """Writes a graph as an ONNX file, whole or not at all, with the metadata and the form of the input in it.
+
+    With `int8`, matrix products are quantised dynamically: weights are stored as int8, tokens become it as they come.
+    """
     _require_onnx()
     weights = sum(tensor.nbytes for tensor in graph.program.state_dict.values())
     if weights > MOST_BYTES:
@@ -153,22 +162,45 @@ def write_onnx(
         raise ConfigError(f"{path}: {error}".splitlines()[0]) from error
     assert program is not None
     program.model.metadata_props.update(metadata)
+    if int8:  # or onnxruntime would ask for what the exporter has done: to infer shapes and to fold constants
+        program.model.metadata_props["onnx.quant.pre_process"] = "onnxruntime.quant"
     program.model.graph.inputs[0].doc_string = graph.input_is
     with atomic_write(path) as unfinished:
         program.save(unfinished)
+        if int8:
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            products = ["MatMul", "Gemm"]  # convolutions of integers are slow on CPUs
+            quantize_dynamic(unfinished, unfinished, op_types_to_quantize=products, weight_type=QuantType.QInt8)
 
 
-def onnx_session(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """An ONNX file as a function of images (B, 3, H, W), run by onnxruntime on the CPU."""
-    runtime = _require_onnx()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+class OnnxModel:
+    """An ONNX file as a function of images (B, 3, H, W), run by onnxruntime on the CPU.
 
-    def run(images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(output) for output in session.run(None, {INPUT: images.numpy()}))
+    Attributes:
+        output_names: Of what it returns.
+        metadata: What the file says about itself.
+    """
 
-    return run
+    def __init__(self, path: Path) -> None:
+        """Reads the file.
+
+        Raises:
+            ConfigError: There is no such file, or onnxruntime cannot run it.
+        """
+        runtime = _require_onnx()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        try:
+            self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of classes that only its compiled part names
+            raise ConfigError(f"{path}: onnxruntime cannot run it ({_first_line(error)})") from error
+        self.output_names = [one.name for one in self._session.get_outputs()]
+        self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Runs the file on float32 images."""
+        return tuple(torch.from_numpy(output) for output in self._session.run(None, {INPUT: images.numpy()}))
 
 
 def _require_onnx() -> ModuleType:

@@ -10,6 +10,8 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,27 @@ IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 @dataclass(frozen=True)
+class WholeDetector:
+    """What is known of a part that finds objects; `export.detections` says what it returns.
+
+    Attributes:
+        reference: The detector itself, with `predict(batch)`.
+        short_side: Pixels of the shorter side of the images that it is tested on.
+        max_long_side: Most pixels of their longer side.
+        mask_threshold: From this probability on a pixel is of an object; None where it finds boxes alone.
+        images: Folder with images to try it on, where there is one.
+        opset: The first version of ONNX's operators with all that it needs.
+    """
+
+    reference: Any
+    short_side: int
+    max_long_side: int
+    mask_threshold: float | None
+    images: Path | None
+    opset: int
+
+
+@dataclass(frozen=True)
 class ModelPart:
     """A model, or a part of one, ready to be exported.
 
@@ -64,6 +87,7 @@ class ModelPart:
         pyramid: Names of the outputs that share one space of features, as the levels of an FPN do.
         size: Height and width of the images that it takes, or frames, height and width of clips; None where any images
             will do.
+        detector: What else is known of it, where it is a whole detector, which has no maps as `outputs`.
     """
 
     module: nn.Module
@@ -76,6 +100,7 @@ class ModelPart:
     missing: tuple[str, ...] = ()
     pyramid: tuple[str, ...] = ()
     size: tuple[int, ...] | None = None
+    detector: WholeDetector | None = None
 
 
 class RawImages(nn.Module):

@@ -210,8 +210,9 @@ class Model:
 
         Args:
             output: The file.
-            part: "backbone", "neck" (with the backbone) or "whole" (a segmenter); None takes the most that there is.
-            **options: `size`, `fixed`, `opset`, `tolerance`, `images`; see `swin_dense.export.deploy.export_model`.
+            part: "backbone", "neck" (with the backbone) or "whole"; None takes the most that there is.
+            **options: `size`, `fixed`, `opset`, `tolerance`, `images`, `int8`; see
+                `swin_dense.export.deploy.export_model`.
 
         Returns:
             What was written and how far it is from the model; "ok" says whether that is within the tolerance.
@@ -231,6 +232,7 @@ class Model:
         predictions: str | PathLike[str] | None = None,
         devices: int | str = "auto",
         engine: str | None = None,
+        onnx: str | PathLike[str] | None = None,
     ) -> dict[str, Any]:
         """Scores the model on the validation split of its config.
 
@@ -239,6 +241,7 @@ class Model:
             predictions: Where to write the predictions: a COCO result file, or a folder of label PNGs.
             devices: Number of devices of this machine, or "auto".
             engine: Detection: "faster-coco-eval", the default, or "pycocotools"; both give the same numbers.
+            onnx: Detection: file of `export` that is scored in place of the model.
 
         Returns:
             The metrics of the task; see `swin_dense.evaluate`.
@@ -246,16 +249,17 @@ class Model:
         Raises:
             SwinDenseError: The data is wrong, or has other classes than the model.
         """
-        self._check_options(engine=engine is not None)
+        self._check_options(engine=engine is not None, onnx=onnx is not None)
         assert self.config is not None
         config = self.config if data is None else load_config(self.config, {"data.root": str(data)})
         with isolated():
+            from swin_dense.export.detections import load_detector
             from swin_dense.tasks.evaluation import evaluate_module
 
             return evaluate_module(
                 self.task,
                 config,
-                self.module,
+                self.module if onnx is None else load_detector(Path(onnx), self.class_names),
                 self.class_names,
                 predictions=None if predictions is None else Path(predictions),
                 devices=devices,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from swin_dense.backbones import VARIANTS, FeatureSpec, SwinTransformer
 from swin_dense.backbones.plain import PlainSwin
@@ -113,28 +114,35 @@ def load_part(
     task = task_of(config)
     if part == "whole" or (part is None and task.exports_whole):
         names = labels_of(config, path).class_names
-        network = build(config, len(names)).network
+        model = build(config, len(names))
+        network = model.network
         if path is not None:
             load_whole(network, path, names)
         whole, size = task.whole(network), task.whole_size(config)
-        with torch.no_grad():
-            (logits,) = whole(torch.zeros(1, 3, *((size or ())[:-2]), PROBE, PROBE))
-        stride = specs_of("p", (logits,))[0].stride if logits.ndim == 4 else 0  # classifiers have no map
+        detector = task.whole_detector(config, model)
         return ModelPart(
             whole,
-            (FeatureSpec("logits", logits.shape[1], stride),),
+            () if detector is not None else (_logits(whole, size or ()),),
             replace(task.preprocessing(network), divisor=1),
             "whole",
             _describe(config),
             class_names=names if path is not None else (),
             weights="random" if path is None else path.name,
             size=size,
+            detector=detector,
         )
     neck = config.model.get("neck") is not None if part is None else part == "neck"
     chosen = _feature_part(config, "", path, None if not neck else (), neck)
     if neck:
         return replace(chosen, name="neck")
     return replace(chosen, preprocessing=replace(chosen.preprocessing, divisor=1))  # a Swin pads inside its windows
+
+
+def _logits(whole: nn.Module, size: Sequence[int]) -> FeatureSpec:
+    with torch.no_grad():
+        (logits,) = whole(torch.zeros(1, 3, *size[:-2], PROBE, PROBE))
+    stride = specs_of("p", (logits,))[0].stride if logits.ndim == 4 else 0  # classifiers have no map
+    return FeatureSpec("logits", logits.shape[1], stride)
 
 
 def load_inspected(

@@ -22,7 +22,7 @@ from swin_dense.records import Sample
 
 if TYPE_CHECKING:
     from swin_dense.data.datamodule_base import ImageDataModule
-    from swin_dense.export.models import ModelPart, Preprocessing
+    from swin_dense.export.models import ModelPart, Preprocessing, WholeDetector
     from swin_dense.training.base import DenseModule
 
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -195,9 +195,11 @@ class Task(ABC, Generic[ConfigT]):
 
     def whole(self, network: Any) -> nn.Module:
         """The network from preprocessed images (B, 3, H, W) to what it predicts, as one graph, where there is one."""
-        raise ConfigError(
-            f"{option('part', 'whole')}: proposals and boxes vary in number; use {option('part', 'neck')}"
-        )
+        raise ConfigError(f"{option('part', 'whole')}: there is no such form; use {option('part', 'backbone')}")
+
+    def whole_detector(self, config: ConfigT, model: Any) -> WholeDetector | None:
+        """What else an export must know of the whole model where it finds objects."""
+        return None
 
     def whole_size(self, config: ConfigT) -> tuple[int, ...] | None:
         """Height and width of the images that the whole model takes, frames before them; None where any will do."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pycocotools import mask as rle_codec
-from torch import Tensor
+from torch import Tensor, nn
 
 from swin_dense.config.detection import AugmentationConfig, DetectionConfig, DetectionInferenceConfig
 from swin_dense.errors import ConfigError
@@ -25,6 +25,7 @@ from swin_dense.tasks.base import Demo, Labels, Result, Task
 if TYPE_CHECKING:
     from swin_dense.data.datamodules import CocoDataModule
     from swin_dense.data.transforms import Transform
+    from swin_dense.export.models import WholeDetector
     from swin_dense.training import DetectorModule
 
 THRESHOLD = 0.3
@@ -152,7 +153,8 @@ class DetectionTask(Task[DetectionConfig]):
     memorised = ("bbox_AP50", 0.9)
     needs_category_ids = True
     lowest_score = 0.0
-    options = frozenset({"engine", "threshold", "min_score", "max_detections"})
+    exports_whole = True
+    options = frozenset({"engine", "onnx", "threshold", "min_score", "max_detections"})
     predicts = "detections: {rows}, in {output}/predictions.json, pictures beside it"
 
     def data_module(self, config: DetectionConfig) -> CocoDataModule:
@@ -250,6 +252,26 @@ class DetectionTask(Task[DetectionConfig]):
             keep_empty=data.keep_empty,
             min_side=data.min_side,
             progress=progress,
+        )
+
+    def whole(self, network: Any) -> nn.Module:
+        from swin_dense.openmmlab.plain import PlainDetector
+
+        return PlainDetector(network).eval()
+
+    def whole_detector(self, config: DetectionConfig, model: Any) -> WholeDetector:
+        from swin_dense.export.models import WholeDetector
+        from swin_dense.openmmlab.plain import opset_of
+
+        images = Path(config.data.root) / config.data.val.images
+        augmentation = config.augmentation
+        return WholeDetector(
+            model,
+            augmentation.test_short_side,
+            augmentation.test_max_long_side,
+            float(model.network.roi_head.test_cfg["mask_thr_binary"]) if model.has_masks else None,
+            images if images.is_dir() else None,
+            opset_of(model.network),
         )
 
     def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:

@@ -109,6 +109,7 @@ ALLOWED = {
         "torchvision",
         "numpy",
         "safetensors",
+        "pycocotools",
         "pyarrow",
         "zarr",
         "onnx",

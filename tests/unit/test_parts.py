@@ -12,7 +12,7 @@ import torch
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
 from swin_dense.errors import ConfigError, WeightsError
-from swin_dense.export.graph import onnx_session, trace, write_onnx
+from swin_dense.export.graph import OnnxModel, trace, write_onnx
 from swin_dense.export.models import RawImages, traceable
 from swin_dense.models.parts import load_part
 from swin_dense.openmmlab.detection import OpenMMLabDetector
@@ -60,7 +60,7 @@ def test_backbone_and_neck_compute_the_detectors_own_maps(
     detection: Any, detector: tuple[OpenMMLabDetector, Path], tmp_path: Path
 ) -> None:
     """From the image on: normalised, padded to multiples of 32, through the FPN, in PyTorch and in ONNX."""
-    part = load_part(detection, detector[1])
+    part = load_part(detection, detector[1], part="neck")
     assert [(one.name, one.channels, one.stride) for one in part.outputs] == [
         (f"p{level}", 64, 2**level) for level in (2, 3, 4)
     ]
@@ -75,7 +75,7 @@ def test_backbone_and_neck_compute_the_detectors_own_maps(
     graph = trace(RawImages(traceable(part.module), part.preprocessing).eval(), (64, 64))
     assert graph.open_axes == ("batch", "height", "width")
     write_onnx(graph, tmp_path / "neck.onnx", [one.name for one in part.outputs], {})
-    for ours, right in zip(onnx_session(tmp_path / "neck.onnx")(images.float()), expected, strict=True):
+    for ours, right in zip(OnnxModel(tmp_path / "neck.onnx")(images.float()), expected, strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-4)
 
 
@@ -112,9 +112,16 @@ def test_colours_in_the_order_of_the_model(detection: Any, detector: tuple[OpenM
     assert (preprocessing.mean, preprocessing.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
 
 
-def test_a_detector_is_not_exported_whole(detection: Any) -> None:
-    with pytest.raises(ConfigError, match='vary in number; use part="neck"'):
-        load_part(detection, random_weights=True, part="whole")
+@pytest.mark.parametrize(
+    ("config", "overrides", "reason"),
+    [
+        ("htc_swin-nano_shapes", (), 'hand features to each other and to a semantic branch: .*; use part="neck"'),
+        ("mask-rcnn_swin-nano_shapes", ("model.test_cfg.rcnn.nms.type=soft_nms",), "ONNX has no soft_nms"),
+    ],
+)
+def test_what_has_no_plain_form_is_not_exported_whole(config: str, overrides: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load_part(config, random_weights=True, overrides=overrides)
 
 
 def test_weights_of_a_backbone_are_not_enough_for_a_neck(

@@ -68,8 +68,8 @@ def mask_points(points: Tensor, strides: Tensor) -> Tensor:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Switches autocast off, where the device has it: the meta device, on which sizes are counted, has none."""
-    if not torch.amp.is_autocast_available(device.type):
+    """Switches autocast off where it is on; exporters cannot follow that, and so are spared it where it is off."""
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

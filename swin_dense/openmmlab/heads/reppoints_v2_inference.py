@@ -97,7 +97,7 @@ def _corrected(
     source = 0 if level <= 2 else 1
     logits, offsets = outputs[source].corner_logits[image], outputs[source].corner_offsets[image]
     corners = [
-        refine_corners(one, logits[kind], offsets[2 * kind : 2 * kind + 2], strides[source])
+        refine_corners(one[None], logits[kind][None], offsets[None, 2 * kind : 2 * kind + 2], strides[source])[0]
         for kind, one in enumerate(torch.split(boxes, 2, dim=1))
     ]
     return _clip(torch.cat(corners, dim=1), image_size)
@@ -106,17 +106,20 @@ def _corrected(
 def refine_corners(corners: Tensor, logits: Tensor, offsets: Tensor, stride: int) -> Tensor:
     """Joint inference (RepPoints V2, section 3.4): moves each corner to the strongest corner around it.
 
-    The strongest of the four cells around a corner (N, 2), by the logits (H, W) of the heatmap, gives its place with
-    its offset (2, H, W), x and y in units of the stride. Corners are in pixels, inside the image.
+    The strongest of the four cells around a corner (B, N, 2), by the logits (B, H, W) of the heatmaps, gives its place
+    with its offset (B, 2, H, W), x and y in units of the stride. Corners are in pixels, inside the image. Sizes are
+    numbers here, not tensors, so that tracers can leave them open.
     """
-    height, width = logits.shape
-    limit = torch.tensor([width - 2, height - 2], device=corners.device).clamp(min=0)
-    first = torch.minimum((corners / stride).floor().long(), limit)
-    steps = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=corners.device)
-    cells = torch.minimum(first[:, None] + steps, torch.tensor([width - 1, height - 1], device=corners.device))
-    best = logits[cells[..., 1], cells[..., 0]].argmax(dim=1)
-    x, y = cells[torch.arange(len(cells), device=cells.device), best].unbind(dim=1)
-    moved: Tensor = (torch.stack([x, y], dim=1) + offsets[:, y, x].T) * stride
+    height, width = logits.shape[1:]
+    first = (corners / stride).floor().long()
+    x, y = (first[..., axis].clamp(max=side - 2).clamp(min=0) for axis, side in enumerate((width, height)))
+    across, down = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1]], device=corners.device)
+    x, y = (x[..., None] + across).clamp(max=width - 1), (y[..., None] + down).clamp(max=height - 1)
+    places = y * width + x  # (B, N, 4)
+    best = logits.flatten(1).gather(1, places.flatten(1)).view_as(places).argmax(dim=-1, keepdim=True)
+    x, y, places = (one.gather(-1, best)[..., 0] for one in (x, y, places))
+    offset = offsets.flatten(2).gather(2, places[:, None].expand(-1, 2, -1)).transpose(1, 2)
+    moved: Tensor = (torch.stack([x, y], dim=-1) + offset) * stride
     return moved
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from swin_dense.backbones import VARIANTS, SwinVariant, create_backbone
 from swin_dense.cli import main
-from swin_dense.export.graph import load_program, onnx_session
+from swin_dense.export.graph import OnnxModel, load_program
 from swin_dense.export.models import IMAGENET
 from swin_dense.weights import save_weights
 from swin_dense.weights.files import read_metadata
@@ -93,7 +93,7 @@ def test_the_file_computes_the_backbone_at_any_size(
     exported: tuple[Path, int, dict[str, Any]], weights: Path, shape: tuple[int, ...]
 ) -> None:
     images = 255 * torch.rand(shape, generator=torch.Generator().manual_seed(5))
-    for ours, right in zip(onnx_session(exported[0])(images), right_maps(weights, images), strict=True):
+    for ours, right in zip(OnnxModel(exported[0])(images), right_maps(weights, images), strict=True):
         torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5 * float(right.abs().max()))
 
 

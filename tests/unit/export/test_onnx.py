@@ -46,7 +46,7 @@ def test_keeps_names_open_axes_and_metadata(graph: Graph, tmp_path: Path) -> Non
     assert [one.version for one in model.opset_import] == [onnx.OPSET]
     images = torch.arange(24.0).view(1, 3, 2, 4)
     expected = 2 * (images - torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)) / torch.tensor([1.0, 1.0, 2.0]).view(3, 1, 1)
-    torch.testing.assert_close(onnx.onnx_session(path)(images)[0], expected)
+    torch.testing.assert_close(onnx.OnnxModel(path)(images)[0], expected)
     assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
 
 
@@ -67,7 +67,7 @@ def test_swin_v2_is_written_for_images_of_any_size(tmp_path: Path) -> None:
         onnx.write_onnx(graph, path, ["stage1", "stage2"] if is_backbone else ["logits"], {})
         with torch.inference_mode():
             expected = model(images) if is_backbone else (model(images),)
-        for found, wanted in zip(onnx.onnx_session(path)(images), expected, strict=True):
+        for found, wanted in zip(onnx.OnnxModel(path)(images), expected, strict=True):
             assert (found - wanted).norm() <= 1e-4 * wanted.norm()
 
 
@@ -85,3 +85,26 @@ def test_says_how_to_install_what_is_missing(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ConfigError, match=r"swin-dense\[export\]"):
         onnx.write_onnx(graph, tmp_path / "model.onnx", ["doubled"], {})
+
+
+def test_int8_quantises_matrix_products(tmp_path: Path) -> None:
+    import onnx as library
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return (images @ self.weight,)
+
+    product = RawImages(Product(), Preprocessing((0.0,) * 3, (255.0,) * 3)).eval()
+    traced = trace(product, (8, 8), fixed=True)
+    onnx.write_onnx(traced, tmp_path / "model.onnx", ["product"], {"model": "product"}, int8=True)
+    model = library.load(tmp_path / "model.onnx")
+    assert any(one.data_type == library.TensorProto.INT8 for one in model.graph.initializer)
+    assert "product" in {one.value for one in model.metadata_props}
+    images = 255 * torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    (right,) = product(images)
+    (found,) = onnx.OnnxModel(tmp_path / "model.onnx")(images)
+    assert 0 < (found - right).abs().max() < 0.05 * right.abs().max()

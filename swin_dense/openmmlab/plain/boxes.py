@@ -1,0 +1,95 @@
+"""Operations on boxes whose results have the same shapes whatever the images show, so that tracers can follow them.
+
+Where there is no candidate its score is `NOTHING`. Shapes: B images, N candidates of an image, (H, W) pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from swin_dense.ops import torchvision_kernels
+
+NOTHING = -1.0
+"""The score of a place that holds no candidate; those of candidates lie in 0..1."""
+
+
+Maps = Sequence[Tensor]
+"""Levels of a neck, (B, C, H_i, W_i), finest first."""
+
+
+class Candidates(NamedTuple):
+    """Boxes that may show objects."""
+
+    boxes: Tensor  # (B, N, 4) XYXY in pixels
+    scores: Tensor  # (B, N)
+    labels: Tensor  # (B, N) int64
+
+
+def rows_of(maps: Tensor, channels: int) -> Tensor:
+    """Maps (B, A * channels, H, W) with A anchors in each cell as rows (B, H * W * A, channels)."""
+    cells = maps.permute(0, 2, 3, 1).flatten(1)
+    return cells.view(cells.shape[0], -1, channels)
+
+
+def top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best scores of (B, N), best first, and their places, (B, `count`); of fewer, N and beyond are `NOTHING`."""
+    best, places = functional.pad(scores, (0, count), value=NOTHING).topk(count)
+    return best, places
+
+
+def taken(rows: Tensor, places: Tensor) -> Tensor:
+    """Rows (B, N, C) at places (B, M), (B, M, C); places from N to N + M hold zeros."""
+    padded = functional.pad(rows, (0, 0, 0, places.shape[1]))
+    return padded.gather(1, places[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) inside an image of this height and width."""
+    height, width = size
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack([x, y], dim=-1).flatten(-2)
+
+
+def decoded(coder: Any, anchors: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
+    """What an mmdet coder makes of anchors (R, 4) and deltas (R, 4k): boxes (R, k, 4), clipped where it clips."""
+    boxes = coder.decode(anchors, deltas).unflatten(-1, (-1, 4))
+    return clipped(boxes, size) if coder.clip_border else boxes
+
+
+def without_small(candidates: Candidates, side: float) -> Candidates:
+    """The same with `NOTHING` where a box is not wider and higher than `side`, which may be negative."""
+    if side < 0:
+        return candidates
+    boxes, scores, labels = candidates
+    large = (boxes[..., 2:] - boxes[..., :2] > side).all(dim=-1)
+    return Candidates(boxes, scores.masked_fill(~large, NOTHING), labels)
+
+
+def suppressed(candidates: Candidates, iou_threshold: float, count: int) -> Candidates:
+    """The best `count` candidates, best first, that no better one of the same label covers.
+
+    All images are suppressed at once: boxes of another label, and of another image, are moved where none overlap. In
+    one image they lie where mmdet's `batched_nms` moves them, so that sums are rounded as there.
+    """
+    boxes, scores, labels = candidates
+    there = scores.flatten() >= 0
+    places = there.nonzero()[:, 0]
+    side = torch.where(there[:, None], boxes.flatten(0, 1), 0.0).max() + 1
+    across = labels * side
+    down = across + torch.arange(scores.shape[0], device=scores.device)[:, None] * side
+    moved = (boxes + torch.stack([across, down, across, down], dim=-1)).flatten(0, 1)
+    kept = places[torchvision_kernels.nms(moved[places], scores.flatten()[places], iou_threshold)]
+    survives = torch.zeros_like(there).index_put((kept,), torch.ones_like(kept, dtype=torch.bool))
+    return best_of(Candidates(boxes, scores.where(survives.view_as(scores), NOTHING), labels), count)
+
+
+def best_of(candidates: Candidates, count: int) -> Candidates:
+    """The best `count` candidates, best first."""
+    scores, places = top(candidates.scores, count)
+    boxes, labels = taken(candidates.boxes, places), taken(candidates.labels[..., None], places)[..., 0]
+    return Candidates(boxes, scores, labels)

@@ -1,0 +1,147 @@
+"""Faster, Mask and Cascade R-CNN: proposals, heads that pool their features, and masks.
+
+Shapes: B images, P proposals and D detections of an image, K classes, (H, W) pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from swin_dense.openmmlab.plain.boxes import (
+    NOTHING,
+    Candidates,
+    Maps,
+    decoded,
+    rows_of,
+    suppressed,
+    taken,
+    top,
+    without_small,
+)
+from swin_dense.ops import torchvision_kernels
+
+
+class Proposals(nn.Module):
+    """An mmdet `RPNHead`, whose proposals are as many as its `test_cfg` allows in every image."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = head
+        self.settings = head.test_cfg
+
+    def forward(self, maps: Maps, size: tuple[int, int]) -> Candidates:
+        """The proposals (B, P) of images of `size`; their labels mean nothing."""
+        head, settings = self.head, self.settings
+        levels = []
+        for level, (logits, deltas) in enumerate(zip(*head(maps), strict=True)):
+            anchors = head.prior_generator.single_level_grid_priors(logits.shape[2:], level, device=logits.device)
+            logits = rows_of(logits, head.cls_out_channels)
+            scores = logits.sigmoid()[..., 0] if head.use_sigmoid_cls else logits.softmax(-1)[..., 0]
+            scores, places = top(scores, settings["nms_pre"])
+            anchors = taken(anchors.expand(scores.shape[0], -1, -1), places)
+            deltas = taken(rows_of(deltas, 4), places)
+            boxes = decoded(head.bbox_coder, anchors.flatten(0, 1), deltas.flatten(0, 1), size)
+            levels.append(Candidates(boxes.view_as(anchors), scores, torch.full_like(places, level)))
+        together = Candidates(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
+        together = without_small(together, settings.get("min_bbox_size", -1))
+        return suppressed(together, settings["nms"]["iou_threshold"], settings["max_per_img"])
+
+
+class TwoStages(nn.Module):
+    """The proposals of an mmdet detector, and the box heads that look at them."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.proposals, self.box_stages = Proposals(network.rpn_head), BoxStages(network.roi_head)
+
+    def forward(self, maps: Maps, size: tuple[int, int]) -> Candidates:
+        """The detections (B, D) of images of `size`."""
+        found: Candidates = self.box_stages(maps, self.proposals(maps, size), size)
+        return found
+
+
+class Pooling(nn.Module):
+    """RoIAlign of each box on the level that fits its size, as mmdet's `SingleRoIExtractor` has it."""
+
+    def __init__(self, extractor: Any) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, maps: Maps, boxes: Tensor) -> Tensor:
+        """Pools boxes (B, N, 4): (B * N, C, h, w)."""
+        batch, count = boxes.shape[:2]
+        images = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(-1, count, -1)
+        regions = torch.cat([images, boxes], dim=-1).flatten(0, 1)
+        layers = list(self.extractor.roi_layers)[: len(maps)]
+        fitting = self.extractor.map_roi_levels(regions, len(layers))
+        pooled = maps[0].new_zeros(regions.shape[0], maps[0].shape[1], *layers[0].output_size)
+        for level, layer in enumerate(layers):
+            places = (fitting == level).nonzero()[:, 0]
+            part = torchvision_kernels.roi_align(
+                maps[level],
+                regions[places],
+                layer.spatial_scale,
+                *layer.output_size,
+                layer.sampling_ratio,
+                layer.aligned,
+            )
+            pooled = pooled.index_put((places,), part)
+        return pooled
+
+
+class BoxStages(nn.Module):
+    """The box heads of an mmdet `StandardRoIHead` or `CascadeRoIHead`, which differ in the number of stages."""
+
+    def __init__(self, roi_head: Any) -> None:
+        super().__init__()
+        self.heads: Any = _stages(roi_head.bbox_head)
+        self.poolings = nn.ModuleList(Pooling(one) for one in _stages(roi_head.bbox_roi_extractor))
+        self.settings = roi_head.test_cfg
+
+    def forward(self, maps: Maps, proposals: Candidates, size: tuple[int, int]) -> Candidates:
+        """The detections (B, D) among the proposals (B, P) of images of `size`."""
+        boxes, there, _ = proposals
+        total = boxes.new_zeros(())
+        for stage, (head, pooling) in enumerate(zip(self.heads, self.poolings, strict=True)):
+            logits, deltas = head(pooling(maps, boxes))
+            total = total + logits
+            found = decoded(head.bbox_coder, boxes.flatten(0, 1), deltas, size)  # (B * P, K or 1, 4)
+            if stage < len(self.heads) - 1:
+                if not head.reg_class_agnostic:
+                    label = logits[:, :-1].argmax(dim=1)
+                    found = found.gather(1, label[:, None, None].expand(-1, 1, 4))
+                boxes = found.view_as(boxes)
+        scores = (total / len(self.heads)).softmax(-1)[:, :-1]  # (B * P, K)
+        scores = scores.where((scores > self.settings["score_thr"]) & (there.flatten()[:, None] >= 0), NOTHING)
+        labels = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+        boxes = found.expand(-1, scores.shape[1], -1)
+        parts = (one.view(*there.shape, *one.shape[1:]).flatten(1, 2) for one in (boxes, scores, labels))
+        return suppressed(Candidates(*parts), self.settings["nms"]["iou_threshold"], self.settings["max_per_img"])
+
+
+class MaskStages(nn.Module):
+    """The mask heads of the same; what several stages find is averaged."""
+
+    def __init__(self, roi_head: Any) -> None:
+        super().__init__()
+        self.heads: Any = _stages(roi_head.mask_head)
+        self.poolings = nn.ModuleList(Pooling(one) for one in _stages(roi_head.mask_roi_extractor))
+
+    def forward(self, maps: Maps, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Probabilities (B, D, h, w) of the cells of boxes (B, D, 4) with labels (B, D) to be of the object."""
+        masks = []
+        for head, pooling in zip(self.heads, self.poolings, strict=True):
+            logits = head(pooling(maps, boxes))
+            if not head.class_agnostic:
+                places = labels.flatten()[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+                logits = logits.gather(1, places)
+            masks.append(logits.sigmoid())
+        mean = torch.stack(masks).mean(dim=0)
+        return mean.view(*labels.shape, *mean.shape[2:])
+
+
+def _stages(parts: nn.Module) -> nn.ModuleList:
+    return parts if isinstance(parts, nn.ModuleList) else nn.ModuleList([parts])
