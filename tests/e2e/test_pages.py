@@ -93,7 +93,7 @@ def test_every_recipe_named_exists() -> None:
     named = [
         name
         for text in PAGES.values()
-        for name in re.findall(r"(?<![\w/])([a-z][a-z-]*(?:-v2)?_(?:swin-\w+|r50|x101[\w-]*)_[\w-]+)(?![\w.])", text)
+        for name in re.findall(r"(?<![\w/-])([a-z][a-z-]*(?:-v2)?_(?:swin-\w+|r50|x101[\w-]*)_[\w-]+)(?![\w.])", text)
     ]
     assert len(named) > 60
     assert {name for name in named if name not in {path.stem for path in list_recipes().values()}} == set()
