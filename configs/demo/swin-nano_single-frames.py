@@ -11,12 +11,12 @@ data = dict(
     num_workers=1,
 )
 augmentation = dict(
-    size=32, test_resize=None, scale=(0.7, 1.0), ratio=(0.9, 1.1), flip_probability=0.0, label_smoothing=0.1
+    size=32, test_resize=None, scale=(0.7, 1.0), ratio=(0.9, 1.1), flip_probability=0.5, label_smoothing=0.1
 )
 model = dict(
     type="ImageClassifier",
     backbone=dict(type="SwinDense", variant="swin_nano", drop_path_rate=0.0),
-    head=dict(num_classes=6),
+    head=dict(num_classes=4),
 )
 optimizer = dict(
     learning_rate=1e-3,

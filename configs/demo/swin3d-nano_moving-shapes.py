@@ -12,17 +12,16 @@ data = dict(
     eval_batch_size=32,
     num_workers=1,
 )
-# Not mirrored: left would become right.
 augmentation = dict(
-    size=32, short_side=32, scale=(0.7, 1.0), ratio=(0.9, 1.1), flip_probability=0.0, label_smoothing=0.1
+    size=32, short_side=32, scale=(0.7, 1.0), ratio=(0.9, 1.1), flip_probability=0.5, label_smoothing=0.1
 )
 model = dict(
     type="VideoClassifier",
     backbone=dict(type="SwinDense", variant="swin3d_nano", drop_path_rate=0.0),
-    head=dict(num_classes=6, dropout=0.0),
+    head=dict(num_classes=4, dropout=0.0),
 )
 optimizer = dict(
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     weight_decay=0.05,
     no_decay=("absolute_pos_embed", "relative_position_bias_table", "norm", "bias"),
     backbone_factor=1.0,

@@ -1,4 +1,4 @@
-"""The embedded videos: a shape that moves over a textured ground, of which the kind of motion is the class.
+"""The embedded videos: a bright shape that moves over a dark ground, of which the kind of motion is the class.
 
     root/train/CLASS/000001.mp4, root/val/CLASS/000001.mp4           videos, in folders by class
     root/frames/train/CLASS/000001_1.jpg, ...                        single frames of the same videos, likewise
@@ -20,45 +20,33 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from swin_dense.data.scenes import (
-    GROUND_SATURATION,
-    OUTLINES,
-    SUPERSAMPLING,
-    Floats,
-    Pixels,
-    contrasting_colours,
-    texture,
-)
+from swin_dense.data.scenes import OUTLINES, SUPERSAMPLING, Floats, Pixels
 from swin_dense.data.shapes import JPEG_QUALITY, written_once
 from swin_dense.errors import DataError
 
 MOTIONS = {
-    "left": (-1, 0, 0),
-    "right": (1, 0, 0),
-    "up": (0, -1, 0),
-    "down": (0, 1, 0),
-    "grow": (0, 0, 1),
-    "shrink": (0, 0, -1),
+    "still": (0, 0, 0),
+    "horizontal": (1, 0, 0),
+    "vertical": (0, 1, 0),
+    "zoom": (0, 0, 1),
 }
-"""By class: directions along x, along y, and of the size."""
+"""By class: whether place along x, place along y, and size change; which way, is drawn for each video."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the same parameters begin to give other files."""
 
 MARKER = "moving_shapes.json"
 FRAMES, RATE = 24, 12
 """Of a video; the rate in frames per second."""
-SPEED = (0.02, 0.04)
+SPEED = (0.03, 0.05)
 """Slowest and fastest in parts of the picture's side per frame."""
-GROWTH = (0.04, 0.08)
+GROWTH = (0.04, 0.07)
 """Slowest and fastest in parts of the way from the smallest to the largest size per frame."""
-RADIUS = (0.18, 0.36)
+RADIUS = (0.16, 0.34)
 """Smallest and largest circumradius, as a part of the picture's side."""
-GROUND_LIGHT = 0.3
-"""Light of the ground, beside that of the shape: telling the two apart is the easy part of the task."""
-SHADING = 0.45
-"""How much lighter a shape is at its rim than in its middle, where 1 is from black to white."""
-NOISE = 3.0
+GROUND, SHAPE = (0.0, 0.25), (0.5, 1.0)
+"""Darkest and lightest colours, in each of red, green and blue."""
+NOISE = 2.0
 """Standard deviation of the noise of each pixel, in grey levels."""
 SINGLE_FRAMES = (4, 19)
 """Of each video, the frames that are also written as pictures."""
@@ -99,35 +87,21 @@ def write_moving_shapes(root: Path | str, *, train: int, val: int, size: int = 6
 
 def draw_motion(rng: np.random.Generator, name: str, size: int) -> Pixels:
     """Draws one video of a class of `MOTIONS`, (FRAMES, size, size, 3) uint8 RGB."""
-    ground_colours = GROUND_LIGHT * contrasting_colours(rng, [], rng.random(5), GROUND_SATURATION)
-    ground = texture(rng, ground_colours, size, size, period=size / 4)
+    ground, colour = (255 * rng.uniform(*light, 3) for light in (GROUND, SHAPE))
     outline = OUTLINES[list(OUTLINES)[rng.integers(len(OUTLINES))]]
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    direction = np.array(MOTIONS[name])
+    direction = np.array(MOTIONS[name]) * rng.choice([-1, 1], 3)
     begin, speed = rng.random(3), np.array([rng.uniform(*SPEED)] * 2 + [rng.uniform(*GROWTH)])
     frames = []
     for time in range(FRAMES):
         across, along, growth = (begin + direction * speed * time) % 1
         radius = size * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
         contours = [radius * contour @ rotation + size * np.array([across, along]) for contour in outline]
-        opacity = _opacity(contours, size)
-        noise = NOISE * rng.standard_normal(ground.shape, dtype=np.float32)
-        picture = ground + opacity[..., None] * (_shade(size, across, along, radius) - ground) + noise
+        picture = ground + _opacity(contours, size)[..., None] * (colour - ground)
+        picture += NOISE * rng.standard_normal(picture.shape)
         frames.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
     return np.stack(frames)
-
-
-def _shade(size: int, across: float, along: float, radius: float) -> Floats:
-    """Colours of a shape, (size, size, 3), wherever it covers a pixel: redder to the right, greener downwards, blue.
-
-    Every shape is lit like this, so it tells no motion. What moves then changes the light of whole areas, not only of
-    edges, which a small network would take longer to learn from than a demo may last.
-    """
-    places = (np.arange(size) + 0.5) / size
-    right, down = (((places - centre + 0.5) % 1 - 0.5) * size / radius for centre in (across, along))
-    light = np.broadcast_arrays(right[None, :], down[:, None], np.ones((size, size)))
-    return 255 * np.clip(0.5 + SHADING * np.stack(light, -1), 0, 1)
 
 
 def _opacity(contours: Sequence[Floats], size: int) -> Floats:

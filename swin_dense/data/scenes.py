@@ -95,9 +95,9 @@ class SceneObject:
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneObject]]:
     """Draws one scene: the (size, size, 3) uint8 RGB picture and its objects, back to front."""
-    ground = contrasting_colours(rng, [], rng.random(5), GROUND_SATURATION)
+    ground = _contrasting_colours(rng, [], rng.random(5), GROUND_SATURATION)
     used = [ground.mean(axis=0)]
-    picture = texture(rng, ground, size, size, period=size / 4)
+    picture = _texture(rng, ground, size, size, period=size / 4)
     objects: list[SceneObject] = []
     count = 0 if rng.random() < EMPTY else int(rng.integers(OBJECTS[0], OBJECTS[1] + 1))
     radii = np.exp(rng.uniform(np.log(RADIUS[0]), np.log(RADIUS[1]), size=count)) * size
@@ -108,7 +108,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneO
         if behind is None:
             continue
         own_hue = list(OUTLINES).index(candidate.name) / len(OUTLINES)
-        colours = contrasting_colours(rng, used, rng.normal(own_hue, HUE_SPREAD, size=5), OBJECT_SATURATION)
+        colours = _contrasting_colours(rng, used, rng.normal(own_hue, HUE_SPREAD, size=5), OBJECT_SATURATION)
         used.append(colours.mean(axis=0))
         _paint(rng, picture, candidate, colours, period=float(radius))
         objects = [*behind, candidate]
@@ -143,7 +143,7 @@ def _cover(objects: list[SceneObject], front: SceneObject) -> list[SceneObject] 
     return behind
 
 
-def contrasting_colours(
+def _contrasting_colours(
     rng: np.random.Generator, used: list[Floats], hues: Floats, saturation: tuple[float, float]
 ) -> Floats:
     """Two shades of one of five hues, (2, 3): the pair whose mean is furthest from all means in `used`."""
@@ -171,10 +171,10 @@ def _paint(rng: np.random.Generator, picture: Floats, thing: SceneObject, colour
         pen.polygon(((contour - (left, top)) * SUPERSAMPLING).ravel().tolist(), fill=shade)
     opacity = np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float64)[..., None] / 255
     window = picture[top:bottom, left:right]
-    window += opacity * (texture(rng, colours, bottom - top, right - left, period) - window)
+    window += opacity * (_texture(rng, colours, bottom - top, right - left, period) - window)
 
 
-def texture(rng: np.random.Generator, colours: Floats, height: int, width: int, period: float) -> Floats:
+def _texture(rng: np.random.Generator, colours: Floats, height: int, width: int, period: float) -> Floats:
     """A random texture of two colours (2, 3) under a slant of light: RGB (height, width, 3) in about 0..255.
 
     The pattern repeats after about `period` pixels.
@@ -194,5 +194,5 @@ def texture(rng: np.random.Generator, colours: Floats, height: int, width: int, 
         grid = Image.fromarray(rng.random((6, 6), dtype=np.float32))
         mix = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
     light = 1 + rng.uniform(-0.3, 0.3) * (along - along.mean()) / max(height, width)
-    textured: Floats = (colours[0] + mix[..., None] * (colours[1] - colours[0])) * light[..., None]
-    return textured
+    texture: Floats = (colours[0] + mix[..., None] * (colours[1] - colours[0])) * light[..., None]
+    return texture

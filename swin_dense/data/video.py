@@ -97,7 +97,7 @@ class VideoDataModule(ImageDataModule):
         >>> data.setup("fit")
         >>> batch = next(iter(data.train_dataloader()))
         >>> tuple(batch.images.shape), len(batch.labels), data.class_names[:2]
-        ((2, 8, 3, 224, 224), 2, ('down', 'grow'))
+        ((2, 8, 3, 224, 224), 2, ('horizontal', 'still'))
     """
 
     class_names: tuple[str, ...]

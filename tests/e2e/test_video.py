@@ -98,7 +98,7 @@ def test_views_are_averaged_once_per_video(
     assert sum(one["images"] for one in scores["per_class"].values()) == len(MOTIONS)
 
     model = swin_dense.load(finished, device="cpu", overrides=["inference.clips=3", "inference.view_batch_size=2"])
-    path = next(videos.glob("val/grow/*.mp4"))
+    path = next(videos.glob("val/zoom/*.mp4"))
     found = model.predict(str(path))
     frames = VideoFile(path).read(range(24), 32)  # 24 frames of 32 x 32: three clips of 12 frames at 2, 6, 10
     logits = [model.module.logits(frames[start : start + 12 : 2][None]) for start in (2, 6, 10)]
@@ -129,8 +129,8 @@ def test_it_is_exported_whole_and_looked_into(
         assert report["input"].startswith("images: (batch, frames, 3, height, width)")
         assert report["class_names"] == sorted(MOTIONS)
     assert command("export-onnx", str(finished), str(tmp_path / "again.onnx")) == 0  # as text
-    video = str(next(videos.glob("val/left/*.mp4")))
-    pictures = ["--output", str(tmp_path / "pictures"), "--window", "0,0,0", "--class", "left", "--json"]
+    video = str(next(videos.glob("val/horizontal/*.mp4")))
+    pictures = ["--output", str(tmp_path / "pictures"), "--window", "0,0,0", "--class", "horizontal", "--json"]
     assert command("visualize-features", str(finished), video, *pictures) == 0
     capsys.readouterr()
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
