@@ -11,7 +11,7 @@ data = dict(
     num_workers=1,
 )
 augmentation = dict(
-    size=32, test_resize=None, scale=(0.7, 1.0), ratio=(0.9, 1.1), flip_probability=0.5, label_smoothing=0.1
+    size=32, test_resize=None, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip_probability=0.0, label_smoothing=0.1
 )
 model = dict(
     type="ImageClassifier",

@@ -13,7 +13,7 @@ data = dict(
     num_workers=1,
 )
 augmentation = dict(
-    size=32, short_side=32, scale=(0.7, 1.0), ratio=(0.9, 1.1), flip_probability=0.5, label_smoothing=0.1
+    size=32, short_side=32, scale=(1.0, 1.0), ratio=(1.0, 1.0), flip_probability=0.0, label_smoothing=0.1
 )
 model = dict(
     type="VideoClassifier",
@@ -26,7 +26,7 @@ optimizer = dict(
     no_decay=("absolute_pos_embed", "relative_position_bias_table", "norm", "bias"),
     backbone_factor=1.0,
 )
-schedule = dict(epochs=25, warmup_epochs=2.0)
+schedule = dict(epochs=12, warmup_epochs=1.0)
 inference = dict(clips=1, crops=1, view_batch_size=32)
 training = dict(clip_gradient_norm=5.0, log_every=20)
 score_metric = "top1"

@@ -59,7 +59,7 @@ def test_bases_are_no_recipes_and_names_are_unique() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mask-rcnn_swin-t_fpn_1x", "did you mean mask-rcnn_swin-t_fpn_1x_coco or mask-rcnn_swin-t_fpn_3x_coco or"),
+        ("mask-rcnn_swin-t_fpn_1x", "did you mean mask-rcnn_swin-t_fpn_1x_coco or"),
         ("zzz", "zzz: no such config file, and no recipe of that name; swin-dense configs lists the recipes"),
         ("folder", "folder is a folder; name a config file, for instance folder/config.py"),
         ("a" * 5000, "no such config file"),

@@ -26,7 +26,7 @@ def test_every_recipe_is_listed_with_a_line_and_its_whole_name(capsys: pytest.Ca
 
 
 def test_a_word_chooses_among_them_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("configs", "UperNet_swin-t", "--json") == 0
+    assert command("configs", "Segmentation/UperNet_swin-t", "--json") == 0
     names = ["segmentation/upernet_swin-t_512_160k_ade20k", "segmentation/upernet_swin-t_640_160k_ade20k"]
     assert list(json.loads(capsys.readouterr().out)) == names
 

@@ -111,7 +111,7 @@ def test_an_error_is_one_message_and_status_2(
     assert not Path("f").exists()
 
 
-@pytest.mark.parametrize("window", ["2", "2,", "2,3,4", "-1,2", "\u00b2,3"])
+@pytest.mark.parametrize("window", ["2", "2,", "2,3,4,5", "-1,2", "\u00b2,3"])
 def test_a_window_is_a_row_and_a_column(window: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(("visualize-features", "swin_nano", "absent.png", "--output", "f", f"--window={window}"))

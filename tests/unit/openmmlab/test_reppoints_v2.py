@@ -175,8 +175,9 @@ def test_a_corner_moves_to_the_strongest_of_four_cells_and_their_offset() -> Non
     logits[3, 4] = 9.0  # stronger, but too far from the first place
     places = torch.tensor([[23.0, 15.0], [39.0, 31.0], [40.0, 32.0]])
     expected = [[(3 + 0.25) * 8, (2 - 0.5) * 8], [4 * 8, 3 * 8], [4 * 8, 3 * 8]]
-    assert refine_corners(places, logits, offsets, 8).tolist() == expected
-    assert refine_corners(places[:1], logits[2:3, 3:4], offsets[:, 2:3, 3:4], 64).tolist() == [[16.0, -32.0]]
+    assert refine_corners(places[None], logits[None], offsets[None], 8)[0].tolist() == expected
+    one_cell = logits[None, 2:3, 3:4], offsets[None, :, 2:3, 3:4]
+    assert refine_corners(places[None, :1], *one_cell, 64)[0].tolist() == [[16.0, -32.0]]
 
 
 def right_outputs(size: int, boxes: Tensor, labels: Tensor, level: int, error: float) -> list[LevelOutputs]:

@@ -22,15 +22,19 @@ ADE20K_CLASSES = 150
 
 
 @cache
-def shipped(letter: str, crop: int) -> Any:
+def shipped(name: str) -> Any:
     """The network of a shipped config, without values."""
-    config = load_config(CONFIGS / f"upernet_swin-{letter}_{crop}_160k_ade20k.py")
+    config = load_config(CONFIGS / f"{name}.py")
     with torch.device("meta"):
         return build_network(config.model, ADE20K_CLASSES)
 
 
 def stats(letter: str, crop: int, height: int, width: int) -> ModelStats:
-    return model_stats(shipped(letter, crop), partial(run_segmenter, height=height, width=width))
+    return stats_of(f"upernet_swin-{letter}_{crop}_160k_ade20k", height, width)
+
+
+def stats_of(name: str, height: int, width: int) -> ModelStats:
+    return model_stats(shipped(name), partial(run_segmenter, height=height, width=width))
 
 
 @pytest.mark.parametrize(
@@ -62,11 +66,11 @@ def test_swin_l_has_the_size_of_the_convnext_paper_plus_the_products_of_attentio
 
 def test_the_page_names_every_config_with_its_size() -> None:
     page = (CONFIGS.parents[1] / "docs" / "segmentation.md").read_text()
-    row = r"^\| `upernet_swin-([tsbl])_(512|640)_160k_ade20k` \| ([\d.]+) M \| (\d+) G \|"
-    stated = {(letter, int(crop)): sizes for letter, crop, *sizes in re.findall(row, page, re.MULTILINE)}
-    assert len(stated) == len(list(CONFIGS.glob("*.py")))
-    for (letter, crop), sizes in stated.items():
-        counted = stats(letter, crop, crop, 4 * crop)
+    row = r"^\| `(upernet_swin\w*-[tsbl]_(512|640)\w*)` \| ([\d.]+) M \| (\d+) G \|"
+    stated = {(name, int(crop)): sizes for name, crop, *sizes in re.findall(row, page, re.MULTILINE)}
+    assert {name for name, _ in stated} == {path.stem for path in CONFIGS.glob("*.py")}
+    for (name, crop), sizes in stated.items():
+        counted = stats_of(name, crop, 4 * crop)
         assert sizes == [f"{counted.params / 1e6:.1f}", f"{counted.macs / 1e9:.0f}"]
 
 
@@ -83,7 +87,7 @@ def products_of_attention(variant: str, height: int, width: int) -> int:
 def test_the_auxiliary_head_has_parameters_but_does_not_run() -> None:
     counted = stats("t", 512, 64, 64)
     assert not any(name.startswith("auxiliary_head") for name in counted.parts)
-    auxiliary = count_parameters(shipped("t", 512).auxiliary_head)
+    auxiliary = count_parameters(shipped("upernet_swin-t_512_160k_ade20k").auxiliary_head)
     # One convolution of 3x3 with a batch norm, and the classifier with its biases.
     assert auxiliary == 384 * 256 * 9 + 2 * 256 + 256 * ADE20K_CLASSES + ADE20K_CLASSES
     assert counted.params == sum(part.params for part in counted.parts.values()) + auxiliary
