@@ -46,7 +46,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_moving_shapes(tmp_path_factory.mktemp("data") / "videos", train=2, val=1, size=48)
+    return write_moving_shapes(tmp_path_factory.mktemp("data") / "videos", train=3, val=1, size=48)
 
 
 def arguments(videos: Path, run: Path, *overrides: str) -> list[str]:
