@@ -1,6 +1,7 @@
 """Label maps of other sources: VOC's `SegmentationClass`, or a PNG per image in a folder of masks.
 
-A `labelmap.txt` as CVAT writes it (`name:r,g,b::` in each line) gives the names of the classes. Label maps in colours are left out, with the reason.
+A `labelmap.txt` as CVAT writes it (`name:r,g,b::` in each line) gives the names of the classes. Label maps in colours
+are left out, with the reason.
 """
 
 from __future__ import annotations
