@@ -7,6 +7,7 @@ mask each, (boundary windows, N, N), which is added to their scores; the windows
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -36,7 +37,7 @@ BIAS_CHANNELS = 512
 """Hidden channels of the network of the bias, in every published Swin V2."""
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """Attention of each token to all tokens of its window, plus a bias for their relative position."""
 
     def __init__(self, channels: int, heads: int, window: Sequence[int], *, qkv_bias: bool) -> None:
@@ -64,21 +65,21 @@ class Attention(nn.Module):
         attended: Tensor = self.proj(gridded_attention(qkv, padding, bias, window, shift))
         return attended
 
+    @abstractmethod
     def projected(self, tokens: Tensor) -> Tensor:
         """Query, key and value (..., 3, heads, D) of tokens (..., C), whose scores are q k^T / sqrt(D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def padding(self) -> Tensor:
         """Query, key and value (3, heads, D) of a padding token, which is zero."""
-        raise NotImplementedError
 
+    @abstractmethod
     def position_bias(self, window: Sequence[int] | None = None) -> Tensor:
         """The bias (heads, N, N) of a window, by default the largest; zero without a relative position bias."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bias_table(self) -> Tensor | None:
         """The bias (offsets, heads) for each offset in the largest window; None without a relative position bias."""
-        raise NotImplementedError
 
 
 class WindowAttention(Attention):

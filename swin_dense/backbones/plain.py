@@ -26,7 +26,8 @@ from swin_dense.backbones.position import (
     relative_position_count,
     resized_position_embedding,
 )
-from swin_dense.backbones.swin import SwinStage, SwinTransformer
+from swin_dense.backbones.stage import SwinStage
+from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.backbones.windows import MASKED, fitted_window
 
 

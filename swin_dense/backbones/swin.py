@@ -17,19 +17,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from swin_dense.backbones.attention import linear_dtype
-from swin_dense.backbones.block import StageOptions, SwinBlock, needs_gradient
-from swin_dense.backbones.gridded_attention import GridPlan, kernel_serves
-from swin_dense.backbones.patches import PatchEmbed, PatchMerging
+from swin_dense.backbones.block import StageOptions, SwinBlock
+from swin_dense.backbones.options import (
+    PATCH_SIZE,
+    check_mixing,
+    check_sizes,
+    pretrained_windows,
+    shifted_dimensions,
+    window_and_patch,
+)
+from swin_dense.backbones.patches import PatchEmbed
 from swin_dense.backbones.position import resized_position_embedding
-from swin_dense.backbones.rolled import Grid, RolledPlan
-from swin_dense.backbones.windows import WindowPlan, fitted_window, window_plan
+from swin_dense.backbones.rolled import Grid
+from swin_dense.backbones.stage import SwinStage
 from swin_dense.errors import ConfigError
-
-PATCH_SIZE = 4
-"""Side of a patch in pixels, in every published Swin of images."""
 
 
 @dataclass(frozen=True)
@@ -55,58 +57,6 @@ class FeatureSpec:
     channels: int
     stride: int
     temporal_stride: int | None = None
-
-
-class SwinStage(nn.Module):
-    """Blocks at one resolution, and the patch merging that leads to the next."""
-
-    def __init__(self, options: StageOptions, drop_paths: Sequence[float], *, downsample: bool) -> None:
-        """Creates one block per drop path rate, and patch merging where `downsample` is set."""
-        super().__init__()
-        self.head_dim = options.channels // options.heads
-        self.window = options.window
-        self.shift_windows = options.shift_windows
-        self.mixing = options.mixing
-        self.activation_checkpointing = False
-        self.fit_windows = False
-        self.blocks = nn.ModuleList(SwinBlock(options, drop_path) for drop_path in drop_paths)
-        self.downsample = PatchMerging(options.channels, norm_last=options.version == 2) if downsample else None
-
-    def forward(self, tokens: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, Tensor]:
-        """Runs the blocks on tokens (B, *grid, C), regular and shifted windows in turn, and then patch merging.
-
-        A compiler is told the sizes of this and of the later stages.
-
-        Returns the tokens after the blocks and those that the next stage begins with, (B, *merged, 2C), whose grid has
-        half the height and width, rounded up; after the last stage the same twice.
-        """
-        window: Sequence[int] = self.window
-        shift = [side // 2 for side in window]
-        if self.fit_windows:
-            window, shift = fitted_window(tokens.shape[1:-1], window)
-        shift = [step if shifts else 0 for step, shifts in zip(shift, self.shift_windows, strict=True)]
-        grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
-        plan: WindowPlan | RolledPlan | GridPlan
-        by_attention = self.mixing == "attention"
-        if by_attention and kernel_serves(tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)):
-            plan = GridPlan(len(tokens), grid, window, shift)
-        elif grids is None:
-            plan = window_plan(tokens, window, shift)
-        else:
-            plan = RolledPlan(len(tokens), grids[0], window, shift, tokens.device, cyclic=by_attention)
-        rows = plan.from_grid[0](tokens.flatten(0, -2))
-        for index, block in enumerate(self.blocks):
-            if index > 0 and any(shift):
-                rows = (plan.shift if index % 2 else plan.shift.inverse)(rows)
-            partition = plan.partitions[index % 2]
-            if self.activation_checkpointing and needs_gradient(block, rows):
-                rows = checkpoint(block, rows, partition, use_reentrant=False)
-            else:
-                rows = block(rows, partition)
-        tokens = plan.from_grid[index % 2].inverse(rows).view(tokens.shape)
-        if self.downsample is None:
-            return tokens, tokens
-        return tokens, self.downsample(tokens, None if grids is None else grids[1].tokens)
 
 
 class SwinTransformer(nn.Module):
@@ -210,23 +160,19 @@ class SwinTransformer(nn.Module):
         """
         super().__init__()
         self.window, self.patch = window_and_patch(window_size, patch_size)
-        _check_options(embed_dim, depths, num_heads, drop_path_rate, out_indices, frozen_stages)
-        if not (relative_position_bias or appearance_term):
-            raise ConfigError("appearance_term=False: the scores of attention need relative_position_bias=True then")
-        if mixing not in ("attention", "mlp"):
-            raise ConfigError(f'mixing="{mixing}": must be "attention" or "mlp"')
-        if mixing == "mlp" and not (relative_position_bias and appearance_term):
-            raise ConfigError('mixing="mlp" has no attention to take relative_position_bias or appearance_term out of')
-        shifts = (shift_windows,) * len(self.window) if isinstance(shift_windows, bool) else tuple(shift_windows)
-        if len(shifts) != len(self.window):
-            raise ConfigError(f"shift_windows={shift_windows}: windows of {self.window} need one for each dimension")
         is_video = len(self.window) == 3
-        if is_video and absolute_position_embedding:
-            raise ConfigError("absolute_position_embedding: images have one, and these windows are those of videos")
-        if version == 2 and (is_video or mixing == "mlp" or not (relative_position_bias and appearance_term)):
-            raise ConfigError("version=2: needs attention in windows of images, and all terms of its scores")
+        check_sizes(embed_dim, depths, num_heads, drop_path_rate, out_indices, frozen_stages)
+        check_mixing(
+            mixing,
+            version,
+            is_video=is_video,
+            has_embedding=absolute_position_embedding,
+            all_terms=relative_position_bias and appearance_term,
+            any_term=relative_position_bias or appearance_term,
+        )
+        shifts = shifted_dimensions(shift_windows, self.window)
         side = pretrain_image_size // self.patch[-1]
-        pretrained = _pretrained_windows(version, pretrained_window_sizes, len(depths), self.window[-1], side)
+        pretrained = pretrained_windows(version, pretrained_window_sizes, len(depths), self.window[-1], side)
         self.mixing = mixing
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
         self.depths = tuple(depths)
@@ -421,63 +367,3 @@ def _one_graph() -> AbstractContextManager[object]:
         return nullcontext()
     patched: AbstractContextManager[object] = torch._dynamo.config.patch(optimize_ddp=False)
     return patched
-
-
-def window_and_patch(
-    window_size: int | Sequence[int], patch_size: int | Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sides of windows and patches, (rows, columns) or (frames, rows, columns), as many for both."""
-    given = {"window_size": window_size, "patch_size": patch_size}
-    dimensions = max(2 if isinstance(sides, int) else len(sides) for sides in given.values())
-    all_sides = []
-    for name, sides in given.items():
-        of_each = (sides,) * dimensions if isinstance(sides, int) else tuple(sides)
-        if min(of_each, default=0) < 1:
-            raise ConfigError(f"{name}={sides}: must be at least 1")
-        if len(of_each) != dimensions or dimensions not in (2, 3):
-            raise ConfigError(
-                f"window_size={window_size}, patch_size={patch_size}: (rows, columns) or, for videos, (frames, rows, "
-                "columns) are needed, in both"
-            )
-        all_sides.append(of_each)
-    if all_sides[1][-2] != all_sides[1][-1]:
-        raise ConfigError(f"patch_size={patch_size}: patches must be as high as they are wide")
-    return all_sides[0], all_sides[1]
-
-
-def _pretrained_windows(version: int, sizes: Sequence[int] | None, stages: int, window: int, side: int) -> list[int]:
-    """`pretrained_window_sizes`, by default those in a first map of `side` tokens a side, or a ConfigError."""
-    if version not in (1, 2):
-        raise ConfigError(f"version={version}: must be 1 or 2")
-    if sizes is None:
-        return [max(min(window, side >> index), 1) for index in range(stages)]
-    if version == 1:
-        raise ConfigError("pretrained_window_sizes: version 1 has a table of position biases; leave it out")
-    if len(sizes) != stages or min(sizes) < 1:
-        raise ConfigError(f"pretrained_window_sizes={tuple(sizes)}: {stages} sides are needed, of at least 1")
-    return list(sizes)
-
-
-def _check_options(
-    embed_dim: int,
-    depths: Sequence[int],
-    num_heads: Sequence[int],
-    drop_path_rate: float,
-    out_indices: Sequence[int],
-    frozen_stages: int,
-) -> None:
-    """Raises a ConfigError that names the first wrong option and what it may be."""
-    stages = len(depths)
-    if stages == 0 or min(depths) < 1:
-        raise ConfigError(f"depths={tuple(depths)}: every stage needs at least one block")
-    if len(num_heads) != stages:
-        raise ConfigError(f"num_heads={tuple(num_heads)}: one number per stage is needed, and depths has {stages}")
-    channels = [embed_dim * 2**index for index in range(stages)]
-    if any(heads < 1 or width % heads for width, heads in zip(channels, num_heads, strict=True)):
-        raise ConfigError(f"num_heads={tuple(num_heads)}: must divide the channels of the stages, {channels}")
-    if not 0.0 <= drop_path_rate < 1.0:
-        raise ConfigError(f"drop_path_rate={drop_path_rate}: must be at least 0 and below 1")
-    if not out_indices or sorted(set(out_indices)) != list(out_indices) or not set(out_indices) <= set(range(stages)):
-        raise ConfigError(f"out_indices={tuple(out_indices)}: must be ascending stage numbers from 0 to {stages - 1}")
-    if not -1 <= frozen_stages <= stages:
-        raise ConfigError(f"frozen_stages={frozen_stages}: must be from -1 (nothing) to {stages} (all stages)")

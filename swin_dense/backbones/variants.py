@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from swin_dense.backbones.swin import PATCH_SIZE, SwinTransformer, window_and_patch
+from swin_dense.backbones.options import PATCH_SIZE, window_and_patch
+from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.errors import ConfigError, nearest
 
 

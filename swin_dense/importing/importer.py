@@ -323,7 +323,7 @@ def _splits(
     if wanted is None:
         of_source = f" (the source has {', '.join(sorted(map(str, own - {None})))})" if own != {None} else ""
         shown = ",".join(f"{name}={part:g}" for name, part in splitting.DEFAULT.items())
-        imported.notes.append(f"split anew by {option('split', shown)}, seed {seed}{of_source}")
+        imported.notes.append(f"split by {option('split', shown)}, seed {seed}{of_source}")
     names = [image.name for image in images]
     if group_by == splitting.DUPLICATES:
         groups = splitting.group_alike(hashes)

@@ -59,7 +59,7 @@ class VideoResult(ClassificationResult):
 
     def draw(self) -> Image.Image:
         """Some frames side by side with the surest classes below them."""
-        from swin_dense.visualize.video import draw_video
+        from swin_dense.visualize.classification import draw_video
 
         return Image.fromarray(draw_video(self.image, self.top(SHOWN)))
 
@@ -161,7 +161,7 @@ class VideoTask(ClassificationTask):
     def write(  # type: ignore[override]  # of another result
         self, result: VideoResult, output: Path, stem: str, config: Any, threshold: float | None
     ) -> list[dict[str, Any]]:
-        from swin_dense.visualize.video import draw_timeline
+        from swin_dense.visualize.classification import draw_timeline
 
         (row,) = super().write(result, output, stem, config, threshold)
         if result.seconds is not None:
@@ -173,8 +173,8 @@ class VideoTask(ClassificationTask):
         return [row]
 
     def draw_validation(self, data: Any, image_id: int, found: Classification, path: Path) -> None:
+        from swin_dense.visualize.classification import draw_video
         from swin_dense.visualize.pictures import save_picture
-        from swin_dense.visualize.video import draw_video
 
         sample = data.val_dataset[image_id]
         best = VideoResult(sample.image, found.probabilities.cpu(), data.class_names).top(SHOWN)

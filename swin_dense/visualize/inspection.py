@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from swin_dense.backbones.options import PATCH_SIZE
 from swin_dense.backbones.plain import PlainBlock, PlainSwin
-from swin_dense.backbones.swin import PATCH_SIZE
 from swin_dense.errors import ConfigError, DataError, nearest
 from swin_dense.records import Batch, Size
 from swin_dense.visualize.clips import draw_heat_over_time, draw_window_attention

@@ -5,6 +5,7 @@ Shapes: B images, K classes, P cells of a level, M of them at most in the run, D
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,7 @@ from swin_dense.openmmlab.plain.boxes import (
 from swin_dense.openmmlab.plain.operators import with_plain_operators
 
 
-class DenseStage(nn.Module):
+class DenseStage(nn.Module, ABC):
     """A dense head of which each level gives candidates."""
 
     def __init__(self, head: Any) -> None:
@@ -42,9 +43,9 @@ class DenseStage(nn.Module):
         together = without_small(together, self.settings.get("min_bbox_size", -1))
         return suppressed(together, self.settings["nms"]["iou_threshold"], self.settings["max_per_img"])
 
+    @abstractmethod
     def levels(self, maps: Maps, size: tuple[int, int]) -> Iterator[Candidates]:
         """The best candidates (B, M) of each level."""
-        raise NotImplementedError
 
     def best_cells(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best scores of (B, P, K), their labels and their cells, each (B, M)."""
