@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.block import SwinBlock, with_norm
+from swin_dense.backbones.block import SwinBlock, SwinStage, with_norm
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import (
     relative_position_bias,
     relative_position_count,
     resized_position_embedding,
 )
-from swin_dense.backbones.stage import SwinStage
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.backbones.windows import MASKED, fitted_window
 

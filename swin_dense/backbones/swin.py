@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.backbones.block import StageOptions, SwinBlock
+from swin_dense.backbones.block import StageOptions, SwinBlock, SwinStage
 from swin_dense.backbones.options import (
     PATCH_SIZE,
     check_mixing,
@@ -30,7 +30,6 @@ from swin_dense.backbones.options import (
 from swin_dense.backbones.patches import PatchEmbed
 from swin_dense.backbones.position import resized_position_embedding
 from swin_dense.backbones.rolled import Grid
-from swin_dense.backbones.stage import SwinStage
 from swin_dense.errors import ConfigError
 
 

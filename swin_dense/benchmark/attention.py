@@ -19,9 +19,8 @@ from torch.nn import functional
 
 from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
 from swin_dense.backbones.attention import WindowAttention
-from swin_dense.backbones.block import SwinBlock
+from swin_dense.backbones.block import SwinBlock, SwinStage
 from swin_dense.backbones.rolled import Grid, RolledPartition
-from swin_dense.backbones.stage import SwinStage
 from swin_dense.backbones.windows import region_mask, window_plan
 from swin_dense.benchmark.backbone import describe
 from swin_dense.benchmark.sliding import blocked_sliding_attention, naive_sliding_attention, sliding_bias

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 
 from swin_dense.backbones import VARIANTS, create_backbone
-from swin_dense.backbones.stage import SwinStage
+from swin_dense.backbones.block import SwinStage
 
 FRAMES = 32
 """Frames of the clips that Video Swin is trained on."""

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.errors import WeightsError
 from swin_dense.weights.files import read_checkpoint, unwrap
-from swin_dense.weights.inflation import fitted_to_video
 from swin_dense.weights.layout import root_of, take_apart
 from swin_dense.weights.names import (
     BESIDE,
@@ -184,6 +183,8 @@ def _inflated(incoming: _Incoming, model: nn.Module) -> _Incoming:
     backbone: Any = model.get_submodule(incoming.prefix.removesuffix("."))
     if len(backbone.window) == 2:
         return incoming
+    from swin_dense.weights.inflation import fitted_to_video  # which models of images need not read
+
     bare = {name.removeprefix(incoming.prefix): item for name, item in incoming.backbone.items()}
     fitted = fitted_to_video(bare, backbone.patch, backbone.window)
     return incoming._replace(backbone={incoming.prefix + name: item for name, item in fitted.items()})
