@@ -123,3 +123,32 @@ def _copy(name: str, file: Path | None) -> Path:
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}") from error
     return target
+
+
+@app.command("convert-config")
+def convert_config(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Config file of mmdet 3 or mmseg 1, or mmdet::NAME, mmseg::NAME for one that the package brings "
+            "along. It is executed: only convert files that you trust.",
+            metavar="IN",
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(help="File to write.", metavar="OUT")],
+    as_json: AsJson = False,
+) -> None:
+    """Translates a config of mmdet or mmseg into one of ours, and lists what has no counterpart."""
+    from swin_dense.cli.report import print_report
+    from swin_dense.migration import convert_config as convert
+
+    done = convert(source, output)
+    record = {
+        "output": str(output),
+        "task": done.config.task,
+        "left_out": list(done.left_out),
+        "weights": dict(done.weights),
+    }
+    lines = [f"left out: {line}" for line in done.left_out]
+    lines += [f"weights: {key} is {where}; pass them with --weights FILE" for key, where in done.weights.items()]
+    print_report(record, *lines, f"{output} written: swin-dense train {output} --data FOLDER", as_json=as_json)

@@ -169,6 +169,10 @@ def _python(value: Any, indent: str = "") -> str:
     elif isinstance(value, dict):
         opening, closing = "{", "}"
         items = [f"{key!r}: {_python(item, inner)}" for key, item in value.items()]
+    elif (
+        isinstance(value, tuple) and len(value) > 20 and type(first := value[0]) is int and value == _row(first, value)
+    ):
+        return f"tuple(range({first}, {first + len(value)}))"
     elif isinstance(value, (list, tuple)):
         opening, closing = "[]" if isinstance(value, list) else "()"
         items = [_python(item, inner) for item in value]
@@ -178,6 +182,11 @@ def _python(value: Any, indent: str = "") -> str:
     if len(line) <= 90 and "\n" not in line:
         return f"{opening}{line}{closing}"
     return opening + "".join(f"\n{inner}{item}," for item in items) + f"\n{indent}{closing}"
+
+
+def _row(first: int, values: tuple[Any, ...]) -> tuple[int, ...]:
+    """As many consecutive integers as there are values."""
+    return tuple(range(first, first + len(values)))
 
 
 def _read(source: object) -> tuple[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ PUBLIC = {
     "swin_dense.data": ["CocoDataModule", "ADE20KDataModule"],
     "swin_dense.export": ["FeatureStore", "export_features"],
     "swin_dense.metrics": ["CocoMetric", "MeanIoU"],
+    "swin_dense.migration": ["convert_config"],
     "swin_dense.models": ["Model"],
     "swin_dense.tasks.detection": ["DetectionResult"],
     "swin_dense.tasks.segmentation": ["SegmentationResult"],

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -20,11 +21,12 @@ from helpers.random_values import randomised
 from swin_dense.config import load_config
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.transforms import RandomShortSide
+from swin_dense.migration import convert_config
 from swin_dense.openmmlab.detection import OpenMMLabDetector, encode_masks
 from swin_dense.openmmlab.model_dicts import has_masks
 from swin_dense.openmmlab.registry import mmdet_models
 from swin_dense.records import Batch, Rle, collate
-from swin_dense.weights import load_weights
+from swin_dense.weights import convert_weights, load_weights, save_weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CLASSES = 80
@@ -151,20 +153,48 @@ def test_detections(system: str, shared_data: Path) -> None:
     assert_equal_detections(*small(system), shared_data / "coco2017_tiny")
 
 
-@torch.no_grad()
-def test_the_shipped_swin_t_mask_rcnn_is_the_model_that_mmdet_packages(shared_data: Path) -> None:
+def packaged(name: str) -> dict[str, Any]:
+    """A model that mmdet packages, without its pretrained weights; it keeps its best detections."""
     import mmdet
     from mmengine.config import Config
 
     mmdet_models()
-    path = Path(mmdet.__file__).parent / ".mim" / "configs" / "swin" / "mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"
-    reference = Config.fromfile(path).model
-    reference.backbone.init_cfg = None
-    ours = load_config(CONFIGS / "detection" / "mask-rcnn_swin-t_fpn_1x_coco.py").model
-    for model in (reference, ours):
-        model["test_cfg"]["rpn"]["max_per_img"] = 100
-        model["test_cfg"]["rcnn"].update(score_thr=0.0, max_per_img=25)
+    reference: dict[str, Any] = Config.fromfile(Path(mmdet.__file__).parent / f".mim/configs/swin/{name}.py").model
+    reference["backbone"]["init_cfg"] = None
+    return keeping_the_best(reference)
+
+
+def keeping_the_best(model: dict[str, Any]) -> dict[str, Any]:
+    test = model["test_cfg"]
+    if "rcnn" in test:
+        test["rpn"]["max_per_img"] = 100
+    (test["rcnn"] if "rcnn" in test else test).update(score_thr=0.0, max_per_img=25)
+    return model
+
+
+@torch.no_grad()
+def test_the_shipped_swin_t_mask_rcnn_is_the_model_that_mmdet_packages(shared_data: Path) -> None:
+    ours = keeping_the_best(load_config(CONFIGS / "detection" / "mask-rcnn_swin-t_fpn_1x_coco.py").model)
     assert has_masks(ours)
-    theirs, detector = pair(reference, ours)
+    theirs, detector = pair(packaged("mask-rcnn_swin-t-p4-w7_fpn_1x_coco"), ours)
     assert sum(one.numel() for one in detector.parameters()) == sum(one.numel() for one in theirs.parameters())
     assert_equal_detections(theirs, detector, shared_data / "coco2017_tiny")
+
+
+@torch.no_grad()
+def test_a_converted_config_is_the_model_that_mmdet_packages(shared_data: Path, tmp_path: Path) -> None:
+    """Names of parameters, once the weights are converted; losses without drop path, which each draws by itself."""
+    name = "retinanet_swin-t-p4-w7_fpn_1x_coco"
+    reference, ours = packaged(name), keeping_the_best(convert_config(f"mmdet::swin/{name}").config.model)
+    theirs, detector = pair(copy.deepcopy(reference), ours)
+    save_weights(detector.network, tmp_path / "ours.safetensors")
+    convert_weights(tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors", "openmmlab")
+    computed = {key for key in theirs.state_dict() if key.endswith("relative_position_index")}
+    assert load_file(tmp_path / "theirs.safetensors").keys() | computed == theirs.state_dict().keys()
+    assert_equal_losses(*pair(_without_drop_path(reference), _without_drop_path(ours)), shared_data / "coco2017_tiny")
+    assert_equal_detections(theirs, detector, shared_data / "coco2017_tiny")
+
+
+def _without_drop_path(model: dict[str, Any]) -> dict[str, Any]:
+    assert model["backbone"]["drop_path_rate"] == 0.2
+    return {**model, "backbone": {**model["backbone"], "drop_path_rate": 0.0}}

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 
 from helpers.random_values import randomised
 from swin_dense.config import load_config
+from swin_dense.migration import convert_config
 from swin_dense.openmmlab.registry import mmseg_models
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.records import IGNORE_INDEX, Batch
@@ -128,7 +129,7 @@ def test_logits_of_a_whole_image(small: tuple[Any, OpenMMLabSegmenter], shared_d
 
 
 @torch.no_grad()
-def test_the_shipped_swin_t_config_is_the_model_that_mmseg_packages(shared_data: Path) -> None:
+def test_the_shipped_and_the_converted_config_are_the_model_that_mmseg_packages(shared_data: Path) -> None:
     import mmseg
     from mmengine.config import Config
 
@@ -136,7 +137,10 @@ def test_the_shipped_swin_t_config_is_the_model_that_mmseg_packages(shared_data:
     name = "swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py"
     reference = Config.fromfile(Path(mmseg.__file__).parent / ".mim" / "configs" / "swin" / name).model
     reference.backbone.init_cfg = None
-    theirs, ours = pair(reference, load_config(CONFIGS / "segmentation" / "upernet_swin-t_512_160k_ade20k.py").model)
+    shipped = load_config(CONFIGS / "segmentation" / "upernet_swin-t_512_160k_ade20k.py").model
+    converted = convert_config(f"mmseg::swin/{name}").config.model
+    assert converted["backbone"] == shipped["backbone"]
+    theirs, ours = pair(reference, converted)
     assert sum(one.numel() for one in ours.parameters()) == sum(one.numel() for one in theirs.parameters())
     folder, sizes = shared_data / "ade20k_tiny", {"ADE_train_00016900": (200, 270)}
     data = theirs.data_preprocessor(mmseg_data(folder, sizes), training=False)

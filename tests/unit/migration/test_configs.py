@@ -1,0 +1,106 @@
+"""Configs of mmdet and mmseg as ours: all packaged ones with a Swin Transformer, and what others need beside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.commands import command
+from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
+from swin_dense.errors import ConfigError
+from swin_dense.migration import convert_config
+from swin_dense.openmmlab.registry import mmdet_models
+
+REFUSED = {"swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256": "reads pairs of images"}
+
+
+def packaged(package: str) -> list[str]:
+    mmdet_models()
+    folder = Path(__import__(package).__file__ or "").parent / ".mim" / "configs" / "swin"
+    return [f"{package}::swin/{path.stem}" for path in sorted(folder.glob("*.py"))]
+
+
+@pytest.mark.parametrize(("package", "count"), [("mmdet", 5), ("mmseg", 9)])
+def test_every_packaged_config_with_a_swin_transformer(package: str, count: int) -> None:
+    """All parts of them have a counterpart, but for another optimizer, and a decay that begins after the warm-up."""
+    names = packaged(package)
+    assert len(names) == count
+    for name in names:
+        if refused := REFUSED.get(name.partition("/")[2]):
+            with pytest.raises(ConfigError, match=refused):
+                convert_config(name)
+            continue
+        done = convert_config(name)
+        assert done.config.model["backbone"]["type"] == "SwinDense"
+        assert list(done.weights) == ["model.backbone.init_cfg"]
+        expected = ["param_scheduler.begin: 1500"] if package == "mmseg" else []
+        expected = ["optim_wrapper.optimizer: SGD"] if "retinanet" in name else expected
+        assert [known for known, said in zip(expected, done.left_out, strict=True) if known not in said] == []
+
+
+def test_it_is_our_recipe_where_we_have_the_same_one() -> None:
+    ours = load_config("upernet_swin-t_512_160k_ade20k")
+    theirs = convert_config("mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512").config
+    assert isinstance(ours, SegmentationConfig) and isinstance(theirs, SegmentationConfig)
+    assert (theirs.data, theirs.augmentation, theirs.schedule) == (ours.data, ours.augmentation, ours.schedule)
+    assert theirs.optimizer == replace(ours.optimizer, no_decay=theirs.optimizer.no_decay)
+    assert set(theirs.optimizer.no_decay) == {"absolute_pos_embed", "relative_position_bias_table", "norm"}
+    assert (theirs.training.images_per_step, theirs.training.validate_every) == (16, 16000)
+
+
+def test_the_policy_of_swin_and_half_precision_are_kept() -> None:
+    ours = load_config("mask-rcnn_swin-t_fpn_3x_coco")
+    theirs = convert_config("mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco").config
+    assert isinstance(ours, DetectionConfig) and isinstance(theirs, DetectionConfig)
+    assert theirs.augmentation == ours.augmentation and theirs.training.precision == "auto"
+    assert theirs.schedule == replace(ours.schedule, warmup_steps=1000)  # mmdet's, where the authors have 500
+    assert theirs.model["backbone"] == {"type": "SwinDense", "variant": "swin_tiny", "drop_path_rate": 0.2}
+
+
+def test_what_is_written_reads_back_and_says_what_was_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ResNet, epochs that go three times through the data, and sides of every length in a range."""
+    output = tmp_path / "converted.py"
+    name = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_ms-poly-3x_coco"
+    assert command("convert-config", name, str(output), "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    config = load_config(output)
+    assert config == convert_config(name).config and isinstance(config, DetectionConfig)
+    assert config.augmentation.short_sides == tuple(range(640, 801))
+    assert (config.schedule.epochs, config.schedule.milestones) == (36, (27, 33))
+    assert config.model["backbone"]["type"] == "ResNet" and record["weights"] == {
+        "model.backbone.init_cfg": "torchvision://resnet50"
+    }
+    (said,) = record["left_out"]
+    assert said.startswith("optim_wrapper.optimizer: SGD (lr 0.02") and f"# Left out: {said}" in output.read_text()
+    assert command("convert-config", name, str(output)) == 2
+    assert "exists; name another file" in capsys.readouterr().err
+
+
+def test_iterations_become_epochs_and_rules_for_parameters_our_names() -> None:
+    done = convert_config("mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco")
+    assert isinstance(done.config, DetectionConfig)
+    assert (done.config.schedule.epochs, done.config.schedule.milestones) == (50, (45, 48))
+    assert {"query_embed", "backbone.layers.0.blocks.0.norm"} <= {*done.config.optimizer.no_decay}
+    assert any("learning rates times 0.1 of backbone" in one for one in done.left_out)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("raise RuntimeError('broken')", "cannot be read: RuntimeError: broken"),
+        ("model = dict(type='MaskRCNN')", "no config of a model of mmdet 3 or mmseg 1"),
+        ("default_scope = 'mmdet'\ncustom_imports = dict(imports=['mine'])\nmodel = dict(type='A')", r"own \(mine\)"),
+        ("default_scope = 'mmdet'\nmodel = dict(type='MaskRCNN')", "num_classes"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_by_name(text: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        convert_config(path, tmp_path / "ours.py")
+    assert not (tmp_path / "ours.py").exists()
