@@ -14,7 +14,7 @@ OPENCV := opencv-python opencv-contrib-python opencv-python-headless opencv-cont
 PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint test-onedl
+.PHONY: help install demo docs test lint test-onedl
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,6 +23,9 @@ install: $(VENV)/.installed ## Install swin-dense into .venv
 
 demo: install ## Train a small Mask R-CNN from random weights and show what it learnt
 	$(VENV)/bin/swin-dense demo
+
+docs: $(VENV)/.installed-docs ## Build the documentation as a site, in build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 test: lint ## Run linters, type checker and all tests
 	$(PYTEST)
@@ -49,6 +52,11 @@ $(VENV)/.installed: pyproject.toml $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml $(VENV)/bin/python
 	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e ".[test]"
+	$(headless)
+	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/bin/python
+	$(@D)/bin/python -m pip install $(PIP_FLAGS) -e ".[docs]"
 	$(headless)
 	@touch $(VENV)/.installed $@
 

@@ -25,6 +25,7 @@ NO_IMAGES = {
     "proposal_file": "trains on proposals that another model has made",
     "language_model": "learns from captions",
     "teacher_ckpt": "learns from another model",
+    "teacher_config": "learns from another model",
 }
 """Keys of models and data that take more than images and what is annotated in them."""
 
@@ -109,9 +110,10 @@ def _read(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check(values: Mapping[str, Any], source: object) -> None:
-    if values.get("custom_imports"):
-        names = ", ".join(values["custom_imports"].get("imports", ()))
-        raise ConfigError(f"{source}: needs modules of its own ({names}), which are not imported")
+    named = (values.get("custom_imports") or {}).get("imports", ())
+    modules = [named] if isinstance(named, str) else list(named)
+    if foreign := [name for name in modules if name.partition(".")[0] not in SCOPES]:
+        raise ConfigError(f"{source}: needs modules of its own ({', '.join(foreign)}), which are not imported")
     for key, reason in NO_IMAGES.items():
         if any(_has(values.get(part), key) for part in ("model", "train_dataloader")):
             raise ConfigError(f"{source}: {reason} ({key}), which ours cannot do")

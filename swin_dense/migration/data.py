@@ -41,9 +41,7 @@ REFUSED = {
 Steps = Sequence[Mapping[str, Any]]
 
 
-def detection_data(
-    values: Mapping[str, Any], model: Mapping[str, Any], left_out: list[str]
-) -> tuple[dict[str, Any], int]:
+def detection_data(values: Mapping[str, Any], model: dict[str, Any], left_out: list[str]) -> tuple[dict[str, Any], int]:
     """The sections of a detector, and how often an epoch goes through the data."""
     train, train_steps, repeats = _dataset(values, "train_dataloader", left_out)
     val, test_steps, _ = _dataset(values, "val_dataloader", left_out)
@@ -71,7 +69,7 @@ def detection_data(
 
 
 def segmentation_data(
-    values: Mapping[str, Any], model: Mapping[str, Any], left_out: list[str]
+    values: Mapping[str, Any], model: dict[str, Any], left_out: list[str]
 ) -> tuple[dict[str, Any], int]:
     """The sections of a segmenter, and how often an epoch goes through the data."""
     train, train_steps, repeats = _dataset(values, "train_dataloader", left_out)
@@ -96,6 +94,8 @@ def segmentation_data(
         **_sizes(values),
     }
     sections = {"data": data, "augmentation": _segmentation_augmentation(train_steps, test_steps, model, left_out)}
+    if (model.get("data_preprocessor") or {}).pop("test_cfg", None):
+        left_out.append("model.data_preprocessor.test_cfg: images are not padded for prediction")
     test = model.get("test_cfg") or {}
     if test.get("mode") == "slide":
         sections["inference"] = {"crop_size": tuple(test["crop_size"]), "stride": tuple(test["stride"])}

@@ -12,7 +12,7 @@ import pytest
 
 from helpers.commands import REPOSITORY, command
 from swin_dense.backbones import create_backbone
-from swin_dense.config import find_config, list_recipes
+from swin_dense.config import find_config, list_recipes, load_config
 from swin_dense.data.shapes import write_shapes
 from swin_dense.weights import save_weights
 
@@ -83,6 +83,19 @@ def test_every_command_of_the_page_on_video_runs(tmp_path: Path, monkeypatch: py
     assert (
         Path("outputs/moving/predictions.json").is_file() and Path("runs/single-frames/weights.safetensors").is_file()
     )
+
+
+def test_every_command_of_the_page_on_migration_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of a trained segmenter stand in by those of a small one."""
+    monkeypatch.chdir(tmp_path)
+    save_weights(create_backbone("swin_nano"), "segmenter.safetensors")
+    lines = [line for block in blocks("migration.md", "sh") for line in block.strip().splitlines()]
+    assert [command(*shlex.split(line)[1:]) for line in lines] == [0] * 4
+    assert load_config("segmenter.py").task == "segmentation" and Path("mmseg.pth").is_file()
+
+
+def test_the_python_of_the_page_on_ablations_runs() -> None:
+    assert run_blocks("ablations.md")["backbone"].depths == (2, 2, 6, 2)
 
 
 def test_clips_find_themselves_as_the_page_on_video_says() -> None:
