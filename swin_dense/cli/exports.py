@@ -45,6 +45,13 @@ def export_features(
     ] = False,
     frames: Annotated[int | None, typer.Option(min=1, help="Videos: frames of a clip; a config's, or 32.")] = None,
     stride: Annotated[int | None, typer.Option(min=1, help="Videos: from one of them to the next; or 2.")] = None,
+    segments: Annotated[
+        bool | None,
+        typer.Option(
+            "--segments/--consecutive",
+            help="Videos: one clip with a frame of each of equal segments, or clips one after another; a config's.",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size at a time.")] = 4,
     device: Device = None,
     on_error: Annotated[str, typer.Option(help="At an image that cannot be used: stop or skip.")] = "stop",
@@ -76,7 +83,8 @@ def export_features(
     if not (resize or native):
         resize = test_size_of(model, overrides=overrides or ())
     clip: dict[str, Any] = clip_of(model, overrides=overrides or ())
-    clip |= {name: value for name, value in (("frames", frames), ("stride", stride)) if value is not None}
+    typed = {"frames": frames, "stride": stride, "segments": segments}
+    clip |= {name: value for name, value in typed.items() if value is not None}
     store = export.export_features(
         features_of(
             model, weights, random_weights=random_weights, stages=numbers, neck=neck, overrides=overrides or ()

@@ -49,6 +49,7 @@ def export_features(
     max_long_side: int | None = None,
     frames: int | None = None,
     stride: int | None = None,
+    segments: bool | None = None,
     maps: bool = True,
     pool: bool = False,
     boxes: Path | str | None = None,
@@ -66,8 +67,9 @@ def export_features(
 
     Images are resized by one of `size` or `short_side`, or keep their size. Several processes share the work when each
     is called with the same arguments, under torchrun or with its own `rank`. A backbone of videos is given clips, one
-    after another from the beginning of each video to its end; an item of the store is a clip, its path ends with the
-    seconds in which it begins and ends (`dog.mp4#t=2.133,4.267`), and `seconds` holds the time of each of its frames.
+    after another from the beginning of each video to its end, or with `segments` one of the whole video; an item of the
+    store is a clip, its path ends with the seconds in which it begins and ends (`dog.mp4#t=2.133,4.267`), and `seconds`
+    holds the time of each of its frames.
 
     Args:
         model: A backbone, which is given images normalised as ImageNet's; a `ModelPart`; or a module of your own that
@@ -83,6 +85,8 @@ def export_features(
         max_long_side: With `short_side`: most pixels of the longer side.
         frames: Of videos: frames of a clip; None is 32.
         stride: Likewise: from one of them to the next, in frames of the video; None is 2.
+        segments: Likewise: one clip for the whole video, a frame of each of `frames` equal segments of it, as for
+            Something-Something V2; None is clips one after another.
         maps: Store the maps.
         pool: Store the mean of each map over its image, as NAME.pool.
         boxes: JSON file of boxes whose 7x7 features are stored: from each map as NAME.roi, from a pyramid as roi.
@@ -127,7 +131,7 @@ def export_features(
     checked = as_feature_model(model)
     extractor = Extractor(checked, chosen_device(device), dtype, maps=maps, pool=pool)
     inputs = [Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images]
-    clips = _clips(extractor, frames, stride, boxes)
+    clips = _clips(extractor, frames, stride, segments, boxes)
     sources: Sequence[ImageSource | ClipSource] = find_images(inputs) if clips is None else find_clips(inputs, clips)
     paths = [source.path for source in sources]
     wanted_boxes = None if boxes is None else read_boxes(Path(boxes), paths)
@@ -170,16 +174,16 @@ def export_features(
 
 
 def _clips(
-    extractor: Extractor, frames: int | None, stride: int | None, boxes: Path | str | None
+    extractor: Extractor, frames: int | None, stride: int | None, segments: bool | None, boxes: Path | str | None
 ) -> ClipSampling | None:
     """How videos are cut into clips; None of a model of images."""
     if all(spec.temporal_stride is None for spec in extractor.specs):
-        if frames is not None or stride is not None:
-            raise ConfigError("frames and stride are of clips of videos; this model takes images")
+        if (frames, stride, segments) != (None, None, None):
+            raise ConfigError("frames, stride and segments are of clips of videos; this model takes images")
         return None
     if boxes is not None:
         raise ConfigError(f"{option('boxes', str(boxes))}: features of boxes are of images; this model takes videos")
-    return ClipSampling(32 if frames is None else frames, 2 if stride is None else stride)
+    return ClipSampling(32 if frames is None else frames, 2 if stride is None else stride, bool(segments))
 
 
 def _reader(

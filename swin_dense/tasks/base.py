@@ -159,7 +159,7 @@ class Task(ABC, Generic[ConfigT]):
         """The test size as `short_side` and `max_long_side`; empty where images keep their size."""
 
     def clip(self, config: ConfigT) -> dict[str, int]:
-        """The clips of a video as `frames` and `stride`; empty where it is images that are looked at."""
+        """The clips of a video as `frames`, `stride` and `segments`; empty where it is images that are looked at."""
         return {}
 
     @abstractmethod

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from swin_dense.config import Config
-from swin_dense.errors import ConfigError
 from swin_dense.tasks import task_of
 from swin_dense.tasks.training import Run
 from swin_dense.training.base import metrics
@@ -39,13 +38,13 @@ def overfitting(config: Any, count: int) -> Any:
     It validates on the images that it trains on; nothing is drawn at random, weights do not decay, the learning rate
     stays what it is after a short warm-up.
     """
-    if not hasattr(config.data, "limit_images"):
-        raise ConfigError(f"a training on a few samples alone is not there for the task {config.task!r}")
     metric, wanted = task_of(config).memorised
-    same = {"val": config.data.train, "limit_images": count, "num_workers": 0}
-    same["batch_size"] = min(config.data.batch_size, count)
-    data = replace(config.data, **same, **_known(config.data, keep_empty=True, min_side=0))
+    same = {"val": config.data.train, "num_workers": 0, "batch_size": min(config.data.batch_size, count)}
+    limits = _known(config.data, limit_images=count, limit_videos=count)
+    data = replace(config.data, **same, **limits, **_known(config.data, keep_empty=True, min_side=0))
     augmentation = replace(config.augmentation, **_known(config.augmentation, **PLAIN))
+    if hasattr(augmentation, "ratio"):  # of a random part
+        augmentation = replace(augmentation, scale=(1.0, 1.0), ratio=(1.0, 1.0))
     if hasattr(augmentation, "short_sides"):
         sides = {"short_sides": (augmentation.test_short_side,), "max_long_side": augmentation.test_max_long_side}
         augmentation = replace(augmentation, **sides)
@@ -54,11 +53,12 @@ def overfitting(config: Any, count: int) -> Any:
     length: dict[str, Any] = {"epochs": EPOCHS} if schedule.unit == "epochs" else {"steps": STEPS}
     warmup = {"warmup_steps": min(schedule.warmup_steps, 20)} if hasattr(schedule, "warmup_steps") else {}
     stopping = {"type": "EarlyStopping", "stopping_threshold": wanted, "patience": VALIDATIONS}
-    backbone = config.model.get("backbone", {})
+    backbone, head = config.model.get("backbone", {}), config.model.get("head", {})
     still = {"drop_path_rate": 0.0} if backbone.get("type") == "SwinDense" else {}
+    kept = {"head": {**head, "dropout": 0.0}} if "dropout" in head else {}
     return replace(
         config,
-        model={**config.model, "backbone": {**backbone, **still}},
+        model={**config.model, **kept, "backbone": {**backbone, **still}},
         data=data,
         augmentation=augmentation,
         optimizer=replace(config.optimizer, weight_decay=0.0),

@@ -150,7 +150,8 @@ class VideoTask(ClassificationTask):
         return {"short_side": views(config, config.inference).short_side, "max_long_side": 2**15}
 
     def clip(self, config: Any) -> dict[str, int]:
-        return {"frames": config.data.frames, "stride": config.data.stride}
+        data = config.data
+        return {"frames": data.frames, "stride": data.stride, "segments": data.segments}
 
     def result(self, image: Any, found: Classification, labels: Labels, threshold: float | None) -> VideoResult:
         if threshold is not None:

@@ -57,11 +57,19 @@ def test_every_command_of_the_page_runs(
 
 
 @pytest.mark.parametrize(
-    "name", ["mask-rcnn_swin-t_fpn_small-data", "upernet_swin-t_512_160k_ade20k", "swin-t_300e_in1k"]
+    "name",
+    [
+        "mask-rcnn_swin-t_fpn_small-data",
+        "upernet_swin-t_512_160k_ade20k",
+        "swin-t_300e_in1k",
+        "swin3d-t_32x2_k400",
+    ],
 )
 def test_learning_by_heart_validates_on_what_it_trains_on_and_leaves_nothing_to_chance(name: str) -> None:
     config = overfitting(load_config(name), 8)
-    assert config.data.val == config.data.train and config.data.limit_images == 8 and config.data.batch_size <= 8
+    limit = config.data.limit_videos if config.task == "video" else config.data.limit_images
+    assert config.data.val == config.data.train and limit == 8 and config.data.batch_size <= 8
     assert config.augmentation.flip_probability == 0 and config.optimizer.weight_decay == 0
-    assert config.model["backbone"]["drop_path_rate"] == 0
+    assert config.model["backbone"]["drop_path_rate"] == config.model.get("head", {}).get("dropout", 0) == 0
+    assert getattr(config.augmentation, "ratio", (1, 1)) == (1, 1)
     assert load_config(config, {"schedule.warmup_epochs": 0} if name.startswith("swin") else {}).task == config.task

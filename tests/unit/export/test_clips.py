@@ -11,9 +11,11 @@ import torch
 
 from helpers.video_files import write_frames
 from swin_dense.backbones import create_backbone
+from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export import FeatureStore, export_features
 from swin_dense.export.models import IMAGENET
+from swin_dense.models import clip_of
 from swin_dense.videos.reader import VideoFile
 
 CLIP: dict[str, Any] = {"frames": 8, "stride": 2, "short_side": 32, "device": "cpu"}
@@ -98,6 +100,24 @@ def test_a_broken_video_stops_or_is_listed(tmp_path: Path, backbone: torch.nn.Mo
     store = export_features(backbone, folder, tmp_path / "store", on_error="skip", **options)
     assert len(store) == 5 and [Path(path).name for path in store.failures] == ["b.mp4"]
     assert len(FeatureStore(tmp_path / "store")) == 5
+
+
+def test_with_segments_a_video_is_one_clip_spread_over_it(
+    tmp_path: Path, backbone: torch.nn.Module, videos: Path
+) -> None:
+    store = export_features(backbone, videos, tmp_path / "store", maps=False, pool=True, segments=True, **CLIP)
+    assert [Path(path).name for path in store.paths] == [
+        "a.mp4#t=0.080,1.480",
+        "b.mp4#t=0.000,0.360",
+        "c.mp4#t=0.080,1.200",
+    ]
+    video = VideoFile(videos / "a.mp4")
+    clip = video.read([2, 7, 12, 17, 22, 26, 31, 36], size=(32, 43)).as_subclass(torch.Tensor)
+    with torch.inference_mode():
+        expected = backbone(IMAGENET(clip).transpose(0, 1)[None])
+    assert torch.allclose(store[0]["stage4.pool"], expected[-1][0].mean(dim=(1, 2, 3)), atol=1e-5)
+    config = load_config("swin3d-b_32_ssv2", {"data.root": "."})
+    assert clip_of(config) == {"frames": 32, "stride": config.data.stride, "segments": True}
 
 
 def test_clips_are_of_videos_alone(tmp_path: Path, backbone: torch.nn.Module, videos: Path) -> None:
