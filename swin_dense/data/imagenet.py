@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from swin_dense.data.classification_transforms import CentreView, official_transform
@@ -35,6 +36,11 @@ class ClassificationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) the class of each image."""
+        return self.images.labels
 
     def __getitem__(self, index: int) -> Sample:
         """Reads one image, untransformed."""

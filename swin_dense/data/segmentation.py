@@ -41,7 +41,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Reads one image with its label map, untransformed."""
-        file_name, label_name = self._image_names.text(index), self._label_names.text(index)
+        file_name, label_name = self.image_name(index), self.label_name(index)
         path = self._labels.root / label_name
         labels = read_label_file(self._labels, label_name).labels
         height, width = labels.shape
@@ -52,6 +52,14 @@ class SegmentationDataset(Dataset[Sample]):
         label_map = tv_tensors.Mask(torch.from_numpy(self.conversion.classes(labels, path)))
         return Sample(image, index, file_name, (height, width), label_map=label_map)
 
+    def image_name(self, index: int) -> str:
+        """The name of an image's file."""
+        return self._image_names.text(index)
+
+    def label_name(self, index: int) -> str:
+        """That of its label map."""
+        return self._label_names.text(index)
+
     def count_labels(self, indices: Sequence[int]) -> Counter[int]:
         """Pixels by stored label in some label maps, several of which are read at a time."""
         pixels: Counter[int] = Counter()
@@ -61,4 +69,4 @@ class SegmentationDataset(Dataset[Sample]):
         return pixels
 
     def _count(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        return count_labels(read_label_file(self._labels, self._label_names.text(index)).labels)
+        return count_labels(read_label_file(self._labels, self.label_name(index)).labels)

@@ -52,6 +52,11 @@ class VideoDataset(Dataset[Sample]):
         """Number of videos."""
         return len(self.videos)
 
+    @property
+    def labels(self) -> torch.Tensor:
+        """(n,) the class of each video."""
+        return self.videos.labels
+
     def __getitem__(self, index: int) -> Sample:
         """Reads the frames of one video, (T, 3, H, W), those of several clips in a row."""
         for tried in range(len(self)):

@@ -33,6 +33,7 @@ class Row(NamedTuple):
     label: int  # its true class
     best: tuple[int, ...]  # its surest classes
     file_name: str = ""
+    probabilities: tuple[float, ...] = ()  # of these classes, where they are known
 
 
 class Accuracy:
@@ -81,7 +82,7 @@ class Accuracy:
 
         Args:
             image_ids: The data set's own ids.
-            scores: (B, K), the higher the surer.
+            scores: (B, K), the higher the surer; `results` calls them probabilities.
             labels: The true class of each image.
             file_names: Of the images, for `results`; None takes their ids.
 
@@ -95,15 +96,16 @@ class Accuracy:
             )
         if scores.isnan().any():
             raise DataError(f"scores of the images {list(image_ids)[:5]} are not numbers; look at the weights")
-        best = scores.sort(dim=1, descending=True, stable=True).indices[:, :BEST].tolist()
+        ordered = scores.sort(dim=1, descending=True, stable=True)
+        best, sureness = (part[:, :BEST].tolist() for part in (ordered.indices, ordered.values))
         ids = list(map(operator.index, image_ids))
         names = map(str, ids) if file_names is None else file_names
-        for image_id, label, found, name in zip(ids, labels, best, names, strict=True):
+        for image_id, label, found, sure, name in zip(ids, labels, best, sureness, names, strict=True):
             if image_id not in self._image_ids:
                 raise DataError(f"image {image_id} is not among the {len(self._image_ids)} images to score")
             if not 0 <= label < count:
                 raise DataError(f"image {image_id}: the class {label} is not among 0..{count - 1}")
-            self._rows[image_id] = Row(int(label), tuple(found), name)
+            self._rows[image_id] = Row(int(label), tuple(found), name, tuple(sure))
 
     def compute(self) -> dict[str, Any]:
         """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.
@@ -125,8 +127,8 @@ class Accuracy:
         """The surest classes of the images of all ranks, in the order of ids; every rank has to call it.
 
         Returns:
-            On rank 0, rows {"file_name", "classes"} as `swin-dense predict` writes them, ready for JSON. On other
-            ranks, which have nothing to write, an empty list.
+            On rank 0, rows {"file_name", "classes", "probabilities"} as `swin-dense predict` writes them, ready for
+            JSON. On other ranks, which have nothing to write, an empty list.
         """
         gathered = gather_to_first_rank(self._rows)
         rows = {} if gathered is None else {image_id: row for rank in gathered[::-1] for image_id, row in rank.items()}
@@ -134,6 +136,7 @@ class Accuracy:
             {
                 "file_name": rows[image_id].file_name,
                 "classes": [self._class_names[label] for label in rows[image_id].best],
+                "probabilities": list(rows[image_id].probabilities),
             }
             for image_id in sorted(rows)
         ]
@@ -183,7 +186,12 @@ def _confusion(rows: Sequence[Row], count: int) -> NDArray[np.int64]:
 
 
 def evaluate_predicted_classes(truth: Path, predictions: Path, *, classes: Path | None = None) -> dict[str, Any]:
-    """Accuracy of the classes that `swin-dense predict` has written, against a list of labels.
+    """Accuracy of the classes that `swin-dense predict` has written, against a list of labels; see `predicted_rows`."""
+    return accuracy_scores(*predicted_rows(truth, predictions, classes))
+
+
+def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tuple[list[Row], tuple[str, ...]]:
+    """The images of a list of labels with the classes that `swin-dense predict` has written, and the class names.
 
     Images are matched by their whole names, or else by the last parts.
 
@@ -207,40 +215,51 @@ def evaluate_predicted_classes(truth: Path, predictions: Path, *, classes: Path 
     by_last: dict[str, list[str]] = {}
     for name in best:
         by_last.setdefault(name.replace("\\", "/").rpartition("/")[2], []).append(name)
-    pairs: list[tuple[str, Sequence[str]]] = []
+    pairs: list[tuple[str, str, str]] = []
     problems = []
     for name, word in labels.items():
         near = [name] if name in best else by_last.get(name.rpartition("/")[2], [])
         if len(near) == 1:
-            pairs.append((word, best[near[0]]))
+            pairs.append((name, word, near[0]))
         else:
             problems.append(f"{name}: {f'{len(near)} predictions' if near else 'no prediction'}")
     if problems or not pairs:
         raise DataError(f"{predictions}: {len(problems)} of {len(labels)} images cannot be scored", problems)
-    names = (
-        listed.names if listed else sorted({word for word, _ in pairs} | {one for _, found in pairs for one in found})
-    )
+    met = {one for _, word, found in pairs for one in (word, *best[found][0])}
+    names = tuple(listed.names if listed else sorted(met))
     place = {name: label for label, name in enumerate(names)}
-    if unknown := sorted({one for word, found in pairs for one in (word, *found)} - place.keys()):
+    if unknown := sorted(met - place.keys()):
         raise DataError(f"{predictions}: {unknown[0]!r} is not among the classes of {classes}")
-    rows = [Row(place[word], tuple(place[one] for one in found[:BEST])) for word, found in pairs]
-    return accuracy_scores(rows, names)
+    rows = []
+    for name, word, found in pairs:
+        surest, probabilities = best[found]
+        rows.append(Row(place[word], tuple(place[one] for one in surest[:BEST]), name, probabilities[:BEST]))
+    return rows, names
 
 
-def _read_predictions(path: Path) -> dict[str, Sequence[str]]:
-    """The classes of each image by file name, surest first."""
+def _read_predictions(path: Path) -> dict[str, tuple[Sequence[str], tuple[float, ...]]]:
+    """The classes of each image by file name, surest first, and their probabilities, where the file has them."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".csv":
             table = csv.DictReader(io.StringIO(text))
-            ranks = [name for name in table.fieldnames or () if re.fullmatch(r"class\d+", name)]
-            found = {row["file_name"]: [row[rank] for rank in ranks if row[rank]] for row in table}
+            ranks = [name[5:] for name in table.fieldnames or () if re.fullmatch(r"class\d+", name)]
+            rows: list[dict[str, Any]] = [
+                {
+                    "file_name": row["file_name"],
+                    "classes": [row[f"class{rank}"] for rank in ranks if row[f"class{rank}"]],
+                    "probabilities": [row[name] for rank in ranks if row.get(name := f"probability{rank}")],
+                }
+                for row in table
+            ]
         else:
-            found = {row["file_name"]: row["classes"] for row in json.loads(text)}
-        if not all(isinstance(one, str) for classes in found.values() for one in (*classes, "")) or not all(
-            found.values()
-        ):
-            raise ValueError("an image has no classes")
+            rows = json.loads(text)
+        found: dict[str, tuple[Sequence[str], tuple[float, ...]]] = {}
+        for row in rows:
+            classes, sure = row["classes"], tuple(map(float, row.get("probabilities", ())))
+            found[row["file_name"]] = (classes, sure if len(sure) == len(classes) else ())
+            if not classes or not all(isinstance(one, str) for one in classes):
+                raise ValueError("an image has no classes")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error, RecursionError) as error:
         raise DataError(f"{path}: is no file of predicted classes ({error})") from error
-    return dict(found)
+    return found

@@ -66,7 +66,7 @@ class CocoMetric:
             DataError: The annotations are wrong, or do not hold these categories, names or images.
         """
         check_choices(engine, iou_types)
-        self._truth = _read_truth(annotations, masks="segm" in iou_types)
+        self._truth = read_truth(annotations, masks="segm" in iou_types)
         self._sizes = self._truth.sizes
         self._masks: list[Rle] | None = None
         self._category_ids = self._truth.category_ids if category_ids is None else tuple(category_ids)
@@ -216,7 +216,7 @@ def evaluate_coco_files(
     check_choices(engine, IOU_TYPES if iou_types is None else iou_types)
     rows_of = read_rows(predictions)
     iou_types = scored_iou_types(rows_of, iou_types)
-    truth = _read_truth(gt, masks="segm" in iou_types)
+    truth = read_truth(gt, masks="segm" in iou_types)
     iou_types = iou_types or (IOU_TYPES if truth.has_outline.all() else ("bbox",))
     results = checked_results(rows_of, truth, iou_types)
     return score(
@@ -230,7 +230,7 @@ def evaluate_coco_files(
     )
 
 
-def _read_truth(annotations: Path | Mapping[str, Any] | CocoInstances, *, masks: bool) -> CocoInstances:
+def read_truth(annotations: Path | Mapping[str, Any] | CocoInstances, *, masks: bool) -> CocoInstances:
     """The ground truth, by the same rules as training data; images need no file names."""
     if isinstance(annotations, CocoInstances):
         if masks and not annotations.has_outline.all():

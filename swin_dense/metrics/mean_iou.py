@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -249,6 +249,57 @@ def evaluate_label_map_files(
     Returns:
         As `MeanIoU.compute`: "mIoU", "mAcc", "aAcc" and "per_class" in percent, NaN for absent classes.
     """
+    maps = match_label_maps(
+        ground_truth,
+        predictions,
+        label_shift=label_shift,
+        ignore_index=ignore_index,
+        prediction_shift=prediction_shift,
+        classes=classes,
+    )
+    stores, pairs, conversions, names = maps.stores, maps.pairs, maps.conversions, maps.class_names
+    matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for pair in pairs:
+        files = tuple(store.root / name for store, name in zip(stores, pair, strict=True))
+        stored = tuple(read_label_file(store, name).labels for store, name in zip(stores, pair, strict=True))
+        if stored[0].shape != stored[1].shape:
+            sizes = [f"{labels.shape[1]} wide and {labels.shape[0]} high" for labels in stored]
+            raise DataError(
+                f"{files[1]}: is {sizes[1]}, {files[0]} {sizes[0]}; predict at the size of the image on disk"
+            )
+        start = 0
+        for chunks in zip(*map(in_chunks, stored), strict=True):
+            truth, predicted = (one.table[chunk] for one, chunk in zip(conversions, chunks, strict=True))
+            wrong = truth < IGNORE_INDEX, (truth >= 0) & (predicted < 0)
+            for file, labels, bad, conversion in zip(files, stored, wrong, conversions, strict=True):
+                if bad.any():
+                    raise _wrong_label(file, labels, start + int(bad.argmax()), conversion)
+            chunk_maps = torch.from_numpy(predicted), torch.from_numpy(truth)
+            matrix += count_pairs(*chunk_maps, class_count=len(names), ignore_index=IGNORE_INDEX)[0]
+            start += len(truth)
+    return segmentation_metrics(matrix.numpy(), names)
+
+
+class MatchedLabelMaps(NamedTuple):
+    """Label maps of the truth and predicted ones of the same names, in this order in each pair, and what they mean."""
+
+    stores: tuple[ImageStore, ImageStore]
+    pairs: list[tuple[str, str]]
+    conversions: tuple[LabelConversion, LabelConversion]
+    class_names: tuple[str, ...]
+    classes: Path | None  # the class list, if there is one
+
+
+def match_label_maps(
+    ground_truth: Path,
+    predictions: Path,
+    *,
+    label_shift: int | None,
+    ignore_index: int,
+    prediction_shift: int | None,
+    classes: Path | None,
+) -> MatchedLabelMaps:
+    """Finds the files that `evaluate_label_map_files` scores, whose arguments these are, and reads the class list."""
     stores = ImageStore(ground_truth), ImageStore(predictions)
     pairs = _pairs(*stores)
     official = find_class_list(ground_truth)
@@ -273,27 +324,8 @@ def evaluate_label_map_files(
         )
         names = tuple(str(number - label_shift) for number in range(max(last, 0) + 1))
     check_class_count(len(names))
-    conversions = tuple(LabelConversion(len(names), shift, ignore_index) for shift in shifts)
-    matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
-    for pair in pairs:
-        files = tuple(store.root / name for store, name in zip(stores, pair, strict=True))
-        stored = tuple(read_label_file(store, name).labels for store, name in zip(stores, pair, strict=True))
-        if stored[0].shape != stored[1].shape:
-            sizes = [f"{labels.shape[1]} wide and {labels.shape[0]} high" for labels in stored]
-            raise DataError(
-                f"{files[1]}: is {sizes[1]}, {files[0]} {sizes[0]}; predict at the size of the image on disk"
-            )
-        start = 0
-        for chunks in zip(*map(in_chunks, stored), strict=True):
-            truth, predicted = (one.table[chunk] for one, chunk in zip(conversions, chunks, strict=True))
-            wrong = truth < IGNORE_INDEX, (truth >= 0) & (predicted < 0)
-            for file, labels, bad, conversion in zip(files, stored, wrong, conversions, strict=True):
-                if bad.any():
-                    raise _wrong_label(file, labels, start + int(bad.argmax()), conversion)
-            maps = torch.from_numpy(predicted), torch.from_numpy(truth)
-            matrix += count_pairs(*maps, class_count=len(names), ignore_index=IGNORE_INDEX)[0]
-            start += len(truth)
-    return segmentation_metrics(matrix.numpy(), names)
+    truth, predicted = (LabelConversion(len(names), shift, ignore_index) for shift in shifts)
+    return MatchedLabelMaps(stores, pairs, (truth, predicted), names, class_list)
 
 
 def _pairs(ground_truth: ImageStore, predictions: ImageStore) -> list[tuple[str, str]]:

@@ -62,6 +62,34 @@ def score(
         iou_types: Of `IOU_TYPES`.
         engine: One of `ENGINES`.
     """
+    names = dict(zip(truth.category_ids, truth.class_names, strict=True))
+    places = {category_id: place for place, category_id in enumerate(sorted(category_ids))}
+    scores: CocoResults = {}
+    for iou_type in iou_types:
+        sides = engine_sides(
+            truth, results, masks=masks, image_ids=image_ids, category_ids=category_ids, iou_type=iou_type
+        )
+        evaluation = _evaluate(*sides, iou_type, engine)
+        stats = evaluation.stats[: len(COCO_METRICS)]
+        scores[iou_type] = {name: float(value) for name, value in zip(COCO_METRICS, stats, strict=True)}
+        # (IoU thresholds, recall thresholds, categories, areas, detections per image), -1 without ground truth.
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]
+        scores[iou_type]["per_class"] = {
+            names[id_]: _mean_precision(precision[:, :, places[id_]]) for id_ in category_ids
+        }
+    return scores
+
+
+def engine_sides(
+    truth: CocoInstances,
+    results: Mapping[int, ImageResults],
+    *,
+    masks: Sequence[Rle] | None,
+    image_ids: Sequence[int],
+    category_ids: Sequence[int],
+    iou_type: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is true and what was found as COCO data sets, renumbered as `score` says; the arguments are its own."""
     sizes, names = truth.sizes, dict(zip(truth.category_ids, truth.class_names, strict=True))
     image_numbers = {image_id: number for number, image_id in enumerate(sorted(image_ids), start=1)}
     category_numbers = {category_id: number for number, category_id in enumerate(sorted(category_ids), start=1)}
@@ -70,19 +98,12 @@ def score(
         for image_id, number in image_numbers.items()
     ]
     categories = [{"id": number, "name": names[id_]} for id_, number in category_numbers.items()]
-    scores: CocoResults = {}
-    for iou_type in iou_types:
-        wanted = _truth_rows(truth, image_numbers, category_numbers, masks if iou_type == "segm" else None)
-        found = _result_rows(sizes, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
-        evaluation = _evaluate(images, categories, wanted, found, iou_type, engine)
-        stats = evaluation.stats[: len(COCO_METRICS)]
-        scores[iou_type] = {name: float(value) for name, value in zip(COCO_METRICS, stats, strict=True)}
-        # (IoU thresholds, recall thresholds, categories, areas, detections per image), -1 without ground truth.
-        precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        scores[iou_type]["per_class"] = {
-            names[id_]: _mean_precision(precision[:, :, category_numbers[id_] - 1]) for id_ in category_ids
-        }
-    return scores
+    wanted = _truth_rows(truth, image_numbers, category_numbers, masks if iou_type != "bbox" else None)
+    found = _result_rows(sizes, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
+    wanted_side, found_side = (
+        {"images": images, "categories": categories, "annotations": rows} for rows in (wanted, found)
+    )
+    return wanted_side, found_side
 
 
 def _truth_rows(
@@ -118,7 +139,7 @@ def _result_rows(
         if image is None:
             continue
         masks, areas = image.counts, image.boxes[:, 2] * image.boxes[:, 3]
-        if iou_type == "segm":
+        if iou_type != "bbox":
             assert masks is not None and image.mask_areas is not None
             areas = image.mask_areas.astype(np.float64)
         size = list(sizes[image_id])
@@ -126,20 +147,13 @@ def _result_rows(
         for index, (box, label, confidence, area) in enumerate(zip(*columns, strict=True)):
             row = {"id": len(rows) + 1, "image_id": number, "category_id": category_numbers[label]}
             row |= {"bbox": box, "score": confidence, "area": area, "iscrowd": 0}
-            if iou_type == "segm" and masks is not None:
+            if iou_type != "bbox" and masks is not None:
                 row["segmentation"] = {"size": size, "counts": masks[index]}
             rows.append(row)
     return rows
 
 
-def _evaluate(
-    images: list[dict[str, Any]],
-    categories: list[dict[str, Any]],
-    wanted: list[dict[str, Any]],
-    found: list[dict[str, Any]],
-    iou_type: str,
-    engine: str,
-) -> Any:
+def _evaluate(wanted: dict[str, Any], found: dict[str, Any], iou_type: str, engine: str) -> Any:
     """Runs an engine and returns its evaluation object, with `stats` and `eval` filled."""
     coco = partial(faster_coco_eval.COCO, print_function=_print_nothing)
     evaluation_of = partial(faster_coco_eval.COCOeval_faster, print_function=_print_nothing)
@@ -149,9 +163,9 @@ def _evaluate(
         coco, evaluation_of, quiet = COCO, COCOeval, contextlib.redirect_stdout(io.StringIO())
     with quiet:
         sides = []
-        for rows in (wanted, found):
+        for dataset in (wanted, found):
             side = coco()
-            side.dataset = {"images": images, "categories": categories, "annotations": rows}
+            side.dataset = dataset
             side.createIndex()
             sides.append(side)
         evaluation = evaluation_of(*sides, iou_type)

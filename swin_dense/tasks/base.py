@@ -23,6 +23,7 @@ from swin_dense.records import Sample
 if TYPE_CHECKING:
     from swin_dense.data.datamodule_base import ImageDataModule
     from swin_dense.export.models import ModelPart, Preprocessing, WholeDetector
+    from swin_dense.report.page import Section
     from swin_dense.training.base import DenseModule
 
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -188,6 +189,13 @@ class Task(ABC, Generic[ConfigT]):
     @abstractmethod
     def prediction_writer(self, config: ConfigT, output: Path) -> Callable[[str, Any], None] | None:
         """Writes each validation image's prediction into a folder; None where all go to one JSON file of `results`."""
+
+    @abstractmethod
+    def report(self, config: ConfigT, predictions: Path) -> tuple[dict[str, float], list[Section]]:
+        """The headline scores in percent, and what a report shows, of predictions on the validation images.
+
+        They are in the form of an evaluation: a folder of `prediction_writer`'s files, or one JSON file.
+        """
 
     @abstractmethod
     def check_data(self, config: ConfigT, progress: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from swin_dense.weights.files import read_checkpoint, unwrap
 if TYPE_CHECKING:
     from swin_dense.data.imagenet import ImageNetDataModule
     from swin_dense.data.transforms import Transform
+    from swin_dense.report.page import Section
     from swin_dense.training import ClassifierModule
 
 MODEL, BACKBONE = "ImageClassifier", "SwinDense"
@@ -222,6 +224,32 @@ class ClassificationTask(Task[ClassificationConfig]):
         if output.suffix == ".csv":
             raise ConfigError(f"{option('predictions', str(output))}: name a JSON file; predict writes CSV too")
         return None
+
+    def report(self, config: ClassificationConfig, predictions: Path) -> tuple[dict[str, float], list[Section]]:
+        from swin_dense.metrics.accuracy import Row
+        from swin_dense.report.classification import (
+            ClassificationEvidence,
+            classification_headline,
+            classification_sections,
+        )
+
+        data: Any = self.data_module(config)
+        data.setup("validate")
+        place = {name: label for label, name in enumerate(data.class_names)}
+        labels = data.val_dataset.labels
+        rows = [
+            Row(
+                int(labels[image_id]),
+                tuple(place[name] for name in row["classes"]),
+                row["file_name"],
+                tuple(row["probabilities"]),
+            )
+            for image_id, row in zip(
+                sorted(data.val_image_ids), json.loads(predictions.read_text(encoding="utf-8")), strict=True
+            )
+        ]
+        evidence = ClassificationEvidence(rows, data.class_names, lambda row: data.val_dataset[row].image)
+        return classification_headline(evidence), classification_sections(evidence)
 
     def check_data(self, config: ClassificationConfig, progress: Any) -> dict[str, Any]:
         from swin_dense.images.labelled_check import check_labelled

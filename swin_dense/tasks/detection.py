@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from swin_dense.data.datamodules import CocoDataModule
     from swin_dense.data.transforms import Transform
     from swin_dense.export.models import WholeDetector
+    from swin_dense.report.page import Section
     from swin_dense.training import DetectorModule
 
 THRESHOLD = 0.3
@@ -238,6 +239,20 @@ class DetectionTask(Task[DetectionConfig]):
 
     def prediction_writer(self, config: DetectionConfig, output: Path) -> Callable[[str, Any], None] | None:
         return None
+
+    def report(self, config: DetectionConfig, predictions: Path) -> tuple[dict[str, float], list[Section]]:
+        from swin_dense.coco.results import checked_results, read_rows
+        from swin_dense.images.store import ImageStore
+        from swin_dense.report.detection import detection_sections, headline
+        from swin_dense.report.matching import DetectionEvidence
+
+        data = self.data_module(config)
+        data.setup("validate")
+        kinds = ("bbox", "segm") if data.masks else ("bbox",)
+        results = checked_results(read_rows(predictions), data.ground_truth, kinds)
+        store = ImageStore(data.val_images)
+        evidence = DetectionEvidence(data.ground_truth, results, data.val_image_ids, kinds, store.read)
+        return headline(evidence), detection_sections(evidence)
 
     def check_data(self, config: DetectionConfig, progress: Any) -> dict[str, Any]:
         from swin_dense.coco.check import check_splits

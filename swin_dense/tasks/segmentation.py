@@ -25,6 +25,7 @@ from swin_dense.tasks.base import Demo, Labels, Result, Task
 if TYPE_CHECKING:
     from swin_dense.data.ade20k import ADE20KDataModule
     from swin_dense.data.transforms import Transform
+    from swin_dense.report.page import Section
     from swin_dense.training import SegmenterModule
 
 
@@ -225,6 +226,28 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     def prediction_writer(self, config: SegmentationConfig, output: Path) -> Callable[[str, Any], None] | None:
         return partial(write_label_map, output, config.data.label_shift)
+
+    def report(self, config: SegmentationConfig, predictions: Path) -> tuple[dict[str, float], list[Section]]:
+        from swin_dense.images.store import ImageStore
+        from swin_dense.label_maps.conversion import LabelConversion
+        from swin_dense.metrics.mean_iou import MatchedLabelMaps
+        from swin_dense.report.segmentation import (
+            segmentation_headline,
+            segmentation_in_files,
+            segmentation_sections,
+        )
+
+        data, root = config.data, Path(config.data.root)
+        module: Any = self.data_module(config)
+        module.setup("validate")
+        conversion = LabelConversion(len(module.class_names), data.label_shift, data.ignore_index)
+        stores = ImageStore(root / data.val.labels), ImageStore(predictions)
+        names = [module.val_dataset.label_name(image_id) for image_id in module.val_image_ids]
+        predicted = [str(Path(module.val_dataset.image_name(one)).with_suffix(".png")) for one in module.val_image_ids]
+        pairs = list(zip(names, predicted, strict=True))
+        maps = MatchedLabelMaps(stores, pairs, (conversion, conversion), module.class_names, root / data.classes)
+        evidence = segmentation_in_files(maps, root / data.val.images)
+        return segmentation_headline(evidence), segmentation_sections(evidence)
 
     def check_data(self, config: SegmentationConfig, progress: Any) -> dict[str, Any]:
         from swin_dense.label_maps.check import check_segmentation

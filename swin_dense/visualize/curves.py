@@ -21,19 +21,19 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
     "val/..._AP" or "val/top1" (0..1) or "val/mIoU" (percent). The suffix of the output names the format, such as .png
     or .svg.
     """
-    table = _read_table(metrics_csv)
+    table = read_metrics(metrics_csv)
     figure = Figure(figsize=(11, 4.2), dpi=120, layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for name in sorted(name for name in table if name.startswith("train/") and "loss" in name):
-        steps, values = _points(table["step"], table[name])
+        steps, values = points(table["step"], table[name])
         is_total = name == "train/loss"
         (line,) = losses.plot(
-            steps, _smoothed(values), label=name[6:], linewidth=2 if is_total else 1, zorder=2 + is_total
+            steps, running_mean(values), label=name[6:], linewidth=2 if is_total else 1, zorder=2 + is_total
         )
         losses.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
     for name in sorted(name for name in table if name.startswith("val/") and name.endswith(("_AP", "/mIoU", "/top1"))):
         in_percent = name.endswith("/mIoU")
-        when, values = _points(table["step"] if in_percent else table["epoch"] + 1, table[name])
+        when, values = points(table["step"] if in_percent else table["epoch"] + 1, table[name])
         scored = values >= 0  # -1 says that there was nothing to find
         shown = values[scored] if in_percent else 100 * values[scored]
         scores.plot(when[scored], shown, marker="o", markersize=4, label=name[4:].replace("_", " "))
@@ -76,7 +76,7 @@ def draw_complexity(
         figure.savefig(unfinished)
 
 
-def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
+def read_metrics(path: Path) -> dict[str, NDArray[np.float64]]:
     """The columns of a CSV file of numbers, by name; NaN where a cell is empty."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -89,12 +89,13 @@ def _read_table(path: Path) -> dict[str, NDArray[np.float64]]:
     return table
 
 
-def _points(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def points(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The points of a curve that have both numbers."""
     given = np.isfinite(x) & np.isfinite(y)
     return x[given], y[given]
 
 
-def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over a centred window of a twentieth of the curve, narrower towards its ends."""
     reach = len(values) // 40
     total = np.concatenate([[0.0], np.cumsum(values)])

@@ -66,7 +66,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel: Path) -> 
     recipes = {
         f"swin_dense/{path.relative_to(REPOSITORY).as_posix()}" for path in (REPOSITORY / "configs").rglob("*.py")
     }
-    assert packed == package | recipes | {"swin_dense/py.typed"}
+    assert packed == package | recipes | {"swin_dense/py.typed", "swin_dense/report/page.html"}
 
 
 def test_recipes_are_found_and_copied_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:

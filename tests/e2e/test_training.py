@@ -59,6 +59,24 @@ def finished(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_runs_are_compared_on_one_page(finished: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(finished, tmp_path / "other")
+    config = (other / "config.py").read_text()
+    (other / "config.py").write_text(config.replace("'seed': 0", "'seed': 7").replace("seed=0", "seed=7"))
+    assert command("report", str(finished), str(other), "--output", str(tmp_path / "page.html"), "--device", "cpu") == 0
+    page = (tmp_path / "page.html").read_text()
+    for said in (
+        "settings that differ",
+        "training.seed",
+        "validation segm AP",
+        "whole: Errors",
+        "other: Images",
+        "torch",
+    ):
+        assert said in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
 def test_the_run_folder_holds_all_that_is_promised(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     expected = {"config.py", "run.json", "metrics.csv", "last.ckpt", "best.ckpt", "weights.safetensors", "curves.png"}

@@ -59,9 +59,11 @@ def test_of_equally_sure_classes_the_first_comes_first() -> None:
 
 def test_results_name_the_surest_classes_of_each_file() -> None:
     metric = Accuracy(["cat", "dog"], [1, 2])
-    metric.update([2, 1], torch.tensor([[0.1, 0.9], [0.8, 0.2]]), [0, 0], ["b.jpg", "a.jpg"])
-    rows = [{"file_name": "a.jpg", "classes": ["cat", "dog"]}, {"file_name": "b.jpg", "classes": ["dog", "cat"]}]
-    assert metric.results() == rows
+    metric.update([2, 1], torch.tensor([[0.25, 0.75], [0.5, 0.5]]), [0, 0], ["b.jpg", "a.jpg"])
+    assert metric.results() == [
+        {"file_name": "a.jpg", "classes": ["cat", "dog"], "probabilities": [0.5, 0.5]},
+        {"file_name": "b.jpg", "classes": ["dog", "cat"], "probabilities": [0.75, 0.25]},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""Classes that are taken for each other, and how much of what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swin_dense.report import charts
+from swin_dense.report.page import Table, number, percent
+
+SHOWN_IMAGES = 6
+"""Best and worst images."""
+
+SHOWN_PAIRS = 15
+"""Pairs of classes that are taken for each other, and doubtful annotations."""
+
+BINS = 10
+"""Of confidence."""
+
+
+def most_confused(matrix: NDArray[np.int64]) -> list[int]:
+    """The classes of a confusion matrix that fit beside a chart, in their order: those with most errors."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    errors = wrong.sum(axis=0) + wrong.sum(axis=1)
+    last = len(matrix) - 1
+    best = np.argsort(-errors, kind="stable")[: charts.MOST_CLASSES].tolist()
+    return sorted({*best, last}) if len(matrix) > charts.MOST_CLASSES else list(range(len(matrix)))
+
+
+def confused_pairs(matrix: NDArray[np.int64], names: Sequence[str], what: str = "objects") -> Table:
+    """The pairs of classes that are most often taken for each other."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:SHOWN_PAIRS]
+    rows = []
+    for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
+        if count := int(wrong[true, predicted]):
+            share = None if names[true] == "nothing" else count / matrix[true].sum()
+            rows.append([names[true], names[predicted], number(count, 0), percent(share)])
+    return Table(["true", "predicted", what, "% of the class"], rows, "most frequent confusions")
