@@ -1,9 +1,9 @@
 """The published Swin weights: where each file lies, and what its publisher says of its size and checksum.
 
 Every address is copied from its publisher: the tables of Microsoft's Swin-Transformer (MODELHUB.md),
-Swin-Transformer-Object-Detection and Swin-Transformer-Semantic-Segmentation (README.md), torchvision's
-`Swin_*_Weights`, and the metafiles of mmdetection and mmsegmentation (`configs/swin`). Nothing here is downloaded
-unless `fetch_weights` or `swin-dense weights fetch` is asked to.
+Swin-Transformer-Object-Detection, Swin-Transformer-Semantic-Segmentation and Video-Swin-Transformer (README.md),
+torchvision's `Swin_*_Weights` and `Swin3D_*_Weights`, and the metafiles of mmdetection and mmsegmentation
+(`configs/swin`). Nothing here is downloaded unless `fetch_weights` or `swin-dense weights fetch` is asked to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 from swin_dense.errors import WeightsError
 
-Task = Literal["classification", "detection", "segmentation"]
+Task = Literal["classification", "detection", "segmentation", "video"]
 
 _MICROSOFT = "https://github.com/SwinTransformer/storage/releases/download"
 _PYTORCH = "https://download.pytorch.org/models"
@@ -32,7 +32,7 @@ class Release:
     Attributes:
         name: What `fetch_weights` calls it: the publisher's own name of the model.
         url: Where its publisher keeps it.
-        task: What it was trained for; "detection" includes instance segmentation.
+        task: What it was trained for; "detection" includes instance segmentation, "video" is classification of videos.
         data: What it was trained on, pre-training first.
         variant: The backbone in it, a key of `swin_dense.backbones.VARIANTS`.
         format: Its weight format, a key of `swin_dense.weights.FORMATS`.
@@ -137,6 +137,14 @@ _OFFICIAL: dict[tuple[Task, str], tuple[str, ...]] = {
         "v1.0.1/upernet_swin_base_patch4_window7_512x512",
     ),
     ("segmentation", "MoBY ImageNet-1K, ADE20K"): ("v1.0.3/moby_upernet_swin_tiny_patch4_window7_512x512",),
+    ("video", "ImageNet-1K, Kinetics-400"): (
+        "v1.0.4/swin_tiny_patch244_window877_kinetics400_1k",
+        "v1.0.4/swin_small_patch244_window877_kinetics400_1k",
+        "v1.0.4/swin_base_patch244_window877_kinetics400_1k",
+    ),
+    ("video", "ImageNet-22K, Kinetics-400"): ("v1.0.4/swin_base_patch244_window877_kinetics400_22k",),
+    ("video", "ImageNet-22K, Kinetics-600"): ("v1.0.4/swin_base_patch244_window877_kinetics600_22k",),
+    ("video", "Kinetics-400, Something-Something V2"): ("v1.0.4/swin_base_patch244_window1677_sthv2",),
 }
 
 # Published sizes in MiB: of the first by the manifest of Open Model Zoo, which names this file as its source; those of
@@ -149,14 +157,22 @@ _SIZES = {
     "swin_v2_t": 108.626,
     "swin_v2_s": 190.675,
     "swin_v2_b": 336.372,
+    "swin3d_t": 121.543,
+    "swin3d_s": 218.288,
+    "swin3d_b_1k": 364.134,
+    "swin3d_b_22k": 364.134,
     "mask-rcnn_swin-t-p4-w7_fpn_1x_coco": 182.592,
     "swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512": 229.029,
 }
 
-_TORCHVISION = (
-    *("swin_t-704ceda3", "swin_s-5e29d889", "swin_b-68c6b09e"),
-    *("swin_v2_t-b137f0e2", "swin_v2_s-637d8ceb", "swin_v2_b-781e5279"),
-)
+_TORCHVISION: dict[tuple[Task, str], tuple[str, ...]] = {
+    ("classification", _IN1K): (
+        *("swin_t-704ceda3", "swin_s-5e29d889", "swin_b-68c6b09e"),
+        *("swin_v2_t-b137f0e2", "swin_v2_s-637d8ceb", "swin_v2_b-781e5279"),
+    ),
+    ("video", "ImageNet-1K, Kinetics-400"): ("swin3d_t-7615ae03", "swin3d_s-da41c237", "swin3d_b_1k-24f7c7c6"),
+    ("video", "ImageNet-22K, Kinetics-400"): ("swin3d_b_22k-7c6ae6fa",),
+}
 
 # Files of OpenMMLab by name, without what all have in common.
 _MMDET_FILES = {
@@ -179,9 +195,11 @@ def _variant(name: str) -> str:
     """The backbone variant in a publisher's model name."""
     if name.startswith("swin_mlp"):
         return name.partition("_patch4")[0]
-    found = re.search(r"swin(_?v2)?[_-](tiny|small|base|large|[tsb])(?![a-z])", name)
+    found = re.search(r"swin(_?v2|3d)?[_-](tiny|small|base|large|[tsb])(?![a-z])", name)
     assert found is not None
     size = {"t": "tiny", "s": "small", "b": "base"}.get(found[2], found[2])
+    if found[1] == "3d" or "patch244" in name:
+        return f"swin3d_{size}"
     if found[1]:  # whose windows are an option
         return f"swinv2_{size}"
     return f"swin_{size}" + ("_384" if "window12" in name else "")
@@ -199,10 +217,11 @@ def _releases() -> Iterator[Release]:
             name = file.partition("/")[2]
             url = f"{_MICROSOFT}/{file}.pth"
             yield Release(name, url, task, data, _variant(name), "official", _SIZES.get(name))
-    for file in _TORCHVISION:
-        name, _, digits = file.partition("-")
-        url = f"{_PYTORCH}/{file}.pth"
-        yield Release(name, url, "classification", _IN1K, _variant(name), "torchvision", _SIZES[name], digits)
+    for (task, data), files in _TORCHVISION.items():
+        for file in files:
+            name, _, digits = file.partition("-")
+            url = f"{_PYTORCH}/{file}.pth"
+            yield Release(name, url, task, data, _variant(name), "torchvision", _SIZES[name], digits)
     for name, file in _MMDET_FILES.items():
         yield _openmmlab(f"mask-rcnn_{name}", f"mask_rcnn_{file}", _MMDET, "detection", f"{_IN1K}, COCO")
     for name, file in _MMSEG_FILES.items():

@@ -17,11 +17,15 @@ from torchvision.models import (
     Swin_V2_T_Weights,
     WeightsEnum,
 )
+from torchvision.models.video import Swin3D_B_Weights, Swin3D_S_Weights, Swin3D_T_Weights
 
 from swin_dense.backbones import VARIANTS
 from swin_dense.errors import WeightsError
 from swin_dense.weights.formats import FORMATS
 from swin_dense.weights.releases import RELEASES, find_release, search_releases
+
+VIDEO = {"swin3d_t", "swin3d_s", "swin3d_b_1k", "swin3d_b_22k"}
+"""Of torchvision."""
 
 
 def installed(package: str, file: str) -> str:
@@ -33,7 +37,7 @@ def installed(package: str, file: str) -> str:
 
 def test_names_and_file_names_are_unique() -> None:
     assert all(name == release.name for name, release in RELEASES.items())
-    assert len({release.file_name for release in RELEASES.values()}) == len(RELEASES) == 62
+    assert len({release.file_name for release in RELEASES.values()}) == len(RELEASES) == 72
 
 
 def test_addresses_are_encrypted_and_of_the_publishers() -> None:
@@ -70,6 +74,19 @@ def test_torchvision_says_the_same(name: str, published: type[WeightsEnum]) -> N
     assert (RELEASES[name].url, RELEASES[name].size_mib) == (weights.url, weights.meta["_file_size"])
 
 
+def test_torchvision_says_the_same_of_videos() -> None:
+    published = {
+        "swin3d_t": Swin3D_T_Weights.KINETICS400_V1,
+        "swin3d_s": Swin3D_S_Weights.KINETICS400_V1,
+        "swin3d_b_1k": Swin3D_B_Weights.KINETICS400_V1,
+        "swin3d_b_22k": Swin3D_B_Weights.KINETICS400_IMAGENET22K_V1,
+    }
+    found = {one.name: (one.url, one.size_mib) for one in search_releases("video torchvision")}
+    assert found == {name: (one.url, one.meta["_file_size"]) for name, one in published.items()}
+    variants = [one.variant for one in search_releases("video official")]
+    assert variants == ["swin3d_tiny", "swin3d_small", *["swin3d_base"] * 4]
+
+
 @pytest.mark.parametrize(
     ("package", "file", "count"),
     [("mmdet", ".mim/configs/swin/metafile.yml", 4), ("mmseg", ".mim/configs/swin/metafile.yaml", 6)],
@@ -91,7 +108,7 @@ def test_timm_names_the_same_addresses_of_the_official_classifiers() -> None:
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        ("torchvision", {"swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"}),
+        ("torchvision", {"swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b"} | VIDEO),
         ("SEGMENTATION official small", {"upernet_swin_small_patch4_window7_512x512"}),
         ("cascade base", {"cascade_mask_rcnn_swin_base_patch4_window7"}),
         ("swinv2_tiny 1K", {f"swinv2_tiny_patch4_window{side}_256" for side in (8, 16)} | {"swin_v2_t"}),
