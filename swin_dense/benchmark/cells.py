@@ -126,10 +126,8 @@ class BackboneSettings:
                     raise ConfigError(f'--{option}: there is no "{name}"; {nearest(name, names)}')
         shapes = [Shape.parse(shape) for shape in self.shapes]
         for variant in self.variants:
-            if (VARIANTS[variant].mixing, VARIANTS[variant].version) != ("attention", 1):
-                raise ConfigError(
-                    f"--variants: no peer has {variant}; name variants with attention, of the first version"
-                )
+            if VARIANTS[variant].mixing != "attention":
+                raise ConfigError(f"--variants: no peer has {variant}; name variants with attention")
             if not any(shape.fits(variant) for shape in shapes):
                 form = "CLIPSxFRAMESxHEIGHTxWIDTH" if len(VARIANTS[variant].window) == 3 else "IMAGESxHEIGHTxWIDTH"
                 raise ConfigError(f"--shapes: {variant} takes {form}, for instance {EXAMPLES[form]}")

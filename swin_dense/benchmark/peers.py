@@ -54,8 +54,11 @@ def checked_size(variant: str) -> tuple[int, ...]:
 
 def build(name: str, variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """A contestant with random weights, on the default device, made for images or clips of these sizes."""
-    if len(VARIANTS[variant].window) == 3 and name not in (OURS, "torchvision"):
+    shape = VARIANTS[variant]
+    if len(shape.window) == 3 and name not in (OURS, "torchvision"):
         raise ConfigError(f"{name} has no Swin of videos")
+    if shape.version == 2 and name == "mmdet":
+        raise ConfigError(f"{name} has no Swin of version 2")
     return {OURS: _ours, **PEERS}[name](variant, sizes)
 
 
@@ -91,6 +94,8 @@ def _torchvision(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     shape = VARIANTS[variant]
     is_video = len(shape.window) == 3
     library = import_module("torchvision.models.video" if is_video else "torchvision.models").swin_transformer
+    second = shape.version == 2
+    parts = {"block": library.SwinTransformerBlockV2, "downsample_layer": library.PatchMergingV2} if second else {}
     model: Any = (library.SwinTransformer3d if is_video else library.SwinTransformer)(
         patch_size=[VIDEO_PATCH, 4, 4] if is_video else [4, 4],
         embed_dim=shape.embed_dim,
@@ -98,6 +103,7 @@ def _torchvision(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
         num_heads=list(shape.num_heads),
         window_size=list(shape.window),
         stochastic_depth_prob=0.0,
+        **parts,
     )
 
     def maps(images: Tensor) -> Maps:
@@ -116,7 +122,7 @@ def _timm(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """The feature extractor, made for the image size; with masks made at each call where sizes vary."""
     shape = VARIANTS[variant]
     model = import_module("timm").create_model(
-        "swin_tiny_patch4_window7_224",
+        "swin_tiny_patch4_window7_224" if shape.version == 1 else "swinv2_tiny_window8_256",
         features_only=True,
         img_size=sizes[0],
         strict_img_size=len(sizes) == 1,
@@ -134,7 +140,9 @@ def _transformers(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     shape = VARIANTS[variant]
     library = import_module("transformers")
     options: dict[str, Any] = {"out_features": [f"stage{number + 1}" for number in range(len(shape.depths))]}
-    config = library.SwinConfig(
+    if shape.version == 2:  # made for one size, but computes at any
+        options["image_size"] = max(map(max, sizes))
+    config = (library.SwinConfig if shape.version == 1 else library.Swinv2Config)(
         embed_dim=shape.embed_dim,
         depths=list(shape.depths),
         num_heads=list(shape.num_heads),
@@ -142,8 +150,8 @@ def _transformers(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
         drop_path_rate=0.0,
         **options,
     )
-    model = library.SwinBackbone(config)
-    return Contestant(model, lambda images: list(model(images).feature_maps), normed=True)
+    model = (library.SwinBackbone if shape.version == 1 else library.Swinv2Backbone)(config)
+    return Contestant(model, lambda images: list(model(images).feature_maps), normed=shape.version == 1)
 
 
 def _mmdet(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from unittest.mock import MagicMock
 
 import pytest
@@ -13,7 +14,7 @@ from helpers.commands import command
 from swin_dense.backbones import VARIANTS, create_backbone
 from swin_dense.benchmark import backbone
 from swin_dense.benchmark.backbone import BackboneSettings, benchmark_backbone
-from swin_dense.benchmark.peers import build, difference, products
+from swin_dense.benchmark.peers import build, checked_size, difference, products
 from swin_dense.benchmark.processes import RemoteContestant
 from swin_dense.errors import BenchmarkError, ConfigError
 from swin_dense.stats import count_macs
@@ -61,10 +62,18 @@ def test_what_there_is_not_is_refused(option: dict[str, list[str]]) -> None:
         BackboneSettings(**option)
 
 
-@pytest.mark.parametrize("variant", ["swin_mlp_base", "swinv2_tiny"])
-def test_what_no_peer_has_is_refused(variant: str) -> None:
-    with pytest.raises(ConfigError, match=f"no peer has {variant}"):
-        BackboneSettings(variants=[variant])
+def test_what_no_peer_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no peer has swin_mlp_base"):
+        BackboneSettings(variants=["swin_mlp_base"])
+
+
+@pytest.mark.parametrize("name", ["torchvision", "timm", "transformers"])
+def test_the_second_version_has_peers_that_compute_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VARIANTS, "swinv2_tiny", replace(VARIANTS["swinv2_tiny"], embed_dim=24, depths=(2, 1, 1, 1)))
+    size = checked_size("swinv2_tiny")
+    assert difference(build(name, "swinv2_tiny", [size]), "swinv2_tiny", torch.device("cpu")) < 1e-5
+    with pytest.raises(ConfigError, match="mmdet has no Swin of version 2"):
+        build("mmdet", "swinv2_tiny", [size])
 
 
 def test_the_command_compares_and_times_all_contestants(capsys: pytest.CaptureFixture[str]) -> None:
