@@ -169,3 +169,22 @@ def _load(
     if weights is None and run is None:
         raise ConfigError(f"{model} is a config, and no run folder: name its weights with --weights FILE")
     return models.load(model, weights, device, data=data, overrides=[*(overrides or ()), *(changes or ())])
+
+
+@app.command()
+def serve(
+    model: Source,
+    weights: Weights = None,
+    host: Annotated[
+        str, typer.Option(help="Address to bind; 0.0.0.0 lets other machines in, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind.")] = 7860,
+    max_mib: Annotated[int, typer.Option(min=1, help="Largest upload in MiB.")] = 64,
+    overrides: Override = None,
+    device: Device = None,
+) -> None:
+    """Serves a page in the browser to try a model on; nothing of what is dropped there stays on disk."""
+    from swin_dense.models import load as load_model
+    from swin_dense.serve import serve as serve_page
+
+    serve_page(load_model(model, weights, device, overrides=overrides or ()), host=host, port=port, max_mib=max_mib)

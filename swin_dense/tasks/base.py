@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from swin_dense.config import Config
 from swin_dense.errors import ConfigError, option, setting
-from swin_dense.images.finder import ImageFiles, each_image, is_single, read_image
+from swin_dense.images.finder import SUFFIXES, ImageFiles, each_image, is_single, read_image
 from swin_dense.records import Sample
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Inputs(NamedTuple):
     each: Callable[[Any], Iterator[Any]]  # the single ones of what a user has passed
     read: Callable[[Any], Sample]  # one of them
     files: Callable[[Sequence[Path], Path], ImageFiles]  # those of files and folders, without what lies in the output
+    suffixes: tuple[str, ...]  # of files
 
 
 def _read_image(image: Any) -> Sample:
@@ -93,6 +94,10 @@ class Result(ABC):
     @abstractmethod
     def draw(self) -> Image.Image:
         """The image with what was predicted drawn on it."""
+
+    @abstractmethod
+    def to_coco(self) -> list[dict[str, Any]]:
+        """What was predicted as rows that are ready for JSON; COCO's where it has such."""
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -149,7 +154,7 @@ class Task(ABC, Generic[ConfigT]):
 
     def inputs(self, config: ConfigT) -> Inputs:
         """What it predicts on."""
-        return Inputs(is_single, each_image, _read_image, ImageFiles)
+        return Inputs(is_single, each_image, _read_image, ImageFiles, SUFFIXES)
 
     @abstractmethod
     def labels(self, data: Any) -> Labels:

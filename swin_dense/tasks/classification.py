@@ -87,6 +87,10 @@ class ClassificationResult(Result):
 
         return Image.fromarray(draw_classification(self.image, self.top(SHOWN)))
 
+    def to_coco(self) -> list[dict[str, Any]]:
+        """One row for each class, surest first: category and score."""
+        return [{"category": name, "score": share} for name, share in self.top(len(self.class_names))]
+
     def to_supervision(self) -> Any:
         """All classes as `supervision.Classifications`."""
         import supervision

@@ -136,6 +136,7 @@ class VideoTask(ClassificationTask):
 
     def inputs(self, config: Any) -> Inputs:
         from swin_dense.videos.finder import VideoFiles, each_video, is_single_video, read_video
+        from swin_dense.videos.labelled import SUFFIXES
 
         clips, short_side = config.inference.clips, views(config, config.inference).short_side
         options = {"sampling": sampling(config), "clips": clips, "short_side": short_side}
@@ -144,6 +145,7 @@ class VideoTask(ClassificationTask):
             each_video,
             lambda video: read_video(video, **options),
             lambda paths, output: VideoFiles(paths, output, **options),
+            SUFFIXES,
         )
 
     def test_size(self, config: Any) -> dict[str, int]:

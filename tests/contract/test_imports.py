@@ -145,6 +145,8 @@ ALLOWED = {
         "swin_dense.openmmlab.detection",
         "swin_dense.openmmlab.segmentation",
     },
+    # A page for models that are handed to it.
+    "serve": {"gradio", "starlette"},
     # Measures ours beside these libraries, which nothing else needs.
     "benchmark": {
         "torch",
@@ -190,6 +192,7 @@ ALLOWED = {
         "swin_dense.metrics",
         "swin_dense.migration",
         "swin_dense.openmmlab.model_dicts",
+        "swin_dense.serve",
         "swin_dense.stats",
         "swin_dense.tasks",
         "swin_dense.visualize.curves",

@@ -120,8 +120,8 @@ NOT_IMPORTED_BY_US = {
     "tensorboard": "imported by Lightning's logger, which does not declare it",
 }
 
-BROUGHT_BY = {"triton": "torch"}
-"""Modules that come with what is declared where they are of use: Triton is in the wheels of torch for GPUs."""
+BROUGHT_BY = {"triton": "torch", "starlette": "gradio"}
+"""Modules that come with what is declared: Triton is in the wheels of torch for GPUs, starlette is below gradio."""
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported(wheel: Path) -> None:

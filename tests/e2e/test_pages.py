@@ -50,7 +50,7 @@ def shortened(words: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("page", "count", "left"),
     [
-        ("README.md", 18, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
+        ("README.md", 20, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
         ("detection.md", 9, ["outputs/found/predictions.json", "outputs/slices/predictions.json"]),
         ("classification.md", 8, ["outputs/classified/predictions.csv", "outputs/classifier.onnx"]),
         ("segmentation.md", 8, ["outputs/predicted/predictions.json", "runs/shapes/weights.safetensors"]),
@@ -130,7 +130,7 @@ def test_the_python_of_the_readme_trains_predicts_and_prints_the_maps(
     """In an empty folder, on fewer images and for one epoch."""
     monkeypatch.chdir(tmp_path)
     shorter = 'run="runs/first", epochs=1, **{"augmentation.short_sides": [64], "data.num_workers": 0}'
-    run_blocks("README.md", ("train=1200, val=200", "train=8, val=2"), ('run="runs/first"', shorter))
+    run_blocks("README.md", ("train=1200, val=200", "train=8, val=4"), ('run="runs/first"', shorter))
     assert (tmp_path / "runs/first/weights.safetensors").is_file() and (tmp_path / "found.png").is_file()
     assert capsys.readouterr().out.splitlines()[-4:] == [
         "stage1 96 4 (1, 96, 63, 78)",
