@@ -92,6 +92,7 @@ def test_every_command_of_the_page_on_migration_runs(tmp_path: Path, monkeypatch
     lines = [line for block in blocks("migration.md", "sh") for line in block.strip().splitlines()]
     assert [command(*shlex.split(line)[1:]) for line in lines] == [0] * 4
     assert load_config("segmenter.py").task == "segmentation" and Path("mmseg.pth").is_file()
+    assert callable(run_blocks("migration.md")["init_detector"])
 
 
 def test_the_python_of_the_page_on_ablations_runs() -> None:
