@@ -33,6 +33,9 @@ def check_data(
         Path | None,
         typer.Option(help="Also draw training samples of CONFIG, as the model sees them, into this folder."),
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--report", help="Also write a page: classes, sizes, samples, and what looks wrong.")
+    ] = None,
     data: DataRoot = None,
     overrides: Override = None,
     as_json: AsJson = False,
@@ -80,6 +83,11 @@ def check_data(
     records = {name: report.to_dict() for name, report in reports.items()}
     shown = next(iter(records.values())) if len(records) == 1 else records
     print_report(shown, *check_tables(*records.values()), as_json=as_json)
+    if page is not None:
+        from swin_dense.report.dataset import write_data_report
+
+        write_data_report(reports, page)
+        print(f"{page}: {page.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
     sound = all(report.ok for report in reports.values())
     if samples is not None and sound:
         from swin_dense.tasks.samples import draw_samples

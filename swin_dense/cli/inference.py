@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,13 @@ def evaluate(
         int | None, typer.Option(help="Added to the labels in --predictions DIR; like --label-shift by default.")
     ] = None,
     ignore_index: Annotated[int, typer.Option(help="Label in --gt DIR that does not count.")] = 255,
+    tables: Annotated[
+        Path | None,
+        typer.Option(
+            "--metrics",
+            help="Also write CSV tables into this folder: metrics by class; detection: by size, Boundary IoU and LVIS.",
+        ),
+    ] = None,
     overrides: Override = None,
     device: Device = None,
     devices: Devices = "auto",
@@ -76,6 +84,7 @@ def evaluate(
             others = LABEL_OPTIONS[1:] if gt.suffix == ".txt" else LABEL_OPTIONS
             refuse_options(context, others, f"only with a folder of label PNGs, and --gt {gt} is a file")
         from swin_dense import metrics
+        from swin_dense.metrics.tables import write_class_table, write_coco_tables
 
         if gt.is_dir():
             scores = metrics.evaluate_label_map_files(
@@ -90,15 +99,25 @@ def evaluate(
             scores = metrics.evaluate_predicted_classes(gt, predictions, classes=classes)
         else:
             scores = metrics.evaluate_coco_files(gt, predictions, engine=engine)
+        if tables is not None and (gt.is_dir() or gt.suffix == ".txt"):
+            write_class_table(scores, tables)
+        elif tables is not None:
+            write_coco_tables(gt, predictions, tables)
     elif model is not None and gt is None:
         refuse_options(context, LABEL_OPTIONS, "only with --gt DIR; of a config, its data section says it")
         loaded = _load(context, model, weights, data, overrides, device)
         from swin_dense.tasks.run_folder import is_first_process
 
         options: dict[str, Any] = {} if engine == "faster-coco-eval" else {"engine": engine}
-        scores = loaded.evaluate(predictions=predictions, devices=device_count(devices), onnx=onnx, **options)
-        if not is_first_process():
-            return
+        with TemporaryDirectory() as unnamed:
+            if tables is not None and predictions is None:
+                predictions = loaded.task.predictions_path(loaded.config, Path(unnamed))
+            scores = loaded.evaluate(predictions=predictions, devices=device_count(devices), onnx=onnx, **options)
+            if not is_first_process():
+                return
+            if tables is not None:
+                assert predictions is not None
+                loaded.task.write_metrics(loaded.config, scores, predictions, tables)
     else:
         raise ConfigError("evaluate takes either RUN, CONFIG --weights FILE, or --gt FILE --predictions FILE")
     from swin_dense.cli.report import print_report, score_tables

@@ -35,11 +35,13 @@ class LabelledReport:
     Attributes:
         place: Where its images lie.
         counts: Numbers of images, of classes, and of what was found, by name.
+        per_class: Number of images by class, as it is called there.
     """
 
     place: str
     counts: dict[str, int]
     problems: tuple[Finding, ...]
+    per_class: dict[str, int]
 
     @property
     def ok(self) -> bool:
@@ -213,7 +215,7 @@ def report_of(place: Path, split: Split, problems: list[Finding], items: str = "
         f"fewest_{items}_of_a_class": min(sizes),
         f"most_{items}_of_a_class": max(sizes),
     }
-    return LabelledReport(str(place), numbers, tuple(problems))
+    return LabelledReport(str(place), numbers, tuple(problems), {word: counts[word] for word in sorted(split.classes)})
 
 
 def finding_of(kind: str, path: Path, error: Exception) -> Finding:

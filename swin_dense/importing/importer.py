@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from swin_dense.errors import ConfigError, DataError, nearest, option
 from swin_dense.files import check_output_folder, written
+from swin_dense.images.alike import Hash, difference_hash, group_alike
 from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.importing import splits as splitting
 from swin_dense.importing import writing
@@ -286,15 +287,15 @@ def _with_outlines(images: list[ImportedImage], masks: bool | None, imported: Im
 
 def _readable(
     images: list[ImportedImage], imported: Imported, with_hashes: bool, progress: Progress | None
-) -> tuple[list[ImportedImage], list[splitting.Hash]]:
+) -> tuple[list[ImportedImage], list[Hash]]:
     """The images that can be decoded and have the size that they are annotated for; several are read at a time."""
 
-    def check(image: ImportedImage) -> splitting.Hash | ImageError | None:
+    def check(image: ImportedImage) -> Hash | ImageError | None:
         try:
             pixels = ImageStore(image.path.parent).read(image.path.name, image.size)
         except ImageError as error:
             return error
-        return splitting.difference_hash(pixels.numpy().transpose(1, 2, 0)) if with_hashes else None
+        return difference_hash(pixels.numpy().transpose(1, 2, 0)) if with_hashes else None
 
     kept, hashes = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -313,7 +314,7 @@ def _splits(
     wanted: Mapping[str, float] | None,
     seed: int,
     group_by: str | None,
-    hashes: Sequence[splitting.Hash],
+    hashes: Sequence[Hash],
     imported: Imported,
 ) -> list[str]:
     """The split of each image."""
@@ -326,7 +327,7 @@ def _splits(
         imported.notes.append(f"split by {option('split', shown)}, seed {seed}{of_source}")
     names = [image.name for image in images]
     if group_by == splitting.DUPLICATES:
-        groups = splitting.group_alike(hashes)
+        groups = group_alike(hashes)
     elif group_by is not None:
         groups, alone = splitting.group_names(names, group_by)
         if alone:

@@ -15,7 +15,7 @@ from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from swin_dense.report.page import Chart
@@ -122,8 +122,16 @@ def bars(title: str, x: str, rows: Mapping[str, Sequence[float]], names: Sequenc
     return made[0]
 
 
-def heat(title: str, matrix: NDArray[Any], rows: Sequence[str], columns: Sequence[str], *, note: str = "") -> Chart:
-    """Shares of 0..1 as squares, the fuller the more; rows are what is true, columns what was predicted."""
+def heat(
+    title: str,
+    matrix: NDArray[Any],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    labels: tuple[str, str] = ("true", "predicted"),
+    note: str = "",
+) -> Chart:
+    """Shares of 0..1 as squares, the fuller the more; `labels` say what rows and columns are."""
     made: list[Chart] = []
     count = len(rows)
     side = min(10.6, 2.2 + 0.33 * count)
@@ -138,7 +146,7 @@ def heat(title: str, matrix: NDArray[Any], rows: Sequence[str], columns: Sequenc
         axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
         axes.set_yticks(np.arange(count) + 0.5, rows)
         axes.tick_params(length=0, labelsize=8 if count <= 20 else 7)
-        axes.set(xlabel="predicted", ylabel="true")
+        axes.set(xlabel=labels[1], ylabel=labels[0])
         axes.grid(visible=False)
         if count <= 14:
             _write_shares(axes, matrix)
@@ -186,6 +194,7 @@ def histogram(title: str, x: str, y: str, groups: Mapping[str, NDArray[Any]], bi
             axes.stairs(shares, edges, fill=len(groups) == 1, alpha=0.9, linewidth=1.8, label=name or None)
         axes.set(xlabel=x, ylabel=y, **options)
         if options.get("xscale") == "log":  # plain numbers, as formulas are off
+            axes.xaxis.set_major_locator(LogLocator(base=2))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
     return made[0]

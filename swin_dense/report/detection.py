@@ -11,15 +11,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from pycocotools import mask as rle_codec
-from torchvision import tv_tensors
 
 from swin_dense.metrics.scoring import COCO_METRICS
-from swin_dense.records import Instances
 from swin_dense.report import charts
 from swin_dense.report.confusion import BINS, SHOWN_IMAGES, SHOWN_PAIRS, confused_pairs, most_confused
-from swin_dense.report.matching import DetectionEvidence, Evaluated, detections_of
+from swin_dense.report.matching import DetectionEvidence, Evaluated, detections_of, instances_of
 from swin_dense.report.page import Block, Gallery, Section, Table, Tiles, number, percent, shown
 from swin_dense.visualize.detections import draw_comparison
 
@@ -310,18 +306,6 @@ def _comparison(evidence: DetectionEvidence, image_id: int, name: str, threshold
     truth = evidence.truth
     row = truth.image_ids.tolist().index(image_id)
     height, width = truth.image_sizes[row].tolist()
-    first, end = truth.first_annotation[row : row + 2].tolist()
-    boxes = truth.boxes[first:end]
-    masks = None
-    if evidence.masks is not None and end > first:
-        decoded = rle_codec.decode(evidence.masks[first:end])
-        masks = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1))).bool())
-    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1).float()
-    instances = Instances(
-        tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width)),
-        masks,
-        truth.labels[first:end],
-        truth.crowd[first:end],
-    )
+    instances = instances_of(truth, row, masks=evidence.masks is not None)
     found = detections_of(evidence.results.get(image_id), (height, width))
     return draw_comparison(evidence.read(name), instances, found, evidence.names, score_threshold=round(threshold, 2))

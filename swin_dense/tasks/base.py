@@ -195,6 +195,17 @@ class Task(ABC, Generic[ConfigT]):
     def prediction_writer(self, config: ConfigT, output: Path) -> Callable[[str, Any], None] | None:
         """Writes each validation image's prediction into a folder; None where all go to one JSON file of `results`."""
 
+    def predictions_path(self, config: ConfigT, folder: Path) -> Path:
+        """Where an evaluation writes its predictions in a folder: another one, or a JSON file."""
+        path = folder / "predictions"
+        return path.with_suffix(".json") if self.prediction_writer(config, path) is None else path
+
+    def write_metrics(self, config: ConfigT, scores: Mapping[str, Any], predictions: Path, folder: Path) -> None:
+        """Writes CSV tables about an evaluation and its predictions into a folder."""
+        from swin_dense.metrics.tables import write_class_table
+
+        write_class_table(scores, folder)
+
     @abstractmethod
     def report(self, config: ConfigT, predictions: Path) -> tuple[dict[str, float], list[Section]]:
         """The headline scores in percent, and what a report shows, of predictions on the validation images.

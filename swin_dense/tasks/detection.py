@@ -240,6 +240,15 @@ class DetectionTask(Task[DetectionConfig]):
     def prediction_writer(self, config: DetectionConfig, output: Path) -> Callable[[str, Any], None] | None:
         return None
 
+    def write_metrics(
+        self, config: DetectionConfig, scores: Mapping[str, Any], predictions: Path, folder: Path
+    ) -> None:
+        from swin_dense.metrics.tables import write_coco_tables
+
+        data = self.data_module(config)
+        data.setup("validate")
+        write_coco_tables(data.val_annotations, predictions, folder, data.val_image_ids)
+
     def report(self, config: DetectionConfig, predictions: Path) -> tuple[dict[str, float], list[Section]]:
         from swin_dense.coco.results import checked_results, read_rows
         from swin_dense.images.store import ImageStore

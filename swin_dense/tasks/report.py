@@ -76,9 +76,7 @@ def _evaluated(model: Any, device: str | None) -> tuple[dict[str, float], list[S
     config: Config = model.config
     task = task_of(config)
     with TemporaryDirectory() as folder:
-        predictions = Path(folder) / "predictions"
-        if task.prediction_writer(config, predictions) is None:
-            predictions = predictions.with_suffix(".json")
+        predictions = task.predictions_path(config, Path(folder))
         evaluate_module(
             task,
             config,

@@ -192,6 +192,7 @@ ALLOWED = {
         "swin_dense.metrics",
         "swin_dense.migration",
         "swin_dense.openmmlab.model_dicts",
+        "swin_dense.report",
         "swin_dense.serve",
         "swin_dense.stats",
         "swin_dense.tasks",

@@ -53,6 +53,7 @@ def shortened(words: list[str]) -> list[str]:
         ("README.md", 20, ["outputs/predictions.json", "runs/mine/weights.safetensors"]),
         ("detection.md", 9, ["outputs/found/predictions.json", "outputs/slices/predictions.json"]),
         ("classification.md", 8, ["outputs/classified/predictions.csv", "outputs/classifier.onnx"]),
+        ("reports.md", 6, ["report.html", "files.html", "data.html", "outputs/metrics/summary.csv"]),
         ("segmentation.md", 8, ["outputs/predicted/predictions.json", "runs/shapes/weights.safetensors"]),
     ],
 )

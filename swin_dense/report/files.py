@@ -1,0 +1,59 @@
+"""Pages about predictions in files, without a run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from swin_dense.images.labelled import open_images
+from swin_dense.metrics.accuracy import predicted_rows
+from swin_dense.metrics.mean_iou import match_label_maps
+from swin_dense.report.classification import ClassificationEvidence, classification_sections
+from swin_dense.report.detection import detection_sections
+from swin_dense.report.matching import detections_in_files
+from swin_dense.report.page import write_page
+from swin_dense.report.segmentation import segmentation_in_files, segmentation_sections
+
+
+def write_file_report(
+    gt: Path,
+    predictions: Path,
+    output: Path,
+    *,
+    images: Path | None = None,
+    classes: Path | None = None,
+    label_shift: int | None = None,
+    prediction_shift: int | None = None,
+    ignore_index: int = 255,
+) -> None:
+    """Writes a page about the files that `evaluate` scores.
+
+    Args:
+        gt: COCO instances JSON, folder of label PNGs, or .txt of labels.
+        predictions: COCO result JSON, folder of label PNGs, or JSON or CSV of classes.
+        output: The page.
+        images: Folder or zip file of the images; without it, those beside the annotations, or none.
+        classes: Class list of label PNGs, or of numbers in a .txt.
+        label_shift: Added to the labels in a folder `gt`; see `evaluate_label_map_files`.
+        prediction_shift: Likewise, in the folder of predictions.
+        ignore_index: Label in a folder `gt` that does not count.
+    """
+    if gt.is_dir():
+        maps = match_label_maps(
+            gt,
+            predictions,
+            label_shift=label_shift,
+            ignore_index=ignore_index,
+            prediction_shift=prediction_shift,
+            classes=classes,
+        )
+        sections = segmentation_sections(segmentation_in_files(maps, images))
+    elif gt.suffix == ".txt":
+        rows, names = predicted_rows(gt, predictions, classes)
+        store = None if images is None else open_images(images)
+        read = None if store is None else lambda row: store.read(rows[row].file_name)
+        sections = classification_sections(ClassificationEvidence(rows, names, read))
+    else:
+        sections = detection_sections(detections_in_files(gt, predictions, images))
+    facts = [str(gt), str(predictions), time.strftime("%Y-%m-%d %H:%M")]
+    write_page(output, predictions.stem, facts, sections)
