@@ -81,7 +81,7 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
                 listed[head] = {entry.name for entry in os.scandir(folder / head) if entry.is_file()}
             except (OSError, ValueError):
                 listed[head] = set()
-        if tail not in listed[head] and not (tail in (".", "..") or (folder / name).is_file()):
+        if tail not in listed[head] and not (tail in (".", "..") or os.path.isfile(folder / name)):
             missing.append(name)
     return missing
 

@@ -88,8 +88,11 @@ def list_videos(root: Path, listed: Path | None) -> list[ListedVideo]:
         return [ListedVideo(name, name.partition("/")[0] if "/" in name else "") for name in names]
     if listed.suffix.lower() == ".json":
         return _with_files(root, _something_something(listed))
-    table = _kinetics(listed) if listed.suffix.lower() == ".csv" else None
-    return _with_files(root, table) if table is not None else _named(root, listed)
+    try:
+        table = _kinetics(listed) if listed.suffix.lower() == ".csv" else None
+        return _with_files(root, table) if table is not None else _named(root, listed)
+    except csv.Error as error:
+        raise DataError(f"{listed}: is no csv file ({error}); restore the list") from error
 
 
 def find_video_classes(places: Iterable[tuple[Path, Path | None]], classes: Path | None) -> ClassList:

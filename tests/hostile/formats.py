@@ -234,3 +234,38 @@ def mutate_parquet(random: Random, content: bytes) -> bytes:
     target = io.BytesIO()
     pq.write_table(changed, target)
     return target.getvalue()
+
+
+def mutate_video(random: Random, content: bytes) -> bytes:
+    """A video cut short, without pictures, with other sizes and counts in its tables; or its bytes."""
+    kind = random.randrange(5)
+    if kind == 0:
+        return content[: random.randrange(len(content))]
+    if kind == 1:
+        return _sound_alone(random.choice(("mp4", "matroska", "avi")))
+    boxes = (b"tkhd", b"stsz", b"stts", b"stsc", b"stco", b"mvhd", b"mdhd", b"avc1", b"mp4v", b"ctts", b"stss", b"moov")
+    chunks = (b"avih", b"strh", b"strf", b"idx1", b"movi", b"LIST")  # of avi
+    elements = (b"\xb0", b"\xba", b"\x44\x89", b"\x23\xe3\x83", b"\xae")  # width, height, duration, rate, track
+    names = [name for name in (*boxes, *chunks, *elements) if name in content]
+    if kind == 2 or not names:
+        return mutate_bytes(random, content)
+    for _ in range(random.choice((1, 1, 2))):
+        name = random.choice(names)
+        place = content.index(name) + len(name) + random.randrange(0, 96 if len(name) == 4 else 3)
+        content = _put(content, min(place, len(content) - 4), random.choice((1, 2, 4)), random.choice(SIDES), "big")
+    return content
+
+
+def _sound_alone(container: str) -> bytes:
+    """A file with a second of silence, and no video stream."""
+    import av
+    import numpy as np
+
+    target = io.BytesIO()
+    with av.open(target, "w", format=container) as file:
+        stream = file.add_stream("aac" if container != "avi" else "mp3", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 16000
+        for packet in (*stream.encode(frame), *stream.encode()):
+            file.mux(packet)
+    return target.getvalue()

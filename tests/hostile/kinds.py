@@ -14,7 +14,14 @@ from pathlib import Path
 from random import Random
 
 from hostile import readers, samples
-from hostile.formats import mutate_checkpoint, mutate_image, mutate_parquet, mutate_safetensors, mutate_zip
+from hostile.formats import (
+    mutate_checkpoint,
+    mutate_image,
+    mutate_parquet,
+    mutate_safetensors,
+    mutate_video,
+    mutate_zip,
+)
 from hostile.mutations import TEXTS, mutate_bytes, mutate_json, mutate_lines, mutate_program, mutate_tree
 
 Mutation = Callable[[Random, bytes], bytes]
@@ -35,6 +42,9 @@ BY_SUFFIX: dict[str, Mutation] = {
     ".gif": mutate_bytes,
     ".bmp": mutate_bytes,
     ".webp": mutate_bytes,
+    ".mp4": mutate_video,
+    ".mkv": mutate_video,
+    ".avi": mutate_video,
 }
 
 
@@ -122,6 +132,9 @@ KINDS: dict[str, Kind] = {
     "settings": Kind(samples.settings, readers.settings, ("settings.json",), mutate_settings),
     "config-file": Kind(samples.config_file, readers.config_file, ("run/config.py",), mutate_program),
     "options": Kind(samples.options, readers.options, ("scored.json", "sized.json", "exported.json"), mutate_options),
+    "videos": Kind(
+        samples.videos, readers.videos, ("a/a.mp4", "b/b.mkv", "b/c.avi", "list.txt", "kinetics.csv", "train.json")
+    ),
     "run": Kind(
         samples.run,
         readers.run,

@@ -246,6 +246,33 @@ def run(folder: Path) -> None:
         raise errors[0]
 
 
+def videos(folder: Path) -> None:
+    """What `check-data --video` says of each list, and then what training and features read."""
+    from swin_dense.data.video import VideoDataset
+    from swin_dense.errors import SwinDenseError
+    from swin_dense.export.clips import find_clips
+    from swin_dense.videos.check import check_videos
+    from swin_dense.videos.clips import ClipSampling
+    from swin_dense.videos.labelled import find_video_classes, read_labelled_videos
+
+    sampling, refused = ClipSampling(4, 2), None
+    for listed in (None, folder / "list.txt", folder / "kinetics.csv", folder / "train.json"):
+        place = (folder, listed)
+        report = check_videos({"train": place}, folder / "classes.txt", sampling=sampling)["train"]
+        json.dumps(report.to_dict(), allow_nan=False)
+        try:
+            labelled = read_labelled_videos(*place, find_video_classes([place], folder / "classes.txt"))
+            dataset = VideoDataset(labelled, sampling, 16)
+            for index in range(len(dataset)):
+                assert dataset[index].image.shape[:2] == (4, 3)
+        except SwinDenseError as error:
+            assert not report.ok, "checked as ready, and refused by training"
+            refused = error
+    assert all(source.error or source.number >= 0 for source in find_clips([folder], sampling))
+    if refused is not None:
+        raise refused
+
+
 def program(folder: Path) -> None:
     """Runs a program in the folder."""
     exec((folder / "program.py").read_text(encoding="utf-8"), {})

@@ -292,3 +292,22 @@ def run() -> Files:
         "run/weights.safetensors": weights()["c.safetensors"],
         "run/run.json": _json(facts),
     }
+
+
+def videos() -> Files:
+    """Three containers, in folders of two classes, with a list of each form."""
+    from helpers.video_files import write_frames
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, codec in (("a/a.mp4", "libx264"), ("b/b.mkv", "libx264"), ("b/c.avi", "mpeg4")):
+            path = Path(folder) / Path(name).name
+            found[name] = write_frames(path, codec, count=12, size=(32, 48)).read_bytes()
+    rows = [{"id": stem, "template": word} for stem, word in (("a", "[a]"), ("b", "b"), ("c", "b"))]
+    return {
+        **found,
+        "list.txt": b"a/a.mp4 a\nb/b.mkv b\nb/c.avi 1\n",
+        "kinetics.csv": b"label,youtube_id,time_start,time_end,split\na,a,0,1,train\nb,b,0,1,train\n",
+        "train.json": _json(rows),
+        "classes.txt": b"a\nb\n",
+    }
