@@ -18,7 +18,7 @@ from swin_dense.cli.app import (
     device_count,
     refuse_options,
 )
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, nearest
 
 LABEL_OPTIONS = ("classes", "label_shift", "prediction_shift", "ignore_index")
 """Options of `evaluate` for folders of label PNGs."""
@@ -65,6 +65,18 @@ def evaluate(
             help="Also write CSV tables into this folder: metrics by class; detection: by size, Boundary IoU and LVIS.",
         ),
     ] = None,
+    corruptions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score RUN on images corrupted as in ImageNet-C instead: folder for the scores, which can be resumed."
+        ),
+    ] = None,
+    corruption: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Of --corruptions, only this one; repeatable.")
+    ] = None,
+    severity: Annotated[
+        list[int] | None, typer.Option(min=1, max=5, help="Of --corruptions, only this one; repeatable.")
+    ] = None,
     overrides: Override = None,
     device: Device = None,
     devices: Devices = "auto",
@@ -72,6 +84,17 @@ def evaluate(
 ) -> None:
     """Scores weights on the validation split of their config, or predictions on their ground truth."""
     scores: Any
+    if corruptions is None:
+        refuse_options(context, ("corruption", "severity"), "only with --corruptions DIR")
+    elif model is not None and gt is None:
+        without = ("predictions", "tables", "onnx", "engine")
+        refuse_options(context, without, "not with --corruptions, which scores corrupted images")
+        _evaluate_corruptions(
+            _load(context, model, weights, data, overrides, device), corruptions, corruption, severity, devices, as_json
+        )
+        return
+    else:
+        raise ConfigError("--corruptions DIR scores RUN, or CONFIG --weights FILE, on corrupted images: name one")
     if gt is not None and predictions is not None and model is None:
         refuse_options(
             context,
@@ -165,6 +188,21 @@ def predict(
     )
     record = {"output": str(output), "predictions": rows}
     print_report(record, loaded.task.predicts.format(rows=len(rows), output=output), as_json=as_json)
+
+
+def _evaluate_corruptions(
+    model: Any, folder: Path, names: list[str] | None, severities: list[int] | None, devices: str, as_json: bool
+) -> None:
+    from swin_dense.cli.report import corruption_table, print_report
+    from swin_dense.tasks.corruptions import CORRUPTIONS, SEVERITIES
+    from swin_dense.tasks.run_folder import is_first_process
+
+    if unknown := [name for name in names or () if name not in CORRUPTIONS]:
+        raise ConfigError(f"--corruption {unknown[0]}: {nearest(unknown[0], CORRUPTIONS)}")
+    options = {"names": names or CORRUPTIONS, "severities": severities or SEVERITIES}
+    scores = model.evaluate_corruptions(folder, devices=device_count(devices), **options)
+    if is_first_process():
+        print_report(scores, corruption_table(scores, model.config.score_metric), as_json=as_json)
 
 
 def _load(

@@ -106,6 +106,15 @@ def per_class_accuracy_table(results: Mapping[str, Any]) -> Table:
     return table
 
 
+def corruption_table(record: Mapping[str, Any], metric: str) -> Table:
+    """A metric on clean and on corrupted images; `record` is that of `evaluate_corruptions`."""
+    table = _table(f"{metric} on corrupted images", "", {"": 8})
+    one = record[metric]
+    for name, value in {"clean": one["clean"], "mPC": one["mPC"], "rPC": one["rPC"], **one["corruptions"]}.items():
+        table.add_row(name, f"{value:.3f}")
+    return table
+
+
 def stats_table(record: Mapping[str, Any], *, title: str) -> Table:
     """The size of a model, whole and by part; `record` is that of `ModelStats.to_dict`."""
     table = _table(title, show_footer=True)

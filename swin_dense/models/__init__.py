@@ -252,6 +252,7 @@ class Model:
         self._check_options(engine=engine is not None, onnx=onnx is not None)
         assert self.config is not None
         config = self.config if data is None else load_config(self.config, {"data.root": str(data)})
+        options: dict[str, Any] = {} if engine is None else {"engine": engine}
         with isolated():
             from swin_dense.export.detections import load_detector
             from swin_dense.tasks.evaluation import evaluate_module
@@ -264,8 +265,26 @@ class Model:
                 predictions=None if predictions is None else Path(predictions),
                 devices=devices,
                 device=self.device.type,
-                **({} if engine is None else {"engine": engine}),
+                **options,
             )
+
+    def evaluate_corruptions(
+        self, folder: str | PathLike[str], *, devices: int | str = "auto", **options: Any
+    ) -> dict[str, Any]:
+        """Scores the model on validation images corrupted as in ImageNet-C.
+
+        Args:
+            folder: Gets the scores one by one; an evaluation that was stopped goes on from there.
+            devices: Number of devices of this machine, or "auto".
+            **options: `names`, `severities` and `seed`; see `swin_dense.tasks.corruptions.evaluate_corruptions`.
+        """
+        task = self.task
+        with isolated():
+            from swin_dense.tasks.corruptions import evaluate_corruptions
+
+            assert self.config is not None
+            found = (task, self.config, self.module, self.class_names, Path(folder))
+            return evaluate_corruptions(*found, devices=devices, device=self.device.type, **options)
 
     def _check_options(self, **given: bool) -> None:
         """Refuses options that would do nothing here, before any image is read."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from swin_dense.config import Config
 from swin_dense.errors import WeightsError
 from swin_dense.files import check_output_file, check_output_folder
+from swin_dense.records import Sample
 from swin_dense.tasks import data_module
 from swin_dense.tasks.base import Task
 from swin_dense.tasks.run_folder import is_first_process, write_json
@@ -24,6 +25,7 @@ def evaluate_module(
     predictions: Path | None = None,
     devices: int | str = "auto",
     device: str | None = None,
+    corruption: Callable[[Sample], Sample] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Scores a model with weights on the data of its config, which has to have these classes.
@@ -37,8 +39,11 @@ def evaluate_module(
             file of classes; None writes none.
         devices: Number of devices of this node, or "auto".
         device: Their type, as in `torch.device`; None takes the best there is.
+        corruption: What is done to every sample before the model sees it.
         **options: Of the metric.
     """
+    from torchvision.transforms.v2 import Compose
+
     from swin_dense.training.callbacks import PredictionFiles
     from swin_dense.training.trainer import evaluation_trainer, surroundings
 
@@ -47,6 +52,8 @@ def evaluate_module(
     if predictions is not None:
         (check_output_folder if write else check_output_file)(predictions)
     data = data_module(config)
+    if corruption is not None:
+        data.test_transform = Compose([corruption, data.test_transform])
     data.setup("validate")
     if not same_classes(class_names, data.class_names):
         raise WeightsError(

@@ -173,6 +173,7 @@ ALLOWED = {
         "safetensors",
         "lightning",
         "rich",
+        "imagecorruptions",
         *EVERY_ROOM,
     },
     "cli": {
