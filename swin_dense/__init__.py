@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     import torch
 
     from swin_dense.export import FeatureStore
+    from swin_dense.importing.importer import ImportReport
     from swin_dense.models import Model
     from swin_dense.tasks.training import Run
 
-__all__ = ["__version__", "evaluate", "export_features", "load", "predict", "train"]
+__all__ = ["__version__", "evaluate", "export_features", "import_data", "load", "predict", "train", "tune"]
 
 PathText = str | PathLike[str]
 
@@ -154,6 +155,86 @@ def train(
         from swin_dense.tasks import training
 
         return training.train_source(config, changes, weights=weights, run=run, resume=resume, **options)
+
+
+def tune(
+    config: Any,
+    what: str = "learning-rate",
+    *,
+    data: PathText | None = None,
+    weights: PathText | None = None,
+    steps: int = 100,
+    **options: Any,
+) -> dict[str, Any]:
+    """Tries out a learning rate or a batch size before a training, by Lightning's Tuner; nothing of it is kept.
+
+    Args:
+        config: As for `train`.
+        what: "learning-rate": the rate rises over a few steps, and where the loss falls most steeply is a rate to start
+            from, for the images that the config's steps see. All layers learn at one rate meanwhile. "batch-size": the
+            number of images doubles until the memory of a CUDA device is full.
+        data: Folder of the data set, instead of the config's data.root.
+        weights: Checkpoint that the training will start from.
+        steps: Of the search for a learning rate.
+        **options: `new_classes`, `ignore` and `device` as for `train`; and any config key, dotted.
+
+    Returns:
+        What was found, under "learning_rate" or "batch_size"; "set" has it as changes of config keys.
+
+    Raises:
+        SwinDenseError: Config, data or weights are wrong, or nothing can be found.
+
+    Example:
+        >>> import swin_dense, tempfile
+        >>> from swin_dense.data.shapes import write_shapes
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_shapes(folder, train=4, val=1)
+        ...     found = swin_dense.tune(
+        ...         "swin-nano_shapes", data=f"{folder}/imagenet", steps=20, device="cpu", **{"data.num_workers": 0}
+        ...     )
+        >>> found["set"] == [f"optimizer.learning_rate={found['learning_rate']:g}"], len(found["losses"]) <= 20
+        (True, True)
+    """
+    from swin_dense.isolation import isolated
+
+    changes = {key: options.pop(key) for key in [key for key in options if "." in key]}
+    changes |= {} if data is None else {"data.root": str(data)}
+    with isolated():
+        from swin_dense.config import load_config
+        from swin_dense.tasks import tuning
+
+        return tuning.tune(load_config(config, changes), what, weights=weights, steps=steps, **options)
+
+
+def import_data(source: PathText, output: PathText, **options: Any) -> ImportReport:
+    """Makes a data set that trains with this package of one from an annotation tool or another project.
+
+    Args:
+        source: Folder of the data set, or the one annotation file that is meant.
+        output: The new folder.
+        **options: See `swin_dense.importing.importer.import_data`.
+
+    Returns:
+        What was written, and all that was left out.
+
+    Raises:
+        SwinDenseError: Nothing can be imported, or an argument is wrong.
+
+    Example:
+        >>> import swin_dense, tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("a", "b"):
+        ...     Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
+        ...     _ = (folder / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.4")
+        >>> _ = (folder / "classes.txt").write_text("cup")
+        >>> swin_dense.import_data(folder, folder / "out", format="yolo").images
+        {'train': 1, 'val': 1}
+    """
+    from swin_dense.importing import importer
+
+    return importer.import_data(source, output, **options)
 
 
 def evaluate(source: Any, *, weights: PathText | None = None, data: PathText | None = None, **options: Any) -> Any:

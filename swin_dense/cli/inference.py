@@ -23,7 +23,7 @@ from swin_dense.errors import ConfigError, nearest
 LABEL_OPTIONS = ("classes", "label_shift", "prediction_shift", "ignore_index")
 """Options of `evaluate` for folders of label PNGs."""
 
-TASK_OPTIONS = ("engine", "onnx", "threshold", "min_score", "max_detections", "probabilities")
+TASK_OPTIONS = ("engine", "threshold", "min_score", "max_detections", "probabilities")
 """Options that only some tasks take."""
 
 Source = Annotated[str, typer.Argument(help="Run folder, or config (with --weights).", metavar="RUN|CONFIG")]
@@ -47,9 +47,7 @@ def evaluate(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",
-    onnx: Annotated[
-        Path | None, typer.Option(help="Detection: exported file that is scored in place of the model.")
-    ] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Exported file that is scored in place of the model.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list of --gt, if it is not beside it.")] = None,
     label_shift: Annotated[
         int | None, typer.Option(help="Added to the labels in --gt DIR; -1 where ADE20K's class list lies beside it.")

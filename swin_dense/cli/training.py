@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -52,6 +52,9 @@ def train(
     early_stopping: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many validations without a better score.")
     ] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="learning-rate or batch-size: only try some out, and say which to take.")
+    ] = None,
     device: Device = None,
     devices: Devices = "auto",
     as_json: AsJson = False,
@@ -59,6 +62,8 @@ def train(
     """Trains a model and fills a run folder."""
     if overfit is not None and (resume is not None or early_stopping is not None):
         raise ConfigError("--overfit is a short training of its own; leave out --resume and --early-stopping")
+    if tune is not None and not (resume is None and run is None and overfit is None and early_stopping is None):
+        raise ConfigError("--tune only tries out; leave out --resume, --run, --overfit and --early-stopping")
     if weights is None and (ignore or new_classes or (new_classes is not None and resume is None)):
         raise ConfigError("--ignore, --new-classes and --same-classes say what to take of --weights FILE; name it")
     if (config is None) == (resume is None):
@@ -71,6 +76,14 @@ def train(
     if early_stopping is not None:
         stopping = {"type": "EarlyStopping", "patience": early_stopping}
         settings = replace(settings, callbacks=(*settings.callbacks, stopping))
+    if tune is not None:
+        from swin_dense.cli.report import print_report
+        from swin_dense.tasks import tuning
+
+        found = tuning.tune(
+            settings, tune, weights=weights, new_classes=new_classes, ignore=tuple(ignore or ()), device=device
+        )
+        return print_report(found, *_found(found), as_json=as_json)
     from swin_dense.tasks import training
 
     name = Path(source).stem
@@ -111,6 +124,24 @@ def demo(
     from swin_dense.tasks import training
 
     _report(training.demo(task, run or Path(f"runs/demo-{task}"), data, device), task, as_json)
+
+
+def _found(found: dict[str, Any]) -> list[str]:
+    """What was found by trials, for people."""
+    sets = " ".join(f"--set {one}" for one in found["set"])
+    if "learning_rate" in found:
+        low, high = found["tried"]
+        return [
+            f"learning rate {found['learning_rate']:g}: there the loss falls most steeply, of {found['steps']} steps "
+            f"from {low:.0e} to {high:.0e}; the config has {found['in_config']:g}",
+            f"it is a start, not the best: compare short trainings; train with {sets}",
+        ]
+    return [
+        f"batch size {found['batch_size']}: up to {found['largest']} images at a time could be trained on; the config "
+        f"has {found['in_config']}",
+        f"a step then learns from {found['images_per_step']} images, which the learning rate belongs to; other batches "
+        f"may hold larger images and more objects, so leave some memory free; train with {sets}",
+    ]
 
 
 def _run_config(run: Path) -> Path:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import box_iou
 
-from swin_dense.errors import ConfigError
-from swin_dense.export.graph import OnnxModel
+from swin_dense.export.graph import whole_model
 from swin_dense.records import Batch, Detections, Rle, Size
 
 OUTPUTS = {
@@ -37,8 +36,11 @@ MASKS_WORSE = 100
 """A pixel is of an object or not, so a small difference in probability turns whole pixels: masks may differ by so many
 times the tolerance, as a part of the pixels of their boxes."""
 
+CELLS = 28 * 28
+"""Of a mask; in a box of fewer pixels a single one would count for much."""
+
 SAME_OBJECT = 0.5
-"""Least IoU of two boxes of one object."""
+"""Least IoU of two boxes of one object, or what no corner of them may be apart in pixels."""
 
 
 class ExportedDetector(nn.Module):
@@ -99,12 +101,7 @@ def load_detector(path: Path, class_names: Sequence[str]) -> ExportedDetector:
     Raises:
         ConfigError: It is no such file.
     """
-    model = OnnxModel(path)
-    if model.output_names[:4] != list(OUTPUTS)[:4]:
-        raise ConfigError(f"{path} gives {', '.join(model.output_names)}; only a whole detector can be scored")
-    named = json.loads(model.metadata.get("class_names", "[]"))
-    if tuple(named) != tuple(class_names):
-        raise ConfigError(f"{path} finds {', '.join(named)}, and not {', '.join(class_names)}: it is of another model")
+    model = whole_model(path, class_names, list(OUTPUTS)[:4])
     return ExportedDetector(model, json.loads(model.metadata["mask_threshold"]))
 
 
@@ -116,10 +113,12 @@ class DetectionDeviation:
         shape: (B, 3, H, W) of the images.
         expected: Detections of the model.
         found: Detections of the file.
-        matched: Of those, how many are of one object: the same label, and boxes with an IoU of `SAME_OBJECT` or more.
+        matched: Of those, how many are of one object: the same label, and boxes with an IoU of `SAME_OBJECT` or more,
+            or no further from each other than that many pixels.
         box_pixels: Largest difference of a matched box, in pixels.
         score: Largest difference of a matched score.
-        mask: Largest part of a box whose pixels are of the object on one side alone; None without masks.
+        mask: Pixels that are of the object on one side alone, at most, as a part of the pixels of its box, or of
+            `CELLS` where those are more; None without masks.
     """
 
     shape: tuple[int, ...]
@@ -169,20 +168,21 @@ def detection_deviations(
 
 def _matches(right: Detections, ours: Detections) -> list[tuple[int, int]]:
     """Pairs of detections of one object: each of the model, best first, takes the nearest that is left."""
-    iou = box_iou(right.boxes, ours.boxes).masked_fill(right.labels[:, None] != ours.labels, 0.0)
-    # A box without area overlaps not even itself.
-    iou[(right.boxes[:, None] == ours.boxes).all(dim=-1) & (right.labels[:, None] == ours.labels)] = 1.0
+    # A box without area, or whose corners have changed sides, overlaps not even itself.
+    apart = (right.boxes[:, None] - ours.boxes).abs().amax(dim=-1)
+    nearness = torch.maximum(box_iou(right.boxes, ours.boxes).nan_to_num(0.0).clamp(0.0, 1.0), 1 - apart)
+    nearness = nearness.masked_fill(right.labels[:, None] != ours.labels, 0.0)
     pairs = []
     for i in range(len(right)):
-        j = int(iou[i].argmax()) if len(ours) else 0
-        if len(ours) and iou[i, j] >= SAME_OBJECT:
+        j = int(nearness[i].argmax()) if len(ours) else 0
+        if len(ours) and nearness[i, j] >= SAME_OBJECT:
             pairs.append((i, j))
-            iou[:, j] = 0.0
+            nearness[:, j] = 0.0
     return pairs
 
 
 def _mask_distance(right: Detections, i: int, ours: Detections, j: int) -> float:
     assert right.masks is not None and ours.masks is not None
     different = rle_codec.decode(right.masks[i]) != rle_codec.decode(ours.masks[j])
-    sides = (right.boxes[i, 2:] - right.boxes[i, :2]).clamp(min=1)
-    return float(different.sum() / sides.prod().item())
+    sides = (right.boxes[i, 2:] - right.boxes[i, :2]).clamp(min=0)
+    return float(different.sum() / max(sides.prod().item(), CELLS))

@@ -6,6 +6,7 @@ Shapes: B images, (H, W) pixels.
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -175,9 +176,11 @@ def write_onnx(
 
 
 class OnnxModel:
-    """An ONNX file as a function of images (B, 3, H, W), run by onnxruntime on the CPU.
+    """An ONNX file as a function of images (B, 3, H, W), or clips, run by onnxruntime on the CPU.
 
     Attributes:
+        path: Of the file.
+        shape: Of the input, a number for each axis that is fixed and a name for each that is open.
         output_names: Of what it returns.
         metadata: What the file says about itself.
     """
@@ -195,12 +198,57 @@ class OnnxModel:
             self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of classes that only its compiled part names
             raise ConfigError(f"{path}: onnxruntime cannot run it ({_first_line(error)})") from error
+        self.path, self.shape = path, self._session.get_inputs()[0].shape
         self.output_names = [one.name for one in self._session.get_outputs()]
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Runs the file on float32 images."""
+        """Runs the file on float32 images; several where it takes one at a time, one after the other.
+
+        Raises:
+            ConfigError: The file has another fixed size.
+        """
+        if self.shape[0] == 1 and len(images) > 1:
+            return tuple(map(torch.cat, zip(*(self(one) for one in torch.split(images, 1)), strict=True)))
+        if any(isinstance(side, int) and side != given for side, given in zip(self.shape, images.shape, strict=True)):
+            expected, given = ("x".join(map(str, sides)) for sides in (self.shape, images.shape))
+            raise ConfigError(
+                f"{self.path} takes images of the fixed size {expected} alone, not {given}: it says why with its "
+                "metadata key why_fixed; give it images that are resized to that, or export it without a fixed size"
+            )
         return tuple(torch.from_numpy(output) for output in self._session.run(None, {INPUT: images.numpy()}))
+
+
+def whole_model(path: Path, class_names: Sequence[str], outputs: Sequence[str]) -> OnnxModel:
+    """An ONNX file of a whole model of these classes, whose first outputs are these.
+
+    Raises:
+        ConfigError: It is no such file.
+    """
+    model = OnnxModel(path)
+    if model.output_names[: len(outputs)] != list(outputs):
+        names = ", ".join(model.output_names)
+        raise ConfigError(f"{path} gives {names}, not {', '.join(outputs)}: only the same task's whole model is scored")
+    named = json.loads(model.metadata.get("class_names", "[]"))
+    if tuple(named) != tuple(class_names):
+        known = ", ".join(named) or "no named classes"
+        raise ConfigError(f"{path} finds {known}, and not {', '.join(class_names)}: it is of another model")
+    return model
+
+
+class ExportedLogits(nn.Module):
+    """An exported file in the place of a segmenter or a classifier: `logits` gives the same."""
+
+    def __init__(self, model: OnnxModel, align_corners: bool) -> None:
+        """Takes a file whose only output are logits; `align_corners` is how a segmenter's are to be resized."""
+        super().__init__()
+        self.model, self.align_corners = model, align_corners
+        self.network = nn.Module()  # without parameters, which are in the file
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits of RGB images (B, 3, H, W), or clips (B, T, 3, H, W), in 0..255."""
+        (logits,) = self.model(images.float().cpu())
+        return logits.to(images.device)
 
 
 def _require_onnx() -> ModuleType:

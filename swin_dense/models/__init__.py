@@ -241,7 +241,7 @@ class Model:
             predictions: Where to write the predictions: a COCO result file, or a folder of label PNGs.
             devices: Number of devices of this machine, or "auto".
             engine: Detection: "faster-coco-eval", the default, or "pycocotools"; both give the same numbers.
-            onnx: Detection: file of `export` that is scored in place of the model.
+            onnx: ONNX file of `export`, of the whole model, that is scored in place of the model.
 
         Returns:
             The metrics of the task; see `swin_dense.evaluate`.
@@ -249,18 +249,17 @@ class Model:
         Raises:
             SwinDenseError: The data is wrong, or has other classes than the model.
         """
-        self._check_options(engine=engine is not None, onnx=onnx is not None)
+        self._check_options(engine=engine is not None)
         assert self.config is not None
         config = self.config if data is None else load_config(self.config, {"data.root": str(data)})
         options: dict[str, Any] = {} if engine is None else {"engine": engine}
         with isolated():
-            from swin_dense.export.detections import load_detector
             from swin_dense.tasks.evaluation import evaluate_module
 
             return evaluate_module(
                 self.task,
                 config,
-                self.module if onnx is None else load_detector(Path(onnx), self.class_names),
+                self.module if onnx is None else self.task.exported(Path(onnx), self.class_names, self.module),
                 self.class_names,
                 predictions=None if predictions is None else Path(predictions),
                 devices=devices,

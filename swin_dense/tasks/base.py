@@ -229,6 +229,12 @@ class Task(ABC, Generic[ConfigT]):
         """Height and width of the images that the whole model takes, frames before them; None where any will do."""
         return None
 
+    def exported(self, path: Path, class_names: Sequence[str], model: Any) -> Any:
+        """An ONNX file of the whole model, in the place of the model."""
+        from swin_dense.export.graph import ExportedLogits, whole_model
+
+        return ExportedLogits(whole_model(path, class_names, ["logits"]), getattr(model, "align_corners", False))
+
     def preprocessing(self, network: Any) -> Preprocessing:
         """What the network expects to have been done to images."""
         from swin_dense.export.models import Preprocessing

@@ -155,7 +155,7 @@ class DetectionTask(Task[DetectionConfig]):
     needs_category_ids = True
     lowest_score = 0.0
     exports_whole = True
-    options = frozenset({"engine", "onnx", "threshold", "min_score", "max_detections"})
+    options = frozenset({"engine", "threshold", "min_score", "max_detections"})
     predicts = "detections: {rows}, in {output}/predictions.json, pictures beside it"
 
     def data_module(self, config: DetectionConfig) -> CocoDataModule:
@@ -297,6 +297,11 @@ class DetectionTask(Task[DetectionConfig]):
             images if images.is_dir() else None,
             opset_of(model.network),
         )
+
+    def exported(self, path: Path, class_names: Sequence[str], model: Any) -> Any:
+        from swin_dense.export.detections import load_detector
+
+        return load_detector(path, class_names)
 
     def explained(self, model: Any, class_names: Sequence[str], class_name: str | None) -> Any:
         from swin_dense.visualize.inspection import object_target

@@ -135,20 +135,9 @@ def train(
             check_resumable(run, config, changes, done)
             if (run / "best.ckpt").is_file():
                 best_network(run)
-        task, data = task_of(config), _data_set_up(config)
+        task, data = task_of(config), data_set_up(config)
         check_same_classes(run, done, data.class_names, renamed=new_classes is False)
-        torch.manual_seed(config.training.seed)
-        module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
-        check_validation(config, module.metric.metric_names)
-        frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
-        if frozen_stages >= 0 and weights is None and not resume:
-            raise ConfigError(
-                f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass {option('weights', 'FILE')}"
-            )
-        if weights is not None:
-            load_initial_weights(
-                module.network, Path(weights), config, data.class_names, new_classes=new_classes, ignore=ignore
-            )
+        module = initial_module(config, data, weights, new_classes=new_classes, ignore=ignore, resume=resume)
         trainer = training_trainer(config, run, partial(task.draw_validation, data), done.get("steps", 0))
         if resume:
             record_resume(run, config, changes)
@@ -176,7 +165,33 @@ def train(
         return Run(run, module.scores)
 
 
-def _data_set_up(config: Config) -> Any:
+def initial_module(
+    config: Config,
+    data: Any,
+    weights: str | PathLike[str] | None,
+    *,
+    new_classes: bool | None = None,
+    ignore: Sequence[str] = (),
+    resume: bool = False,
+) -> Any:
+    """The Lightning module of a config as its training starts; where it resumes, a checkpoint has the weights."""
+    task = task_of(config)
+    torch.manual_seed(config.training.seed)
+    module = task.training_module(config, data, task.build_model(config.model, len(data.class_names)))
+    check_validation(config, module.metric.metric_names)
+    frozen_stages = config.model.get("backbone", {}).get("frozen_stages", -1)
+    if frozen_stages >= 0 and weights is None and not resume:
+        raise ConfigError(
+            f"model.backbone.frozen_stages={frozen_stages} freezes random weights; pass {option('weights', 'FILE')}"
+        )
+    if weights is not None:
+        load_initial_weights(
+            module.network, Path(weights), config, data.class_names, new_classes=new_classes, ignore=ignore
+        )
+    return module
+
+
+def data_set_up(config: Config) -> Any:
     """The data of a config, read; a folder of another format is an error that says how to import it."""
     try:
         data = data_module(config)

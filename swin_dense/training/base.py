@@ -127,6 +127,9 @@ class DenseModule(LightningModule):
         self._broken_batches = 0 if self._watch.is_finite() else self._broken_batches + 1
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if self._broken_batches > (self.patience if scaled else 0):
+            if self._rate_is_searched():  # which has gone beyond the rates that can be trained with
+                self.trainer.should_stop = True
+                return
             raise TrainingError(self._watch.message(self._broken_batches))
         if self.trainer.world_size > 1 and self.trainer.global_step == 0:
             _check_all_learn(self.network)
@@ -185,13 +188,17 @@ class DenseModule(LightningModule):
     def on_train_start(self) -> None:
         """Lets the settings hold, where a checkpoint has brought back others."""
         optimizer, schedule = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
-        if not isinstance(schedule, LambdaLR):  # Lightning's search for a learning rate has put its own in place
+        if not isinstance(schedule, LambdaLR):
             return
         schedule.base_lrs = [settings["lr"] for settings in self._settings]
         rates = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
         schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
         for group, settings, rate in zip(optimizer.param_groups, self._settings, schedule.get_last_lr(), strict=True):
             group.update(settings, initial_lr=settings["lr"], lr=rate)
+
+    def _rate_is_searched(self) -> bool:
+        """Whether Lightning's search for a learning rate has put a schedule of its own in place."""
+        return not isinstance(self.trainer.lr_scheduler_configs[0].scheduler, LambdaLR)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a resumed run needs to log the same, and the classes; a line that is due is written by this run."""

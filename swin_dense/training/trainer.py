@@ -156,6 +156,29 @@ def training_trainer(
     return trainer
 
 
+def trial_trainer(config: Config, folder: Path) -> Trainer:
+    """The trainer of a config for a few steps on one device, which logs, validates and leaves nothing."""
+    options = check_trainer_options({**config.trainer, "fast_dev_run": False})
+    if not isinstance(options.get("devices"), list):
+        options["devices"] = 1
+    trainer = _build(
+        {
+            "precision": _precision(config.training.precision, options),
+            **options,
+            "num_sanity_val_steps": 0,
+            "max_steps": 2**30,  # the tuner ends it, whatever the length of an epoch is
+            "check_val_every_n_epoch": 2**30,
+            "gradient_clip_val": config.training.clip_gradient_norm,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "default_root_dir": folder,
+        }
+    )
+    trainer.accumulate_grad_batches = accumulation(config.training, config.data.batch_size, 1)
+    return trainer
+
+
 def check_trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The `trainer` of a config, for Lightning's Trainer; refuses what that does not take and what a run decides."""
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}

@@ -154,6 +154,12 @@ def test_it_is_exported_whole_and_explained(
     record = json.loads(capsys.readouterr().out)
     assert record["ok"] and record["open_axes"] == ["batch"] and record["traced_shape"][2:] == [64, 64]
     assert record["class_names"] == sorted(CLASS_NAMES)
+    for words in ([], ["--onnx", str(tmp_path / "model.onnx")]):
+        predictions = ["--predictions", str(tmp_path / f"{len(words)}.json")]
+        assert command("evaluate", str(finished), *words, *predictions) == 0
+    ours, theirs = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (2, 0))
+    assert ours and [one["classes"] for one in ours] == [one["classes"] for one in theirs]
+    capsys.readouterr()
     assert command("export-onnx", str(finished), str(tmp_path / "model.onnx"), "--shape", "96x96") == 2
     photo = str(next((images / "val" / "star").iterdir()))
     words = ["visualize-features", str(finished), photo, "--output", str(tmp_path / "pictures"), "--short-side", "64"]

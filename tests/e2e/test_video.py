@@ -129,6 +129,11 @@ def test_it_is_exported_whole_and_looked_into(
         assert report["input"].startswith("images: (batch, frames, 3, height, width)")
         assert report["class_names"] == sorted(MOTIONS)
     assert command("export-onnx", str(finished), str(tmp_path / "again.onnx")) == 0  # as text
+    capsys.readouterr()
+    assert command("evaluate", str(finished), "--onnx", str(tmp_path / "video.onnx"), "--json") == 0
+    score = json.loads(capsys.readouterr().out)
+    assert command("evaluate", str(finished), "--json") == 0
+    assert score == json.loads(capsys.readouterr().out)
     video = str(next(videos.glob("val/horizontal/*.mp4")))
     pictures = ["--output", str(tmp_path / "pictures"), "--window", "0,0,0", "--class", "horizontal", "--json"]
     assert command("visualize-features", str(finished), video, *pictures) == 0

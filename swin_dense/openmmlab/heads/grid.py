@@ -30,7 +30,8 @@ class Grid:
             y, x = torch.meshgrid(rows * stride, columns * stride, indexing="ij")
             levels.append(torch.stack([x.flatten(), y.flatten(), torch.full_like(x.flatten(), stride)], dim=1))
         table = torch.cat(levels)
-        return cls(table[:, :2], table[:, 2], [len(level) for level in levels])
+        # Not `len`, of which a tracer makes one number for all sizes.
+        return cls(table[:, :2], table[:, 2], [level.shape[0] for level in levels])
 
     def is_inside(self, height: int, width: int) -> Tensor:
         """(P,) bool: whether a cell lies in an image of this size, not in the padding that the batch added."""

@@ -1,4 +1,4 @@
-"""Operators of mmcv in a form that has its counterpart among those of ONNX, on maps of any size.
+"""Operators of heads in a form that has its counterpart among those of ONNX, on maps and batches of any size.
 
 Shapes: maps (B, C, H, W).
 """
@@ -21,7 +21,7 @@ LONGEST = 1024
 
 
 def with_plain_operators(head: nn.Module) -> nn.Module:
-    """A copy with the same parameters, in which deformable convolutions and corner pooling can be exported."""
+    """A copy with the same parameters whose deformable convolutions, corner pooling and attention can be exported."""
     shared = {id(tensor): tensor for tensor in itertools.chain(head.parameters(), head.buffers())}
     plain = copy.deepcopy(head, memo=dict(shared))
     for module in list(plain.modules()):
@@ -30,6 +30,8 @@ def with_plain_operators(head: nn.Module) -> nn.Module:
                 setattr(module, name, PlainDeformConv(child))
             elif isinstance(child, CornerPool):
                 setattr(module, name, RunningMaximum(*child.cummax_dim_flip[child.mode]))
+            elif isinstance(child, nn.MultiheadAttention):
+                setattr(module, name, PlainSelfAttention(child))
     return plain
 
 
@@ -66,3 +68,33 @@ class RunningMaximum(nn.Module):
             length = maps.shape[self.dim]
             maps = torch.maximum(maps, padded.narrow(self.dim, step if self.backwards else 0, length))
         return maps
+
+
+class PlainSelfAttention(nn.Module):
+    """`nn.MultiheadAttention` of a sequence to itself, whose own form asks whether the batch is one image."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.inputs = nn.Linear(1, 1)
+        self.inputs.weight, self.inputs.bias = attention.in_proj_weight, attention.in_proj_bias
+        self.output, self.heads = attention.out_proj, attention.num_heads
+
+    def forward(self, query: Tensor, *_: Tensor, **__: object) -> tuple[Tensor, None]:
+        """Attends from each of (N, B, C) to all N, and gives no weights."""
+        tokens = self.inputs(query.transpose(0, 1))
+        queries, keys, values = tokens.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5).softmax(-1)
+        return self.output((weights @ values).transpose(1, 2).flatten(2)).transpose(0, 1), None
+
+
+class BatchFirst(nn.Module):
+    """A module on sequences (N, B, C) that lays its output out as (B, N, C), of which rows are taken without a copy."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """What the module makes of (N, B, C)."""
+        found: Tensor = self.module(rows.transpose(0, 1))
+        return found.transpose(0, 1)

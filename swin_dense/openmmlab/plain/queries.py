@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from swin_dense.openmmlab.plain.boxes import Candidates, Maps, best_of, decoded
+from swin_dense.openmmlab.plain.operators import BatchFirst, with_plain_operators
 from swin_dense.openmmlab.plain.two_stage import Pooling
 
 
@@ -20,7 +21,10 @@ class QueryStages(nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.boxes, self.queries = network.rpn_head.init_proposal_bboxes, network.rpn_head.init_proposal_features
-        self.heads: Any = network.roi_head.bbox_head
+        heads: Any = with_plain_operators(network.roi_head.bbox_head)
+        self.heads = heads
+        for head in heads:
+            head.attention_norm = BatchFirst(head.attention_norm)
         self.poolings = nn.ModuleList(Pooling(one) for one in network.roi_head.bbox_roi_extractor)
         self.count = network.roi_head.test_cfg["max_per_img"]
 

@@ -17,6 +17,8 @@ from swin_dense.errors import ConfigError
 from swin_dense.export import graph as onnx
 from swin_dense.export.graph import Graph, trace
 from swin_dense.export.models import Preprocessing, RawImages
+from swin_dense.inference.segmentation import SegmentationInference
+from swin_dense.records import Batch
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,50 @@ def test_keeps_names_open_axes_and_metadata(graph: Graph, tmp_path: Path) -> Non
     expected = 2 * (images - torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)) / torch.tensor([1.0, 1.0, 2.0]).view(3, 1, 1)
     torch.testing.assert_close(onnx.OnnxModel(path)(images)[0], expected)
     assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_a_file_of_a_fixed_size_takes_images_one_by_one_and_refuses_other_sizes(tmp_path: Path) -> None:
+    class Doubled(nn.Module):
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return (2 * images,)
+
+    fixed = trace(RawImages(Doubled(), Preprocessing((0.0,) * 3, (1.0,) * 3)).eval(), (2, 4), fixed=True)
+    onnx.write_onnx(fixed, tmp_path / "model.onnx", ["doubled"], {})
+    model = onnx.OnnxModel(tmp_path / "model.onnx")
+    images = torch.arange(48.0).view(2, 3, 2, 4)
+    torch.testing.assert_close(model(images)[0], 2 * images)
+    with pytest.raises(ConfigError, match="fixed size 1x3x2x4 alone, not 1x3x4x2"):
+        model(images[:1].transpose(2, 3))
+    with pytest.raises(ConfigError, match="gives doubled, not logits"):
+        onnx.whole_model(tmp_path / "model.onnx", ("cat",), ["logits"])
+
+
+def test_a_file_of_logits_segments_as_the_model_does(tmp_path: Path) -> None:
+    """On windows of another size than it was traced with, and mirrored."""
+
+    class Small(nn.Module):
+        align_corners = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 8, stride=4, padding=2)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return (self.convolution(images),)
+
+        def logits(self, images: Tensor) -> Tensor:
+            return self(images.float() / 255)[0]
+
+    model = randomised(Small())
+    traced = trace(RawImages(model, Preprocessing((0.0,) * 3, (255.0,) * 3)).eval(), (64, 64))
+    onnx.write_onnx(traced, tmp_path / "model.onnx", ["logits"], {"class_names": '["a", "b", "c", "d"]'})
+    file = onnx.ExportedLogits(onnx.whole_model(tmp_path / "model.onnx", "abcd", ["logits"]), False)
+    how = SegmentationInference(lambda size, ratio: size, crop_size=(32, 40), stride=(20, 30), flip=True)
+    images = (255 * torch.rand(2, 3, 50, 70, generator=torch.Generator().manual_seed(0))).byte()
+    batch = Batch(images, ((50, 70),) * 2, ((50, 70),) * 2, (1, 2), ("a", "b"))
+    for ours, right in zip(how.predict(file, batch), how.predict(model, batch), strict=True):
+        assert (ours.label_map == right.label_map).float().mean() > 0.999
+    assert len(right.label_map.unique()) > 1
 
 
 def test_swin_v2_is_written_for_images_of_any_size(tmp_path: Path) -> None:
