@@ -229,7 +229,8 @@ def import_data(source: PathText, output: PathText, **options: Any) -> ImportRep
         ...     Image.new("RGB", (40, 30)).save(folder / f"{name}.png")
         ...     _ = (folder / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.4")
         >>> _ = (folder / "classes.txt").write_text("cup")
-        >>> swin_dense.import_data(folder, folder / "out", format="yolo").images
+        >>> half = {"train": 0.5, "val": 0.5}
+        >>> swin_dense.import_data(folder, folder / "out", format="yolo", split=half).images
         {'train': 1, 'val': 1}
     """
     from swin_dense.importing import importer

@@ -1,18 +1,32 @@
 """Label maps of other sources: VOC's `SegmentationClass`, or a PNG per image in a folder of masks.
 
-A `labelmap.txt` as CVAT writes it (`name:r,g,b::` in each line) gives the names of the classes. Label maps in colours
-are left out, with the reason.
+A `labelmap.txt` as CVAT writes it (`name:r,g,b::` in each line) gives the names of the classes, and the colours that
+stand for them in label maps in colours; those with other colours are left out, with the reason.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from swin_dense.errors import DataError
+from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.importing.files import SourceImages, folder_of, text_lines
-from swin_dense.importing.masks import mask_files, pixels_of
+from swin_dense.importing.masks import mask_files
 from swin_dense.importing.records import Imported, ImportedImage, UnusableError
 from swin_dense.importing.voc import BACKGROUND_FIRST, splits_of
+from swin_dense.label_maps.files import read_label_file
+
+VOID = 255
+"""The label of a pixel without a class."""
+
+_PLACES = np.array([2**16, 2**8, 1])
+"""What red, green and blue count in the number of a colour."""
 
 LABEL_FOLDERS = ("SegmentationClass", "masks", "labels", "annotations", "mask")
 """Where label maps lie; the first that is there counts."""
@@ -28,11 +42,15 @@ def read_label_maps(source: Path) -> Imported:
         raise DataError(f"{root}: no folder of label maps in it; call it SegmentationClass or masks")
     by_stem = {Path(name).stem: name for name in masks if folder in name.split("/")[:-1]}
     listed = next((root / name for name in ("labelmap.txt", "classes.txt") if (root / name).is_file()), None)
+    colours: dict[int, int] = {}
     if listed is not None:
         with imported.dropping(listed):
-            imported.classes = [
-                line.partition(":")[0].strip() for line in text_lines(listed) if not line.startswith("#")
-            ]
+            lines = [line.split(":") for line in text_lines(listed) if not line.startswith("#")]
+            imported.classes = [line[0].strip() for line in lines]
+            for label, line in enumerate(lines):
+                parts = re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", ":".join(line[1:2]), re.ASCII)
+                if parts is not None:
+                    colours.setdefault(int(np.array([int(part) for part in parts.groups()]) @ _PLACES), label)
     elif folder == "SegmentationClass":
         imported.classes = list(BACKGROUND_FIRST)
     else:
@@ -46,15 +64,37 @@ def read_label_maps(source: Path) -> Imported:
             continue
         with imported.dropping(root / by_stem[stem]):
             used.add(stem)
-            labels = pixels_of(root / by_stem[stem])
-            if labels.max() > 255 or labels.ndim != 2:
-                raise UnusableError("label-format", "has colours for labels", "export it with an index per pixel")
-            highest = max(highest, int(labels[labels != 255].max(initial=0)))
-            path = root / name
-            image = ImportedImage(path, Path(name).name, labels.shape, (), splits.get(stem), root / by_stem[stem])
-            imported.images.append(image)
+            read = partial(labels_of, root / by_stem[stem], colours)
+            labels, path = read(), root / name
+            highest = max(highest, int(labels[labels != VOID].max(initial=0)))
+            size = labels.shape[0], labels.shape[1]
+            imported.images.append(ImportedImage(path, Path(name).name, size, (), splits.get(stem), read))
     for stem in sorted(by_stem.keys() - used):
         imported.drop("missing-image", root / by_stem[stem], "no image belongs to this label map", "add it")
     if not imported.classes:
         imported.classes = [str(label) for label in range(highest + 1)]
     return imported
+
+
+def labels_of(path: Path, colours: Mapping[int, int]) -> npt.NDArray[np.integer]:
+    """(H, W) labels of a label map, of which one in colours is read with their labels."""
+    try:
+        with ImageStore(path.parent).open(path.name, ("PNG",)) as image:
+            pixels = np.asarray(image.convert("RGB")) if image.mode in ("RGB", "RGBA") else None
+        if pixels is None:
+            labels = read_label_file(ImageStore(path.parent), path.name).labels
+    except ImageError as error:
+        raise UnusableError(error.kind, error.fault, error.fix) from None
+    if pixels is not None:
+        values, places = np.unique(pixels @ _PLACES, return_inverse=True)
+        unknown = [value for value in values.tolist() if value not in colours]
+        if unknown:
+            shown = "{},{},{}".format(*unknown[0].to_bytes(3, "big"))
+            message = f"has {len(unknown)} of {len(values)} colors that no list names, for instance {shown}"
+            fix = "add a labelmap.txt with a line NAME:R,G,B for each, or export it with an index per pixel"
+            raise UnusableError("unknown-color", message, fix)
+        labels = np.array([colours[value] for value in values.tolist()])[places].reshape(pixels.shape[:2])
+    if labels.max(initial=0) > VOID:
+        fix = "number the classes from 0; 255 is no class"
+        raise UnusableError("label-format", f"has the label {labels.max()}, beyond 255", fix)
+    return labels

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from swin_dense.records import Finding, Rle, Size
 
 
@@ -51,7 +54,7 @@ class ImportedImage:
         size: Height and width that the annotations are made for.
         objects: Its objects.
         split: The split that the source puts it in; None where it has no splits.
-        label_map: Its label PNG, of a source of semantic segmentation.
+        label_map: Reads its labels (H, W), of a source of semantic segmentation.
         embedded: Reads the bytes of an image that lies inside an annotation file.
     """
 
@@ -60,7 +63,7 @@ class ImportedImage:
     size: Size
     objects: tuple[ImportedObject, ...] = ()
     split: str | None = None
-    label_map: Path | None = None
+    label_map: Callable[[], npt.NDArray[np.integer]] | None = None
     embedded: Callable[[], bytes] | None = None
 
 

@@ -14,10 +14,9 @@ import numpy.typing as npt
 from pycocotools import mask as coco_mask
 
 from swin_dense.errors import DataError, OutputError, option
-from swin_dense.images.store import ImageStore
 from swin_dense.importing.records import ImportedImage
 from swin_dense.label_maps.classes import CLASS_LISTS
-from swin_dense.label_maps.files import label_image, read_label_file
+from swin_dense.label_maps.files import label_image
 
 ADE_FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 WAYS = ("copy", "hardlink", "symlink")
@@ -93,16 +92,12 @@ def write_label_maps(
 def _stored_labels(image: ImportedImage, classes: Sequence[str], void: Iterable[int]) -> npt.NDArray[np.integer]:
     """(H, W) classes from 1; those of a label PNG, or those of the outlines, later ones over earlier ones."""
     if image.label_map is not None:
-        labels = read_label_file(ImageStore(image.label_map.parent), image.label_map.name).labels
-        if labels.shape != image.size:
-            height, width = labels.shape
-            fault = f"{width} x {height} pixels, its image {image.size[1]} x {image.size[0]}"
-            raise DataError(f"{image.label_map}: {fault}; export it again")
+        labels = image.label_map()
         known = ~np.isin(labels, list(void))
         if known.any() and labels[known].max() >= len(classes):
             raise DataError(
-                f"{image.label_map}: label {labels[known].max()}, but there are {len(classes)} classes; name them all "
-                f"with {option('classes', 'FILE')}"
+                f"{image.path}: its label map has the label {labels[known].max()}, but there are {len(classes)} "
+                f"classes; name them all with {option('classes', 'FILE')}"
             )
         return np.where(known, labels.astype(np.int32) + 1, 0)
     stored = np.ones(image.size, dtype=np.int32)  # the background, the first class

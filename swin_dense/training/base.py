@@ -67,6 +67,7 @@ class DenseModule(LightningModule):
         self._learning_rate = 0.0
         self._logged_step = 0
         self._broken_batches = 0
+        self._rate_is_searched = False
         self._watch: _Watch | None = None
 
     @property
@@ -127,7 +128,7 @@ class DenseModule(LightningModule):
         self._broken_batches = 0 if self._watch.is_finite() else self._broken_batches + 1
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         if self._broken_batches > (self.patience if scaled else 0):
-            if self._rate_is_searched():  # which has gone beyond the rates that can be trained with
+            if self._rate_is_searched:  # which has gone beyond the rates that can be trained with
                 self.trainer.should_stop = True
                 return
             raise TrainingError(self._watch.message(self._broken_batches))
@@ -188,6 +189,7 @@ class DenseModule(LightningModule):
     def on_train_start(self) -> None:
         """Lets the settings hold, where a checkpoint has brought back others."""
         optimizer, schedule = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
+        self._rate_is_searched = not isinstance(schedule, LambdaLR)  # Lightning has put its own in place
         if not isinstance(schedule, LambdaLR):
             return
         schedule.base_lrs = [settings["lr"] for settings in self._settings]
@@ -195,10 +197,6 @@ class DenseModule(LightningModule):
         schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rates]
         for group, settings, rate in zip(optimizer.param_groups, self._settings, schedule.get_last_lr(), strict=True):
             group.update(settings, initial_lr=settings["lr"], lr=rate)
-
-    def _rate_is_searched(self) -> bool:
-        """Whether Lightning's search for a learning rate has put a schedule of its own in place."""
-        return not isinstance(self.trainer.lr_scheduler_configs[0].scheduler, LambdaLR)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what a resumed run needs to log the same, and the classes; a line that is due is written by this run."""

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "swin_dense"
 
 PUBLIC = {
-    "swin_dense": ["load", "predict", "train", "evaluate", "export_features"],
+    "swin_dense": ["load", "predict", "train", "tune", "import_data", "evaluate", "export_features"],
     "swin_dense.backbones": ["create_backbone", "SwinTransformer", "FeatureSpec", "SwinVariant"],
     "swin_dense.config": ["load_config", "find_config"],
     "swin_dense.data": ["CocoDataModule", "ADE20KDataModule"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 
@@ -36,6 +36,8 @@ BY_SUFFIX: dict[str, Mutation] = {
     ".txt": mutate_lines,
     ".csv": mutate_lines,
     ".mat": mutate_bytes,
+    ".xml": mutate_bytes,
+    ".yaml": mutate_lines,
     ".png": mutate_image,
     ".jpg": mutate_image,
     ".tif": mutate_image,
@@ -129,6 +131,12 @@ KINDS: dict[str, Kind] = {
     "store-parts": Kind(
         samples.store_parts, readers.store, ("store/parts/00000000-00000002.parquet", "store/export.json")
     ),
+    **{
+        f"import-{form}": Kind(
+            partial(samples.export, form), partial(readers.imports, form), tuple(samples.export(form))
+        )
+        for form in samples.EXPORTS
+    },
     "settings": Kind(samples.settings, readers.settings, ("settings.json",), mutate_settings),
     "config-file": Kind(samples.config_file, readers.config_file, ("run/config.py",), mutate_program),
     "options": Kind(samples.options, readers.options, ("scored.json", "sized.json", "exported.json"), mutate_options),

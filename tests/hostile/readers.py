@@ -174,6 +174,22 @@ def store(folder: Path) -> None:
     opened.to_npy(folder / "arrays")
 
 
+def imports(form: str, folder: Path) -> None:
+    """What `import-data` makes of an export can be read, and each of its two images is there or named."""
+    from swin_dense.coco.check import check_coco
+    from swin_dense.importing.importer import import_data
+
+    to = "label-maps" if form == "label-maps" else "coco"
+    named = "masks" if form == "label-maps" else form
+    half = {"train": 0.5, "val": 0.5}
+    report = import_data(folder / "in", folder / "out", format=named, to=to, split=half)
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert sum(report.images.values()) >= 2 or report.dropped
+    for path in (folder / "out").glob("annotations/*.json"):
+        problems = check_coco(path, None).problems
+        assert {one.kind for one in problems if one.severity == "error"} <= {"nothing-to-train-on"}, problems
+
+
 def settings(folder: Path) -> None:
     from swin_dense.config import config_text, load_config
 

@@ -8,11 +8,14 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from helpers import annotation_exports
 
 HEIGHT, WIDTH = 48, 64
 Files = dict[str, bytes]
@@ -311,3 +314,27 @@ def videos() -> Files:
         "train.json": _json(rows),
         "classes.txt": b"a\nb\n",
     }
+
+
+def _label_maps(root: Path, folder: str = "SegmentationClass") -> Path:
+    """In colours, with their list; numbers of objects are colours, too."""
+    annotation_exports.text(root / "labelmap.txt", "ground:0,0,0::\nbox:0,0,128::\ndisc:224,224,192::\n")
+    colours = np.array([[0, 0, 0], [0, 0, 128], [224, 224, 192]], dtype=np.uint8)
+    for seed, name in enumerate(annotation_exports.NAMES):
+        annotation_exports.image(root / f"JPEGImages/{name}.png", seed)
+        labels = np.random.default_rng(seed).integers(0, 3, (annotation_exports.HEIGHT, annotation_exports.WIDTH))
+        (root / folder).mkdir(exist_ok=True)
+        Image.fromarray(colours[labels]).save(root / folder / f"{name}.png")
+    return root
+
+
+EXPORTS = {**annotation_exports.EXPORTS, "masks": partial(_label_maps, folder="masks"), "label-maps": _label_maps}
+
+
+@cache
+def export(form: str) -> Files:
+    """A small data set as an annotation tool exports it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = EXPORTS[form](Path(folder) / "in")
+        names = sorted(path for path in root.rglob("*") if path.is_file())
+        return {f"in/{path.relative_to(root).as_posix()}": path.read_bytes() for path in names}

@@ -16,8 +16,9 @@ from helpers import annotation_exports as sources
 from swin_dense.coco.check import check_coco
 from swin_dense.data import CocoDataModule
 from swin_dense.errors import ConfigError, DataError
+from swin_dense.images.alike import ALIKE, group_alike
 from swin_dense.importing.importer import import_data
-from swin_dense.importing.layouts import hint_to_import, recognise
+from swin_dense.importing.layouts import FORMATS, hint_to_import, recognise
 from swin_dense.label_maps.check import check_ade
 
 HALF = {"train": 0.5, "val": 0.5}
@@ -104,6 +105,18 @@ def test_images_that_look_alike_stay_together(tmp_path: Path) -> None:
     assert report.images == {"train": 4, "val": 4} and not train & val
 
 
+def test_groups_of_look_alikes_are_those_of_all_pairs() -> None:
+    """Compared by blocks of bits, or each with each."""
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2, (60, 64), dtype=np.uint8)
+    hashes = np.concatenate([hashes, hashes[:40] ^ (rng.random((40, 64)) < 0.09), hashes[:5]]).astype(np.uint8)
+    near = (hashes[:, None] != hashes).sum(axis=-1) <= ALIKE
+    reach = np.linalg.matrix_power(near.astype(float), 8) > 0
+    groups = np.array(group_alike(hashes))
+    assert ((groups[:, None] == groups) == reach).all()
+    assert 60 < len({*groups.tolist()}) < 100
+
+
 def test_a_class_list_gives_the_order_and_the_others_are_counted(tmp_path: Path) -> None:
     classes = sources.text(tmp_path / "list.txt", "fork\nplate\n")
     report = import_data(sources.coco(tmp_path / "in"), tmp_path / "out", classes=classes, split=HALF)
@@ -161,10 +174,11 @@ def test_a_folder_in_use_and_a_folder_of_nothing_are_refused(tmp_path: Path) -> 
 
 
 def test_training_on_a_foreign_folder_says_how_to_import_it(tmp_path: Path) -> None:
-    source = sources.yolo(tmp_path / "in")
-    hint = hint_to_import(source)
-    assert hint is not None and f"looks like YOLO: import it first with `swin-dense import-data {source} OUT`" in hint
-    import_data(source, tmp_path / "out")
+    for format, export in sources.EXPORTS.items():
+        source = export(tmp_path / format)
+        hint = hint_to_import(source)
+        wanted = f"looks like {FORMATS[format]}: import it first with `swin-dense import-data {source} OUT`"
+        assert hint is not None and wanted in hint
     (tmp_path / "other").mkdir()
     assert hint_to_import(tmp_path / "other") is None
 
@@ -176,6 +190,25 @@ def test_label_maps_of_outlines(tmp_path: Path) -> None:
     (path,) = (tmp_path / "out/annotations/training").iterdir()
     labels = np.asarray(Image.open(path))
     assert labels.shape == (40, 60) and labels[2, 2] == 1 and labels[10, 45] == 3
+
+
+def test_label_maps_in_colours(tmp_path: Path) -> None:
+    """As CVAT writes them; a colour that its list does not name leaves the image out."""
+    sources.text(tmp_path / "in/labelmap.txt", "# label:color_rgb:parts:actions\nground:0,0,0::\ncup:0,0,128::\n")
+    pixels = np.zeros((sources.HEIGHT, sources.WIDTH, 3), np.uint8)
+    pixels[:10, :, 2] = 128
+    for seed, name in enumerate(("a", "b", "c")):
+        sources.image(tmp_path / f"in/JPEGImages/{name}.png", seed)
+        sources.image(tmp_path / "in/SegmentationClass" / f"{name}.png")
+        shown = np.where(pixels == 128, 127, pixels) if name == "c" else pixels
+        Image.fromarray(shown.astype(np.uint8)).save(tmp_path / f"in/SegmentationClass/{name}.png")
+    report = import_data(tmp_path / "in", tmp_path / "out", to="label-maps", split=HALF)
+    assert report.classes == ["ground", "cup"] and report.images == {"train": 1, "val": 1}
+    assert [one["kind"] for one in report.dropped] == ["unknown-color"]
+    assert "for instance 0,0,127" in report.dropped[0]["message"]
+    (path,) = (tmp_path / "out/annotations/validation").iterdir()
+    labels = np.asarray(Image.open(path))
+    assert labels[0, 0] == 2 and labels[20, 0] == 1 and check_ade(tmp_path / "out").ok
 
 
 def test_label_maps_of_voc(tmp_path: Path) -> None:
