@@ -136,8 +136,8 @@ class SwinStage(nn.Module):
 
         A compiler is told the sizes of this and of the later stages.
 
-        Returns the tokens after the blocks and those that the next stage begins with, (B, *merged, 2C), whose grid has
-        half the height and width, rounded up; after the last stage the same twice.
+        Returns the tokens after the blocks as rows in raster order, and those that the next stage begins with,
+        (B, *merged, 2C), whose grid has half the height and width, rounded up; after the last stage those of the rows.
         """
         window: Sequence[int] = self.window
         shift = [side // 2 for side in window]
@@ -162,10 +162,11 @@ class SwinStage(nn.Module):
                 rows = checkpoint(block, rows, partition, use_reentrant=False)
             else:
                 rows = block(rows, partition)
-        tokens = plan.from_grid[index % 2].inverse(rows).view(tokens.shape)
+        rows = plan.from_grid[index % 2].inverse(rows)
+        tokens = rows.view(tokens.shape)
         if self.downsample is None:
-            return tokens, tokens
-        return tokens, self.downsample(tokens, None if grids is None else grids[1].tokens)
+            return rows, tokens
+        return rows, self.downsample(tokens, None if grids is None else grids[1].tokens)
 
 
 def _attention(options: StageOptions) -> Attention:

@@ -30,7 +30,6 @@ from swin_dense.backbones.options import (
 from swin_dense.backbones.patches import PatchEmbed
 from swin_dense.backbones.position import resized_position_embedding
 from swin_dense.backbones.rolled import Grid
-from swin_dense.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,6 @@ class SwinTransformer(nn.Module):
         shifts = shifted_dimensions(shift_windows, self.window)
         side = pretrain_image_size // self.patch[-1]
         pretrained = pretrained_windows(version, pretrained_window_sizes, len(depths), self.window[-1], side)
-        self.mixing = mixing
         self._compiled: Callable[..., tuple[Tensor, ...]] | None = None
         self.depths = tuple(depths)
         self.out_indices = tuple(out_indices)
@@ -249,9 +247,6 @@ class SwinTransformer(nn.Module):
                 each size.
             options: What `torch.compile` takes beside it, such as `mode` and `fullgraph`.
 
-        Raises:
-            ConfigError: Of Swin-MLP: PyTorch's default compiler stops at its products where sizes are open.
-
         Example:
             >>> import torch
             >>> from swin_dense.backbones import SwinTransformer
@@ -260,8 +255,6 @@ class SwinTransformer(nn.Module):
             >>> len(backbone(torch.rand(2, 3, 97, 130)))
             1
         """
-        if self.mixing == "mlp" and options.get("backend", "inductor") == "inductor":
-            raise ConfigError('mixing="mlp": PyTorch\'s default compiler stops at its products; train it uncompiled')
         self._dynamic = bool(dynamic)
         self._compiled = torch.compile(self._maps, dynamic=dynamic, **options)
 
@@ -287,10 +280,13 @@ class SwinTransformer(nn.Module):
             tokens = tokens + resized_position_embedding(self.absolute_pos_embed, tokens.shape[1:3])
         maps = []
         for index, stage in enumerate(self.layers):
-            features, tokens = stage(tokens, None if grids is None else grids[index:])
+            shape = tokens.shape
+            rows, tokens = stage(tokens, None if grids is None else grids[index:])
             if index in self.out_indices:
                 norm = self.get_submodule(self.norm_name(index))
-                maps.append(norm(features).movedim(-1, 1).contiguous())
+                # Of rows: a norm keeps its input for the backward pass, and PyTorch's default compiler stops at a view
+                # that is kept and whose strides have open sizes, since it cannot put them in order.
+                maps.append(norm(rows).view(shape).movedim(-1, 1).contiguous())
             if index == self.out_indices[-1]:
                 break
         return tuple(maps)

@@ -100,8 +100,6 @@ def test_compiled_it_is_one_graph_for_all_sizes_and_computes_the_same() -> None:
         batch = images(2, *size)
         assert_same(compiled(batch), model(batch))
     assert len(graphs) == 1
-    with pytest.raises(ConfigError, match="default compiler"):
-        model.compile()
 
 
 def test_a_smaller_map_is_a_window_of_its_own_and_takes_the_weights_of_its_places() -> None:
