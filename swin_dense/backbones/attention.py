@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import gridded_attention
 from swin_dense.backbones.position import log_spaced_offsets, relative_position_bias, relative_position_count
+from swin_dense.backbones.rows import linear_dtype
 from swin_dense.backbones.windows import window_groups
 
 LARGEST_CALL = 65_535
@@ -186,8 +187,7 @@ class CosineAttention(Attention):
         # Lengths and temperatures in float32 at least: squares exceed half precision.
         dtype = torch.promote_types(qkv.dtype, torch.float32)
         scale = self.logit_scale[..., 0].to(dtype).clamp(max=LARGEST_LOGIT_SCALE).exp() * query.shape[-1] ** 0.5
-        query = functional.normalize(query.to(dtype), dim=-1) * scale
-        key = functional.normalize(key.to(dtype), dim=-1)
+        query, key = _normalised(query.to(dtype)) * scale, _normalised(key.to(dtype))
         return torch.stack((query.to(qkv.dtype), key.to(qkv.dtype), value), -3)
 
     def _table(self, window: Sequence[int]) -> Tensor:
@@ -197,6 +197,16 @@ class CosineAttention(Attention):
         with torch.autocast(offsets.device.type, enabled=False) if is_cast else nullcontext():
             table: Tensor = LARGEST_BIAS * torch.sigmoid(self.cpb_mlp(offsets))
         return table
+
+
+def _normalised(vectors: Tensor) -> Tensor:
+    """Vectors of length 1; a key of padding, which is 0, stays so.
+
+    The gradient of `functional.normalize` is 1e12 times larger there, which is infinite in half precision, and then
+    makes those of the weights NaN.
+    """
+    length = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / torch.where(length > 0, length, 1.0)
 
 
 def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
@@ -304,13 +314,3 @@ def _attention_weights(query: Tensor, key: Tensor, bias: Tensor, mask: Tensor) -
     if len(mask):
         scores.add_(mask[:, None, None])
     return torch.softmax(scores, -1).to(query.dtype)
-
-
-def linear_dtype(tokens: Tensor) -> torch.dtype:
-    """The type in which the next linear layer computes: that of autocast, or else that of the tokens."""
-    device = tokens.device.type
-    # Compilers of PyTorch before 2.12 stop at this question, whose answer is yes on all of their devices.
-    may_cast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
-    if tokens.dtype == torch.float64 or not may_cast or not torch.is_autocast_enabled(device):
-        return tokens.dtype
-    return torch.get_autocast_dtype(device)

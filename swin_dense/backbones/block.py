@@ -15,33 +15,14 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from swin_dense.backbones.attention import Attention, CosineAttention, WindowAttention, linear_dtype
+from swin_dense.backbones.attention import Attention, CosineAttention, WindowAttention
 from swin_dense.backbones.gridded_attention import GridPartition, GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchMerging
 from swin_dense.backbones.rolled import Grid, RolledPartition, RolledPlan
-from swin_dense.backbones.spatial_mlp import SpatialMlp
+from swin_dense.backbones.rows import LayerNorm, Mlp, has_norm_and_mlp, linear_dtype, norm_and_mlp
 from swin_dense.backbones.windows import Partition, WindowPlan, fitted_window, window_plan
-
-MLP_RATIO = 4
-"""Hidden channels of the MLP per channel of a token, in every published Swin."""
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them, for each token by itself."""
-
-    def __init__(self, channels: int) -> None:
-        """Creates the two layers."""
-        super().__init__()
-        self.fc1 = nn.Linear(channels, MLP_RATIO * channels)
-        self.fc2 = nn.Linear(MLP_RATIO * channels, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Maps tokens (..., C) to (..., C)."""
-        mapped: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
-        return mapped
 
 
 @dataclass(frozen=True)
@@ -70,13 +51,15 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.drop_path = drop_path
         self.norms_last = options.version == 2
-        self.norm1 = nn.LayerNorm(options.channels)
+        self.norm1 = LayerNorm(options.channels)
         self.mixing = options.mixing
         if options.mixing == "mlp":
+            from swin_dense.backbones.spatial_mlp import SpatialMlp
+
             self.spatial_mlp = SpatialMlp(options.heads, options.window)
         else:
             self.attn = _attention(options)
-        self.norm2 = nn.LayerNorm(options.channels)
+        self.norm2 = LayerNorm(options.channels)
         self.mlp = Mlp(options.channels)
 
     def forward(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
@@ -91,7 +74,10 @@ class SwinBlock(nn.Module):
 
     def _run(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
         attend = partial(self._attend, partition)
-        rows = rows + self._drop_path(with_norm(self.norm1, attend, rows, last=self.norms_last), partition)
+        attended = self._drop_path(with_norm(self.norm1, attend, rows, last=self.norms_last), partition)
+        if not (self.training or self.norms_last) and has_norm_and_mlp(rows, attended, self.norm2, self.mlp):
+            return norm_and_mlp(rows, attended, self.norm2, self.mlp)
+        rows = rows + attended
         return rows + self._drop_path(with_norm(self.norm2, self.mlp, rows, last=self.norms_last), partition)
 
     def _attend(self, partition: Partition | RolledPartition | GridPartition, rows: Tensor) -> Tensor:
@@ -181,9 +167,9 @@ def _attention(options: StageOptions) -> Attention:
     )
 
 
-def with_norm(norm: nn.Module, branch: Callable[[Tensor], Tensor], tokens: Tensor, *, last: bool) -> Tensor:
+def with_norm(norm: LayerNorm, branch: Callable[[Tensor], Tensor], tokens: Tensor, *, last: bool) -> Tensor:
     """A branch beside a residual connection, with its norm before it or, in version 2, behind it."""
-    output: Tensor = norm(branch(tokens)) if last else branch(norm(tokens))
+    output: Tensor = norm(branch(tokens)) if last else branch(norm(tokens, for_linear=True))
     return output
 
 

@@ -4,8 +4,9 @@ Padding the grid, shifting it and cutting it into windows are passes over memory
 itself. The kernel finds the tokens of each window in the grid, attends, and puts the result back to the same places.
 `plain_attention` is the same in PyTorch, to which the kernel is held.
 
-The environment variable SWIN_DENSE_ATTENTION_KERNEL says where it is used: "off", nowhere; "auto", on NVIDIA GPUs
-where it passes a check against `plain_attention`, once for each kind of windows; "on", everywhere, without a check.
+The environment variable SWIN_DENSE_TRITON_KERNELS says where it and the kernels of `rows` are used: "off", nowhere;
+"auto", on NVIDIA GPUs where they pass a check against PyTorch, once for each kind of windows or number of channels;
+"on", everywhere, without a check.
 
 Shapes: B images, a grid of (H, W) tokens, N tokens in a window, C channels = heads x D.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from swin_dense.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "SWIN_DENSE_ATTENTION_KERNEL"
+VARIABLE = "SWIN_DENSE_TRITON_KERNELS"
 DEFAULT_MODE = "auto"
 MODES = ("off", "auto", "on")
 
@@ -79,20 +80,24 @@ class GridPlan:
 
 def kernel_serves(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> bool:
     """Whether the kernel computes attention of heads with `dim` channels in such windows."""
-    mode = os.environ.get(VARIABLE, DEFAULT_MODE)
-    if mode not in MODES:
-        raise ConfigError(f'{VARIABLE}="{mode}": must be one of {", ".join(MODES)}')
     is_made_for = len(window) == 2 and math.prod(window) <= LARGEST_WINDOW and dim in DIMS and dtype in TOLERANCES
-    return mode != "off" and is_made_for and (mode == "on" or _is_right(device, dtype, dim, window))
+    return is_made_for and kernel_is_right(errors_of_attention, device, dtype, dim, window)
 
 
 # What `torch.compiler.assume_constant_result` does, without the seconds that importing the compiler takes.
 kernel_serves._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as every attribute of a function
 
 
+def kernel_is_right(errors: Callable[..., list[float]], device: torch.device, dtype: torch.dtype, *sizes: Any) -> bool:
+    """Whether a kernel is to be used: where `errors(device, dtype, *sizes)`, asked once, are those of rounding."""
+    mode = os.environ.get(VARIABLE, DEFAULT_MODE)
+    if mode not in MODES:
+        raise ConfigError(f'{VARIABLE}="{mode}": must be one of {", ".join(MODES)}')
+    return mode != "off" and (mode == "on" or _is_right(errors, device, dtype, *sizes))
+
+
 @cache
-def _is_right(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> bool:
-    """Whether the kernel is there and does on this device what `plain_attention` does in float64."""
+def _is_right(errors: Callable[..., list[float]], device: torch.device, dtype: torch.dtype, *sizes: Any) -> bool:
     if device.type != "cuda" or torch.version.cuda is None or torch.cuda.get_device_capability(device) < OLDEST_GPU:
         return False
     try:
@@ -101,17 +106,27 @@ def _is_right(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[
         if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST_TRITON:
             return False
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-            errors = errors_of_kernel(device, dtype, dim, window)
+            found = errors(device, dtype, *sizes)
     except Exception as error:  # whatever a compiler or a driver raises: PyTorch's own kernels serve as well
-        logger.warning("window attention is left to PyTorch's kernels, as Triton's failed on %s: %r", device, error)
+        logger.warning(
+            "%s is left to PyTorch's kernels, as Triton's failed on %s: %r",
+            errors.__name__.removeprefix("errors_of_"),
+            device,
+            error,
+        )
         return False
-    if not all(error < TOLERANCES[dtype] for error in errors):
-        logger.warning("window attention is left to PyTorch's kernels, as Triton's errs on %s by %s", device, errors)
+    if not all(error < TOLERANCES[dtype] for error in found):
+        logger.warning(
+            "%s is left to PyTorch's kernels, as Triton's errs on %s by %s",
+            errors.__name__.removeprefix("errors_of_"),
+            device,
+            found,
+        )
         return False
     return True
 
 
-def errors_of_kernel(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> list[float]:
+def errors_of_attention(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> list[float]:
     """Relative errors of the output and of the gradients of qkv, padding and bias, for random tokens on an odd grid."""
     generator = torch.Generator(device).manual_seed(0)
     heads, length, shift = 2, math.prod(window), [side // 2 for side in window]
@@ -128,10 +143,13 @@ def errors_of_kernel(device: torch.device, dtype: torch.dtype, dim: int, window:
     weights = torch.randn(found.shape, generator=generator, device=device).to(dtype)
     all_found = [found, *torch.autograd.grad(found, inputs, weights)]
     all_wanted = [wanted, *torch.autograd.grad(wanted, exact, weights.double())]
-    return [
-        float((ours - theirs).detach().norm() / theirs.detach().norm())
-        for ours, theirs in zip(all_found, all_wanted, strict=True)
-    ]
+    return [relative_error(ours, theirs) for ours, theirs in zip(all_found, all_wanted, strict=True)]
+
+
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """Norm of the difference over that of what is wanted, or over 1 where that is nothing but rounding."""
+    norm = float(wanted.detach().norm())
+    return float((found - wanted).detach().norm()) / (norm if norm > 1e-9 else 1.0)
 
 
 def plain_attention(qkv: Tensor, padding: Tensor, bias: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:

@@ -107,17 +107,20 @@ def benchmark_backbone(settings: BackboneSettings) -> dict[str, Any]:
             arena[name].ask("release")
         for name in (OURS, PRODUCTS, *peers):
             arena[name].receive()
-        _check(arena, settings, limit, peers, record)
         if device.type == "cuda":
             for precision in dict.fromkeys(("bf16", *settings.precisions)):
                 reached = arena[PRODUCTS].call("large_product", precision)
                 record["large_product_tflops"][precision] = reached
                 log(f"product of {LARGE_PRODUCT} x {LARGE_PRODUCT} matrices, {precision}: {reached:.0f} TFLOP/s")
-        names = [OURS, *(peer for peer in peers if peer not in left_out), PRODUCTS]
+        checked: set[str] = set()
         for cell in settings.cells():
             if limit.left() == 0:
                 record["not_measured"].append(cell._asdict())
                 continue
+            if cell.variant not in checked:
+                _check(arena, cell.variant, limit, [peer for peer in peers if peer not in left_out], record)
+                checked.add(cell.variant)
+            names = [OURS, *(peer for peer in peers if peer not in left_out), PRODUCTS]
             result = _measure(arena, cell, names, settings, limit)
             _compare(result, record["large_product_tflops"].get("bf16"))
             record["cells"].append(result)
@@ -129,20 +132,17 @@ def benchmark_backbone(settings: BackboneSettings) -> dict[str, Any]:
     return record
 
 
-def _check(
-    arena: _Arena, settings: BackboneSettings, limit: TimeLimit, peers: Sequence[str], record: dict[str, Any]
-) -> None:
-    """Compares the maps of the peers with ours; one that differs is left out."""
-    for variant in settings.variants:
-        for peer, found in arena.together(peers, limit, "check", variant).items():
-            failed = isinstance(found, BenchmarkError)
-            record["checks"].append({"peer": peer, "variant": variant, "difference": None if failed else found})
-            if failed or not found <= TOLERANCE.get(arena.device.type, TOLERANCE["cuda"]):
-                reason = str(found) if failed else f"its maps differ from ours by {found:.1e}"
-                record["left_out"][peer] = f"{variant}: {reason}"
-                log(f"{peer} is left out: {variant}: {reason}")
-            else:
-                log(f"{variant}: the maps of {peer} differ from ours by {found:.1e}")
+def _check(arena: _Arena, variant: str, limit: TimeLimit, peers: Sequence[str], record: dict[str, Any]) -> None:
+    """Compares the maps of the peers with ours; one that differs is left out from then on."""
+    for peer, found in arena.together(peers, limit, "check", variant).items():
+        failed = isinstance(found, BenchmarkError)
+        record["checks"].append({"peer": peer, "variant": variant, "difference": None if failed else found})
+        if failed or not found <= TOLERANCE.get(arena.device.type, TOLERANCE["cuda"]):
+            reason = str(found) if failed else f"its maps differ from ours by {found:.1e}"
+            record["left_out"][peer] = f"{variant}: {reason}"
+            log(f"{peer} is left out: {variant}: {reason}")
+        else:
+            log(f"{variant}: the maps of {peer} differ from ours by {found:.1e}")
 
 
 def _measure(

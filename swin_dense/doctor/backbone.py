@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from swin_dense.backbones import SwinTransformer, create_backbone
 from swin_dense.backbones.attention import LARGEST_CALL
+from swin_dense.backbones.gridded_attention import TOLERANCES as KERNEL_TOLERANCES
+from swin_dense.backbones.rows import errors_of_mlp, errors_of_norm
 from swin_dense.backbones.windows import plan_cache
 from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
 
@@ -42,6 +44,7 @@ def backbone_checks(
     yield f"backbone: more than {LARGEST_CALL:,} windows", partial(_measure_many_windows, device)
     if device.type == "cuda":
         for precision in PRECISIONS:
+            yield f"backbone: kernels of norms and MLPs, {precision}", partial(_measure_rows, device, precision)
             yield f"backbone: no wait for the device, {precision}", partial(_measure_waiting, device, precision)
 
 
@@ -98,6 +101,20 @@ def _measure_many_windows(device: torch.device) -> Measured:
     found, found_gradients = _maps_and_gradients(copy.deepcopy(backbone).to(device), images.to(device))
     measured = difference([*found, *found_gradients], [*maps, *gradients])
     return Measured(measured, TOLERANCES["float32"], f"{(side // 2) ** 2:,} windows")
+
+
+def _measure_rows(device: torch.device, precision: str) -> Measured:
+    """The kernels that serve for many tokens, whose images would take long on a CPU."""
+    dtype = PRECISIONS[precision]
+    errors = [
+        error
+        for channels in (96, 384, 1536)
+        for channels_first in (False, True)
+        for error in errors_of_norm(device, dtype, channels, True, channels_first)
+    ]
+    if dtype != torch.float32:  # in which they are not used
+        errors += [*errors_of_mlp(device, dtype, dtype, 96), *errors_of_mlp(device, dtype, torch.float32, 128)]
+    return Measured(max(errors), KERNEL_TOLERANCES[dtype])
 
 
 def _measure_waiting(device: torch.device, precision: str) -> Measured:

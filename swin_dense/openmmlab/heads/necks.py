@@ -10,7 +10,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.block import Mlp
+from swin_dense.backbones.rows import Mlp
 from swin_dense.errors import ConfigError
 
 HEAD_CHANNELS = 32

@@ -91,7 +91,7 @@ def errors_of_backbone() -> list[float]:
     images = torch.randn(2, 3, 29, 38)
     results = []
     for mode in ("off", "on"):
-        os.environ["SWIN_DENSE_ATTENTION_KERNEL"] = mode
+        os.environ["SWIN_DENSE_TRITON_KERNELS"] = mode
         torch.manual_seed(1)  # drops the same paths
         maps = backbone(images)
         gradients = torch.autograd.grad(sum(x.square().sum() for x in maps), list(backbone.parameters()))
@@ -126,7 +126,7 @@ def served(monkeypatch: pytest.MonkeyPatch, mode: str | None, errors: Sequence[f
             raise errors
         return list(errors)
 
-    monkeypatch.setattr(gridded_attention, "errors_of_kernel", check)
+    monkeypatch.setattr(gridded_attention, "errors_of_attention", check)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.delenv(gridded_attention.VARIABLE, raising=False)
