@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
@@ -37,3 +38,13 @@ def test_merging_pads_odd_grids_with_zeros() -> None:
     padded[:, :3, :5] = tokens
     assert merging(tokens).shape == (1, 2, 3, 4)
     assert torch.equal(merging(tokens), merging(padded))
+
+
+@pytest.mark.parametrize("sides", [(4, 4), (2, 4, 4)])
+def test_the_matrix_product_of_gpus_equals_the_convolution(sides: tuple[int, ...]) -> None:
+    embed = PatchEmbed(patch_size=sides, in_channels=3, embed_dim=8)
+    images = torch.randn(2, 3, *(6, 8, 12)[-len(sides) :])
+    counts = [length // side for length, side in zip(images.shape[2:], sides, strict=True)]
+    for one in (images, images.movedim(1, -1).contiguous().movedim(-1, 1)):  # channels last in memory, too
+        expected = embed.proj(one).movedim(1, -1)
+        assert torch.allclose(embed._products(one, counts), expected, atol=1e-5)

@@ -235,3 +235,11 @@ def test_classifiers_are_as_large_as_published(variant: str, window: int, millio
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SwinTransformer(**{**SMALL, **options})
+
+
+def test_padding_has_finite_gradients_in_half_precision() -> None:
+    backbone = small(depths=(2,), num_heads=(2,), out_indices=(0,))
+    with torch.autocast("cpu", torch.float16):
+        (features,) = backbone(torch.randn(1, 3, 18, 22))  # windows hold padding, whose keys are zero
+    gradients = torch.autograd.grad(features.float().square().sum(), list(backbone.parameters()))
+    assert all(one.isfinite().all() for one in gradients)

@@ -1,0 +1,145 @@
+"""The kernels of norms and MLPs equal PyTorch, forward and backward, and leave alone what they would pass by.
+
+As for attention, the cases are computed by Triton's interpreter in a process of their own, by this file as a script.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from packaging.version import Version
+from torch import nn
+
+from swin_dense.backbones import create_backbone, rows
+from swin_dense.backbones.rows import LayerNorm, Mlp, errors_of_mlp, errors_of_norm, has_norm_and_mlp
+from swin_dense.backbones.swin import SwinTransformer
+
+TOLERANCES = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
+CPU = torch.device("cpu")
+
+
+def errors_of_all() -> dict[str, list[float]]:
+    """Relative errors by case."""
+    found = {}
+    for dtype in TOLERANCES:
+        for channels in (16, 96, 1536):
+            for channels_first in (False, True):
+                name = f"{dtype}: norm of {channels} channels{', as a map' * channels_first}"
+                found[name] = errors_of_norm(CPU, dtype, channels, True, channels_first)
+        for rows_dtype in {dtype, torch.float32}:
+            found[f"{dtype}: MLP of rows in {rows_dtype}"] = errors_of_mlp(CPU, dtype, rows_dtype, 96)
+    rows.LEAST_VALUES = 0
+    return {**found, "backbone": errors_of_backbone()}
+
+
+def errors_of_backbone() -> list[float]:
+    """Of maps and gradients in float32, and of maps at inference in bfloat16, against the backbone without kernels."""
+    backbone, images = small_backbone().eval(), torch.randn(2, 3, 29, 38)
+    results = []
+    for mode in ("off", "on"):
+        os.environ["SWIN_DENSE_TRITON_KERNELS"] = mode
+        maps = backbone(images)
+        gradients = torch.autograd.grad(sum(one.square().sum() for one in maps), list(backbone.parameters()))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            rounded = list(backbone(images))
+        results.append([*maps, *gradients, *rounded])
+    return [rows.relative_error(ours, theirs) for theirs, ours in zip(*results, strict=True)]
+
+
+def small_backbone() -> SwinTransformer:
+    torch.manual_seed(0)
+    backbone = create_backbone("swin_nano", depths=(2, 2), num_heads=(2, 4), out_indices=(0, 1), drop_path_rate=0.0)
+    for name, parameter in backbone.named_parameters():
+        if name.endswith(("bias", "bias_table")):
+            nn.init.normal_(parameter)
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def errors() -> dict[str, list[float]]:
+    try:
+        if Version(importlib.metadata.version("triton")) < Version("3.7"):
+            pytest.skip("before version 3.7, Triton's interpreter fails with NumPy 2.4 or newer")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("Triton is not installed")
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_kernels_equal_pytorch(errors: dict[str, list[float]]) -> None:
+    for dtype, tolerance in TOLERANCES.items():
+        found = {name: max(one) for name, one in errors.items() if name.startswith(f"{dtype}:")}
+        assert len(found) >= 7 and max(found.values()) < tolerance, found
+
+
+def test_a_backbone_with_the_kernels_equals_the_one_without(errors: dict[str, list[float]]) -> None:
+    *exact, first, second = errors["backbone"]
+    assert max(exact) < 1e-4, errors["backbone"]
+    assert 0 < max(first, second) < 2e-2, errors["backbone"]
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of the checks that were asked for, where every kernel is right."""
+    asked: list[str] = []
+
+    def is_right(errors: object, *_: object) -> bool:
+        asked.append(errors.__name__)  # type: ignore[attr-defined]  # a function
+        return True
+
+    monkeypatch.setattr(rows, "kernel_is_right", is_right)
+    yield asked
+
+
+def serves(norm: LayerNorm, mlp: nn.Module, count: int = 2**18, dtype: torch.dtype = torch.bfloat16) -> bool:
+    tokens = torch.zeros(count, 16, dtype=dtype)
+    with torch.no_grad():
+        return has_norm_and_mlp(tokens, tokens, norm, mlp)
+
+
+def test_the_mlp_kernel_serves_many_tokens_without_gradients(kernels: list[str]) -> None:
+    norm, mlp = LayerNorm(16), Mlp(16)
+    assert serves(norm, mlp) and kernels == ["errors_of_mlp"]
+    assert not serves(norm, mlp, count=1000)
+    assert not serves(norm, mlp, dtype=torch.float32)
+    tokens = torch.zeros(2**18, 16, dtype=torch.bfloat16)
+    assert not has_norm_and_mlp(tokens, tokens, norm, mlp)  # gradients may be asked for
+
+
+def test_no_hook_and_no_replaced_layer_is_passed_by(kernels: list[str]) -> None:
+    class Adapted(nn.Linear):
+        pass
+
+    norm, mlp = LayerNorm(16), Mlp(16)
+    handle = mlp.fc1.register_forward_hook(lambda *_: None)
+    assert not serves(norm, mlp)
+    handle.remove()
+    assert serves(norm, mlp)
+    mlp.fc2 = Adapted(64, 16)
+    assert not serves(norm, mlp)
+    assert not serves(norm, nn.Sequential(Mlp(16)))
+
+
+def test_norms_round_for_the_next_linear_layer_alone() -> None:
+    norm, tokens = LayerNorm(8), torch.randn(3, 5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(tokens).dtype == torch.float32
+        assert norm(tokens, for_linear=True).dtype == torch.bfloat16
+    assert norm(tokens, for_linear=True).dtype == torch.float32
+    as_map = norm(tokens, channels_first=True)
+    assert as_map.shape == (3, 8, 5) and as_map.is_contiguous()
+    assert torch.equal(as_map.movedim(1, -1), nn.LayerNorm(8)(tokens))
+
+
+if __name__ == "__main__":
+    os.environ["SWIN_DENSE_TRITON_KERNELS"] = "on"
+    print(json.dumps(errors_of_all()))
