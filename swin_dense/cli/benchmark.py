@@ -215,12 +215,16 @@ def _table_5(record: dict[str, Any]) -> Table:
         title=f"{settings['batch_size']} images of {settings['size']} x {settings['size']} pixels, float32",
         title_justify="left",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     shown.add_column("method", no_wrap=True)
     stages = max((len(one["stage_ms"]) for one in record["methods"].values()), default=0)
     done = [name for name in settings["variants"] if name not in record["not_measured"]]
-    for heading in (*(f"S{number} ms" for number in range(1, stages + 1)), *(f"{name}\nimages/s" for name in done)):
+    for heading in (
+        *(f"S{number} ms" for number in range(1, stages + 1)),
+        *(f"{name.removeprefix('swin_')}\nimg/s" for name in done),
+    ):
         shown.add_column(heading, justify="right")
     for one in record["methods"].values():
         milliseconds = [f"{spread['median']:.1f}" for spread in one["stage_ms"]]

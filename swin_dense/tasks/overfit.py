@@ -35,8 +35,8 @@ VALIDATIONS = 20
 def overfitting(config: Any, count: int) -> Any:
     """The config changed so that it learns its first `count` training images by heart, and stops when it has them.
 
-    It validates on the images that it trains on; nothing is drawn at random, weights do not decay, the learning rate
-    stays what it is after a short warm-up.
+    It validates on the images that it trains on; nothing is drawn at random but where a clip begins in its video,
+    weights do not decay, the learning rate stays what it is after a short warm-up.
     """
     metric, wanted = task_of(config).memorised
     same = {"val": config.data.train, "num_workers": 0, "batch_size": min(config.data.batch_size, count)}
