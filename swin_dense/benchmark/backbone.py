@@ -78,8 +78,8 @@ def benchmark_backbone(settings: BackboneSettings) -> dict[str, Any]:
 
     Returns:
         A record ready for JSON: `cells` holds the results of each cell by contestant, `not_measured` those for which no
-        time was left, `left_out` the peers that are not there, or whose maps differ from ours, `checks` how far they
-        differ, `large_product_tflops` what the GPU reaches.
+        time was left, `left_out` the peers that are not there, or for a variant those whose maps differ from ours,
+        `checks` how far they differ, `large_product_tflops` what the GPU reaches.
 
     Raises:
         ConfigError: The device cannot be used.
@@ -112,16 +112,14 @@ def benchmark_backbone(settings: BackboneSettings) -> dict[str, Any]:
                 reached = arena[PRODUCTS].call("large_product", precision)
                 record["large_product_tflops"][precision] = reached
                 log(f"product of {LARGE_PRODUCT} x {LARGE_PRODUCT} matrices, {precision}: {reached:.0f} TFLOP/s")
-        checked: set[str] = set()
+        equal: dict[str, list[str]] = {}  # peers by variant
         for cell in settings.cells():
             if limit.left() == 0:
                 record["not_measured"].append(cell._asdict())
                 continue
-            if cell.variant not in checked:
-                _check(arena, cell.variant, limit, [peer for peer in peers if peer not in left_out], record)
-                checked.add(cell.variant)
-            names = [OURS, *(peer for peer in peers if peer not in left_out), PRODUCTS]
-            result = _measure(arena, cell, names, settings, limit)
+            if cell.variant not in equal:
+                equal[cell.variant] = _equal_peers(arena, cell.variant, limit, peers, record)
+            result = _measure(arena, cell, [OURS, *equal[cell.variant], PRODUCTS], settings, limit)
             _compare(result, record["large_product_tflops"].get("bf16"))
             record["cells"].append(result)
             log("\n".join(lines(result)))
@@ -132,17 +130,22 @@ def benchmark_backbone(settings: BackboneSettings) -> dict[str, Any]:
     return record
 
 
-def _check(arena: _Arena, variant: str, limit: TimeLimit, peers: Sequence[str], record: dict[str, Any]) -> None:
-    """Compares the maps of the peers with ours; one that differs is left out from then on."""
+def _equal_peers(
+    arena: _Arena, variant: str, limit: TimeLimit, peers: Sequence[str], record: dict[str, Any]
+) -> list[str]:
+    """The peers whose maps equal ours; one that differs, or has no such variant, is left out of its cells."""
+    equal = []
     for peer, found in arena.together(peers, limit, "check", variant).items():
         failed = isinstance(found, BenchmarkError)
         record["checks"].append({"peer": peer, "variant": variant, "difference": None if failed else found})
         if failed or not found <= TOLERANCE.get(arena.device.type, TOLERANCE["cuda"]):
             reason = str(found) if failed else f"its maps differ from ours by {found:.1e}"
-            record["left_out"][peer] = f"{variant}: {reason}"
+            record["left_out"][f"{peer}, {variant}"] = reason
             log(f"{peer} is left out: {variant}: {reason}")
         else:
+            equal.append(peer)
             log(f"{variant}: the maps of {peer} differ from ours by {found:.1e}")
+    return equal
 
 
 def _measure(
