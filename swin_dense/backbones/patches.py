@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,7 +38,7 @@ class PatchEmbed(nn.Module):
         for count, side, length in reversed([*zip(counts, sides, size, strict=True)]):
             padding += [0, count * side - length]
         images = functional.pad(images, padding)
-        if images.is_cuda and is_plain(self.proj):
+        if images.is_cuda and is_plain(self.proj) and not torch.compiler.is_compiling():
             embedded = self._products(images, counts)
         else:
             embedded = self.proj(images).movedim(1, -1)

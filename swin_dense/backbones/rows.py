@@ -110,11 +110,11 @@ def is_plain(layer: nn.Module) -> bool:
 def _may_serve(tokens: Tensor) -> bool:
     """Whether there are tokens enough, of a known type; tracers and compilers are left what they understand."""
     return (
-        tokens.device.type in ("cuda", "cpu")  # on a CPU only if asked to, as tests are
+        not torch.compiler.is_compiling()  # first: asked for a number of tokens, it would compile small and large apart
+        and tokens.device.type in ("cuda", "cpu")  # on a CPU only if asked to, as tests are
         and tokens.numel() >= LEAST_VALUES
         and tokens.dtype in TOLERANCES
         and type(tokens) is Tensor
-        and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[no-untyped-call,attr-defined]  # torch leaves it untyped
     )
 

@@ -67,7 +67,7 @@ def draw_window_attention(
     for row, (title, (weights, places, middle), grid) in zip(axes, drawn, strict=True):
         for panel in row[len(places[0]) :]:
             panel.set_axis_off()
-        for moment, (panel, at) in enumerate(zip(row, places[0], strict=False)):
+        for moment, (panel, at) in enumerate(zip(row[: len(places[0])], places[0], strict=True)):
             frame = min(int(at) * strides[0], len(clip) - 1)
             show_image(panel, clip[frame], f"{title}\nframe {frame}" if moment == 0 else f"frame {frame}")
             if at >= grid[0]:
