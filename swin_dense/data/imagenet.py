@@ -18,11 +18,13 @@ from swin_dense.images.labelled import (
     ClassList,
     LabelledImages,
     find_classes,
+    find_shards,
     official_split,
     open_images,
     read_class_list,
     read_labelled,
 )
+from swin_dense.images.store import ImageStore
 from swin_dense.records import Sample
 
 
@@ -54,7 +56,8 @@ class ImageNetDataModule(ImageDataModule):
     """Images with one class each, for training and validation: ImageNet, or any images in folders by class.
 
     A split is a folder with a folder for each class, a folder with an uncompressed tar file for each class, a zip file,
-    or any images with a list of their labels (see `swin_dense.images.labelled`).
+    any images with a list of their labels, or shards: tar files of WebDataset, Arrow or Parquet files of Hugging Face's
+    `datasets` (see `swin_dense.images.labelled`).
 
     Attributes:
         train_dataset: The training images; None until `setup("fit")`.
@@ -97,7 +100,7 @@ class ImageNetDataModule(ImageDataModule):
 
         Args:
             root: Folder with the splits `train` and `val`, or `train.zip` and `val.zip`; None where they are named.
-            train_images: Folder, zip file, or folder in a zip file.
+            train_images: Folder, zip file, folder in a zip file, or what the names of shards begin with.
             train_labels: List of the training images with their labels; None takes the folders for the classes.
             val_images: Likewise, for validation.
             val_labels: Likewise, for validation.
@@ -138,6 +141,7 @@ class ImageNetDataModule(ImageDataModule):
         }
         self.classes = None if classes is None else Path(classes)
         self.class_list: ClassList | None = None
+        self._stores: dict[str, ImageStore] = {}
         self.train_dataset: ClassificationDataset | None = None
         self.val_dataset: ClassificationDataset | None = None
 
@@ -153,12 +157,18 @@ class ImageNetDataModule(ImageDataModule):
     def _read_classes(self) -> ClassList:
         if self.classes is not None:
             return read_class_list(self.classes)
-        splits = [split for split in ("train", "val") if exists(self.images[split])]
-        return find_classes([open_images(self.images[one]) for one in splits], [self.labels[one] for one in splits])
+        splits = [split for split in ("train", "val") if exists(place := self.images[split]) or find_shards(place)]
+        return find_classes([self._store(one) for one in splits], [self.labels[one] for one in splits])
+
+    def _store(self, split: str) -> ImageStore:
+        """The images of a split, opened once."""
+        if split not in self._stores:
+            self._stores[split] = open_images(self.images[split])
+        return self._stores[split]
 
     def _read(self, name: str, split: str) -> ClassificationDataset:
         assert self.class_list is not None
-        images = read_labelled(open_images(self.images[split]), self.labels[split], self.class_list)
+        images = read_labelled(self._store(split), self.labels[split], self.class_list)
         self._log_limit(name, len(images))
         return ClassificationDataset(images)
 

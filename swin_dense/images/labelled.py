@@ -1,12 +1,14 @@
-"""Images of which each has one class: by the folder that it lies in, by its tar file, or by a list of labels.
+"""Images of which each has one class: by the folder that it lies in, its tar file, a list of labels, or its shard.
 
 root/n01440764/any.JPEG        a folder for each class, on disk or in a zip file
 root/n01440764.tar             an uncompressed tar file for each class
 root/any.JPEG                  anywhere, with a text file of lines "any.JPEG 65" or "any.JPEG tench"
+root/0000.tar                  shards of WebDataset, or .arrow or .parquet of Hugging Face's `datasets`
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,6 +28,9 @@ from swin_dense.records import Ragged
 
 MAX_LIST_BYTES = 2**30
 """Largest list that is read; ImageNet-22K has 14 million lines of some 40 bytes."""
+
+SHARDS = (".arrow", ".parquet", ".tar")
+"""Suffixes of files that hold many images."""
 
 WNID = re.compile(r"n\d{8}")
 """The name of a class of ImageNet in WordNet, which is also that of its folder."""
@@ -89,16 +94,45 @@ def official_split(root: Path, split: str) -> Path:
     return archive if archive.is_file() and not (root / split).is_dir() else root / split
 
 
+def find_shards(path: Path) -> list[Path]:
+    """The tables or tar files of a split: all in its folder, or those beside it, or in `data`, whose names have its.
+
+    `data/train-00000-of-00294.parquet` belongs to `train`, `validation-00000-of-00014.parquet` to `val`.
+    """
+    names = ("val", "validation") if path.name == "val" else (path.name,)
+    found = next((inside for name in names if (inside := _shards(path.parent / name))), [])
+    if not found and path.name and not os.path.lexists(path):
+        called = re.compile(rf"(?:.*[-_.])?(?:{'|'.join(map(re.escape, names))})(?:[-_.].*)?")
+        for folder in (path.parent, path.parent / "data"):
+            found = found or [file for file in _shards(folder) if called.fullmatch(file.stem)]
+    return [file for file in found if file.suffix == found[0].suffix]
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Those of a folder; `datasets` keeps what it has computed there in `cache-*.arrow`."""
+    if not os.path.isdir(folder):
+        return []
+    shards = (path for path in folder.iterdir() if path.suffix in SHARDS and not path.name.startswith((".", "cache-")))
+    return sorted(path for path in shards if path.is_file())
+
+
 def open_images(path: Path) -> ImageStore:
-    """The images of a folder, a zip file, or a folder of tar files."""
-    store = ImageStore(path)
-    if path.is_dir() and any(one.suffix == ".tar" and one.is_file() for one in path.iterdir()):
-        return TarImages(path)
-    return store
+    """The images of a folder, a zip file, or of a split in tables or tar files."""
+    shards = find_shards(path)
+    if not shards:
+        return ImageStore(path)
+    if shards[0].suffix == ".tar":
+        tars = TarImages(shards)
+        return tars if os.path.isdir(path) or tars.label_rows() is not None else ImageStore(path)
+    from swin_dense.images.tables import TableImages  # Arrow takes a while to import
+
+    return TableImages(shards)
 
 
 def class_folders(store: ImageStore) -> list[str]:
-    """Names of the classes of a store: its folders, empty ones too, or its tar files; sorted."""
+    """Names of the classes of a store: its folders, empty ones too, or its tar files; sorted. Shards have their own."""
+    if (rows := store.label_rows()) is not None:
+        return [*store.class_names] or _words(store.root, rows)
     if isinstance(store, TarImages):
         return sorted(path.stem for path in store.tars)
     if store.root.is_dir():
@@ -109,7 +143,7 @@ def class_folders(store: ImageStore) -> list[str]:
 def find_classes(stores: Sequence[ImageStore], lists: Sequence[Path | None]) -> ClassList:
     """The classes of the first split that has any: its folders, or the words of its list."""
     for store, listed in zip(stores, lists, strict=True):
-        found = class_folders(store) if listed is None else _words(listed)
+        found = class_folders(store) if listed is None else _words(listed, label_rows(listed))
         if found:
             if pairs := alike(found):
                 first, second = pairs[0]
@@ -130,7 +164,7 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
 
     Args:
         store: Where the images lie.
-        labels: List of "name label" lines; None takes the class of each image from the folder that it lies in.
+        labels: List of "name label" lines; None takes the class of each image from its folder or shard.
         classes: What labels mean.
 
     Raises:
@@ -138,7 +172,8 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
     """
     by_word = {word: label for label, word in enumerate(classes.folders)}
     names, found, problems = [], [], []
-    if labels is None:
+    rows = store.label_rows() if labels is None else label_rows(labels)
+    if rows is None:
         for name in store.names(SUFFIXES):
             folder, slash, _ = name.partition("/")
             if not slash:
@@ -150,7 +185,7 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
                 found.append(by_word[folder])
     else:
         by_word |= {word: label for label, word in enumerate(classes.names)}
-        for number, (name, word) in enumerate(label_rows(labels), start=1):
+        for number, (name, word) in enumerate(rows, start=1):
             label = int(word) if re.fullmatch("[0-9]{1,8}", word) and word not in by_word else by_word.get(word, -1)
             if not 0 <= label < len(classes.names):
                 problems.append(f"line {number}: no class {word!r} among the {len(classes.names)}")
@@ -159,7 +194,8 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
             else:
                 names.append(name)
                 found.append(label)
-        problems += [f"{name}: no such image in {store.root}" for name in store.missing(names)]
+        if labels is not None:
+            problems += [f"{name}: no such image in {store.root}" for name in store.missing(names)]
     place = store.root if labels is None else labels
     if problems:
         raise DataError(f"{place}: {len(problems)} images are not where their class is known", problems)
@@ -176,11 +212,11 @@ def read_label_list(path: Path) -> dict[str, str]:
     return dict(label_rows(path))
 
 
-def _words(path: Path) -> list[str]:
+def _words(place: Path, rows: Sequence[tuple[str, str]]) -> list[str]:
     """The classes of a list, which must be words: numbers do not say how many there are."""
-    words = sorted({word for _, word in label_rows(path)})
+    words = sorted({word for _, word in rows})
     if any(word.isdigit() for word in words):
-        raise DataError(f"{path}: its labels are numbers; name a file with one class name per line as data.classes")
+        raise DataError(f"{place}: its labels are numbers; name a file with one class name per line as data.classes")
     return words
 
 

@@ -111,6 +111,10 @@ def check_labelled(
 def _open(images: Path, labels: Path | None) -> Split:
     try:
         store = open_images(images)
+        rows = store.label_rows() if labels is None else None
+        if rows is not None:
+            words = dict(rows)
+            return Split(store.root, store, words, frozenset((*store.class_names, *words.values())), [])
         if labels is None:
             names = store.names(SUFFIXES)
             words = {name: name.partition("/")[0] for name in names if "/" in name}

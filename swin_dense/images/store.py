@@ -164,7 +164,12 @@ class ImageStore:
     In a zip file an image is found under its own name, under a folder named like the zip file (`train2017.zip` holds
     `train2017/000000000009.jpg`), or under the one folder that everything lies in. A store may be used in several
     threads, and in forked and spawned workers alike.
+
+    Attributes:
+        class_names: By label, where the files of images say it.
     """
+
+    class_names: tuple[str, ...] = ()
 
     def __init__(self, root: Path) -> None:
         """Opens a folder, a zip file, or a folder inside one: `ADEChallengeData2016.zip/images/training`."""
@@ -198,6 +203,10 @@ class ImageStore:
         if self._zip is None:
             return list_files(self.root, suffixes)
         return visible(self._zip.names_below(self._folder), suffixes)
+
+    def label_rows(self) -> Sequence[tuple[str, str]] | None:
+        """Names and classes of all images, where the files of images say it."""
+        return None
 
     def missing(self, file_names: Iterable[str]) -> list[str]:
         """Those of some names that are no files here; quick for a whole data set, as nothing is opened."""

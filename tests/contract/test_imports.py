@@ -35,7 +35,7 @@ ALLOWED = {
     "devices": {"torch", "torchvision"},
     "isolation": {"torch", "numpy"},
     # Files of the user.
-    "images": {"torch", "torchvision", "numpy", "PIL", *LEAVES},
+    "images": {"torch", "torchvision", "numpy", "PIL", "pyarrow", *LEAVES},
     "coco": {"torch", "numpy", "pycocotools", "swin_dense.images", *LEAVES},
     "label_maps": {"torch", "torchvision", "numpy", "PIL", "scipy", "swin_dense.images", *LEAVES},
     "videos": {"torch", "torchvision", "numpy", "av", "swin_dense.images", *LEAVES},

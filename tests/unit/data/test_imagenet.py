@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 from torchvision import transforms, tv_tensors
 
+from helpers.shards import FORMS, write_split
 from swin_dense.data import ImageNetDataModule
 from swin_dense.data.classification_transforms import CentreView, official_transform, random_part
 from swin_dense.data.shapes import CLASS_NAMES, write_shapes
@@ -38,6 +40,34 @@ def test_a_batch_depends_on_seed_epoch_and_index_alone(root: Path, workers: int)
     assert torch.equal(batches[0].images, batches[1].images) and batches[0].labels == batches[1].labels
     assert batches[0].images.shape == (4, 3, 32, 32)
     assert data.class_names == tuple(sorted(CLASS_NAMES)) and len(data.val_dataset) == len(data.val_image_ids)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shards_give_the_batches_of_folders_in_every_process(root: Path, tmp_path: Path, form: str) -> None:
+    """Written in the order of the folders, so that the same is drawn; pickled and forked, and each image once."""
+    classes = tuple(sorted(CLASS_NAMES))
+    for split in ("train", "val"):
+        names = ImageStore(root / split).names((".jpg",))
+        labels = [classes.index(name.split("/")[0]) for name in names]
+        rows = [(f"{n:04d}.jpg", (root / split / name).read_bytes(), labels[n]) for n, name in enumerate(names)]
+        write_split(tmp_path, form, split, rows, classes, files=2)
+    epochs = []
+    for place, workers in ((root, 0), (tmp_path, 0), (tmp_path, 2)):
+        data = ImageNetDataModule(place, train_transform=official_transform(32), batch_size=4, num_workers=workers)
+        data.setup("fit")
+        assert data.class_names == classes
+        if workers:
+            data.train_dataset = pickle.loads(pickle.dumps(data.train_dataset))
+        loader = data.train_dataloader()
+        loader.multiprocessing_context = "fork" if workers else None
+        epochs.append([(batch.images, batch.labels, batch.image_ids) for batch in loader])
+    for batches in epochs[1:]:
+        assert len(batches) == len(epochs[0]) > 3
+        for (images, *others), (expected, *expected_others) in zip(batches, epochs[0], strict=True):
+            assert torch.equal(images, expected) and others == expected_others
+    data.setup("validate")
+    seen = [image_id for batch in data.val_dataloader() for image_id in batch.image_ids]
+    assert sorted(seen) == list(range(len(data.val_dataset)))
 
 
 def test_labels_are_those_of_the_folders(root: Path) -> None:
