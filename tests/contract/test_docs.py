@@ -57,6 +57,14 @@ def test_every_example_is_run_by_a_test_or_says_why_not(page: str) -> None:
             assert re.match(r"\s*<!-- not run: .{10,} -->$", block["before"]), block["text"]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_other_sites_have_the_form_of_their_site(page: str) -> None:
+    """What they lead to is looked up by hand; the site's own links and anchors are checked when it is built."""
+    forms = (r"github\.com/[\w-]+/[\w.-]+", r"arxiv\.org/abs/\d{4}\.\d{5}", r"pypi\.org/project/[\w-]+/")
+    links = re.findall(r"\]\((\w+:[^)]*)\)", PAGES[page])
+    assert [link for link in links if not re.fullmatch(f"https://(?:{'|'.join(forms)})", link)] == []
+
+
 def test_an_environment_is_in_the_table_of_compatibility_once() -> None:
     with_row = tool("compatibility").with_row
     row = "| 3.10.1 | 2.6.0 | 0.21.0 | 2.6.1 | 1.26.4 | 3.3.0 | 1.2.2 | 2.1.0 | Linux |"

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 
 import swin_dense
 from helpers.commands import REPOSITORY, command, figures, losses, tool
+from helpers.shards import write_split
 from swin_dense.backbones import create_backbone
 from swin_dense.data.shapes import CLASS_NAMES, write_shapes
+from swin_dense.images.store import ImageStore
 from swin_dense.training import ClassifierModule
 from swin_dense.weights import load_weights
 
@@ -42,6 +44,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shapes(tmp_path_factory.mktemp("data") / "shapes", train=8, val=6) / "imagenet"
 
 
+@pytest.fixture(scope="module")
+def shards(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in the same order, as `datasets` saves them."""
+    root, classes = tmp_path_factory.mktemp("shards"), sorted(CLASS_NAMES)
+    for split in ("train", "val"):
+        names = ImageStore(images / split).names((".jpg",))
+        rows = [(name, (images / split / name).read_bytes(), classes.index(name.split("/")[0])) for name in names]
+        write_split(root, "arrow", split, rows, classes, files=2)
+    return root
+
+
 def arguments(images: Path, run: Path, *overrides: str) -> list[str]:
     sets = [word for override in (*SHORT, *overrides) for word in ("--set", override)]
     return ["train", str(CONFIG), "--data", str(images), "--run", str(run), *sets]
@@ -56,8 +69,9 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    finished: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """From shards, too, to those of the run from folders."""
     steps = len(losses(finished)) // 3
     assert steps > 1 and len(figures(finished, "val/top1")) == 3
     assert len(list((finished / "pictures").glob("*.png"))) == 2 and (finished / "curves.png").is_file()
@@ -70,7 +84,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(ClassifierModule, "training_step", step_with_a_signal)
-        assert command(*arguments(images, tmp_path / "run", *OFFICIAL)) == 130
+        assert command(*arguments(shards, tmp_path / "run", *OFFICIAL)) == 130
     assert command("train", "--resume", str(tmp_path / "run")) == 0
     assert losses(tmp_path / "run") == losses(finished)
     first, second = (load_file(run / "weights.safetensors") for run in (finished, tmp_path / "run"))
