@@ -10,7 +10,7 @@ window; grids of (H, W) or (T, H, W) tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -20,9 +20,12 @@ from torch.utils.checkpoint import checkpoint
 from swin_dense.backbones.attention import Attention, CosineAttention, WindowAttention
 from swin_dense.backbones.gridded_attention import GridPartition, GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchMerging
-from swin_dense.backbones.rolled import Grid, RolledPartition, RolledPlan
+from swin_dense.backbones.rolled import Grid, RolledPartition, RolledPlan, grid_of
 from swin_dense.backbones.rows import LayerNorm, Mlp, has_norm_and_mlp, linear_dtype, norm_and_mlp
 from swin_dense.backbones.windows import Partition, WindowPlan, fitted_window, window_plan
+
+TEMPORAL_LAYERS = 2
+"""Layers over time behind the last stage, where attention over space and time is split (Video Swin paper, Table 4)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class StageOptions:
     mixing: str = "attention"
     version: int = 1
     pretrained_window: int = 1  # of version 2, this stage's of `pretrained_window_sizes`
+    temporal_window: tuple[int, ...] | None = None  # of the second attention of each block, if it is factorized
 
 
 class SwinBlock(nn.Module):
@@ -59,22 +63,40 @@ class SwinBlock(nn.Module):
             self.spatial_mlp = SpatialMlp(options.heads, options.window)
         else:
             self.attn = _attention(options)
+        self.temporal = None if options.temporal_window is None else TemporalAttention(options)
         self.norm2 = LayerNorm(options.channels)
         self.mlp = Mlp(options.channels)
 
-    def forward(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
-        """Runs the block on rows (R, C) that lie in the windows of `partition`; returns the same shape."""
+    def forward(
+        self,
+        rows: Tensor,
+        partition: Partition | RolledPartition | GridPartition,
+        over_time: RolledPartition | None = None,
+    ) -> Tensor:
+        """Runs the block on rows (R, C) that lie in the windows of `partition`; returns the same shape.
+
+        Where attention is factorized, they also lie in the windows `over_time`.
+        """
         # Groups are for the cache of a CPU, and need values to be read.
         if not isinstance(partition, Partition) or not _on_cpu_with_values(rows) or needs_gradient(self, rows):
-            return self._run(rows, partition)
+            return self._run(rows, partition, over_time)
         output = torch.empty_like(rows)
         for group, group_partition in partition.groups():
             output[group] = self._run(rows[group], group_partition)
         return output
 
-    def _run(self, rows: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
+    def _run(
+        self,
+        rows: Tensor,
+        partition: Partition | RolledPartition | GridPartition,
+        over_time: RolledPartition | None = None,
+    ) -> Tensor:
         attend = partial(self._attend, partition)
         attended = self._drop_path(with_norm(self.norm1, attend, rows, last=self.norms_last), partition)
+        if self.temporal is not None:
+            assert over_time is not None
+            rows = rows + attended
+            attended = self._drop_path(self.temporal(rows, over_time), partition)
         if not (self.training or self.norms_last) and has_norm_and_mlp(rows, attended, self.norm2, self.mlp):
             return norm_and_mlp(rows, attended, self.norm2, self.mlp)
         rows = rows + attended
@@ -102,6 +124,23 @@ class SwinBlock(nn.Module):
         return branch * partition.take(scales[:, None, None].expand(windows, batch, length, 1))
 
 
+class TemporalAttention(nn.Module):
+    """Attention over time alone, times a learned weight that is zero at first (Video Swin paper, Table 4)."""
+
+    def __init__(self, options: StageOptions) -> None:
+        """Creates norm, attention and weight."""
+        super().__init__()
+        assert options.temporal_window is not None
+        self.norm = LayerNorm(options.channels)
+        self.attn = _attention(replace(options, window=options.temporal_window))
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, rows: Tensor, partition: RolledPartition) -> Tensor:
+        """What is added to rows (R, C) that lie in the windows of `partition`."""
+        tokens = partition.fill(self.norm(rows, for_linear=True).to(linear_dtype(rows)))
+        return self.weight * partition.take(self.attn(tokens, partition.mask, partition.window))
+
+
 class SwinStage(nn.Module):
     """Blocks at one resolution, and the patch merging that leads to the next."""
 
@@ -112,6 +151,8 @@ class SwinStage(nn.Module):
         self.window = options.window
         self.shift_windows = options.shift_windows
         self.mixing = options.mixing
+        self.temporal_window = options.temporal_window
+        self.temporal: SwinStage | None = None  # layers over time alone behind the blocks, if attention is split
         self.activation_checkpointing = False
         self.fit_windows = False
         self.blocks = nn.ModuleList(SwinBlock(options, drop_path) for drop_path in drop_paths)
@@ -125,34 +166,47 @@ class SwinStage(nn.Module):
         Returns the tokens after the blocks as rows in raster order, and those that the next stage begins with,
         (B, *merged, 2C), whose grid has half the height and width, rounded up; after the last stage those of the rows.
         """
-        window: Sequence[int] = self.window
-        shift = [side // 2 for side in window]
-        if self.fit_windows:
-            window, shift = fitted_window(tokens.shape[1:-1], window)
-        shift = [step if shifts else 0 for step, shifts in zip(shift, self.shift_windows, strict=True)]
+        window, shift = self._window_and_shift(tokens, self.window)
         grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
         plan: WindowPlan | RolledPlan | GridPlan
         by_attention = self.mixing == "attention"
         if by_attention and kernel_serves(tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)):
             plan = GridPlan(len(tokens), grid, window, shift)
-        elif grids is None:
+        elif grids is None and self.temporal_window is None:
             plan = window_plan(tokens, window, shift)
         else:
-            plan = RolledPlan(len(tokens), grids[0], window, shift, tokens.device, cyclic=by_attention)
+            cut = grid_of(grid, window) if grids is None else grids[0]
+            plan = RolledPlan(len(tokens), cut, window, shift, tokens.device, cyclic=by_attention)
+        over_time: Sequence[RolledPartition | None] = (None, None)
+        if self.temporal_window is not None:  # the rows are in raster order
+            cut, (frames, step) = (
+                grid_of(grid, self.temporal_window),
+                self._window_and_shift(tokens, self.temporal_window),
+            )
+            over_time = RolledPlan(len(tokens), cut, frames, step, tokens.device).partitions
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
             if index > 0 and any(shift):
                 rows = (plan.shift if index % 2 else plan.shift.inverse)(rows)
-            partition = plan.partitions[index % 2]
+            partitions = plan.partitions[index % 2], over_time[index % 2]
             if self.activation_checkpointing and needs_gradient(block, rows):
-                rows = checkpoint(block, rows, partition, use_reentrant=False)
+                rows = checkpoint(block, rows, *partitions, use_reentrant=False)
             else:
-                rows = block(rows, partition)
+                rows = block(rows, *partitions)
         rows = plan.from_grid[index % 2].inverse(rows)
         tokens = rows.view(tokens.shape)
+        if self.temporal is not None:
+            rows, tokens = self.temporal(tokens, None if grids is None else [grid_of(grid, self.temporal.window)])
         if self.downsample is None:
             return rows, tokens
         return rows, self.downsample(tokens, None if grids is None else grids[1].tokens)
+
+    def _window_and_shift(self, tokens: Tensor, window: Sequence[int]) -> tuple[Sequence[int], list[int]]:
+        """The windows that cut tokens (B, *grid, C), and how far they are shifted along each dimension."""
+        shift = [side // 2 for side in window]
+        if self.fit_windows:
+            window, shift = fitted_window(tokens.shape[1:-1], window)
+        return window, [step if shifts else 0 for step, shifts in zip(shift, self.shift_windows, strict=True)]
 
 
 def _attention(options: StageOptions) -> Attention:

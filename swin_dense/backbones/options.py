@@ -33,7 +33,7 @@ def window_and_patch(
 
 
 def check_mixing(
-    mixing: str, version: int, *, is_video: bool, has_embedding: bool, all_terms: bool, any_term: bool
+    mixing: str, version: int, design: str, *, is_video: bool, has_embedding: bool, all_terms: bool, any_term: bool
 ) -> None:
     """Raises a ConfigError where the way of mixing tokens, the version and the terms of the scores contradict.
 
@@ -45,10 +45,23 @@ def check_mixing(
         raise ConfigError(f'mixing="{mixing}": must be "attention" or "mlp"')
     if mixing == "mlp" and not all_terms:
         raise ConfigError('mixing="mlp" has no attention to take relative_position_bias or appearance_term out of')
+    if design != "joint" and mixing == "mlp":
+        raise ConfigError(f'spatiotemporal_attention="{design}": mixing="mlp" has no attention')
     if is_video and has_embedding:
         raise ConfigError("absolute_position_embedding: images have one, and these windows are those of videos")
     if version == 2 and (is_video or mixing == "mlp" or not all_terms):
         raise ConfigError("version=2: needs attention in windows of images, and all terms of its scores")
+
+
+def spatial_and_temporal(design: str, window: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """The windows of a design of attention over space and time; the second, over time alone, None if it is joint."""
+    if design == "joint":
+        return window, None
+    if design not in ("split", "factorized"):
+        raise ConfigError(f'spatiotemporal_attention="{design}": must be "joint", "split" or "factorized"')
+    if len(window) != 3:
+        raise ConfigError(f'spatiotemporal_attention="{design}": needs windows of videos, (frames, rows, columns)')
+    return (1, *window[1:]), (window[0], 1, 1)
 
 
 def shifted_dimensions(shift_windows: bool | Sequence[bool], window: Sequence[int]) -> tuple[bool, ...]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from swin_dense.backbones.attention import Attention
 from swin_dense.backbones.block import SwinBlock, SwinStage, with_norm
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging
 from swin_dense.backbones.position import (
@@ -26,6 +27,7 @@ from swin_dense.backbones.position import (
     relative_position_count,
     resized_position_embedding,
 )
+from swin_dense.backbones.rows import LayerNorm
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.backbones.windows import MASKED, fitted_window
 
@@ -74,37 +76,38 @@ class PlainStage(nn.Module):
             )
             for index, block in blocks
         )
+        self.temporal = None if stage.temporal is None else PlainStage(stage.temporal)
         self.downsample = stage.downsample
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Maps tokens (B, *grid, C) to those after the blocks and those that the next stage begins with."""
         for block in self.blocks:
             tokens = block(tokens)
+        if self.temporal is not None:
+            tokens, _ = self.temporal(tokens)
         return tokens, tokens if self.downsample is None else _merged(self.downsample, tokens)
 
 
-class PlainBlock(nn.Module):
-    """One Swin block on a grid of tokens (Swin paper, equation 3), of windows with so many tokens per dimension."""
+class PlainAttention(nn.Module):
+    """Attention on a grid of tokens, in windows with so many tokens per dimension, with its norm."""
 
     bias_index: Tensor  # (N, N), the row of the bias table for each query and key
 
-    def __init__(self, block: SwinBlock, shifted: Sequence[bool], *, fit_windows: bool = False) -> None:
-        """Shares the parameters of a block, whose windows are shifted along some dimensions."""
+    def __init__(
+        self, norm: LayerNorm, attention: Attention, shifted: Sequence[bool], *, fit_windows: bool, norm_last: bool
+    ) -> None:
+        """Shares the parameters of both; the windows are shifted along some dimensions."""
         super().__init__()
-        self.norm1, self.attn, self.norm2, self.mlp = block.norm1, block.attn, block.norm2, block.mlp
-        self.norms_last = block.norms_last
-        self.window = block.attn.window
+        self.norm1, self.attn, self.norms_last = norm, attention, norm_last
+        self.window = attention.window
         self.shift = tuple(side // 2 if shifts else 0 for side, shifts in zip(self.window, shifted, strict=True))
         self.fit_windows = fit_windows
-        rows = torch.arange(relative_position_count(block.attn.window), device=block.attn.qkv.weight.device)
-        self.register_buffer(
-            "bias_index", relative_position_bias(rows[:, None], block.attn.window)[0], persistent=False
-        )
+        rows = torch.arange(relative_position_count(self.window), device=attention.qkv.weight.device)
+        self.register_buffer("bias_index", relative_position_bias(rows[:, None], self.window)[0], persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Maps tokens (B, *grid, C) to tokens of the same shape."""
-        tokens = tokens + with_norm(self.norm1, self._attended, tokens, last=self.norms_last)
-        return tokens + with_norm(self.norm2, self.mlp, tokens, last=self.norms_last)
+        """What is added to tokens (B, *grid, C)."""
+        return with_norm(self.norm1, self._attended, tokens, last=self.norms_last)
 
     def _attended(self, tokens: Tensor) -> Tensor:
         size = tokens.shape[1:-1]
@@ -152,6 +155,27 @@ class PlainBlock(nn.Module):
         if mask is not None:
             scores = scores + mask.unsqueeze(-3)
         return scores.softmax(-1), value
+
+
+class PlainBlock(PlainAttention):
+    """One Swin block on a grid of tokens (Swin paper, equation 3)."""
+
+    def __init__(self, block: SwinBlock, shifted: Sequence[bool], *, fit_windows: bool = False) -> None:
+        """Shares the parameters of a block, whose windows are shifted along some dimensions."""
+        super().__init__(block.norm1, block.attn, shifted, fit_windows=fit_windows, norm_last=block.norms_last)
+        self.norm2, self.mlp, self.temporal = block.norm2, block.mlp, None
+        if block.temporal is not None:
+            self.weight = block.temporal.weight
+            self.temporal = PlainAttention(
+                block.temporal.norm, block.temporal.attn, shifted, fit_windows=fit_windows, norm_last=False
+            )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Maps tokens (B, *grid, C) to tokens of the same shape."""
+        tokens = tokens + super().forward(tokens)
+        if self.temporal is not None:
+            tokens = tokens + self.weight * self.temporal(tokens)
+        return tokens + with_norm(self.norm2, self.mlp, tokens, last=self.norms_last)
 
 
 class PlainMlpBlock(nn.Module):

@@ -28,6 +28,12 @@ class Grid(NamedTuple):
     windows: tuple[int, ...]  # down and across, the last ones filled with padding
 
 
+def grid_of(tokens: Sequence[int], window: Sequence[int]) -> Grid:
+    """The sizes of a stage whose grid has so many tokens, in windows of so many, per dimension."""
+    counts = ((count + side - 1) // side for count, side in zip(tokens, window, strict=True))
+    return Grid(tuple(tokens), tuple(counts))
+
+
 class Unmoved:
     """The permutation that leaves rows where they are."""
 

@@ -12,24 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from swin_dense.backbones.block import StageOptions, SwinBlock, SwinStage
+from swin_dense.backbones.block import TEMPORAL_LAYERS, StageOptions, SwinBlock, SwinStage
 from swin_dense.backbones.options import (
     PATCH_SIZE,
     check_mixing,
     check_sizes,
     pretrained_windows,
     shifted_dimensions,
+    spatial_and_temporal,
     window_and_patch,
 )
 from swin_dense.backbones.patches import PatchEmbed
 from swin_dense.backbones.position import resized_position_embedding
-from swin_dense.backbones.rolled import Grid
+from swin_dense.backbones.rolled import Grid, grid_of
 from swin_dense.backbones.rows import LayerNorm
 
 
@@ -74,6 +75,7 @@ class SwinTransformer(nn.Module):
         feature_specs: Name, channels and stride of each map, finest first.
         depths: Blocks per stage.
         window: Sides of the windows in tokens, (rows, columns) or (frames, rows, columns).
+        temporal_window: Those of attention over time alone, likewise; None where attention is joint.
         patch: Sides of the patches in pixels, likewise.
         out_indices: Stages whose maps are returned, from 0.
         frozen_stages: What is never trained; see the option of this name.
@@ -116,6 +118,7 @@ class SwinTransformer(nn.Module):
         mixing: str = "attention",
         version: int = 1,
         pretrained_window_sizes: Sequence[int] | None = None,
+        spatiotemporal_attention: str = "joint",
     ) -> None:
         """Builds the backbone with the official initialisation.
 
@@ -153,17 +156,24 @@ class SwinTransformer(nn.Module):
             pretrained_window_sizes: Sides of the windows in which the position bias of version 2 was learned, for each
                 stage; that of other windows follows from it. None takes `window_size`, but not more than the map of
                 `pretrain_image_size`, to which the windows of a classifier are fitted.
+            spatiotemporal_attention: How videos attend over space and time (Video Swin paper, Table 4): "joint" in
+                windows of both. "split" has windows of one frame, and two layers over time alone behind the last
+                stage. "factorized" has windows of one frame, and in every block a second attention over time alone
+                behind the first, times a learned weight that is zero at first. Windows over time have the frames of
+                `window_size`.
 
         Raises:
             ConfigError: An option is out of its range, or options contradict each other.
         """
         super().__init__()
-        self.window, self.patch = window_and_patch(window_size, patch_size)
+        window, self.patch = window_and_patch(window_size, patch_size)
+        self.window, self.temporal_window = spatial_and_temporal(spatiotemporal_attention, window)
         is_video = len(self.window) == 3
         check_sizes(embed_dim, depths, num_heads, drop_path_rate, out_indices, frozen_stages)
         check_mixing(
             mixing,
             version,
+            spatiotemporal_attention,
             is_video=is_video,
             has_embedding=absolute_position_embedding,
             all_terms=relative_position_bias and appearance_term,
@@ -191,7 +201,8 @@ class SwinTransformer(nn.Module):
         if absolute_position_embedding:
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
 
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
+        last_layers = TEMPORAL_LAYERS if spatiotemporal_attention == "split" else 0
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths) + last_layers, device="cpu").tolist()
         self.layers = nn.ModuleList()
         for index, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
             first = sum(depths[:index])
@@ -205,10 +216,16 @@ class SwinTransformer(nn.Module):
                 mixing=mixing,
                 version=version,
                 pretrained_window=pretrained[index],
+                temporal_window=self.temporal_window if spatiotemporal_attention == "factorized" else None,
             )
             stage = SwinStage(options, drop_paths[first : first + depth], downsample=index < len(depths) - 1)
-            stage.activation_checkpointing = activation_checkpointing
-            stage.fit_windows = fit_windows or is_video
+            if last_layers and index == len(depths) - 1:
+                assert self.temporal_window is not None
+                over_time = replace(options, window=self.temporal_window)
+                stage.temporal = SwinStage(over_time, drop_paths[-last_layers:], downsample=False)
+            for part in filter(None, (stage, stage.temporal)):
+                part.activation_checkpointing = activation_checkpointing
+                part.fit_windows = fit_windows or is_video
             self.layers.append(stage)
         for spec, index in zip(self.feature_specs, self.out_indices, strict=True):
             self.add_module(self.norm_name(index), LayerNorm(spec.channels))
@@ -245,7 +262,7 @@ class SwinTransformer(nn.Module):
         Args:
             dynamic: True compiles once for images of all sizes, save that a batch of one image and maps of a single
                 window are compiled apart; None for the first size, and for all once a size has changed; False for
-                each size.
+                each size, and so are videos always, as their windows depend on it.
             options: What `torch.compile` takes beside it, such as `mode` and `fullgraph`.
 
         Example:
@@ -256,6 +273,8 @@ class SwinTransformer(nn.Module):
             >>> len(backbone(torch.rand(2, 3, 97, 130)))
             1
         """
+        if len(self.window) == 3:
+            dynamic = False
         self._dynamic = bool(dynamic)
         self._compiled = torch.compile(self._maps, dynamic=dynamic, **options)
 
@@ -270,8 +289,7 @@ class SwinTransformer(nn.Module):
         for index in range(len(self.depths)):
             strides = (*self.patch[:-2], *(side * 2**index for side in self.patch[-2:]))
             tokens = tuple((length + stride - 1) // stride for length, stride in zip(size, strides, strict=True))
-            counts = ((count + side - 1) // side for count, side in zip(tokens, self.window, strict=True))
-            grids.append(Grid(tokens, tuple(counts)))
+            grids.append(grid_of(tokens, self.window))
         return grids
 
     def _maps(self, images: Tensor, grids: Sequence[Grid] | None = None) -> tuple[Tensor, ...]:
@@ -312,8 +330,10 @@ class SwinTransformer(nn.Module):
         by_prefix = {"patch_embed.": 0, "absolute_pos_embed": 0}
         blocks = 0
         for index, depth in enumerate(self.depths[: self.out_indices[-1] + 1]):
-            by_prefix |= {f"layers.{index}.blocks.{j}.": blocks + j + 1 for j in range(depth)}
-            blocks += depth
+            over_time = self.get_submodule(f"layers.{index}").temporal
+            for name, count in (("blocks", depth), ("temporal.blocks", TEMPORAL_LAYERS if over_time else 0)):
+                by_prefix |= {f"layers.{index}.{name}.{j}.": blocks + j + 1 for j in range(count)}
+                blocks += count
             by_prefix[f"layers.{index}.downsample."] = blocks
         by_prefix["norm"] = blocks + 1
         return {

@@ -75,6 +75,16 @@ _BODY = (
 _MLP = f"{_OFFICIAL}.spatial_mlp"
 """What Swin-MLP has in place of attention."""
 
+_TEMPORAL = (
+    f"{_OFFICIAL}.temporal",
+    *(
+        f"{_OFFICIAL}.temporal.{name}"
+        for name in ("norm", "attn.qkv", "attn.proj", "attn.relative_position_bias_table")
+    ),
+    *(name.replace(_OFFICIAL, "layers.{i}.temporal.blocks.{j}") for name in _BODY if name.startswith(_OFFICIAL)),
+)
+"""Attention over time alone, of videos; no other library has it."""
+
 _TOKENS = Row(_POSITIONS, _POSITIONS, _AS_TOKENS)
 
 
@@ -124,11 +134,11 @@ OFFICIAL = Format(
 
 OWN = Format(
     "swin-dense",
-    reading=Table([*_ANY_FILE, *_rows(_POSITIONS)]),
+    reading=Table([*_ANY_FILE, *_rows(_POSITIONS, *_TEMPORAL)]),
     forms=(Table(_rows(*_BODY, _MLP, _POSITIONS, _OUTPUT_NORM, *_CLASSIFIER, *_MASKED_PRETRAINING)),),
     around=SAME_NAMES,
     has_buffers=False,
-    video=Table(_rows(*_BODY, _OUTPUT_NORM, *_CLASSIFIER)),
+    video=Table(_rows(*_BODY, *_TEMPORAL, _OUTPUT_NORM, *_CLASSIFIER)),
 )
 
 _RENAMED = {

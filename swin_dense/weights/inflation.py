@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from swin_dense.backbones.position import relative_position_count
+from swin_dense.weights.names import TEMPORAL
 from swin_dense.weights.sizes import bicubic, resize_bias_table, video_window
 from swin_dense.weights.tables import Converted, is_video
 
@@ -25,22 +26,30 @@ INDEX = "attn.relative_position_index"
 
 
 def fitted_to_video(
-    backbone: Mapping[str, Converted], patch: Sequence[int], window: Sequence[int]
+    backbone: Mapping[str, Converted],
+    patch: Sequence[int],
+    window: Sequence[int],
+    temporal_window: Sequence[int] | None = None,
 ) -> dict[str, Converted]:
-    """Tensors by official name for a model of videos with these patches and windows, (frames, rows, columns)."""
+    """Tensors by official name for a model of videos with these patches and windows, (frames, rows, columns).
+
+    The windows of attention over time alone are `temporal_window`.
+    """
     from_images = not is_video({name: item.tensor for name, item in backbone.items()})
     fitted = {}
     for name, item in backbone.items():
-        tensor, change = item.tensor, ""
+        tensor, change, ours = item.tensor, "", window
+        if temporal_window is not None and TEMPORAL in name:
+            ours = temporal_window
         if from_images and name == EMBEDDING and tensor.ndim == 4:
             tensor = tensor[:, :, None].expand(-1, -1, patch[0], -1, -1) / patch[0]
             change = f"inflated: repeated over {patch[0]} frames and divided by {patch[0]}"
         elif name.endswith(TABLE) and tensor.ndim == 2 and from_images:
             tensor, change = _inflated_table(tensor, window)
-        elif name.endswith(TABLE) and tensor.ndim == 2 and len(tensor) != relative_position_count(window):
+        elif name.endswith(TABLE) and tensor.ndim == 2 and len(tensor) != relative_position_count(ours):
             index = backbone.get(name.removesuffix(TABLE) + INDEX)
-            theirs = video_window(len(tensor), None if index is None else len(index.tensor), window)
-            tensor, change = _resized_table(tensor, theirs, window), f"resized from windows of {_text(theirs)}"
+            theirs = video_window(len(tensor), None if index is None else len(index.tensor), ours)
+            tensor, change = _resized_table(tensor, theirs, ours), f"resized from windows of {_text(theirs)}"
         fitted[name] = replace(item, tensor=tensor, change=", ".join(filter(None, (item.change, change))))
     return fitted
 

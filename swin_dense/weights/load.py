@@ -28,6 +28,7 @@ from swin_dense.weights.names import (
     OTHER_TASKS,
     OUTPUT_NORM,
     SETTING,
+    TEMPORAL,
     check_selection,
     is_finite,
     is_named,
@@ -186,7 +187,7 @@ def _inflated(incoming: _Incoming, model: nn.Module) -> _Incoming:
     from swin_dense.weights.inflation import fitted_to_video  # which models of images need not read
 
     bare = {name.removeprefix(incoming.prefix): item for name, item in incoming.backbone.items()}
-    fitted = fitted_to_video(bare, backbone.patch, backbone.window)
+    fitted = fitted_to_video(bare, backbone.patch, backbone.window, backbone.temporal_window)
     return incoming._replace(backbone={incoming.prefix + name: item for name, item in fitted.items()})
 
 
@@ -387,6 +388,8 @@ def _why_missing(name: str, incoming: _Incoming, allow_missing: Sequence[str], i
         return None
     if not incoming.is_inside(name):
         return "around the backbone, and the checkpoint is a backbone alone" if incoming.is_backbone() else None
+    if TEMPORAL in name and not any(TEMPORAL in key for key in incoming.backbone):
+        return "attention over time alone, which the checkpoint lacks"
     norm = OUTPUT_NORM.fullmatch(name.removeprefix(incoming.prefix))
     if norm is None or any(f"{incoming.prefix}{norm[1]}.{leaf}" in incoming.backbone for leaf in ("weight", "bias")):
         return None

@@ -14,6 +14,9 @@ from swin_dense.weights.report import Note
 BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.(attn\.relative_(position_index|coords_table)|attn_mask)")
 OUTPUT_NORM = re.compile(r"(norm\d+)\.(weight|bias)")
 
+TEMPORAL = ".temporal."
+"""In the names of what attends over time alone, in models of videos whose attention is split or factorized."""
+
 SETTING = "bbox_head.mask_head.head.sizes_of_interest"
 """A buffer of Mask RepPoints V2 that holds what its config says."""
 

@@ -37,6 +37,8 @@ VIDEO_SIZES = [
     ("swin3d_tiny", {}, 16, 28.2, 44),
     ("swin3d_tiny", {"window_size": (4, 7, 7)}, 8, 28.0, 20),
     ("swin3d_tiny", {"window_size": (4, 7, 7)}, 32, 28.0, 79),
+    ("swin3d_tiny", {"window_size": (16, 7, 7), "spatiotemporal_attention": "split"}, 32, 42.0, 83),  # Table 4
+    ("swin3d_tiny", {"window_size": (16, 7, 7), "spatiotemporal_attention": "factorized"}, 32, 36.5, 95),
 ]
 
 
