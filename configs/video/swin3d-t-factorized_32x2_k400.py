@@ -1,4 +1,4 @@
-"""Video Swin-T with factorized attention: over space and then over time in every block (Table 4)."""
+"""Video Swin-T, attention over space and then over time in every block (Table 4)."""
 
 # Starts from weights of ImageNet-1K: --weights FILE --new-classes, inflated; attention over time is new.
 _base_ = "../_base_/kinetics_32x2.py"

@@ -1,4 +1,4 @@
-"""Video Swin-T with split attention: over space in the blocks, over time behind the last stage (Table 4)."""
+"""Video Swin-T, attention over time split off behind the last stage (Table 4)."""
 
 # Starts from weights of ImageNet-1K: --weights FILE --new-classes, inflated; the layers over time are new.
 _base_ = "../_base_/kinetics_32x2.py"
