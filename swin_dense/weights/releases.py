@@ -142,7 +142,10 @@ _OFFICIAL: dict[tuple[Task, str], tuple[str, ...]] = {
         "v1.0.4/swin_small_patch244_window877_kinetics400_1k",
         "v1.0.4/swin_base_patch244_window877_kinetics400_1k",
     ),
-    ("video", "ImageNet-22K, Kinetics-400"): ("v1.0.4/swin_base_patch244_window877_kinetics400_22k",),
+    ("video", "ImageNet-22K, Kinetics-400"): (
+        "v1.0.4/swin_base_patch244_window877_kinetics400_22k",
+        "v1.0.4/swin_base_patch244_window1677_kinetics400_22k",
+    ),
     ("video", "ImageNet-22K, Kinetics-600"): ("v1.0.4/swin_base_patch244_window877_kinetics600_22k",),
     ("video", "Kinetics-400, Something-Something V2"): ("v1.0.4/swin_base_patch244_window1677_sthv2",),
 }
