@@ -131,7 +131,7 @@ class Batch:
             for one in self.instances
         )
         label_maps = self.label_maps and tuple(one.to(device, non_blocking=non_blocking) for one in self.label_maps)
-        images = self.images.to(device, non_blocking=non_blocking)
+        images = self.images.to(device, non_blocking=non_blocking).contiguous()  # kernels differ by the order in memory
         return replace(self, images=images, instances=instances, label_maps=label_maps)
 
     def pin_memory(self) -> Batch:
@@ -216,7 +216,10 @@ def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
     height, width = (
         -(-max(side) // size_divisor) * size_divisor for side in zip(*(sample.size for sample in samples), strict=True)
     )
-    images = torch.zeros((len(samples), *samples[0].image.shape[:-2], height, width), dtype=torch.uint8)
+    first = samples[0].image
+    images = torch.zeros((len(samples), *first.shape[:-2], height, width), dtype=torch.uint8)
+    if first.ndim == 3 and first.stride(0) == 1:  # pixel by pixel, as files are decoded: planes would be copied slowly
+        images = torch.zeros((len(samples), height, width, len(first)), dtype=torch.uint8).movedim(-1, 1)
     for image, sample in zip(images, samples, strict=True):
         image[..., : sample.size[0], : sample.size[1]] = sample.image
     return Batch(

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
+from hotcoco import mask as rle_codec
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -146,5 +146,5 @@ def _decode_masks(annotations: CocoInstances, places: Sequence[int], height: int
     """(N, H, W) bool masks of some annotations of one image."""
     if not places:
         return torch.zeros((0, height, width), dtype=torch.bool)
-    masks = coco_mask.decode([annotations.mask(place) for place in places])  # (H, W, N), each mask in column order
-    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).bool()
+    masks = rle_codec.decode([annotations.mask(place) for place in places])  # (H, W, N), each mask in column order
+    return torch.from_numpy(masks.transpose(2, 0, 1).view(np.bool_))

@@ -124,7 +124,7 @@ class PhotoMetricDistortion:
 
     def __call__(self, sample: Sample) -> Sample:
         """Draws what is changed and by how much, and changes one sample."""
-        image = sample.image.as_subclass(Tensor)
+        image = sample.image.as_subclass(Tensor).contiguous()  # colours are computed plane by plane
         if _coin():
             image = shift_brightness(image, _uniform(-self.brightness_delta, self.brightness_delta))
         contrast_first = _coin()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -77,7 +78,7 @@ def keep_visible(instances: Instances) -> Instances:
     boxes, masks = instances.boxes, instances.masks
     keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     if masks is not None:
-        keep &= masks.flatten(start_dim=1).any(dim=1)
+        keep &= torch.from_numpy(masks.numpy().any(axis=(1, 2)))  # ends at the first pixel; torch reads them all
         masks = tv_tensors.Mask(masks[keep])
     return Instances(tv_tensors.wrap(boxes[keep], like=boxes), masks, instances.labels[keep], instances.crowd[keep])
 
@@ -182,10 +183,22 @@ def official_train_transform() -> Transform:
 def _resize_masks(masks: Tensor, size: Size) -> tv_tensors.Mask:
     """Nearest neighbours of (..., H, W) masks: pixel i of a resized axis shows pixel floor(i * old / new).
 
-    Many masks are most of the work of a resize; numpy's gather is 2.6 times as fast as torch's interpolation.
+    Many masks are most of the work of a resize, and most of a mask is empty: only the rows and columns between the
+    first and the last that hold anything are looked at.
     """
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, masks.shape[-2:], strict=True))
-    return tv_tensors.Mask(torch.from_numpy(masks.numpy().take(columns, axis=-1).take(rows, axis=-2)))
+    before = masks.numpy().reshape(-1, *masks.shape[-2:])
+    after = np.zeros((len(before), *size), dtype=before.dtype)
+    for mask, resized in zip(before, after, strict=True):
+        shown = tuple(_extent(mask.any(axis=axis)[places]) for axis, places in ((1, rows), (0, columns)))
+        resized[shown] = mask.take(columns[shown[1]], axis=1).take(rows[shown[0]], axis=0)
+    return tv_tensors.Mask(torch.from_numpy(after.reshape(*masks.shape[:-2], *size)))
+
+
+def _extent(is_shown: NDArray[np.bool_]) -> slice:
+    """From the first to the last place that is shown."""
+    places = np.flatnonzero(is_shown)
+    return slice(places[0], places[-1] + 1) if len(places) else slice(0)
 
 
 def _randint(low: int, high: int) -> int:
