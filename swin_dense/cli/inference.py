@@ -46,7 +46,7 @@ def evaluate(
             "With --gt also the CSV that predict writes."
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Detection: faster-coco-eval or pycocotools.")] = "faster-coco-eval",
+    engine: Annotated[str, typer.Option(help="Detection: hotcoco, faster-coco-eval or pycocotools.")] = "hotcoco",
     onnx: Annotated[Path | None, typer.Option(help="Exported file that is scored in place of the model.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list of --gt, if it is not beside it.")] = None,
     label_shift: Annotated[
@@ -129,7 +129,7 @@ def evaluate(
         loaded = _load(context, model, weights, data, overrides, device)
         from swin_dense.tasks.run_folder import is_first_process
 
-        options: dict[str, Any] = {} if engine == "faster-coco-eval" else {"engine": engine}
+        options: dict[str, Any] = {} if engine == "hotcoco" else {"engine": engine}
         with TemporaryDirectory() as unnamed:
             if tables is not None and predictions is None:
                 predictions = loaded.task.predictions_path(loaded.config, Path(unnamed))

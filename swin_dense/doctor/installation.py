@@ -37,6 +37,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "mmdet": ("mmdet", "onedl-mmdetection"),
     "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
     "faster_coco_eval": ("faster-coco-eval",),
+    "hotcoco": ("hotcoco",),
 } | {
     name: (name,)
     for name in (

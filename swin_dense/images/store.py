@@ -118,7 +118,7 @@ def decode(image: Image.Image, orientation: int) -> Pixels:
     Raises:
         BrightnessError: Its pixels have no known range of brightness.
     """
-    shown = np.empty((*shown_size(image, orientation), 3), dtype=np.uint8).transpose(2, 0, 1)
+    shown: Pixels = np.empty((*shown_size(image, orientation), 3), dtype=np.uint8).transpose(2, 0, 1)
     stored = UNTURN[orientation](shown)
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):

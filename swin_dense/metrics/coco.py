@@ -12,10 +12,10 @@ from swin_dense.coco.results import ImageResults, checked_results, image_results
 from swin_dense.coco.rules import apply_rules, refuse_errors
 from swin_dense.errors import DataError, SwinDenseError
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
-from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, CocoResults, check_choices, score
+from swin_dense.metrics.scoring import COCO_METRICS, ENGINES, IOU_TYPES, CocoResults, check_choices, score
 from swin_dense.records import Detections, Rle
 
-_DEFAULT_ENGINE = "faster-coco-eval"
+_DEFAULT_ENGINE = ENGINES[0]
 
 
 class CocoMetric:
@@ -60,7 +60,7 @@ class CocoMetric:
             class_names: Names of the labels where the caller has them; they have to be the annotations' own.
             image_ids: The images to score, where these are not all that the annotations name.
             iou_types: "bbox", "segm", or both.
-            engine: "faster-coco-eval", or its referee "pycocotools"; both give the same metrics.
+            engine: "hotcoco", or its referees "faster-coco-eval" and "pycocotools"; all give the same metrics.
 
         Raises:
             DataError: The annotations are wrong, or do not hold these categories, names or images.
@@ -206,7 +206,7 @@ def evaluate_coco_files(
     Args:
         gt: COCO instances JSON.
         predictions: A COCO result file, or a folder of such files that together make up one evaluation.
-        engine: "faster-coco-eval" or "pycocotools".
+        engine: As `CocoMetric` takes it.
         iou_types: "bbox", "segm", or both; None for all that the predictions hold, or, where there are none at all, for
             all that the ground truth holds. "bbox" of predictions that have only masks scores the boxes around them.
 

@@ -240,7 +240,7 @@ class Model:
             data: Folder of the data set; None takes the config's own.
             predictions: Where to write the predictions: a COCO result file, or a folder of label PNGs.
             devices: Number of devices of this machine, or "auto".
-            engine: Detection: "faster-coco-eval", the default, or "pycocotools"; both give the same numbers.
+            engine: Detection: "hotcoco", the default, "faster-coco-eval" or "pycocotools"; all give the same numbers.
             onnx: ONNX file of `export`, of the whole model, that is scored in place of the model.
 
         Returns:

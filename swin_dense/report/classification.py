@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from hotcoco import metrics
 from numpy.typing import NDArray
 
-from swin_dense.errors import InstallationError
 from swin_dense.metrics.accuracy import Row, accuracy_scores
 from swin_dense.report import charts
 from swin_dense.report.confusion import BINS, confused_pairs, most_confused
@@ -54,10 +54,6 @@ class ClassificationEvidence:
 
 def calibration(confidence: NDArray[Any], right: NDArray[np.bool_]) -> tuple[float, float, list[dict[str, float]]]:
     """The expected and the largest calibration error, 0..1, and the bins of confidence."""
-    try:
-        from hotcoco import metrics
-    except ImportError as error:
-        raise InstallationError(f"reports need hotcoco ({error}): install swin-dense[report]") from error
     expected, largest = metrics.calibration_error(confidence, right, BINS)
     return expected, largest, metrics.calibration_curve(confidence, right, BINS)
 

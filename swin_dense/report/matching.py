@@ -16,10 +16,9 @@ from torchvision import tv_tensors
 
 from swin_dense.coco.instances import CocoInstances, images_beside
 from swin_dense.coco.results import ImageResults, checked_results, read_rows, scored_iou_types
-from swin_dense.errors import InstallationError
 from swin_dense.images.store import ImageStore
 from swin_dense.metrics.coco import read_truth
-from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, engine_sides
+from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, engine_sides, hotcoco_evaluation
 from swin_dense.records import Detections, Instances
 
 
@@ -32,18 +31,8 @@ class Evaluated:
     """
 
     def __init__(self, sides: tuple[dict[str, Any], dict[str, Any]], kind: str) -> None:
-        try:
-            from hotcoco import COCO, COCOeval
-        except ImportError as error:
-            raise InstallationError(
-                f"reports on detections need hotcoco ({error}): install swin-dense[report]"
-            ) from error
-        self.truth, self.found = (_as_text(side["annotations"]) for side in sides)
-        data_sets = [COCO({**sides[0], "annotations": rows}) for rows in (self.truth, self.found)]
-        self.engine: Any = COCOeval(data_sets[0], data_sets[1], kind)
-        self.engine.evaluate()
-        self.engine.accumulate()
-        self.engine.summary_lines()
+        self.truth, self.found = (side["annotations"] for side in sides)
+        self.engine: Any = hotcoco_evaluation(*sides, kind)
         self.diagnostics: dict[str, Any] = self.engine.image_diagnostics(iou_thr=0.5, score_thr=0.5)
 
     @cached_property
@@ -74,18 +63,6 @@ class Evaluated:
     def threshold(self) -> float:
         """The confidence at which F1 is best."""
         return float(self.sweep["score"][self.sweep["f1"].argmax()]) if len(self.sweep["f1"]) else 0.5
-
-
-def _as_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the counts of their masks as texts."""
-    if not rows or "segmentation" not in rows[0]:
-        return list(rows)
-    masks = [row["segmentation"] for row in rows]
-    texts = [one["counts"] if isinstance(one["counts"], str) else one["counts"].decode("ascii") for one in masks]
-    return [
-        row | {"segmentation": {"size": mask["size"], "counts": text}}
-        for row, mask, text in zip(rows, masks, texts, strict=True)
-    ]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from swin_dense.weights.files import same_classes, unwrap
 NETWORK = "model.network."
 """Prefix of the network's parameters in a training checkpoint."""
 
-RECORDED = ("swin-dense", "torch", "torchvision", "lightning", "numpy", "faster-coco-eval", "pycocotools")
+RECORDED = ("swin-dense", "torch", "torchvision", "lightning", "numpy", "hotcoco", "faster-coco-eval", "pycocotools")
 """Packages whose versions a run folder records."""
 
 REMAINS = ("config.py", "run.json", "metrics.csv", "curves.png", "pictures", "hparams.yaml")

@@ -109,7 +109,7 @@ def test_the_version_is_that_of_the_wheel(wheel: Path, installed: Path, tmp_path
     assert Path(file).is_relative_to(installed)
 
 
-EXTRAS = ("onnx", "onnxscript", "onnxruntime", "transformers", "hotcoco")
+EXTRAS = ("onnx", "onnxscript", "onnxruntime", "transformers")
 """Modules of extras that are imported by name, in a loop."""
 
 NOT_IMPORTED_BY_US = {

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from helpers.commands import REPOSITORY, command, figures, losses, tool
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import TrainingError
+from swin_dense.metrics import ENGINES
 from swin_dense.training import DetectorModule
 
 CONFIG = REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
@@ -100,7 +101,7 @@ def test_evaluate_gives_the_score_of_the_best_validation(
     scores = json.loads(capsys.readouterr().out)
     assert scores["bbox"]["AP"] == pytest.approx(max(figures(finished, "val/bbox_AP")), abs=1e-7)
     truth = _value(config, "data.root") + "/annotations/instances_val.json"
-    for engine in ("faster-coco-eval", "pycocotools"):
+    for engine in ENGINES:
         assert command("evaluate", "--gt", truth, "--predictions", str(written), "--engine", engine, "--json") == 0
         again = json.loads(capsys.readouterr().out)
         assert {kind: values["AP"] for kind, values in again.items()} == pytest.approx(

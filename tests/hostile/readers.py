@@ -38,9 +38,9 @@ def _check_and_load(annotations: Path, images: Path) -> None:
 
 
 def results(folder: Path) -> None:
-    from swin_dense.metrics import evaluate_coco_files
+    from swin_dense.metrics import ENGINES, evaluate_coco_files
 
-    for engine in ("faster-coco-eval", "pycocotools"):
+    for engine in ENGINES:
         scores = evaluate_coco_files(folder / "gt.json", folder / "predictions.json", engine=engine)
         assert all(-1 <= one["AP"] <= 1 for one in scores.values()), scores
 

@@ -31,7 +31,7 @@ def save(path: Path, image: Image.Image, orientation: int | None = None, **optio
 
 def read(path: Path, expected_size: tuple[int, int] | None = None) -> np.ndarray:
     image = ImageStore(path.parent).read(path.name, expected_size)
-    assert image.dtype == torch.uint8 and image.is_contiguous()
+    assert image.dtype == torch.uint8 and image.movedim(0, -1).is_contiguous()
     return image.permute(1, 2, 0).numpy()
 
 

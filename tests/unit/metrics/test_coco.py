@@ -236,7 +236,7 @@ class TestWrongDetections:
         ({"class_names": ["dog", "cat"]}, "are named .* not"),
         ({"image_ids": [30, 31]}, r"no such images to score: \[31\]"),
         ({"image_ids": []}, "names none"),
-        ({"engine": "detectron"}, "valid: faster-coco-eval, pycocotools"),
+        ({"engine": "detectron"}, "valid: faster-coco-eval, hotcoco, pycocotools"),
         ({"iou_types": ("bbox", "keypoints")}, "has to hold"),
         ({"iou_types": ()}, "has to hold"),
     ],
