@@ -140,10 +140,7 @@ def as_html(found: Any) -> str:
     found.draw().save(picture, "PNG")
     rows = found.to_coco()
     document = json.dumps(rows, indent=1, ensure_ascii=False).encode()
-    lines = "".join(
-        f"<tr><td>{html.escape(str(row.get('category', '')))}</td><td>{_number(row.get('score'))}</td></tr>"
-        for row in rows[:100]
-    )
+    lines = "".join(f"<tr><td>{html.escape(row['category'])}</td>{_cell(row)}</tr>" for row in rows[:100])
     return (
         f'<img alt="what was found" style="max-width:100%" src="data:image/png;base64,{_text(picture.getvalue())}">'
         f'<p><a download="predictions.json" href="data:application/json;base64,{_text(document)}">Download JSON</a>'
@@ -151,8 +148,8 @@ def as_html(found: Any) -> str:
     )
 
 
-def _number(score: float | None) -> str:
-    return "" if score is None else f"{score:.2f}"
+def _cell(row: Any) -> str:
+    return f"<td>{row['score']:.2f}</td>" if "score" in row else ""
 
 
 def _text(content: bytes) -> str:

@@ -42,3 +42,4 @@ def test_it_holds_picture_and_rows_and_no_markup_of_class_names(result: Any, row
     first = json.loads(document)[0]
     assert first["category"] == "<script>" and row.items() <= first.items()
     assert "&lt;script&gt;" in text and "<script>" not in text
+    assert text.count("<td>") == len(json.loads(document)) * (2 if "score" in first else 1)  # no empty column
