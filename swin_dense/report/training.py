@@ -68,7 +68,8 @@ def _curves_of(metrics: Mapping[str, NDArray[Any]]) -> list[Block]:
     groups: dict[tuple[str, str], list[str]] = {}
     total = [name for name in losses if name == "train/loss"]
     groups["training loss", "loss"] = total
-    groups["its terms", "loss"] = [name for name in losses if name not in total]
+    terms = [name for name in losses if name not in total]
+    groups["its terms", "loss"] = terms if len(terms) > 1 or not total else []  # a single one is the loss itself
     groups["learning rate", ""] = [name for name in metrics if name == "train/learning_rate"]
     others = [name for name in metrics if name.startswith("train/") and name not in losses and "learning" not in name]
     groups["other values of the training", ""] = others
