@@ -35,6 +35,21 @@ def test_a_size_that_fits_is_not_padded() -> None:
     assert collate([sample(1, 33, 50)], size_divisor=1).images.shape == (1, 3, 33, 50)
 
 
+def test_the_order_of_pixels_in_memory_changes_nothing_that_a_model_sees() -> None:
+    planes = [replace(one, image=tv_tensors.Image(torch.rand(one.image.shape).mul(255).byte())) for one in mixed()]
+    pixels = [
+        replace(one, image=tv_tensors.Image(one.image.movedim(0, -1).contiguous().movedim(-1, 0))) for one in planes
+    ]
+    by_planes, by_pixels = collate(planes).to("cpu").images, collate(pixels).images
+    assert by_pixels.movedim(1, -1).is_contiguous()  # copied as it lies: planes would take ten times as long
+    assert torch.equal(by_pixels, by_planes)
+    assert collate(pixels).to("cpu").images.is_contiguous() and by_planes.is_contiguous()
+
+
+def mixed() -> list[Sample]:
+    return [sample(9, 40, 70), sample(8, 65, 33)]
+
+
 def test_everything_about_the_images_comes_along_in_order() -> None:
     samples = [sample(3, 20, 30), sample(4, 10, 40)]
     batch = collate(samples)
