@@ -48,7 +48,7 @@ def check_data(
     if config is None and (data is not None or overrides):
         raise ConfigError("--data and --set change what a CONFIG names; there is none")
     if config is None and samples is not None:
-        raise ConfigError("--samples draws what a CONFIG makes of images; name one")
+        raise ConfigError("--samples draws what a CONFIG makes of images or clips; name one")
     from swin_dense.cli.report import check_tables, print_report
 
     reports: dict[str, Any]

@@ -10,10 +10,10 @@ from PIL import Image
 
 from swin_dense.config import Config
 from swin_dense.data.samplers import SeededDataset
-from swin_dense.errors import ConfigError
 from swin_dense.files import check_output_folder
 from swin_dense.records import Sample
 from swin_dense.tasks import data_module
+from swin_dense.visualize.classification import film_strip
 from swin_dense.visualize.detections import draw_instances
 from swin_dense.visualize.pictures import Picture, as_picture, captioned, enlarged, save_picture
 from swin_dense.visualize.segmentation import draw_segmentation
@@ -28,8 +28,8 @@ def draw_samples(config: Config, folder: Path, count: int = 16) -> list[Path]:
     """Draws training samples, spread over the data set, with boxes, masks, label maps or classes.
 
     They are those of the first epoch, pixel by pixel; what is done to whole batches (Mixup, CutMix) is not in them.
-    The folder gets a picture for each, named like its image, and all of them in `grid.png`, which comes first in the
-    list of what is written.
+    The folder gets a picture for each, of a clip a strip of frames, named like its image or video, and all of them in
+    `grid.png`, which comes first in the list of what is written.
     """
     check_output_folder(folder)
     data = data_module(config)
@@ -40,8 +40,6 @@ def draw_samples(config: Config, folder: Path, count: int = 16) -> list[Path]:
     pictures, paths = [], []
     for place in places:
         sample = samples[(0, place)]
-        if not isinstance(sample, Sample):
-            raise ConfigError(f"samples are drawn of images, and the task {config.task!r} has others")
         pictures.append(_drawn(sample, data))
         paths.append(folder / f"{place:06d}_{Path(sample.file_name).stem}.png")
         save_picture(paths[-1], pictures[-1])
@@ -51,7 +49,7 @@ def draw_samples(config: Config, folder: Path, count: int = 16) -> list[Path]:
 
 def _drawn(sample: Sample, data: Any) -> Picture:
     """A sample with whatever it has to be learnt from."""
-    picture = as_picture(sample.image)
+    picture = as_picture(film_strip(sample.image) if sample.image.ndim == 4 else sample.image)
     if sample.label_map is not None and sample.instances is None:
         return draw_segmentation(picture, sample.label_map, data.class_names, data.palette)
     if sample.instances is not None:
@@ -60,13 +58,14 @@ def _drawn(sample: Sample, data: Any) -> Picture:
 
 
 def _grid(pictures: list[Picture]) -> Picture:
-    """Pictures in rows, each reduced to fit its cell."""
+    """Pictures in rows, each reduced to fit its cell; strips of frames one below the other."""
+    height, width = pictures[0].shape[:2]
+    columns = 1 if width > COLUMNS * height else min(COLUMNS, len(pictures))
     cells = []
     for picture in pictures:
         cell = Image.fromarray(picture)
-        cell.thumbnail((CELL, CELL))
+        cell.thumbnail((CELL * COLUMNS if columns == 1 else CELL, CELL))
         cells.append(cell)
-    columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
     width, height = max(cell.width for cell in cells), max(cell.height for cell in cells)
     grid = Image.new("RGB", (columns * (width + 6) - 6, rows * (height + 6) - 6), "white")

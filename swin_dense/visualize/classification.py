@@ -21,8 +21,8 @@ from swin_dense.visualize.pictures import (
     with_legend,
 )
 
-FRAMES = 6
-"""Frames in a picture."""
+FRAMES = 8
+"""Most frames in a picture."""
 
 CLASSES = 5
 """Curves in a plot."""
@@ -48,10 +48,14 @@ def draw_classification(image: Tensor, best: Sequence[tuple[str, float]], truth:
 
 
 def draw_video(frames: Tensor, best: Sequence[tuple[str, float]], truth: str | None = None) -> Picture:
-    """Frames (T, 3, H, W) uint8 RGB, spread evenly, side by side, with the names of their surest classes below."""
+    """A clip (T, 3, H, W) uint8 RGB as a strip, with the names of its surest classes below."""
+    return draw_classification(film_strip(frames), best, truth)
+
+
+def film_strip(frames: Tensor) -> Tensor:
+    """Up to `FRAMES` frames of a clip (T, 3, H, W), spread evenly, side by side: (3, H, frames * W)."""
     places = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
-    strip = frames[places.tolist()].movedim(0, 2).flatten(2, 3)  # (3, H, frames * W)
-    return draw_classification(strip, best, truth)
+    return frames[places.tolist()].movedim(0, 2).flatten(2, 3)
 
 
 def draw_timeline(seconds: NDArray[np.float32], class_names: Sequence[str], output: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from helpers.commands import REPOSITORY, command
+from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
 
 DEMOS = REPOSITORY / "configs" / "demo"
@@ -46,7 +47,7 @@ def test_set_without_a_config_is_refused(shapes: Path, capsys: pytest.CaptureFix
         assert "--data and --set change what a CONFIG names; there is none" in capsys.readouterr().err
 
 
-CLASSIFICATION = DEMOS / "swin-nano_shapes.py"
+CLASSIFICATION, VIDEO = DEMOS / "swin-nano_shapes.py", DEMOS / "swin3d-nano_moving-shapes.py"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,24 @@ def test_samples_are_drawn_as_the_model_sees_them(config: Path, folder: str, sha
         assert len(np.unique(np.asarray(picture).reshape(-1, 3), axis=0)) > 10
 
 
+def test_clips_are_drawn_as_strips_of_frames_with_their_class(tmp_path: Path) -> None:
+    """A caption above eight frames of 32 x 32 pixels, in which the shape moves or stays."""
+    data = write_moving_shapes(tmp_path / "data", train=1, val=1)
+    assert command("check-data", str(VIDEO), "--data", str(data), "--samples", str(tmp_path / "drawn")) == 0
+    *clips, grid = sorted((tmp_path / "drawn").iterdir())
+    assert grid.name == "grid.png" and len(clips) == 4
+    moved, captions = [], []
+    for path in clips:
+        with Image.open(path) as opened:
+            picture = np.asarray(opened.convert("L")).astype(int)
+        height = picture.shape[1] // 8
+        frames = picture[-height:].reshape(height, 8, height)
+        moved.append(bool((abs(np.diff(frames, axis=1))).max(axis=(0, 2)).min() > 40))
+        captions.append(picture[:-height].tobytes())
+    assert moved == [True, False, True, True]  # horizontal, still, vertical, zoom
+    assert len(set(captions)) == 4
+
+
 def test_samples_of_no_config_are_refused(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("check-data", "--ade", str(shapes / "ade20k"), "--samples", "drawn") == 2
-    assert "--samples draws what a CONFIG makes of images" in capsys.readouterr().err
+    assert "--samples draws what a CONFIG makes of images or clips" in capsys.readouterr().err
