@@ -94,8 +94,12 @@ def segmentation_data(
         **_sizes(values),
     }
     sections = {"data": data, "augmentation": _segmentation_augmentation(train_steps, test_steps, model, left_out)}
-    if (model.get("data_preprocessor") or {}).pop("test_cfg", None):
+    preprocessor = model.get("data_preprocessor") or {}
+    if preprocessor.pop("test_cfg", None):
         left_out.append("model.data_preprocessor.test_cfg: images are not padded for prediction")
+    if preprocessor and not preprocessor.get("size") and not preprocessor.get("size_divisor"):
+        preprocessor["size"] = sections["augmentation"]["crop_size"]
+        left_out.append(f"model.data_preprocessor.size: none, without which mmseg fails; {preprocessor['size']} here")
     test = model.get("test_cfg") or {}
     if test.get("mode") == "slide":
         sections["inference"] = {"crop_size": tuple(test["crop_size"]), "stride": tuple(test["stride"])}

@@ -35,7 +35,6 @@ OURS = {
 
 FIXED = {
     "patch_size": 4,
-    "strides": (4, 2, 2, 2),
     "mlp_ratio": 4,
     "qkv_bias": True,
     "qk_scale": None,
@@ -57,6 +56,7 @@ def convert_model(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         model.setdefault("data_preprocessor", copy.deepcopy(values["data_preprocessor"]))
     weights: dict[str, str] = {}
     _take_weights(model, "model", weights)
+    _replace_norms(model)
     backbone = model.get("backbone")
     if isinstance(backbone, dict) and str(backbone.get("type")).rpartition(".")[2] == "SwinTransformer":
         model["backbone"] = our_backbone(backbone) or backbone
@@ -65,9 +65,10 @@ def convert_model(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def our_backbone(theirs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Our backbone with the options of mmdet's or mmseg's; None where it has one that ours lacks."""
-    if any(name not in FIXED and name not in OPTIONS and name not in IGNORED for name in theirs):
+    fixed = {**FIXED, "strides": (4, *[2] * (len(theirs.get("depths", OPTIONS["depths"][1])) - 1))}
+    if any(name not in fixed and name not in OPTIONS and name not in IGNORED for name in theirs):
         return None
-    if any(name in theirs and _plain(theirs[name]) != value for name, value in FIXED.items()):
+    if any(name in theirs and _plain(theirs[name]) != value for name, value in fixed.items()):
         return None
     options = {ours: _plain(theirs.get(name, default)) for name, (ours, default) in OPTIONS.items()}
     shape = {name: options.pop(name) for name in ("embed_dim", "depths", "num_heads", "window_size")}
@@ -92,6 +93,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return value["type"] if value.get("requires_grad", True) and value.keys() <= {"type", "requires_grad"} else None
     return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _replace_norms(part: Any) -> None:
+    """PyTorch's synchronised batch norm for mmcv's, which only exists in a training on several devices."""
+    for item in part.values() if isinstance(part, dict) else part if isinstance(part, list | tuple) else ():
+        _replace_norms(item)
+    if isinstance(part, dict) and part.get("type") == "MMSyncBN":
+        part["type"] = "SyncBN"
 
 
 def _take_weights(part: Any, key: str, weights: dict[str, str]) -> None:

@@ -81,6 +81,16 @@ def test_what_is_written_reads_back_and_says_what_was_left_out(
     assert "exists; name another file" in capsys.readouterr().err
 
 
+def test_norms_across_devices_sizes_that_mmseg_lacks_and_backbones_of_five_stages() -> None:
+    syncbn = "mmdet::strong_baselines/mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-100e_coco"
+    assert convert_config(syncbn).config.model["roi_head"]["bbox_head"]["norm_cfg"]["type"] == "SyncBN"
+    unsized = convert_config("mmseg::upernet/upernet_r18_4xb4-160k_ade20k-512x512")
+    assert tuple(unsized.config.model["data_preprocessor"]["size"]) == (512, 512)
+    assert any("data_preprocessor.size: none" in one for one in unsized.left_out)
+    backbone = convert_config("mmdet::rtmdet/rtmdet_l_swin_b_p6_4xb16-100e_coco").config.model["backbone"]
+    assert backbone["type"] == "SwinDense" and backbone["depths"] == (2, 2, 18, 2, 1)
+
+
 def test_iterations_become_epochs_and_rules_for_parameters_our_names() -> None:
     done = convert_config("mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco")
     assert isinstance(done.config, DetectionConfig)
