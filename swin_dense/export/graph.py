@@ -9,7 +9,7 @@ import io
 import json
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -96,7 +96,9 @@ def _traced(model: RawImages, shape: tuple[int, ...], axes: tuple[int, ...]) -> 
     shape_tracing: ModuleType = _config
     # A size that is 1 today, such as a batch of one image, must not be taken for one that is always 1. A failing trace
     # would print its whole graph.
-    with torch.no_grad(), shape_tracing.patch(backed_size_oblivious=True), redirect_stderr(io.StringIO()):
+    name = "backed_size_oblivious"  # which PyTorch 2.6 lacks
+    oblivious = shape_tracing.patch(name, True) if hasattr(shape_tracing, name) else nullcontext()
+    with torch.no_grad(), oblivious, redirect_stderr(io.StringIO()):
         program = torch.export.export(model, (images,), dynamic_shapes=({axis: Dim.DYNAMIC for axis in axes},))
         # Open axes may yet be bound to each other or to a range; the program then refuses other sizes.
         other = [OTHER_SHAPE[axis] if axis in axes else size for axis, size in enumerate(shape)]
