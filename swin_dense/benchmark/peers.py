@@ -38,7 +38,8 @@ def installed_peers(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Those of `names` that can take part, and why the others cannot."""
     absent = [name for name in names if find_spec(name) is None]
     reason = "not installed; pip install 'swin-dense[benchmark]' brings all peers"
-    return [name for name in names if name not in absent], dict.fromkeys(absent, reason)
+    reasons = dict.fromkeys(absent, reason) | {"mmaction": "not installed; pip install --no-deps mmaction2 einops"}
+    return [name for name in names if name not in absent], {name: reasons[name] for name in absent}
 
 
 def checked_size(variant: str) -> tuple[int, ...]:
@@ -55,8 +56,10 @@ def checked_size(variant: str) -> tuple[int, ...]:
 def build(name: str, variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     """A contestant with random weights, on the default device, made for images or clips of these sizes."""
     shape = VARIANTS[variant]
-    if len(shape.window) == 3 and name not in (OURS, "torchvision"):
+    if len(shape.window) == 3 and name not in (OURS, "torchvision", "mmaction"):
         raise ConfigError(f"{name} has no Swin of videos")
+    if len(shape.window) == 2 and name == "mmaction":
+        raise ConfigError(f"{name} has no Swin of images")
     if shape.version == 2 and name == "mmdet":
         raise ConfigError(f"{name} has no Swin of version 2")
     return {OURS: _ours, **PEERS}[name](variant, sizes)
@@ -162,11 +165,20 @@ def _mmdet(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
     return Contestant(model, model, normed=True)
 
 
+def _mmaction(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
+    """The backbone of videos."""
+    from swin_dense.openmmlab.peers import mmaction_backbone
+
+    model = mmaction_backbone(VARIANTS[variant])
+    return Contestant(model, model, normed=True)
+
+
 PEERS: dict[str, Callable[[str, Sequence[tuple[int, ...]]], Contestant]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "transformers": _transformers,
     "mmdet": _mmdet,
+    "mmaction": _mmaction,
 }
 """By the name of the package."""
 

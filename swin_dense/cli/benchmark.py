@@ -43,7 +43,8 @@ def backbone(
         float | None, typer.Option(min=0, help="Seconds that a cell waits for contestants to compile.")
     ] = None,
     peers: Annotated[
-        str | None, typer.Option(help="Of torchvision, timm, transformers, mmdet; all by default.", metavar="A,B")
+        str | None,
+        typer.Option(help="Of torchvision, timm, transformers, mmdet, mmaction; all by default.", metavar="A,B"),
     ] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Rounds in which all take turns.")] = None,
     seconds_limit: SecondsLimit = None,

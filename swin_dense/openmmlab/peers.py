@@ -1,9 +1,12 @@
-"""Parts of mmdet and mmseg as they come, that ours are measured beside."""
+"""Parts of mmdet, mmseg and mmaction2 as they come, that ours are measured beside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 from torch import nn
@@ -19,6 +22,27 @@ def mmdet_backbone(variant: SwinVariant) -> nn.Module:
     """The Swin Transformer of mmdet without drop path."""
     network: nn.Module = mmdet_models().get("SwinTransformer")(**_options(variant))
     return network
+
+
+def mmaction_backbone(variant: SwinVariant) -> nn.Module:
+    """The Swin Transformer of videos of mmaction2 without drop path."""
+    network: nn.Module = _mmaction_swin()(
+        arch={"embed_dims": variant.embed_dim, "depths": variant.depths, "num_heads": variant.num_heads},
+        pretrained2d=False,
+        window_size=variant.window,
+        drop_path_rate=0.0,
+        out_indices=range(len(variant.depths)),
+    )
+    return network
+
+
+@cache
+def _mmaction_swin() -> Any:
+    """The class, of its file alone: mmaction2 1.2.0 was published without a module that its other models import."""
+    mmdet_models()  # which installs the operators
+    package = find_spec("mmaction")
+    assert package is not None and package.origin is not None
+    return run_path(str(Path(package.origin).parent / "models" / "backbones" / "swin.py"))["SwinTransformer3D"]
 
 
 def mmdet_detector(model: Mapping[str, Any], variant: SwinVariant, num_classes: int) -> Any:

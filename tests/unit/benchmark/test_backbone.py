@@ -12,9 +12,9 @@ import torch
 
 from helpers.commands import command
 from swin_dense.backbones import VARIANTS, create_backbone
-from swin_dense.benchmark import backbone
+from swin_dense.benchmark import backbone, peers
 from swin_dense.benchmark.backbone import BackboneSettings, benchmark_backbone
-from swin_dense.benchmark.peers import build, checked_size, difference, products
+from swin_dense.benchmark.peers import build, checked_size, difference, installed_peers, products
 from swin_dense.benchmark.processes import RemoteContestant
 from swin_dense.errors import BenchmarkError, ConfigError
 from swin_dense.stats import count_macs
@@ -74,6 +74,13 @@ def test_the_second_version_has_peers_that_compute_the_same(name: str, monkeypat
     assert difference(build(name, "swinv2_tiny", [size]), "swinv2_tiny", torch.device("cpu")) < 1e-5
     with pytest.raises(ConfigError, match="mmdet has no Swin of version 2"):
         build("mmdet", "swinv2_tiny", [size])
+
+
+def test_a_peer_that_is_not_there_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    assert installed_peers(["mmaction"]) == ([], {"mmaction": "not installed; pip install --no-deps mmaction2 einops"})
+    with pytest.raises(ConfigError, match="mmaction has no Swin of images"):
+        build("mmaction", "swin_tiny", [(224, 224)])
 
 
 def test_the_command_compares_and_times_all_contestants(capsys: pytest.CaptureFixture[str]) -> None:
