@@ -82,14 +82,11 @@ class SwinBlock(nn.Module):
             return self._run(rows, partition, over_time)
         output = torch.empty_like(rows)
         for group, group_partition in partition.groups():
-            output[group] = self._run(rows[group], group_partition)
+            output[group] = self._run(rows[group], group_partition, None)
         return output
 
     def _run(
-        self,
-        rows: Tensor,
-        partition: Partition | RolledPartition | GridPartition,
-        over_time: RolledPartition | None = None,
+        self, rows: Tensor, partition: Partition | RolledPartition | GridPartition, over_time: RolledPartition | None
     ) -> Tensor:
         attend = partial(self._attend, partition)
         attended = self._drop_path(with_norm(self.norm1, attend, rows, last=self.norms_last), partition)
@@ -179,11 +176,9 @@ class SwinStage(nn.Module):
             plan = RolledPlan(len(tokens), cut, window, shift, tokens.device, cyclic=by_attention)
         over_time: Sequence[RolledPartition | None] = (None, None)
         if self.temporal_window is not None:  # the rows are in raster order
-            cut, (frames, step) = (
-                grid_of(grid, self.temporal_window),
-                self._window_and_shift(tokens, self.temporal_window),
-            )
-            over_time = RolledPlan(len(tokens), cut, frames, step, tokens.device).partitions
+            cut = grid_of(grid, self.temporal_window)
+            cuts = self._window_and_shift(tokens, self.temporal_window)
+            over_time = RolledPlan(len(tokens), cut, *cuts, tokens.device).partitions
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
             if index > 0 and any(shift):
