@@ -28,7 +28,7 @@ MAX_CLASSES = 4096
 """Most classes that are scored: their confusion matrix takes 128 MB."""
 
 PIXELS_AT_ONCE = 2**20
-"""Bounds the int64 copies of a large map to some 10 MB each."""
+"""Bounds the copies of a large map to some 10 MB each."""
 
 Matrix = NDArray[np.int64]
 """(K, K) pixels by true class (row) and predicted class (column)."""
@@ -159,17 +159,25 @@ def check_class_count(count: int) -> None:
 
 def count_pairs(predicted: Tensor, truth: Tensor, class_count: int, ignore_index: int) -> tuple[Tensor, int]:
     """(K, K) int64 pixels by true and predicted class, and how many counted pixels have a class outside 0..K-1."""
-    ignored, outside = class_count**2, class_count**2 + 1  # two more bins: one look at the counts finds every fault
-    counts = torch.zeros(class_count**2 + 2, dtype=torch.int64, device=predicted.device)
+    # One look at the counts finds every fault: classes -1 and K hold all that is below and above, a true one of K + 1
+    # what is ignored. The rows begin with class -1.
+    rows, columns = class_count + 3, class_count + 2
+    counts = torch.zeros(rows * columns, dtype=torch.int64, device=predicted.device)
     for start in range(0, truth.numel(), PIXELS_AT_ONCE):
         pixels = slice(start, start + PIXELS_AT_ONCE)
-        found = predicted.reshape(-1)[pixels].to(torch.int64)
-        wanted = truth.reshape(-1)[pixels].to(found.device, torch.int64)
-        codes = wanted * class_count + found
-        codes[(found < 0) | (found >= class_count) | (wanted < 0) | (wanted >= class_count)] = outside
-        codes[wanted == ignore_index] = ignored
+        wanted = _as_int32(truth.reshape(-1)[pixels].to(predicted.device), class_count, ignore_index)
+        codes = _as_int32(predicted.reshape(-1)[pixels], class_count).add_(wanted, alpha=columns).add_(columns + 1)
         counts += torch.bincount(codes, minlength=len(counts))
-    return counts[:ignored].view(class_count, class_count), int(counts[outside])
+    counted = counts.view(rows, columns)[:-1]
+    pairs = counted[1:-1, 1:-1]
+    return pairs, int(counted.sum() - pairs.sum())
+
+
+def _as_int32(labels: Tensor, class_count: int, ignore_index: int | None = None) -> Tensor:
+    """Classes between -1 and K, in half the memory of int64; K + 1 is to be ignored."""
+    wide = labels.to(torch.int32 if torch.iinfo(labels.dtype).max < 2**31 else torch.int64)
+    within = wide.clamp(-1, class_count).to(torch.int32)
+    return within if ignore_index is None else within.masked_fill_(wide == ignore_index, class_count + 1)
 
 
 def segmentation_metrics(matrix: Matrix, class_names: Sequence[str]) -> dict[str, Any]:
