@@ -11,11 +11,10 @@ from pycocotools import mask as coco_mask
 
 from swin_dense.coco.parsing import read_records
 from swin_dense.errors import DataError
-from swin_dense.importing.files import SourceImages, annotation_files, folder_of
+from swin_dense.importing.files import SPLITS, SourceImages, annotation_files, folder_of
 from swin_dense.importing.geometry import box_object, polygon_object, rle_object
 from swin_dense.importing.layouts import format_of_file
 from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
-from swin_dense.importing.yolo import SPLITS
 from swin_dense.records import Size
 from swin_dense.rle import check_rles
 
@@ -44,6 +43,7 @@ def read_coco(source: Path) -> Imported:
         if len(files) > 1:
             imported.notes.append(f"{path.relative_to(root)}: {', '.join(listed)}")
         _images(path, records, names, images, imported)
+    images.drop_unused(imported, "list it without annotations, if there is nothing on it")
     by_fold: dict[str, str] = {}
     for name in imported.classes:
         other = by_fold.setdefault(name.casefold(), name)
@@ -90,6 +90,8 @@ def _object(row: dict[str, Any], name: str, size: Size, imported: Imported) -> I
         one = polygon_object(name, polygons, size, imported.changed)
         return ImportedObject(name, one.box, one.area, one.outline, crowd)
     x, y, width, height = row["bbox"]
+    if width < 0 or height < 0:
+        raise UnusableError("negative-box", f"a box of {width:g} x {height:g}", "correct it")
     one = box_object(name, (x, y, x + width, y + height), size, imported.changed)
     return ImportedObject(name, one.box, one.area, crowd=crowd)
 

@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from swin_dense.importing.files import SourceImages, annotation_files, folder_of, xml_root
+from swin_dense.importing.files import SPLITS, SourceImages, annotation_files, folder_of, xml_root
 from swin_dense.importing.geometry import (
     Point,
     box_object,
@@ -21,7 +21,6 @@ from swin_dense.importing.geometry import (
     whole,
 )
 from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
-from swin_dense.importing.yolo import SPLITS
 from swin_dense.records import Size
 
 SHAPES = ("box", "polygon", "ellipse", "mask", "polyline", "points", "cuboid", "skeleton")
@@ -43,6 +42,7 @@ def read_cvat(source: Path) -> Imported:
             for place, element in enumerate(document.iterfind("image")):
                 with imported.dropping(path, element.get("name") or f"image {place}"):
                     imported.images.append(_image(path, element, images, imported))
+    images.drop_unused(imported, "export the task that it belongs to, too")
     return imported
 
 

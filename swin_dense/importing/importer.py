@@ -156,6 +156,7 @@ def import_data(
     try:
         with written(output):
             staging.mkdir(parents=True)
+            _put_together(imported)
             found = _materialised(imported, staging / "embedded")
             _order_classes(imported, wanted, to)
             found = [_with_known_classes(image, imported) for image in found]
@@ -211,6 +212,29 @@ def _read(source: Path, format: str, to: str) -> Imported:
     module = "label_maps" if to == "label-maps" and format in ("voc", "masks") else format.replace("-", "_")
     reader: Callable[[Path], Imported] = getattr(import_module(f"swin_dense.importing.{module}"), f"read_{module}")
     return reader(source)
+
+
+def _put_together(imported: Imported) -> None:
+    """One image for each file, with the objects of all places that name it, in the split of the first."""
+    found: dict[object, ImportedImage] = {}
+    again: dict[str, None] = {}
+    for place, image in enumerate(imported.images):
+        first = found.setdefault(place if image.embedded else image.path, image)
+        if first is image:
+            continue
+        if first.size != image.size:
+            message = f"is annotated twice, for {first.size[1]} x {first.size[0]} and {image.size[1]} x {image.size[0]}"
+            imported.drop("two-sizes", image.path, message, "remove the annotation that is wrong")
+            continue
+        again[image.name] = None
+        more = tuple(one for one in image.objects if one not in first.objects)
+        imported.changed["objects that are annotated twice alike, kept once"] += len(image.objects) - len(more)
+        imported.changed["images that are in two splits, kept in the first"] += first.split != image.split
+        found[image.path] = replace(first, objects=first.objects + more)
+    if again:
+        shown = ", ".join([*again][:3]) + (", ..." if len(again) > 3 else "")
+        imported.notes.append(f"{len(again)} images are annotated in several places, put together: {shown}")
+    imported.images = [*found.values()]
 
 
 def _materialised(imported: Imported, folder: Path) -> list[ImportedImage]:

@@ -7,6 +7,7 @@ stand for them in label maps in colours; those with other colours are left out, 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.importing.files import SourceImages, folder_of, text_lines
+from swin_dense.importing.files import SourceImages, closest, folder_of, split_of, text_lines
 from swin_dense.importing.masks import mask_files
 from swin_dense.importing.records import Imported, ImportedImage, UnusableError
 from swin_dense.importing.voc import BACKGROUND_FIRST, splits_of
@@ -40,7 +41,10 @@ def read_label_maps(source: Path) -> Imported:
     folder = next((one for one in LABEL_FOLDERS if any(one in name.split("/")[:-1] for name in masks)), None)
     if folder is None:
         raise DataError(f"{root}: no folder of label maps in it; call it SegmentationClass or masks")
-    by_stem = {Path(name).stem: name for name in masks if folder in name.split("/")[:-1]}
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for name in masks:
+        if folder in name.split("/")[:-1]:
+            by_stem[Path(name).stem].append(name)
     listed = next((root / name for name in ("labelmap.txt", "classes.txt") if (root / name).is_file()), None)
     colours: dict[int, int] = {}
     if listed is not None:
@@ -57,20 +61,21 @@ def read_label_maps(source: Path) -> Imported:
         imported.notes.append("the source lists no classes: they are called by the labels in the files")
     splits, used, highest = splits_of(root), set(), 0
     for name in images.names:
-        stem = Path(name).stem
-        if name in masks or stem not in by_stem:
-            if name not in masks:
-                imported.drop("no-label-map", root / name, "no label map belongs to it", "add it")
+        if name in masks:
             continue
-        with imported.dropping(root / by_stem[stem]):
-            used.add(stem)
-            read = partial(labels_of, root / by_stem[stem], colours)
+        mask = closest(name, by_stem.get(Path(name).stem, []))
+        if mask is None:
+            imported.drop("no-label-map", root / name, "no label map, or more than one, belongs to it", "add it")
+            continue
+        with imported.dropping(root / mask):
+            used.add(mask)
+            read = partial(labels_of, root / mask, colours)
             labels, path = read(), root / name
             highest = max(highest, int(labels[labels != VOID].max(initial=0)))
-            size = labels.shape[0], labels.shape[1]
-            imported.images.append(ImportedImage(path, Path(name).name, size, (), splits.get(stem), read))
-    for stem in sorted(by_stem.keys() - used):
-        imported.drop("missing-image", root / by_stem[stem], "no image belongs to this label map", "add it")
+            size, split = (labels.shape[0], labels.shape[1]), splits.get(path.stem) or split_of(name)
+            imported.images.append(ImportedImage(path, Path(name).name, size, (), split, read))
+    for mask in sorted({one for found in by_stem.values() for one in found} - used):
+        imported.drop("missing-image", root / mask, "no image belongs to this label map", "add it")
     if not imported.classes:
         imported.classes = [str(label) for label in range(highest + 1)]
     return imported

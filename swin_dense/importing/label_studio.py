@@ -50,6 +50,7 @@ def read_label_studio(source: Path) -> Imported:
                     if not isinstance(task, dict):
                         raise UnusableError("bad-task", "is no object", "export it again")
                     imported.images.append(_image(path, f"task {place + 1}", task, images, imported))
+    images.drop_unused(imported, "export its task, too")
     return imported
 
 

@@ -14,7 +14,14 @@ import numpy as np
 from PIL import Image
 
 from swin_dense.images.store import MAX_PIXELS, pillows_limit
-from swin_dense.importing.files import SourceImages, annotation_files, folder_of, json_document, text_lines
+from swin_dense.importing.files import (
+    SourceImages,
+    annotation_files,
+    folder_of,
+    json_document,
+    split_of,
+    text_lines,
+)
 from swin_dense.importing.geometry import (
     Point,
     box_object,
@@ -41,11 +48,7 @@ def read_labelme(source: Path) -> Imported:
             if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
                 raise UnusableError("not-labelme", "has no list of shapes", "remove it, or export it with Labelme")
             imported.images.append(_image(path, document, images, imported))
-    taken = {image.path for image in imported.images}
-    for name in images.names:
-        if root / name not in taken:
-            fix = "save it in Labelme without shapes, if there is nothing on it"
-            imported.drop("not-annotated", root / name, "no JSON file belongs to this image", fix)
+    images.drop_unused(imported, "save it in Labelme without shapes, if there is nothing on it")
     listed = root / "labels.txt"
     if listed.is_file():  # as Labelme takes it with --labels, with two names that are no classes
         with imported.dropping(listed):
@@ -57,16 +60,19 @@ def _image(path: Path, document: dict[str, Any], images: SourceImages, imported:
     stated = stated_size(document.get("imageHeight"), document.get("imageWidth"))
     called = document.get("imagePath")
     try:
-        name = images.find(called if isinstance(called, str) and called else f"{path.stem}.jpg", path.parent)
+        name = images.find(called if isinstance(called, str) and called else path.stem, path.parent)
     except UnusableError:
         if not document.get("imageData") or stated is None:
             raise
         imported.changed["images taken out of their JSON file"] += 1
         name = path.relative_to(images.root).with_suffix("").as_posix() + _suffix(called)
         objects = _objects(path, document["shapes"], stated, imported)
-        return ImportedImage(images.root / name, name, stated, objects, embedded=partial(_embedded, path))
+        return ImportedImage(
+            images.root / name, name, stated, objects, split_of(name), embedded=partial(_embedded, path)
+        )
     size = stated or images.size(name)
-    return ImportedImage(images.root / name, name, size, _objects(path, document["shapes"], size, imported))
+    objects = _objects(path, document["shapes"], size, imported)
+    return ImportedImage(images.root / name, name, size, objects, split_of(name))
 
 
 def _suffix(called: Any) -> str:

@@ -90,7 +90,7 @@ def _format_of_folder(root: Path) -> str | None:
         if known:
             return max(set(known), key=known.count)
     texts = by_suffix.get(".txt", [])
-    if any(_is_yolo(path) for path in islice((path for path in texts if path.stat().st_size), OPENED)):
+    if any(looks_like_labels(path) for path in islice((path for path in texts if path.stat().st_size), OPENED)):
         return "yolo"
     folders = {part.lower() for name in names for part in Path(name).parts[:-1]}
     pngs = by_suffix.get(".png", [])
@@ -111,7 +111,8 @@ def _names(root: Path) -> Iterator[str]:
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
-def _is_yolo(path: Path) -> bool:
+def looks_like_labels(path: Path) -> bool:
+    """Whether the first line of a text file is one of YOLO's."""
     with path.open("rb") as file:
         lines = file.read(HEAD).decode("utf-8", "replace").splitlines()
     return bool(lines) and LABEL_LINE.fullmatch(lines[0].strip()) is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from swin_dense.images.files import list_files
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.importing.files import SourceImages, folder_of
+from swin_dense.importing.files import SPLITS, SourceImages, closest, folder_of, split_of
 from swin_dense.importing.geometry import Pixels, mask_object
 from swin_dense.importing.layouts import MASK_FOLDERS
 from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
@@ -42,11 +43,14 @@ def read_masks(source: Path) -> Imported:
     images, masks = SourceImages(root), set(mask_files(root))
     pictures = [name for name in images.names if name not in masks]
     by_image: dict[str, list[_Mask]] = defaultdict(list)
-    stems = {Path(name).stem: name for name in pictures}
+    stems: dict[str, list[str]] = defaultdict(list)
+    for name in pictures:
+        stems[Path(name).stem].append(name)
     for name in sorted(masks):
         found = _image_of(name, stems, pictures)
         if found is None:
-            imported.drop("missing-image", root / name, "no image belongs to this mask", "name it like its image")
+            message = "no image, or more than one, belongs to this mask"
+            imported.drop("missing-image", root / name, message, "name it like its image")
         else:
             by_image[found[0]].append(found[1])
     for name in pictures:
@@ -56,11 +60,15 @@ def read_masks(source: Path) -> Imported:
             continue
         with imported.dropping(root / name):
             size = images.size(name)
-            objects = []
+            objects, usable = [], True
             for mask in by_image[name]:
+                known = len(imported.dropped)
                 with imported.dropping(root / mask.name):
                     objects += _objects(root / mask.name, mask, size)
-            imported.images.append(ImportedImage(root / name, Path(name).name, size, tuple(objects)))
+                usable &= mask.is_one or len(imported.dropped) == known
+            if not usable:
+                raise UnusableError("not-annotated", "a mask of all its objects cannot be used", "repair the mask")
+            imported.images.append(ImportedImage(root / name, Path(name).name, size, tuple(objects), split_of(name)))
     if any(one.class_name == NAMELESS for image in imported.images for one in image.objects):
         imported.notes.append(f"masks whose names give no class are of the class {NAMELESS!r}")
     return imported
@@ -85,25 +93,26 @@ def pixels_of(path: Path) -> Pixels:
     return colours @ np.array([65536, 256, 1], dtype=np.int32)
 
 
-def _image_of(name: str, stems: dict[str, str], pictures: list[str]) -> tuple[str, _Mask] | None:
-    """The image that a mask belongs to, by their names."""
+def _image_of(name: str, stems: Mapping[str, list[str]], pictures: list[str]) -> tuple[str, _Mask] | None:
+    """The image that a mask belongs to, by their names; of images with one name, the one that lies closest."""
     parts = name.split("/")
     place = next(place for place, part in enumerate(parts) if part.lower() in MASK_FOLDERS)
     stem, inner = Path(name).stem, parts[place + 1 : -1]
-    if inner and inner[-1] in stems:
-        return stems[inner[-1]], _Mask(name, _class_in(stem), True)
-    if stem in stems:
-        return stems[stem], _Mask(name, inner[-1] if inner else NAMELESS, False)
+    inner = [part for part in inner if part.lower() not in SPLITS]
+    if inner and (image := closest(name, stems.get(inner[-1], []))):
+        return image, _Mask(name, _class_in(stem), True)
+    if image := closest(name, stems.get(stem, [])):
+        return image, _Mask(name, inner[-1] if inner else NAMELESS, False)
     above = "/".join(parts[:place])
     own = [one for one in pictures if above and one.startswith(f"{above}/")]
     if len(own) == 1:
         return own[0], _Mask(name, NAMELESS, True)
     for end in range(len(stem) - 1, 0, -1):
-        if stem[:end] in stems and stem[end] in "_-.":
+        if stem[end] in "_-." and (image := closest(name, stems.get(stem[:end], []))):
             rest = stem[end + 1 :]
             if rest.lower() in OF_NUMBERS:
-                return stems[stem[:end]], _Mask(name, inner[-1] if inner else NAMELESS, False)
-            return stems[stem[:end]], _Mask(name, _class_in(rest), True)
+                return image, _Mask(name, inner[-1] if inner else NAMELESS, False)
+            return image, _Mask(name, _class_in(rest), True)
     return None
 
 

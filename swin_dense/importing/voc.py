@@ -14,7 +14,15 @@ import numpy as np
 
 from swin_dense.images.files import list_files
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.importing.files import SourceImages, annotation_files, folder_of, text_lines, text_of, xml_root
+from swin_dense.importing.files import (
+    SourceImages,
+    annotation_files,
+    closest,
+    folder_of,
+    text_lines,
+    text_of,
+    xml_root,
+)
 from swin_dense.importing.geometry import (
     Pixels,
     box_object,
@@ -59,6 +67,7 @@ def read_voc(source: Path) -> Imported:
             if document.tag != "annotation":
                 raise UnusableError("not-voc", f"its root is <{document.tag}>", "remove it, or export it as Pascal VOC")
             read.append(_header(path, document, images))
+    images.drop_unused(imported, "add an XML file without objects, if there is nothing on it")
     first = _first_pixel(read)
     if read:
         imported.notes.append(f"pixels are counted from {first}, as the coordinates show")
@@ -67,7 +76,7 @@ def read_voc(source: Path) -> Imported:
     flags = dict.fromkeys(FLAGS, 0)
     for one in read:
         with imported.dropping(one.path):
-            mask = masks.get(one.path.stem)
+            mask = closest(one.image, masks.get(one.path.stem, []))
             objects = []
             for place, element in enumerate(one.objects):
                 with imported.dropping(one.path, f"object {place + 1}"):
@@ -75,7 +84,7 @@ def read_voc(source: Path) -> Imported:
             for flag in FLAGS:
                 flags[flag] += sum(bool(item.extra.get(flag)) for item in objects)
             if mask is not None:
-                objects = _with_masks(objects, mask, one, imported)
+                objects = _with_masks(objects, root / mask, one, imported)
             path = images.root / one.image
             split = splits.get(path.stem)
             imported.images.append(ImportedImage(path, path.name, one.size, tuple(objects), split))
@@ -89,7 +98,7 @@ def read_voc(source: Path) -> Imported:
 
 
 def _header(path: Path, document: Element, images: SourceImages) -> _Read:
-    name = images.find(text_of(document, "filename") or f"{path.stem}.jpg", path.parent)
+    name = images.find(text_of(document, "filename") or path.stem, path.parent)
     stated = document.find("size")
     size = None if stated is None else stated_size(text_of(stated, "height"), text_of(stated, "width"))
     return _Read(path, name, size or images.size(name), document.findall("object"))
@@ -161,9 +170,13 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return both / (one[2] * one[3] + other[2] * other[3] - both)
 
 
-def _by_stem(root: Path, folder: str) -> dict[str, Path]:
+def _by_stem(root: Path, folder: str) -> dict[str, list[str]]:
     """The PNGs of every folder of this name, by their names without suffix."""
-    return {Path(name).stem: root / name for name in list_files(root, (".png",)) if folder in name.split("/")[:-1]}
+    found: dict[str, list[str]] = {}
+    for name in list_files(root, (".png",)):
+        if folder in name.split("/")[:-1]:
+            found.setdefault(Path(name).stem, []).append(name)
+    return found
 
 
 def splits_of(root: Path) -> dict[str, str]:

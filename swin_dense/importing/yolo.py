@@ -7,6 +7,7 @@ a tracker's or a detector's, keypoints follow the box where `data.yaml` states a
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +15,16 @@ import yaml
 
 from swin_dense.errors import DataError
 from swin_dense.images.files import list_files
-from swin_dense.importing.files import SourceImages, folder_of, text_lines
+from swin_dense.importing.files import SPLITS, SourceImages, folder_of, split_of, text_lines
 from swin_dense.importing.geometry import box_object, number, polygon_object, whole
+from swin_dense.importing.layouts import looks_like_labels
 from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
 from swin_dense.records import Size
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""What splits are called, in our words."""
-
 NAME_LISTS = ("obj.names", "classes.txt", "classes.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
 """Files of darknet and of tools with a class name per line."""
+
+YAML = (".yaml", ".yml")
 
 
 class YoloLayout(NamedTuple):
@@ -41,30 +42,36 @@ def read_yolo(source: Path) -> Imported:
     layout = _layout(source, root, images, imported)
     imported.classes = layout.names
     without = 0
-    used: set[str] = set()
+    listed = {name for names in layout.splits.values() for name in names}
+    used = {_labels_of(root, name).relative_to(root).as_posix() for name in images.names}
+    for name in images.names:
+        if name not in listed:
+            fix = "add it to the YAML file, or to the list of its split"
+            imported.drop("in-no-split", root / name, "no split names this image", fix)
     for split, names in layout.splits.items():
         for name in names:
             labels = _labels_of(root, name)
-            used.add(labels.relative_to(root).as_posix())
-            with imported.dropping(root / name):
-                size = images.size(name)
-                without += not labels.is_file()
-                objects = _objects(labels, size, layout, imported) if labels.is_file() else []
-                shown = _below_images(name)
-                imported.images.append(ImportedImage(root / name, shown, size, tuple(objects), split))
+            without += not labels.is_file()
+            with imported.dropping(labels):
+                lines = text_lines(labels) if labels.is_file() else []
+                with imported.dropping(root / name):
+                    size = images.size(name)
+                    objects = _objects(labels, lines, size, layout, imported)
+                    imported.images.append(ImportedImage(root / name, _below_images(name), size, objects, split))
     if without:
         imported.notes.append(f"{without} images have no label file: kept, as images without objects")
     if layout.keypoints:
         imported.notes.append("keypoints are left out, their boxes are kept")
     for name in list_files(root, (".txt",)):
-        if name not in used and _is_label(name, used):
+        if name not in used and _is_label(root, name, used):
             imported.drop("missing-image", root / name, "no image belongs to this label file", "add it or remove this")
     return imported
 
 
 def find_data_yaml(root: Path) -> Path | None:
     """The file of a folder that lists class names and splits, as Ultralytics wants it."""
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")], key=lambda path: (path.stem != "data", path.name)):
+    paths = [path for pattern in ("*.y*ml", "*/*.y*ml") for path in root.glob(pattern) if path.suffix in YAML]
+    for path in sorted(paths, key=lambda path: (path.parent != root, path.stem != "data", path)):
         content = _yaml(path)
         if "names" in content and SPLITS.keys() & content.keys():
             return path
@@ -81,7 +88,7 @@ def find_names(root: Path) -> Path | None:
 
 def _layout(source: Path, root: Path, images: SourceImages, imported: Imported) -> YoloLayout:
     path = source if source.is_file() else find_data_yaml(root)
-    if path is not None and path.suffix in (".yaml", ".yml"):
+    if path is not None and path.suffix in YAML:
         content = _yaml(path)
         splits: dict[str | None, list[str]] = {
             ours: _images_of(content[theirs], content.get("path"), path.parent, images, imported)
@@ -101,8 +108,7 @@ def _layout(source: Path, root: Path, images: SourceImages, imported: Imported) 
         return YoloLayout(names, {split: _listed(path, images, imported) for split, path in lists.items()}, False)
     folders: dict[str | None, list[str]] = {}
     for name in images.names:
-        parts = [SPLITS[part] for part in name.lower().split("/")[:-1] if part in SPLITS]
-        folders.setdefault(parts[0] if parts else None, []).append(name)
+        folders.setdefault(split_of(name), []).append(name)
     return YoloLayout(names, folders, False)
 
 
@@ -113,7 +119,8 @@ def _yaml(path: Path) -> dict[str, Any]:
         )  # lists, mappings, and texts as written
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError, ValueError) as error:
         first = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as YAML ({first}); correct it") from None
+        fix = "write paths with / in them" if "escape" in first else "correct it"
+        raise DataError(f"{path}: cannot be read as YAML ({first}); {fix}") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -201,24 +208,30 @@ def _below_images(image: str) -> str:
     return "/".join([part for part in parts[:-1] if part.lower() not in {"images", *SPLITS}] + parts[-1:])
 
 
-def _is_label(name: str, used: set[str]) -> bool:
-    """Whether a text file without an image lies where labels do."""
-    return name.rpartition("/")[0] in {one.rpartition("/")[0] for one in used} and "/" in name
+def _is_label(root: Path, name: str, used: set[str]) -> bool:
+    """Whether a text file without an image lies where labels do, and is no list of images or classes."""
+    if name.rpartition("/")[0] not in {one.rpartition("/")[0] for one in used} or Path(name).name in NAME_LISTS:
+        return False
+    return "/" in name or looks_like_labels(root / name)
 
 
-def _objects(path: Path, size: Size, layout: YoloLayout, imported: Imported) -> list[ImportedObject]:
+def _objects(
+    path: Path, lines: Sequence[str], size: Size, layout: YoloLayout, imported: Imported
+) -> tuple[ImportedObject, ...]:
     found = []
-    for place, line in enumerate(text_lines(path), 1):
+    for place, line in enumerate(lines, 1):
         with imported.dropping(path, f"line {place}"):
             found.append(_object(line.split(), size, layout, imported))
-    return found
+    return tuple(found)
 
 
 def _object(words: list[str], size: Size, layout: YoloLayout, imported: Imported) -> ImportedObject:
     label = whole(words[0], "the class id")
     if not 0 <= label < len(layout.names):
         count = len(layout.names)
-        raise UnusableError("unknown-class", f"class id {label}, but there are {count} names", "name the class")
+        raise UnusableError(
+            "unknown-class", f"class id {label}, but there are {count} names", "add its name, or correct it"
+        )
     values = [number(word) for word in words[1:]]
     if len(values) < 4:
         raise UnusableError("bad-line", f"{len(values)} values after the class", "write cx cy w h, or a polygon")

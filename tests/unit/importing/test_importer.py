@@ -148,6 +148,43 @@ def test_images_that_cannot_be_used_are_left_out_with_a_reason(tmp_path: Path) -
     assert any("left out, 1 x missing-image" in line and "e.json" in line for line in report.lines())
 
 
+def test_an_image_that_several_files_annotate_is_imported_once(tmp_path: Path) -> None:
+    """Each file lists another class; one of them names the image as Windows does, the other as macOS does."""
+    sources.image(tmp_path / "in/shots/t\u00fcr 1.png")
+    sources.image(tmp_path / "in/unused.png")
+    for name, path, classes in (("a", "C:\\shots\\T\u00fcr 1.PNG", "cup"), ("b", "shots/tu\u0308r 1.png", "fork")):
+        size = {"height": sources.HEIGHT, "width": sources.WIDTH}
+        rows = [{"id": n, "image_id": 1, "category_id": 1, "bbox": [n, 1, 9 - 20 * (n == 3), 9]} for n in (1, 2, 3)]
+        names = [{"id": 1, "name": classes}]
+        document = {"images": [{"id": 1, "file_name": path, **size}], "annotations": rows, "categories": names}
+        sources.json_file(tmp_path / f"in/{name}.json", document)
+    report = import_data(tmp_path / "in", tmp_path / "out", split={"train": 1.0})
+    assert report.classes == ["cup", "fork"] and report.instances == {"train": {"cup": 2, "fork": 2}}
+    assert report.images == {"train": 1} and any("put together: shots/t\u00fcr 1.png" in one for one in report.notes)
+    assert report.dropped_by_kind == {"negative-box": 2, "not-annotated": 1}
+
+
+@pytest.mark.parametrize("to", ["coco", "label-maps"])
+def test_masks_of_images_with_one_name_stay_with_their_split(to: str, tmp_path: Path) -> None:
+    """A mask that cannot be used takes its image with it, which would else look empty."""
+    for number, split in enumerate(("train", "val"), 1):
+        for name in ("1", "2"):
+            sources.image(tmp_path / f"in/{split}/images/{name}.png", number)
+        mask = np.zeros((sources.HEIGHT, sources.WIDTH), np.uint8)
+        mask[: 10 * number] = 1
+        (tmp_path / f"in/{split}/masks").mkdir()
+        Image.fromarray(mask).save(tmp_path / f"in/{split}/masks/1.png")
+    sources.text(tmp_path / "in/val/masks/2.png", "no picture")
+    report = import_data(tmp_path / "in", tmp_path / "out", to=to)
+    assert report.images == {"train": 1, "val": 1} and report.dropped_by_kind["unreadable-image"] == 1
+    if to == "coco":
+        boxes = [document["annotations"][0]["bbox"] for document in documents(tmp_path / "out")]
+        assert boxes == [[0, 0, sources.WIDTH, 10], [0, 0, sources.WIDTH, 20]]
+    else:
+        maps = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out/annotations").glob("*/1.png"))]
+        assert [(one == 2).sum() // sources.WIDTH for one in maps] == [10, 20]
+
+
 @pytest.mark.parametrize("orientation", [3, 6])
 def test_turned_images_keep_what_was_drawn_on_the_picture_as_shown(orientation: int, tmp_path: Path) -> None:
     """A phone stores its picture on its side; Labelme, CVAT, Label Studio and YOLO's trainers show it upright."""
