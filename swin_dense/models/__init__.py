@@ -6,6 +6,7 @@ A model is named by a run folder, a config (name, file, dict or dataclass), or a
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
 from swin_dense.config import Config, load_config
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, DataError, WeightsError, option
+from swin_dense.errors import ConfigError, DataError, WeightsError, option, setting
 from swin_dense.images.finder import each_image, is_single, read_image
 from swin_dense.isolation import isolated
 from swin_dense.records import collate, rescaled_size
@@ -29,6 +30,8 @@ from swin_dense.tasks import Task, data_module, task_of
 from swin_dense.tasks.base import Labels, Result, declared_classes
 from swin_dense.weights import LoadReport, load_weights
 from swin_dense.weights.files import missing_file, read_class_names, read_labels, same_classes
+
+logger = logging.getLogger(__name__)
 
 SEED = 0
 """Of random weights, so that what is made of them can be made again."""
@@ -383,12 +386,25 @@ def load_whole(network: nn.Module, weights: Path, class_names: Sequence[str]) ->
     named = read_class_names(weights)
     if named is not None and not same_classes(named, class_names):
         raise WeightsError(f"{weights} was trained on {', '.join(named)}; the data has {', '.join(class_names)}")
-    report = load_weights(network, weights)
+    report = take_weights(network, weights)
     if report.missing:
         raise WeightsError(
             f"{weights} does not hold the whole model: {len(report.missing)} parameters are missing, for instance "
             f"{next(iter(report.missing))}; train it first"
         )
+    return report
+
+
+def take_weights(network: nn.Module, weights: Path, *, ignore: Sequence[str] = ()) -> LoadReport:
+    """Loads weights and says so where they are of windows or images of another size, which changes the results."""
+    report = load_weights(network, weights, ignore=ignore)
+    if report.interpolated:
+        name, change = report.interpolated[0]
+        logger.warning(
+            "%s is for windows or images of another size: %d tensors differ, for instance %s, %s; for the results of "
+            "these weights take a config with their size, such as model.backbone.window_size",
+            weights, len(report.interpolated), name, change,
+        )  # fmt: skip
     return report
 
 
@@ -412,9 +428,12 @@ def labels_of(config: Config, weights: Path | None) -> Labels:
         if names is not None:
             return Labels(names)
         what = "category ids" if task.needs_category_ids else "names"
+        fix = f"name its folder: {option('data', 'FOLDER')}"
+        if hasattr(config.data, "classes"):
+            fix += f", or a file of one class per line: {setting('data.classes', 'FILE')}"
         raise DataError(
             f"{error}\n{weights} does not hold the {what} of its classes, so they come from the data of the config: "
-            f"name its folder: {option('data', 'FOLDER')}"
+            f"{fix}"
         ) from error
 
 
@@ -424,9 +443,12 @@ def labels_in_data(config: Config) -> Labels:
     Raises:
         DataError: The data cannot be read.
     """
+    task = task_of(config)
+    if (listed := task.listed_labels(config)) is not None:
+        return listed
     data = data_module(config)
     data.setup("validate")
-    return task_of(config).labels(data)
+    return task.labels(data)
 
 
 def build_backbone(
@@ -441,5 +463,5 @@ def build_backbone(
             if unknown:
                 raise ConfigError(f"{variant} emits {', '.join(names)}; there is no stage{unknown[0]}")
             backbone = create_backbone(variant, out_indices=[names.index(f"stage{stage}") for stage in stages])
-    report = None if weights is None else load_weights(backbone, weights)
+    report = None if weights is None else take_weights(backbone, weights)
     return backbone.eval(), report

@@ -27,12 +27,13 @@ from swin_dense.models import (
     labels_of,
     load_whole,
     same_random_weights,
+    take_weights,
     weights_file,
 )
 from swin_dense.openmmlab.features import PROBE, specs_of
 from swin_dense.tasks import task_of
 from swin_dense.tasks.base import ANY_CLASSES, declared_classes
-from swin_dense.weights import LoadReport, load_weights
+from swin_dense.weights import LoadReport
 
 if TYPE_CHECKING:
     from swin_dense.stats import ModelStats
@@ -226,7 +227,7 @@ def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, Loa
         network = task.build_network(config.model, ANY_CLASSES).eval()
     if weights is None:
         return network, None
-    report = load_weights(network, weights, ignore=task.heads(network, neck))
+    report = take_weights(network, weights, ignore=task.heads(network, neck))
     if neck and any(note.name.startswith("neck.") for note in report.missing):
         raise WeightsError(f"{weights} holds a backbone alone: do without the neck, or take weights of the whole model")
     return network, report

@@ -160,6 +160,10 @@ class Task(ABC, Generic[ConfigT]):
     def labels(self, data: Any) -> Labels:
         """What the labels of a data module, set up, mean."""
 
+    def listed_labels(self, config: ConfigT) -> Labels | None:
+        """What labels mean by the class list that a config names; None where the data has to be read for it."""
+        return None
+
     @abstractmethod
     def test_size(self, config: ConfigT) -> dict[str, int]:
         """The test size as `short_side` and `max_long_side`; empty where images keep their size."""

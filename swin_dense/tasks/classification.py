@@ -28,6 +28,7 @@ from swin_dense.weights.files import read_checkpoint, unwrap
 if TYPE_CHECKING:
     from swin_dense.data.imagenet import ImageNetDataModule
     from swin_dense.data.transforms import Transform
+    from swin_dense.images.labelled import ClassList
     from swin_dense.report.page import Section
     from swin_dense.training import ClassifierModule
 
@@ -178,6 +179,14 @@ class ClassificationTask(Task[ClassificationConfig]):
 
     def labels(self, data: Any) -> Labels:
         return Labels(tuple(data.class_names))
+
+    def listed_labels(self, config: Any) -> Labels | None:
+        return None if config.data.classes is None else Labels(self._class_list(config).names)
+
+    def _class_list(self, config: Any) -> ClassList:
+        from swin_dense.images.labelled import read_class_list
+
+        return read_class_list(Path(config.data.root) / config.data.classes)
 
     def test_size(self, config: ClassificationConfig) -> dict[str, int]:
         short_side = config.augmentation.test_resize or config.augmentation.size

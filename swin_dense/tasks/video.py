@@ -23,6 +23,7 @@ from swin_dense.videos.clips import ClipSampling, Views
 if TYPE_CHECKING:
     from swin_dense.data.transforms import Transform
     from swin_dense.data.video import VideoDataModule
+    from swin_dense.images.labelled import ClassList
     from swin_dense.training import VideoClassifierModule
 
 MODEL = "VideoClassifier"
@@ -93,6 +94,11 @@ class VideoTask(ClassificationTask):
             seed=config.training.seed,
             limit_images=data.limit_videos,
         )
+
+    def _class_list(self, config: Any) -> ClassList:
+        from swin_dense.videos.labelled import find_video_classes
+
+        return find_video_classes((), Path(config.data.root) / config.data.classes)
 
     def for_evaluation(self, config: Any) -> Any:
         return replace(config, validation=config.inference)

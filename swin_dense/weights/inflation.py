@@ -38,7 +38,7 @@ def fitted_to_video(
     from_images = not is_video({name: item.tensor for name, item in backbone.items()})
     fitted = {}
     for name, item in backbone.items():
-        tensor, change, ours = item.tensor, "", window
+        tensor, change, ours, resized = item.tensor, "", window, False
         if temporal_window is not None and TEMPORAL in name:
             ours = temporal_window
         if from_images and name == EMBEDDING and tensor.ndim == 4:
@@ -46,11 +46,14 @@ def fitted_to_video(
             change = f"inflated: repeated over {patch[0]} frames and divided by {patch[0]}"
         elif name.endswith(TABLE) and tensor.ndim == 2 and from_images:
             tensor, change = _inflated_table(tensor, window)
+            resized = len(item.tensor) != relative_position_count(window[1:])
         elif name.endswith(TABLE) and tensor.ndim == 2 and len(tensor) != relative_position_count(ours):
             index = backbone.get(name.removesuffix(TABLE) + INDEX)
             theirs = video_window(len(tensor), None if index is None else len(index.tensor), ours)
             tensor, change = _resized_table(tensor, theirs, ours), f"resized from windows of {_text(theirs)}"
-        fitted[name] = replace(item, tensor=tensor, change=", ".join(filter(None, (item.change, change))))
+            resized = True
+        changes = ", ".join(filter(None, (item.change, change)))
+        fitted[name] = replace(item, tensor=tensor, change=changes, resized=resized)
     return fitted
 
 

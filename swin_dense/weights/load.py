@@ -343,6 +343,7 @@ def _take(name: str, item: Converted, current: Tensor, inside: bool, matched: _M
         changes.append(f"cast from {_dtype_name(fitted)} to {_dtype_name(current)}")
     if fitted is not tensor:
         changes.append(f"resized (bicubic) from {_positions(tensor)} to {_positions(fitted)} positions")
+    if item.resized or fitted is not tensor:
         matched.interpolated.append(Note(name, ", ".join(changes)))
     elif changes:
         matched.converted.append(Note(name, ", ".join(changes)))

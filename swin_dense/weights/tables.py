@@ -101,6 +101,7 @@ class Converted:
     tensor: Tensor
     keys: tuple[str, ...]  # the keys that it was made of
     change: str = ""  # what was done to the values; empty if nothing
+    resized: bool = False  # to another window
 
     def made_of(self, keys: Mapping[str, str]) -> Converted:
         """The same under other names of the keys that it was made of."""

@@ -96,3 +96,16 @@ def test_data_that_is_missing_is_asked_for_where_the_weights_do_not_tell(network
     assert labels_of(settings("segmentation", "absent"), weights) == Labels(("cat", "dog"))
     with pytest.raises(DataError, match="does not hold the names of its classes"):
         labels_of(settings("segmentation", "absent"), checkpoint(weights, network, None))
+
+
+@pytest.mark.parametrize("recipe", ["swin3d-t_32x2_k400", "swin-t_300e_in1k"])
+def test_a_class_list_says_what_published_weights_tell_without_their_data(
+    network: nn.Module, tmp_path: Path, recipe: str
+) -> None:
+    weights, listed = checkpoint(tmp_path / "w.pth", network, None), tmp_path / "names.txt"
+    with pytest.raises(DataError, match=r"or a file of one class per line: \*\*{\"data.classes\": 'FILE'}"):
+        labels_of(load_config(recipe), weights)
+    listed.write_text("air drumming\njuggling\n")
+    assert labels_of(load_config(recipe, {"data.classes": str(listed)}), weights) == Labels(
+        ("air drumming", "juggling")
+    )

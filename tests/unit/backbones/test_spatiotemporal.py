@@ -114,7 +114,7 @@ def test_weights_of_images_and_of_other_windows_are_fitted(design: str) -> None:
     assert all(".temporal." in note.name for note in report.missing)
     longer = SwinTransformer(8, window_size=(6, 3, 3), spatiotemporal_attention=design, **SMALL)
     report = load_weights(longer, randomised(network(design)).state_dict())
-    changed = [note for note in report.converted if note.reason == "resized from windows of 4x1x1"]
+    changed = [note for note in report.interpolated if note.reason == "resized from windows of 4x1x1"]
     assert not report.missing and len(changed) == (2 if design == "split" else 4)
     joint = network("joint")
     with pytest.raises(WeightsError, match=r"no place in the model.*temporal"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from helpers.random_values import randomised
 from swin_dense.backbones import SwinClassifier, SwinTransformer
 from swin_dense.errors import WeightsError
+from swin_dense.models import take_weights
 from swin_dense.weights import convert_weights, load_weights, save_weights
 from swin_dense.weights.convert import convert_state_dict
 from swin_dense.weights.sizes import video_window
@@ -22,12 +24,12 @@ VIDEO = {**SMALL, "window_size": (2, 3, 3), "patch_size": (2, 4, 4)}
 
 def official(classifier: SwinClassifier, last_norm: str = "norm") -> dict[str, Tensor]:
     """A checkpoint with the names of the official code, or of mmaction2."""
-    state = {}
+    state, tokens = {}, prod(classifier.window)
     for name, tensor in classifier.state_dict().items():
         place = name.replace("head.", "cls_head.fc_cls.") if name.startswith("head.") else f"backbone.{name}"
         state[place.replace("backbone.norm.", f"backbone.{last_norm}.")] = tensor
         if name.endswith("bias_table"):
-            state[place.replace("bias_table", "index")] = torch.zeros(18, 18, dtype=torch.int64)
+            state[place.replace("bias_table", "index")] = torch.zeros(tokens, tokens, dtype=torch.int64)
     return state
 
 
@@ -41,6 +43,22 @@ def test_official_checkpoints_and_those_of_mmaction2_are_read(last_norm: str) ->
     backbone = SwinTransformer(**VIDEO, out_indices=(0, 1))
     reasons = {note.reason for note in load_weights(backbone, official(trained)).skipped}
     assert reasons == {"recomputed", "head of a classifier", "last norm of a classifier"}
+
+
+def test_official_windows_of_16_frames_load_as_they_are_and_what_resizes_them_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The layout of swin_base_patch244_window1677_kinetics400_22k and of swin_base_patch244_window1677_sthv2."""
+    trained = randomised(SwinClassifier(5, **{**VIDEO, "window_size": (16, 7, 7)}))
+    state, path = official(trained), tmp_path / "window1677.pth"
+    attention = "backbone.layers.0.blocks.1.attn.relative_position_"
+    assert state[f"{attention}bias_table"].shape == (5239, 1) and state[f"{attention}index"].shape == (784, 784)
+    torch.save({"meta": {"mmaction_version": "0.15.0", "epoch": 30}, "state_dict": state}, path)
+    same, shorter = (SwinClassifier(5, **{**VIDEO, "window_size": (frames, 7, 7)}) for frames in (16, 8))
+    assert not take_weights(same, path).interpolated and not caplog.text
+    assert all(torch.equal(same.state_dict()[name], tensor) for name, tensor in trained.state_dict().items())
+    assert {note.reason for note in take_weights(shorter, path).interpolated} == {"resized from windows of 16x7x7"}
+    assert "window1677.pth is for windows or images of another size: 4 tensors differ" in caplog.text
 
 
 @pytest.mark.parametrize("style", ["official", "torchvision"])
@@ -89,7 +107,7 @@ def test_windows_of_another_size_resize_the_tables_in_space_and_time() -> None:
             table.copy_(plane.flatten()[:, None])
     larger = SwinTransformer(**SMALL, window_size=(2, 5, 5), patch_size=(2, 4, 4), out_indices=(0, 1))
     report = load_weights(larger, images.state_dict())
-    assert any("resized (bicubic) from 25 to 81 positions, inflated" in note.reason for note in report.converted)
+    assert any("resized (bicubic) from 25 to 81 positions, inflated" in note.reason for note in report.interpolated)
     table = larger.layers[0].blocks[0].attn.relative_position_bias_table.view(3, 9, 9)
     assert torch.equal(table[0], table[2]) and (table.diff(dim=1) > 0).all() and (table.diff(dim=2) > 0).all()
 
@@ -97,7 +115,7 @@ def test_windows_of_another_size_resize_the_tables_in_space_and_time() -> None:
     with torch.no_grad():
         table += torch.tensor([0.0, 1.0, 2.0]).view(3, 1, 1)
     report = load_weights(longer, larger.state_dict())
-    assert any(note.reason == "resized from windows of 2x5x5" for note in report.converted)
+    assert {note.reason for note in report.interpolated} == {"resized from windows of 2x5x5"}
     grown = longer.layers[0].blocks[0].attn.relative_position_bias_table.view(7, 9, 9)
     torch.testing.assert_close(grown[3], table[1])
     assert (grown.diff(dim=0) >= 0).all()
