@@ -69,7 +69,7 @@ class TrainingError(SwinDenseError):
 
 
 class TrainingInterruptedError(SwinDenseError):
-    """A signal stopped the training after a checkpoint was written; says how to continue."""
+    """A signal stopped a training, or a long evaluation, of which a file keeps what was done; says how to continue."""
 
 
 class BenchmarkError(SwinDenseError):

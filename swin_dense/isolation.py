@@ -28,7 +28,8 @@ def isolated() -> Iterator[None]:
             yield
         finally:
             for logger, level in levels:
-                logger.setLevel(level)
+                if logger.level != level:  # setting a level clears the caches of all loggers
+                    logger.setLevel(level)
             if threading.current_thread() is threading.main_thread():  # no other may set handlers
                 for number, handler in handlers.items():
                     if handler is not None:  # it was set outside Python

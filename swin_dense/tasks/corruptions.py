@@ -20,7 +20,7 @@ import torch
 from torchvision import tv_tensors
 
 from swin_dense.config import Config, config_text
-from swin_dense.errors import ConfigError, DataError, InstallationError
+from swin_dense.errors import ConfigError, DataError, InstallationError, TrainingInterruptedError
 from swin_dense.files import check_output_folder
 from swin_dense.isolation import seeded
 from swin_dense.records import Sample
@@ -112,6 +112,7 @@ def evaluate_corruptions(
 
     Raises:
         ConfigError: The folder holds scores of another model, config or seed.
+        TrainingInterruptedError: Ctrl+C; what is scored by then is kept.
     """
     _library()
     check_output_folder(folder)
@@ -125,11 +126,16 @@ def evaluate_corruptions(
         scores = content["scores"]
     evaluate = partial(evaluate_module, task, config, model, class_names, **options)
     wanted = [(name, severity) for name in names for severity in severities]
-    for key, corruption in [("clean", None), *((f"{one[0]} {one[1]}", Corruption(*one, seed)) for one in wanted)]:
-        if key not in scores:
-            scores[key] = dict(metrics(evaluate(corruption=corruption)))
+    cells = {"clean": None} | {f"{one[0]} {one[1]}": Corruption(*one, seed) for one in wanted}
+    try:
+        for key in [key for key in cells if key not in scores]:
+            scores[key] = dict(metrics(evaluate(corruption=cells[key])))
             if is_first_process():
                 write_json(path, {**known, "scores": scores})
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the second of the first
+        done = sum(key in scores for key in cells)
+        message = f"stopped after {done} of {len(cells)} evaluations, which {path} keeps; the same command goes on"
+        raise TrainingInterruptedError(message) from error
     return corruption_summary(scores, names, severities)
 
 

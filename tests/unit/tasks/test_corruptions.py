@@ -10,7 +10,7 @@ import torch
 from torchvision import tv_tensors
 
 from swin_dense.config import load_config
-from swin_dense.errors import ConfigError, DataError
+from swin_dense.errors import ConfigError, DataError, TrainingInterruptedError
 from swin_dense.records import Sample
 from swin_dense.tasks import corruptions, task_of
 from swin_dense.tasks.corruptions import CORRUPTIONS, Corruption, corruption_summary, evaluate_corruptions
@@ -68,7 +68,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(corruptions, "evaluate_module", evaluate)
     arguments: Any = (task_of(config), config, torch.nn.Linear(2, 2), ("a", "b"), tmp_path)
     options: Any = {"names": ["fog"], "severities": [1, 2, 3]}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterruptedError, match=r"after 2 of 4 evaluations.*the same command goes on"):
         evaluate_corruptions(*arguments, **options)
     found = evaluate_corruptions(*arguments, **options)
     assert found["top1"]["mPC"] == pytest.approx(0.2)
