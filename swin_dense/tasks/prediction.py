@@ -147,7 +147,7 @@ class PredictionRun:
     def finish(self) -> Rows:
         """Writes and returns `predictions.json`: rows in the order of the images, each with `image_id` and `file_name`.
 
-        Where images could not be read it then raises a DataError; what is done is kept for another run.
+        Where files could not be read it then raises a DataError; what is done is kept for another run.
         """
         images = enumerate(zip(self._files.paths, self._keys, strict=True))
         rows = [
@@ -160,7 +160,7 @@ class PredictionRun:
             self._write_table(rows, self._predictions.parent)
         if self._failures:
             summary = (
-                f"{len(self._failures)} of {len(self._files)} images could not be read; {self._predictions} holds the "
+                f"{len(self._failures)} of {len(self._files)} files could not be read; {self._predictions} holds the "
                 "results of the others. Fix or remove them and start again: what is done is kept"
             )
             raise DataError("\n  - ".join([summary, *self._failures.values()]))  # all of them, however many

@@ -13,7 +13,7 @@ from swin_dense.errors import DataError, nearest
 from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, finding_of, report_of
 from swin_dense.records import Finding, Progress
 from swin_dense.videos.clips import ClipSampling
-from swin_dense.videos.labelled import ListedVideo, find_video_classes, list_videos, words_of
+from swin_dense.videos.labelled import ListedVideo, absence, find_video_classes, list_videos, words_of
 from swin_dense.videos.reader import VideoError, VideoFile
 
 TOLERANCE = 1.0
@@ -79,21 +79,27 @@ def check_videos(
 def _check_list(place: Place, videos: list[ListedVideo], known: dict[str, int] | None) -> Iterator[Finding]:
     """What can be told without opening a file."""
     root, listed = place
-    twice: set[str] = set()
+    words: dict[str, str] = {}
     if not videos:
         yield Finding("no-videos", str(listed or root), "names no video", "name the right folder or list")
     for video in videos:
         path = str(root / video.name)
         if not video.found:
-            yield Finding("missing-video", path, "no such video", "restore it, or train with data.skip_broken=True")
+            fix = "restore it, or train with data.skip_broken=True"
+            yield Finding("missing-video", path, absence(root / video.name), fix)
         if not video.word:
             yield Finding("no-class", path, "lies in no folder of a class", "move it into the folder of its class")
         elif known is not None and video.word not in known:
             fix = f"name its class as the class list does; {nearest(video.word, known)}"
             yield Finding("unknown-class", path, f"there is no class {video.word!r}", fix)
-        if video.name in twice:
+        before = words.get(video.name)
+        if before is None:
+            words[video.name] = video.word
+        elif known is None or not {before, video.word} <= known.keys() or known[before] == known[video.word]:
             yield Finding("listed-twice", path, f"comes twice in {listed}", "leave it in once", severity="warning")
-        twice.add(video.name)
+        else:
+            message = f"comes in {listed} as {before!r} and as {video.word!r}"
+            yield Finding("two-classes", path, message, "leave it in with the right one")
 
 
 def _check_files(
@@ -142,7 +148,7 @@ def _faults(video: VideoFile, listed: ListedVideo, decoded: int, shortest: int) 
     if decoded != len(video):
         yield "damaged-frames", f"{decoded} of its {len(video)} frames can be decoded", "restore the file"
     if len(video) < shortest:
-        message = f"has {len(video)} frames, fewer than the {shortest} of a clip, which begins again at the first"
+        message = f"has {len(video)} of the {shortest} frames of a clip, which begins again at the first one"
         yield "too-short", message, "take it out of the list, or use a smaller stride"
     claimed = video.stated_frames or int(video.stated_duration * video.rate)  # as OpenCV and others count
     if claimed and claimed != len(video):

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from swin_dense.errors import DataError, nearest
+from swin_dense.errors import DataError, nearest, setting
 from swin_dense.images.files import escapes, list_files, missing_files, read_bytes
 from swin_dense.images.labelled import MAX_LIST_BYTES, ClassList, label_rows, read_class_list
 from swin_dense.records import Ragged
@@ -148,19 +148,27 @@ def read_labelled_videos(
         elif not video.found:
             missing += 1
             if not skip_missing:
-                problems.append(f"{video.name}: no such video in {root}")
+                problems.append(
+                    f"{root / video.name}: {absence(root / video.name)}; restore it, take it out of the list, or leave "
+                    f"out all that are missing: {setting('data.skip_broken', True)}"
+                )
         else:
             names.append(video.name)
             labels.append(words[video.word])
     place = root if listed is None else listed
     if problems:
-        raise DataError(f"{place}: {len(problems)} videos are not where their class is known", problems)
+        raise DataError(f"{place}: {len(problems)} videos have no file or no known class", problems)
     if not names:
         raise DataError(f"{place}: no video ({', '.join(SUFFIXES)})")
     if missing:
         logger.warning("%s: %d of %d videos are not in %s and left out", place, missing, missing + len(names), root)
     encoded = Ragged.from_bytes(name.encode("utf-8", "surrogateescape") for name in names)
     return LabelledVideos(root, encoded, torch.tensor(labels, dtype=torch.int64), missing)
+
+
+def absence(path: Path) -> str:
+    """What is there instead of a video that is not found."""
+    return "is a folder, not a video" if path.is_dir() else "no such video"
 
 
 class _Row(NamedTuple):

@@ -342,5 +342,9 @@ def _check_file(path: Path) -> None:
     except OSError as error:
         fault = f"cannot be read ({error.strerror})"
         raise VideoError(path, "unreadable-video", fault, "check the link or the name") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError(path, "unreadable-video", "is a folder, not a video", "name a file in it")
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         raise VideoError(path, "unreadable-video", "not a file", "put the video file there")
+    if not status.st_size:
+        raise VideoError(path, "unreadable-video", "cannot be read as a video (the file is empty)")

@@ -188,7 +188,7 @@ def test_an_image_that_cannot_be_read_costs_no_other(
     shutil.copytree(folder, photos)
     (photos / "1.png").write_text("<html>")
     assert predict(photos, weights, output, "--batch-size", "2", overrides=["data.num_workers=2"]) == 2
-    assert f"1 of 5 images could not be read; {output / 'predictions.json'} holds" in capsys.readouterr().err
+    assert f"1 of 5 files could not be read; {output / 'predictions.json'} holds" in capsys.readouterr().err
     assert {row["image_id"] for row in rows_in(output)} == {0, 2, 3, 4}
     (photos / "1.png").unlink()
     assert predict(photos, weights, output) == 0

@@ -128,8 +128,6 @@ def test_it_is_exported_whole_and_looked_into(
         assert report["ok"] and report["traced_shape"] == [2, 6, 3, 32, 32] and report["open_axes"] == ["batch"]
         assert report["input"].startswith("images: (batch, frames, 3, height, width)")
         assert report["class_names"] == sorted(MOTIONS)
-    assert command("export-onnx", str(finished), str(tmp_path / "again.onnx")) == 0  # as text
-    capsys.readouterr()
     assert command("evaluate", str(finished), "--onnx", str(tmp_path / "video.onnx"), "--json") == 0
     score = json.loads(capsys.readouterr().out)
     assert command("evaluate", str(finished), "--json") == 0

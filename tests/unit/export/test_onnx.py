@@ -15,6 +15,7 @@ from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.errors import ConfigError
 from swin_dense.export import graph as onnx
+from swin_dense.export.deploy import deviations
 from swin_dense.export.graph import Graph, trace
 from swin_dense.export.models import Preprocessing, RawImages
 from swin_dense.inference.segmentation import SegmentationInference
@@ -115,6 +116,31 @@ def test_swin_v2_is_written_for_images_of_any_size(tmp_path: Path) -> None:
             expected = model(images) if is_backbone else (model(images),)
         for found, wanted in zip(onnx.OnnxModel(path)(images), expected, strict=True):
             assert (found - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+def test_split_and_factorized_attention_over_time_is_written_in_both_forms(tmp_path: Path) -> None:
+    """Both designs in one module; e2e/test_video.py has the whole command, with joint attention."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for design in ("split", "factorized"):
+                options = {"embed_dim": 8, "depths": (1,), "num_heads": (2,), "spatiotemporal_attention": design}
+                self.add_module(design, SwinClassifier(5, window_size=(2, 2, 2), patch_size=(1, 4, 4), **options))
+
+        def forward(self, clips: Tensor) -> tuple[Tensor, ...]:
+            return tuple(design(clips) for design in self.children())
+
+    whole, plain = randomised(Both()), Both()
+    plain.split, plain.factorized = PlainClassifier(whole.split).eval(), PlainClassifier(whole.factorized).eval()
+    model, reference = (RawImages(form, Preprocessing((0.0,) * 3, (1.0,) * 3)).eval() for form in (plain, whole))
+    graph = trace(model, (5, 12, 20), any_size=False)
+    assert graph.open_axes == ("batch",)
+    onnx.write_onnx(graph, tmp_path / "both.onnx", ["split", "factorized"], {})
+    clips = torch.randn(3, 5, 3, 12, 20, generator=torch.Generator().manual_seed(0))
+    for exported in (onnx.OnnxModel(tmp_path / "both.onnx"), graph.program.module()):
+        for row in deviations(reference, exported, [clips], ["split", "factorized"]):
+            assert row.relative < 1e-5, row
 
 
 def test_refuses_more_than_one_file_can_hold(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

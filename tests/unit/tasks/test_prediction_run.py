@@ -72,7 +72,7 @@ def photos(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_image_that_cannot_be_read_stops_no_other(photos: list[Path], tmp_path: Path, num_workers: int) -> None:
     output = tmp_path / "out"
-    with pytest.raises(DataError, match="3 of 5 images could not be read") as error:
+    with pytest.raises(DataError, match="3 of 5 files could not be read") as error:
         predict(photos, output, num_workers)
     assert heights(output) == [(0, "a.png", 4), (2, "c.png", 6)]
     summary, *reasons = str(error.value).splitlines()

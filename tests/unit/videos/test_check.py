@@ -24,14 +24,16 @@ def faulty(root: Path) -> Path:
     folder = root / "train" / "juggling"
     shutil.copy(folder / "b_000000_000010.mp4", folder / "copy_000000_000010.mp4")
     (folder / "text_000000_000010.mp4").write_text("no video")
+    (folder / "empty_000000_000010.mp4").touch()
     whole = write_frames(root / "cut.mkv", count=100, seed=9, options={"g": "10"})
     (folder / "cut_000000_000010.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (root / "val" / "juggling").mkdir(parents=True)
     shutil.copy(folder / "b_000000_000010.mp4", root / "val" / "juggling" / "same.mp4")
     shutil.copy(folder / "a_000000_000010.mp4", root / "val" / "loose.mp4")
-    rows = [f"juggling,{name},0,10,train" for name in ("a", "b", "short", "copy", "text", "cut", "gone")]
+    rows = [f"juggling,{name},0,10,train" for name in ("a", "b", "short", "copy", "text", "empty", "cut", "gone")]
     listed = root / "train.csv"
-    listed.write_text("\n".join(["label,youtube_id,time_start,time_end,split", *rows, "jugling,b,0,10,train"]))
+    rows += ["air drumming,a,0,10,train", "jugling,b,0,10,train"]
+    listed.write_text("\n".join(["label,youtube_id,time_start,time_end,split", *rows]))
     (root / "classes.txt").write_text("air drumming\njuggling\n")
     return listed
 
@@ -48,6 +50,8 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("missing-video", "gone"): 1,
         ("unknown-class", "b"): 1,
         ("listed-twice", "b"): 1,
+        ("two-classes", "a"): 1,
+        ("unreadable-video", "empty"): 1,
         ("unreadable-video", "text"): 1,
         ("too-short", "short"): 1,
         ("too-short", "cut"): 1,
@@ -58,7 +62,7 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("duplicate", "copy"): 1,
     }
     assert found["val"] == {("no-class", "loose"): 1, ("train-in-val", "same"): 1}
-    assert not reports["train"].ok and reports["train"].counts["videos"] == 6
+    assert not reports["train"].ok and reports["train"].counts["videos"] == 7
     assert all(one.message and one.fix for report in reports.values() for one in report.problems)
 
 
@@ -70,7 +74,7 @@ def test_a_sound_list_passes_and_the_command_line_counts(tmp_path: Path, capsys:
     assert json.loads(capsys.readouterr().out)["problem_counts"] == {}
     assert command("check-data", "--video", str(listed), "--root", str(tmp_path / "train"), "--json") == 1
     record = json.loads(capsys.readouterr().out)
-    assert record["problem_counts"]["missing-video"] == 1 and record["counts"]["videos"] == 6
+    assert record["problem_counts"]["missing-video"] == 1 and record["counts"]["videos"] == 7
     assert command("check-data", "--root", str(tmp_path)) == 2
 
 

@@ -112,12 +112,14 @@ def test_something_something_v2(tmp_path: Path) -> None:
 
 def test_every_problem_is_said_at_once(videos: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("air drumming\njuggling\n")
-    (tmp_path / "list.txt").write_text(f"{NAMES[0]} jugling\nabsent.mp4 juggling\n{NAMES[1]} 7\n{NAMES[2]} 1\n")
+    (tmp_path / "list.txt").write_text(f"{NAMES[0]} jugling\nabsent.mp4 juggling\n{NAMES[1]} 7\nf.mp4 1\n")
+    (videos / "f.mp4").mkdir()
     with pytest.raises(DataError) as caught:
         read(videos, tmp_path / "list.txt", tmp_path / "classes.txt")
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.problems) == 4
     assert 'did you mean "juggling"?' in caught.value.problems[0]
-    assert "absent.mp4: no such video" in caught.value.problems[1]
+    assert "absent.mp4: no such video; restore it" in caught.value.problems[1]
+    assert "f.mp4: is a folder, not a video" in caught.value.problems[3]
 
 
 @pytest.mark.parametrize(
