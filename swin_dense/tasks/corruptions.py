@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 from zlib import crc32
 
 import numpy as np
@@ -61,7 +65,10 @@ class Corruption:
         if pixels.ndim != 3:
             raise ConfigError("corruptions are of images, and these are videos")
         if min(sample.size) < LEAST_SIDE:
-            raise DataError(f"{sample.file_name}: corruptions need images of {LEAST_SIDE} x {LEAST_SIDE} pixels")
+            raise DataError(
+                f"{sample.file_name}: {sample.size[1]} x {sample.size[0]} pixels, and corruptions need {LEAST_SIDE} x "
+                f"{LEAST_SIDE}; leave it out of the validation images, or enlarge it"
+            )
         place = (self.seed, crc32(self.name.encode()), self.severity, sample.image_id)
         own = int(np.random.SeedSequence(place).generate_state(1)[0]) >> 1
         options = {"seed": own} if self.name in OWN_GENERATOR else {}
@@ -128,15 +135,39 @@ def evaluate_corruptions(
     wanted = [(name, severity) for name in names for severity in severities]
     cells = {"clean": None} | {f"{one[0]} {one[1]}": Corruption(*one, seed) for one in wanted}
     try:
-        for key in [key for key in cells if key not in scores]:
-            scores[key] = dict(metrics(evaluate(corruption=cells[key])))
-            if is_first_process():
-                write_json(path, {**known, "scores": scores})
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes the second of the first
+        with _noting_interrupts() as interrupts:
+            for key in [key for key in cells if key not in scores]:
+                scores[key] = dict(metrics(evaluate(corruption=cells[key])))
+                if is_first_process():
+                    write_json(path, {**known, "scores": scores})
+                if interrupts:
+                    raise KeyboardInterrupt
+    except (KeyboardInterrupt, SystemExit, SystemError) as error:  # Lightning and Numba make the others of the first
+        if isinstance(error, SystemError) and not interrupts:
+            raise
         done = sum(key in scores for key in cells)
         message = f"stopped after {done} of {len(cells)} evaluations, which {path} keeps; the same command goes on"
         raise TrainingInterruptedError(message) from error
     return corruption_summary(scores, names, severities)
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Takes note of every Ctrl+C: some are lost in Numba's compiler, which one of the corruptions needs."""
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> NoReturn:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)  # None where it was set outside Python
 
 
 def corruption_summary(

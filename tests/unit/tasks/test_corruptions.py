@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def test_the_corruptions_are_those_of_imagenet_c() -> None:
 
 
 def test_small_images_are_named() -> None:
-    with pytest.raises(DataError, match=r"7\.png.*32 x 32"):
+    with pytest.raises(DataError, match=r"7\.png: 56 x 20 pixels.*32 x 32"):
         Corruption("fog", 1, 0)(sample(7, IMAGE[:, :20]))
 
 
@@ -62,14 +64,18 @@ def test_an_evaluation_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch:
         if len(done) == 2:
             done.append("stopped")
             raise KeyboardInterrupt
+        if len(done) == 4:  # and is swallowed
+            with suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
         done.append(corruption)
         return {"top1": 0.5 if corruption is None else 0.1 * corruption.severity, "per_class": {}}
 
     monkeypatch.setattr(corruptions, "evaluate_module", evaluate)
     arguments: Any = (task_of(config), config, torch.nn.Linear(2, 2), ("a", "b"), tmp_path)
     options: Any = {"names": ["fog"], "severities": [1, 2, 3]}
-    with pytest.raises(TrainingInterruptedError, match=r"after 2 of 4 evaluations.*the same command goes on"):
-        evaluate_corruptions(*arguments, **options)
+    for count in (2, 4):
+        with pytest.raises(TrainingInterruptedError, match=f"after {count} of 4 evaluations.*the same command goes on"):
+            evaluate_corruptions(*arguments, **options)
     found = evaluate_corruptions(*arguments, **options)
     assert found["top1"]["mPC"] == pytest.approx(0.2)
     assert [one for one in done if one != "stopped"] == [None, *(Corruption("fog", level, 0) for level in (1, 2, 3))]
