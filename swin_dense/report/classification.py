@@ -29,11 +29,13 @@ class ClassificationEvidence:
         rows: Of the images; their probabilities are () where they are unknown.
         class_names: By label.
         read: Reads an image (3, H, W), or frames (T, 3, H, W), by the position of its row; None where there are none.
+        items: What they are called.
     """
 
     rows: Sequence[Row]
     class_names: Sequence[str]
     read: Callable[[int], Any] | None
+    items: str = "images"
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -82,14 +84,14 @@ def classification_sections(evidence: ClassificationEvidence) -> list[Section]:
     kept = most_confused(matrix)
     errors.append(
         charts.heat(
-            "confusion, % of the images of a class",
+            f"confusion, % of the {evidence.items} of a class",
             matrix[np.ix_(kept, kept)] / np.maximum(matrix.sum(axis=1)[kept][:, None], 1),
             [names[one] for one in kept],
             [names[one] for one in kept],
             note="" if len(kept) == len(names) else f"The {len(kept)} classes with most errors.",
         )
     )
-    errors.append(confused_pairs(matrix, names, "images"))
+    errors.append(confused_pairs(matrix, names, evidence.items))
     of_prediction = matrix.sum(axis=0)
     rows = []
     for label, name in enumerate(names):
@@ -97,9 +99,9 @@ def classification_sections(evidence: ClassificationEvidence) -> list[Section]:
         precision = matrix[label, label] / of_prediction[label] if of_prediction[label] else None
         wrong = ", ".join(f"{other} {count}" for other, count in list(one["taken_for"].items())[:3])
         rows.append([name, number(one["images"], 0), percent(one["accuracy"]), percent(precision), wrong or "–"])
-    headings = ["class", "images", "accuracy, %", "precision, %", "taken for"]
+    headings = ["class", evidence.items, "accuracy, %", "precision, %", "taken for"]
     sections = [
-        Section("Scores", [Tiles(tiles)], f"{len(evidence.rows):,} images of {len(names):,} classes."),
+        Section("Scores", [Tiles(tiles)], f"{len(evidence.rows):,} {evidence.items} of {len(names):,} classes."),
         Section("Classes", [Table(headings, rows)]),
         Section("Errors", errors),
     ]
@@ -111,7 +113,7 @@ def _accuracy_by_confidence(confidence: NDArray[np.float64], right: NDArray[np.b
     kept = np.arange(1, len(order) + 1)
     curves = {"accuracy of what is kept": (confidence[order], np.cumsum(right[order]) / kept)}
     curves["share that is kept"] = (confidence[order], kept / len(order))
-    note = "What is gained by leaving out images of which the model is not sure."
+    note = "What is gained by leaving out what the model is not sure of."
     return charts.lines("accuracy by threshold", "least confidence", "", curves, ylim=(0, 1.02), note=note)
 
 

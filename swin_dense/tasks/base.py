@@ -116,6 +116,7 @@ class Task(ABC, Generic[ConfigT]):
     prediction_folders: tuple[str, ...] = ()  # folders that `write` uses besides the output itself
     exports_whole = False  # whether the whole model can be exported as one graph
     options: frozenset[str]  # of predictions and evaluations, those that not every task takes
+    items = "images"  # what they are called that it predicts on
     predicts: str  # what `write` has written, for people; "{rows}" and "{output}" are the count and the place
 
     @abstractmethod

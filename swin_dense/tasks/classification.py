@@ -261,7 +261,7 @@ class ClassificationTask(Task[ClassificationConfig]):
                 sorted(data.val_image_ids), json.loads(predictions.read_text(encoding="utf-8")), strict=True
             )
         ]
-        evidence = ClassificationEvidence(rows, data.class_names, lambda row: data.val_dataset[row].image)
+        evidence = ClassificationEvidence(rows, data.class_names, lambda row: data.val_dataset[row].image, self.items)
         return classification_headline(evidence), classification_sections(evidence)
 
     def check_data(self, config: ClassificationConfig, progress: Any) -> dict[str, Any]:

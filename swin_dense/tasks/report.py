@@ -119,7 +119,7 @@ def _speed(model: Any) -> dict[str, str]:
     timed = sorted(seconds[1:] or seconds)
     speed = {
         "device": torch.cuda.get_device_name(model.device) if on_gpu else model.device.type,
-        "seconds per image": f"{timed[len(timed) // 2]:.3f} (median of {len(timed)}, one at a time)",
+        f"seconds per {task.items[:-1]}": f"{timed[len(timed) // 2]:.3f} (median of {len(timed)}, one at a time)",
         "parameters": f"{sum(one.numel() for one in module.network.parameters()) / 1e6:.2f} M",
         "threads": str(torch.get_num_threads()),
     }

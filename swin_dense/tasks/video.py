@@ -71,6 +71,7 @@ class VideoTask(ClassificationTask):
     demo = Demo(
         "swin3d-nano_moving-shapes", ".", "top-1 accuracy", "swin3d-t_32x2_k400", "KINETICS_FOLDER", moving=True
     )
+    items = "videos"
     predicts = "the classes of {rows} videos in {output}/predictions.csv, pictures and timelines beside it"
 
     def data_module(self, config: Any) -> VideoDataModule:  # type: ignore[override]  # another data module

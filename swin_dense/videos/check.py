@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from swin_dense.errors import DataError, nearest
+from swin_dense.errors import DataError
 from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, finding_of, report_of
 from swin_dense.records import Finding, Progress
 from swin_dense.videos.clips import ClipSampling
-from swin_dense.videos.labelled import ListedVideo, absence, find_video_classes, list_videos, words_of
+from swin_dense.videos.labelled import ListedVideo, absence, class_hint, find_video_classes, list_videos, words_of
 from swin_dense.videos.reader import VideoError, VideoFile
 
 TOLERANCE = 1.0
@@ -90,7 +90,7 @@ def _check_list(place: Place, videos: list[ListedVideo], known: dict[str, int] |
         if not video.word:
             yield Finding("no-class", path, "lies in no folder of a class", "move it into the folder of its class")
         elif known is not None and video.word not in known:
-            fix = f"name its class as the class list does; {nearest(video.word, known)}"
+            fix = f"name its class as the class list does; {class_hint(video.word, known)}"
             yield Finding("unknown-class", path, f"there is no class {video.word!r}", fix)
         before = words.get(video.name)
         if before is None:

@@ -125,6 +125,13 @@ def words_of(classes: ClassList) -> dict[str, int]:
     return words
 
 
+def class_hint(word: str, words: Mapping[str, int]) -> str:
+    """What may have been meant by a class that there is not."""
+    if word.isdigit():
+        return f"numbers of classes are 0 to {max(words.values())}"
+    return nearest(word, [name for name in words if not name.isdigit()])
+
+
 def read_labelled_videos(
     root: Path, listed: Path | None, classes: ClassList, *, skip_missing: bool = False
 ) -> LabelledVideos:
@@ -144,7 +151,7 @@ def read_labelled_videos(
         if not video.word:
             problems.append(f"{video.name}: has no class; move it into the folder of one")
         elif video.word not in words:
-            problems.append(f"{video.name}: there is no class {video.word!r}; {nearest(video.word, classes.names)}")
+            problems.append(f"{video.name}: there is no class {video.word!r}; {class_hint(video.word, words)}")
         elif not video.found:
             missing += 1
             if not skip_missing:

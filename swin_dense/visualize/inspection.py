@@ -256,15 +256,14 @@ def _run(
             for number, block in blocks[-2:]:
                 if not isinstance(block, PlainBlock):  # Swin-MLP has no attention
                     continue
-                kind = "shifted" if any(block.shift) else "regular"
-                title = f"stage {stage}, block {number}, {kind} window"
-                keep = partial(_keep_input, inputs[stage], title)
+                keep = partial(_keep_input, inputs[stage], f"stage {stage}, block {number}")
                 hooks.callback(block.register_forward_pre_hook(keep).remove)
         return plain(images), inputs
 
 
-def _keep_input(kept: list[Any], title: str, block: nn.Module, inputs: tuple[Tensor]) -> None:
-    kept.append((title, block, inputs[0]))
+def _keep_input(kept: list[Any], title: str, block: PlainBlock, inputs: tuple[Tensor]) -> None:
+    _, shift = block.window_and_shift(inputs[0].shape[1:-1])  # there is none on maps that fit into one window
+    kept.append((f"{title}, {'shifted' if any(shift) else 'regular'} window", block, inputs[0]))
 
 
 def _features(plain: PlainSwin, maps: Sequence[Tensor], stage: int) -> StageFeatures:

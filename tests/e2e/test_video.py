@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,17 @@ def test_views_are_averaged_once_per_video(
     capsys.readouterr()
     assert command("evaluate", str(finished), "--json") == 0
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(right)
+
+
+def test_the_report_is_complete(finished: Path, tmp_path: Path) -> None:
+    assert command("report", str(finished), "--output", str(tmp_path / "report.html")) == 0
+    page = (tmp_path / "report.html").read_text()
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+    assert titles == ["Scores", "Training", "Classes", "Errors", "Images", "Record"]
+    said = ["4 videos of 4 classes", "training loss", ">validation<", "calibration error (ECE)", "% of the videos"]
+    said += ["accuracy by threshold", "seconds per video", "swin-dense", "optimizer.backbone_factor", *MOTIONS]
+    assert [one for one in said if one not in page] == []
+    assert page.count("data:image/jpeg") == len(MOTIONS)  # each video, right or wrong
 
 
 def test_it_is_exported_whole_and_looked_into(

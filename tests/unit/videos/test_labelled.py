@@ -118,6 +118,7 @@ def test_every_problem_is_said_at_once(videos: Path, tmp_path: Path) -> None:
         read(videos, tmp_path / "list.txt", tmp_path / "classes.txt")
     assert len(caught.value.problems) == 4
     assert 'did you mean "juggling"?' in caught.value.problems[0]
+    assert "no class '7'; numbers of classes are 0 to 1" in caught.value.problems[2]
     assert "absent.mp4: no such video; restore it" in caught.value.problems[1]
     assert "f.mp4: is a folder, not a video" in caught.value.problems[3]
 
