@@ -1,6 +1,7 @@
 # A small Mask R-CNN that trains from random weights on two CPU cores: narrow, with few proposals, anchors for small
 # images, and batch norms in neck and mask head, without which the first few hundred steps learn little. The backbone is
 # the config's own.
+score_metric = "bbox_AP"
 model = dict(
     type="MaskRCNN",
     data_preprocessor=dict(

@@ -11,4 +11,3 @@ augmentation = dict(short_sides=(128,), max_long_side=128, test_short_side=128, 
 optimizer = dict(learning_rate=1e-3, weight_decay=0.05)
 schedule = dict(epochs=3, milestones=(2,), warmup_steps=50)
 training = dict(clip_gradient_norm=5.0, validate_every=1, log_every=50)
-score_metric = "bbox_AP"

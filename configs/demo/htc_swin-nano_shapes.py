@@ -118,3 +118,4 @@ model = dict(
         rcnn=dict(score_thr=0.001, nms=dict(type="soft_nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5),
     ),
 )
+score_metric = "bbox_AP"

@@ -1,32 +1,17 @@
 """A small Sparse R-CNN on the embedded shapes."""
 
-_base_ = ["../_base_/shapes.py"]
+_base_ = ["../_base_/shapes.py", "../_base_/sparse_rcnn_fpn.py"]
 
 # It has 50 proposals and four stages.
 model = dict(
-    type="SparseRCNN",
-    data_preprocessor=dict(
-        type="DetDataPreprocessor",
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
     backbone=dict(type="SwinDense", variant="swin_nano", drop_path_rate=0.0),
-    neck=dict(type="FPN", out_channels=64, num_outs=4, norm_cfg=dict(type="BN")),
-    rpn_head=dict(type="EmbeddingRPNHead", num_proposals=50, proposal_feature_channel=64),
+    neck=dict(out_channels=64, norm_cfg=dict(type="BN")),
+    rpn_head=dict(num_proposals=50, proposal_feature_channel=64),
     roi_head=dict(
-        type="SparseRoIHead",
         num_stages=4,
         stage_loss_weights=[1] * 4,
         proposal_feature_channel=64,
-        bbox_roi_extractor=dict(
-            type="SingleRoIExtractor",
-            roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=2),
-            out_channels=64,
-            featmap_strides=[4, 8, 16, 32],
-            finest_scale=28,
-        ),
+        bbox_roi_extractor=dict(out_channels=64, finest_scale=28),
         bbox_head=[
             dict(
                 type="DIIHead",
@@ -62,7 +47,6 @@ model = dict(
         ],
     ),
     train_cfg=dict(
-        rpn=None,
         rcnn=[
             dict(
                 assigner=dict(
@@ -79,6 +63,6 @@ model = dict(
             for _ in range(4)
         ],
     ),
-    test_cfg=dict(rpn=None, rcnn=dict(max_per_img=50)),
+    test_cfg=dict(rcnn=dict(max_per_img=50)),
 )
 optimizer = dict(learning_rate=3e-4)  # its stages undo each other's work at the 1e-3 of the others
