@@ -21,7 +21,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from swin_dense.cli.report import print_report
-from swin_dense.config import DetectionConfig, list_recipes, load_config
+from swin_dense.config import list_recipes, load_config
+from swin_dense.config.detection import DetectionConfig
 from swin_dense.data.shapes import write_shapes
 from swin_dense.models import build
 from swin_dense.stats import count_parameters

@@ -28,7 +28,8 @@ from swin_dense.benchmark.peers import OURS, installed_peers
 from swin_dense.benchmark.photos import CATEGORIES, write_ade, write_coco
 from swin_dense.benchmark.processes import RemoteContestant
 from swin_dense.benchmark.timing import TimeLimit, log
-from swin_dense.config import Config, DetectionConfig, load_config
+from swin_dense.config import Config, load_config
+from swin_dense.config.detection import DetectionConfig
 from swin_dense.devices import chosen_device
 from swin_dense.errors import BenchmarkError, ConfigError, nearest
 from swin_dense.tasks import data_module, task_of

@@ -68,11 +68,6 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     raise ConfigError(f"{path}: no such config file, and no recipe of that name; {hint}")
 
 
-def is_config(text: str) -> bool:
-    """Whether a text that may be a config or a backbone variant is a config."""
-    return text.endswith(".py") or text in _recipes_by_name()
-
-
 def _recipes_by_name() -> dict[str, Path]:
     return {name: path for key, path in list_recipes().items() for name in (key, path.stem)}
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from swin_dense.backbones import VARIANTS, SwinClassifier, create_classifier
-from swin_dense.config import ClassificationAugmentationConfig, ClassificationConfig
+from swin_dense.config.classification import ClassificationAugmentationConfig, ClassificationConfig
 from swin_dense.errors import ConfigError, DataError, WeightsError, nearest, option
 from swin_dense.export.models import IMAGENET, ModelPart
 from swin_dense.files import atomic_write

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from swin_dense.backbones import SwinClassifier
-from swin_dense.config import VideoConfig, VideoViewsConfig
+from swin_dense.config.video import VideoConfig, VideoViewsConfig
 from swin_dense.errors import ConfigError
 from swin_dense.inference.video import VideoClassifier, VideoInference
 from swin_dense.records import Classification

@@ -11,7 +11,8 @@ from mmengine.config import Config as ConfigFile
 
 from swin_dense import tasks
 from swin_dense.cli import main
-from swin_dense.config import DetectionConfig, describe_recipe, find_config, load_config
+from swin_dense.config import describe_recipe, find_config, load_config
+from swin_dense.config.detection import DetectionConfig
 from swin_dense.openmmlab.model_dicts import has_masks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

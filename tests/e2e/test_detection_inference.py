@@ -16,7 +16,8 @@ from pycocotools import mask as rle_codec
 from torchvision import tv_tensors
 
 from helpers.commands import REPOSITORY, command
-from swin_dense.config import Config, DetectionConfig, load_config
+from swin_dense.config import Config, load_config
+from swin_dense.config.detection import DetectionConfig
 from swin_dense.errors import TrainingInterruptedError
 from swin_dense.inference.detection import DetectionInference
 from swin_dense.openmmlab.detection import OpenMMLabDetector

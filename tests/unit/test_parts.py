@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from swin_dense.backbones.plain import PlainSwin
-from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
+from swin_dense.config import load_config
+from swin_dense.config.detection import DetectionConfig
+from swin_dense.config.segmentation import SegmentationConfig
 from swin_dense.errors import ConfigError, WeightsError
 from swin_dense.export.graph import OnnxModel, trace, write_onnx
 from swin_dense.export.models import RawImages, traceable

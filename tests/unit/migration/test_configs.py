@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers.commands import command
-from swin_dense.config import DetectionConfig, SegmentationConfig, load_config
+from swin_dense.config import load_config
+from swin_dense.config.detection import DetectionConfig
+from swin_dense.config.segmentation import SegmentationConfig
 from swin_dense.errors import ConfigError
 from swin_dense.migration import convert_config
 from swin_dense.openmmlab.registry import mmdet_models

@@ -12,7 +12,8 @@ from lightning.pytorch import Trainer
 from torchvision import tv_tensors
 
 from swin_dense import tasks
-from swin_dense.config import AugmentationConfig, DetectionInferenceConfig, load_config
+from swin_dense.config import load_config
+from swin_dense.config.detection import AugmentationConfig, DetectionInferenceConfig
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.records import Sample
