@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import gridded_attention
 from swin_dense.backbones.position import log_spaced_offsets, relative_position_bias, relative_position_count
-from swin_dense.backbones.rows import linear_dtype
+from swin_dense.backbones.rows import linear, linear_dtype
 from swin_dense.backbones.windows import window_groups
 
 LARGEST_CALL = 65_535
@@ -56,15 +56,13 @@ class Attention(nn.Module, ABC):
         """
         qkv, bias = self.projected(tokens), self.position_bias(window)
         attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
-        attended: Tensor = self.proj(attend(qkv, bias, mask))
-        return attended
+        return linear(self.proj, attend(qkv, bias, mask))
 
     def on_grid(self, tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
         """Lets tokens (B, H, W, C) attend in the windows of the padded and shifted grid, where they stay."""
         qkv, bias = self.projected(tokens), self.position_bias(window)
         padding = self.padding().to(qkv.dtype)
-        attended: Tensor = self.proj(gridded_attention(qkv, padding, bias, window, shift))
-        return attended
+        return linear(self.proj, gridded_attention(qkv, padding, bias, window, shift))
 
     @abstractmethod
     def projected(self, tokens: Tensor) -> Tensor:
@@ -109,7 +107,7 @@ class WindowAttention(Attention):
         weights of query and key are not used.
         """
         if self.appearance_term:
-            qkv: Tensor = self.qkv(tokens)
+            qkv = linear(self.qkv, tokens)
         else:
             weight, bias = self.qkv.weight[self._values :], self.qkv.bias[self._values :]
             qkv = self._value_alone(functional.linear(tokens, weight, bias))

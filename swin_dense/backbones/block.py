@@ -21,7 +21,7 @@ from swin_dense.backbones.attention import Attention, CosineAttention, WindowAtt
 from swin_dense.backbones.gridded_attention import GridPartition, GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchMerging
 from swin_dense.backbones.rolled import Grid, RolledPartition, RolledPlan, grid_of
-from swin_dense.backbones.rows import LayerNorm, Mlp, has_norm_and_mlp, linear_dtype, norm_and_mlp
+from swin_dense.backbones.rows import LayerNorm, Mlp, has_norm_and_mlp, linear_dtype, needs_gradient, norm_and_mlp
 from swin_dense.backbones.windows import Partition, WindowPlan, fitted_window, window_plan
 
 TEMPORAL_LAYERS = 2
@@ -220,13 +220,6 @@ def with_norm(norm: LayerNorm, branch: Callable[[Tensor], Tensor], tokens: Tenso
     """A branch beside a residual connection, with its norm before it or, in version 2, behind it."""
     output: Tensor = norm(branch(tokens)) if last else branch(norm(tokens, for_linear=True))
     return output
-
-
-def needs_gradient(block: nn.Module, rows: Tensor) -> bool:
-    """Whether a backward pass will come through: frozen blocks on the output of frozen blocks keep nothing for one."""
-    return torch.is_grad_enabled() and (
-        rows.requires_grad or any(parameter.requires_grad for parameter in block.parameters())
-    )
 
 
 def _on_cpu_with_values(rows: Tensor) -> bool:

@@ -1,14 +1,23 @@
-"""What a Swin block does to each token by itself: layer norm and MLP, by kernels in Triton where those are faster.
+"""What a Swin block does to each token by itself, layer norm and linear layers, by the kernels that are faster.
 
 On a GPU, PyTorch's layer norm takes eight times as long as memory does for the few channels of the first stages, and at
-inference the hidden channels of the MLP need not reach memory at all. The kernels serve where they pass a check on the
-device, as `gridded_attention` says; compilers are left the plain form, which they fuse themselves.
+inference the hidden channels of the MLP need not reach memory at all. Kernels in Triton serve where they pass a check
+on the device, as `gridded_attention` says; compilers are left the plain form, which they fuse themselves.
+
+On a CPU, PyTorch's linear layer first writes its bias to every row and then adds the product to it; oneDNN, which
+PyTorch brings along, adds the bias, and a GELU behind it, before it writes a row. It serves where nothing is kept for a
+backward pass and a trial came out right.
+
+For its backward pass, an MLP keeps its hidden channels before the GELU alone and computes those behind it again: the
+two would be half of all that a block keeps.
 
 Shapes: R rows of C channels, the tokens of a batch in any order.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +26,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import TOLERANCES, kernel_is_right, relative_error
+
+logger = logging.getLogger(__name__)
 
 MLP_RATIO = 4
 """Hidden channels of the MLP per channel of a token, in every published Swin."""
@@ -76,8 +87,24 @@ class Mlp(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Maps tokens (..., C) to (..., C)."""
-        mapped: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        if not needs_gradient(self, tokens):
+            return linear(self.fc2, linear(self.fc1, tokens, gelu=True))
+        hidden = self.fc1(tokens)
+        if _is_eager(hidden) and is_plain(self.fc2):
+            mapped: Tensor = _GeluLinear.apply(hidden, self.fc2.weight, self.fc2.bias)
+        else:
+            mapped = self.fc2(functional.gelu(hidden))
         return mapped
+
+
+def linear(layer: nn.Linear, tokens: Tensor, *, gelu: bool = False) -> Tensor:
+    """Maps tokens (..., C) by a linear layer with a bias, and then by a GELU if asked."""
+    dtype = linear_dtype(tokens)
+    if tokens.is_cpu and _is_eager(tokens) and is_plain(layer) and not needs_gradient(layer, tokens):
+        if onednn_is_right(dtype):
+            return _onednn_linear(*(one.to(dtype) for one in (tokens, layer.weight, layer.bias)), gelu=gelu)
+    mapped: Tensor = layer(tokens)
+    return functional.gelu(mapped) if gelu else mapped
 
 
 def has_norm_and_mlp(rows: Tensor, branch: Tensor, norm: LayerNorm, mlp: nn.Module) -> bool:
@@ -107,16 +134,78 @@ def is_plain(layer: nn.Module) -> bool:
     return type(layer) in (LayerNorm, Mlp, nn.Linear, nn.Conv2d, nn.Conv3d) and not hooks
 
 
+def needs_gradient(module: nn.Module, tokens: Tensor) -> bool:
+    """Whether a backward pass will come through: frozen layers on the output of frozen ones keep nothing for one."""
+    return torch.is_grad_enabled() and (
+        tokens.requires_grad or any(parameter.requires_grad for parameter in module.parameters())
+    )
+
+
 def _may_serve(tokens: Tensor) -> bool:
-    """Whether there are tokens enough, of a known type; tracers and compilers are left what they understand."""
+    """Whether there are tokens enough, of a known type, for a kernel in Triton."""
     return (
-        not torch.compiler.is_compiling()  # first: asked for a number of tokens, it would compile small and large apart
+        _is_eager(tokens)  # first: asked for a number of tokens, a compiler would compile small and large apart
         and tokens.device.type in ("cuda", "cpu")  # on a CPU only if asked to, as tests are
         and tokens.numel() >= LEAST_VALUES
         and tokens.dtype in TOLERANCES
+    )
+
+
+def _is_eager(tokens: Tensor) -> bool:
+    """Whether values are computed now; tracers, compilers and counters of operators are left what they understand."""
+    return (
+        not torch.compiler.is_compiling()
         and type(tokens) is Tensor
         and not torch.jit.is_tracing()  # type: ignore[no-untyped-call,attr-defined]  # torch leaves it untyped
+        and not torch._C._len_torch_dispatch_stack()
     )
+
+
+@cache
+def onednn_is_right(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's linear layer with GELU exists on this processor, and computes what PyTorch's does."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    tokens, weight, bias = _random(torch.device("cpu"), [(150, 96), (384, 96), (384,)])
+    with torch.inference_mode():
+        exact = functional.gelu(functional.linear(*(one.double() for one in (tokens, weight, bias))))
+        try:
+            found = _onednn_linear(*(one.to(dtype) for one in (tokens, weight, bias)), gelu=True)
+        except (AttributeError, RuntimeError) as error:  # not an operator of this PyTorch, or not on this processor
+            logger.info("linear layers are left to PyTorch's kernels, as oneDNN's failed: %s", error)
+            return False
+    return relative_error(found, exact) < TOLERANCES[dtype]
+
+
+def _onednn_linear(tokens: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
+    mapped: Tensor = torch.ops.mkldnn._linear_pointwise(
+        tokens, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else ""
+    )
+    return mapped
+
+
+class _GeluLinear(torch.autograd.Function):
+    """A GELU and a linear layer, of which only the input is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        return functional.linear(functional.gelu(hidden), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad
+        hidden, rows = hidden.to(gradient.dtype), gradient.flatten(0, -2)
+        hidden_gradient = weight_gradient = bias_gradient = None
+        if wants_weight:
+            weight_gradient = rows.T @ functional.gelu(hidden).flatten(0, -2)
+        if wants_bias:
+            bias_gradient = rows.sum(0)
+        if wants_hidden:
+            hidden_gradient = torch.ops.aten.gelu_backward(gradient @ weight.to(gradient.dtype), hidden)
+        return hidden_gradient, weight_gradient, bias_gradient
 
 
 class _Norm(torch.autograd.Function):

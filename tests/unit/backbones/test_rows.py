@@ -1,6 +1,6 @@
-"""The kernels of norms and MLPs equal PyTorch, forward and backward, and leave alone what they would pass by.
+"""The kernels of norms, linear layers and MLPs equal PyTorch, and leave alone what they would pass by.
 
-As for attention, the cases are computed by Triton's interpreter in a process of their own, by this file as a script.
+As for attention, the cases in Triton are computed by its interpreter in a process of their own, by this file as script.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from packaging.version import Version
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from swin_dense.backbones import create_backbone, rows
 from swin_dense.backbones.rows import LayerNorm, Mlp, errors_of_mlp, errors_of_norm, has_norm_and_mlp
@@ -130,6 +133,83 @@ def test_no_hook_and_no_replaced_layer_is_passed_by(kernels: list[str]) -> None:
     mlp.fc2 = Adapted(64, 16)
     assert not serves(norm, mlp)
     assert not serves(norm, nn.Sequential(Mlp(16)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_onednn_computes_the_linear_layers_of_a_cpu_without_gradients(dtype: torch.dtype, monkeypatch: Any) -> None:
+    if not rows.onednn_is_right(dtype):
+        pytest.skip(f"this processor has no such kernel for {dtype}")
+    mlp, tokens = random_mlp().to(dtype), torch.randn(5, 49, 24).to(dtype)
+    expected = mlp.double()(tokens.double())
+    mlp.to(dtype)
+    calls = calls_of(monkeypatch, "_onednn_linear")
+    kept = mlp(tokens)
+    assert not calls, "a backward pass would find nothing"
+    with torch.no_grad():
+        fused = mlp(tokens)
+        with FlopCounterMode(display=False) as counter:
+            mlp(tokens)
+    assert len(calls) == 2, "counters of operators know PyTorch's own alone"
+    assert counter.get_total_flops() == 2 * 2 * 5 * 49 * 24 * 96
+    for found in (kept, fused):
+        assert rows.relative_error(found, expected) < TOLERANCES[dtype]
+
+
+def test_a_processor_whose_kernel_is_wrong_or_missing_is_left_to_pytorch(monkeypatch: Any) -> None:
+    def wrong(tokens: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
+        return tokens @ weight.T
+
+    def missing(*_: Tensor, gelu: bool) -> Tensor:
+        return torch.ops.mkldnn.no_such_operator()
+
+    for broken in (wrong, missing):
+        monkeypatch.setattr(rows, "_onednn_linear", broken)
+        assert not rows.onednn_is_right.__wrapped__(torch.float32)
+
+
+@pytest.mark.parametrize("frozen", [(), ("fc1",), ("fc2",)])
+def test_an_mlp_has_the_gradients_of_the_plain_form_and_keeps_its_hidden_channels_once(frozen: tuple[str, ...]) -> None:
+    mlp, tokens = random_mlp().double(), torch.randn(5, 49, 24, dtype=torch.float64, requires_grad=True)
+    for name in frozen:
+        mlp.get_submodule(name).requires_grad_(False)
+    inputs = [tokens, *(one for one in mlp.parameters() if one.requires_grad)]
+    kept: dict[int, int] = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda one: kept.update({one.data_ptr(): one.numel()}) or one, lambda one: one
+    ):
+        mapped = mlp(tokens)
+    plain = mlp.fc2(functional.gelu(mlp.fc1(tokens)))
+    weights = torch.randn_like(plain)
+    found, expected = (torch.autograd.grad(one, inputs, weights) for one in (mapped, plain))
+    torch.testing.assert_close((mapped, *found), (plain, *expected))
+    assert sum(numel == 5 * 49 * 96 for numel in kept.values()) == 1
+
+
+def test_an_mlp_under_autocast_has_gradients_in_the_types_of_its_parameters() -> None:
+    mlp, tokens = random_mlp(), torch.randn(5, 49, 24, requires_grad=True)
+    results = []
+    for form in (mlp, lambda rows: mlp.fc2(functional.gelu(mlp.fc1(rows)))):
+        with torch.autocast("cpu", torch.bfloat16):
+            mapped = form(tokens)
+        results.append(torch.autograd.grad(mapped.float().square().sum(), [tokens, *mlp.parameters()]))
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == torch.float32
+        assert rows.relative_error(found, expected) < 2 * TOLERANCES[torch.bfloat16]
+
+
+def random_mlp() -> Mlp:
+    torch.manual_seed(0)
+    mlp = Mlp(24)
+    for parameter in mlp.parameters():
+        nn.init.normal_(parameter)
+    return mlp
+
+
+def calls_of(monkeypatch: Any, name: str) -> list[Any]:
+    """The calls of a function of `rows`, which is still called."""
+    calls, called = [], getattr(rows, name)
+    monkeypatch.setattr(rows, name, lambda *given, **named: calls.append(given) or called(*given, **named))
+    return calls
 
 
 def test_norms_round_for_the_next_linear_layer_alone() -> None:
