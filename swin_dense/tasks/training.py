@@ -162,6 +162,10 @@ def train(
         finally:
             if is_first_process() and (run / "best.ckpt").is_file():
                 _leave_results(run, task.labels(data).metadata())
+        for one in trainer.early_stopping_callbacks:
+            if one.wait_count >= one.patience and is_first_process():
+                said = f"stopped early: no better {one.monitor} in {one.wait_count} validations"
+                console.print(said, highlight=False, markup=False)
         return Run(run, module.scores)
 
 
