@@ -86,10 +86,10 @@ def _curves_of(metrics: Mapping[str, NDArray[Any]]) -> list[Block]:
         curves = {name.partition("/")[2].removeprefix(prefix): _curve(metrics, name) for name in names}
         curves = {label: one for label, one in curves.items() if len(one[0])}
         if curves:
-            is_loss = y == "loss"
+            smoothed = y == "loss" and max(len(one[0]) for one in curves.values()) >= 40  # fewer have no running mean
             marker = "o" if title.startswith("validation") else None
-            note = "Pale as it was, drawn over it the running mean of a twentieth of the steps." if is_loss else ""
-            blocks.append(charts.lines(title, "step", y, curves, smoothed=is_loss, marker=marker, note=note))
+            note = "Pale as it was, drawn over it the running mean of a twentieth of the steps." if smoothed else ""
+            blocks.append(charts.lines(title, "step", y, curves, smoothed=smoothed, marker=marker, note=note))
     return blocks
 
 
