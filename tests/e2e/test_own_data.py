@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from helpers.annotation_exports import json_file
 from helpers.commands import REPOSITORY, command
 from swin_dense.config import load_config
+from swin_dense.tasks import tuning
 from swin_dense.tasks.overfit import overfitting
 
 QUICK = ["schedule.epochs=1", "augmentation.short_sides=[64]", "augmentation.test_short_side=64", "data.num_workers=0"]
@@ -40,6 +42,7 @@ def test_every_command_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("swin_dense.tasks.tuning.tune", partial(tuning.tune, steps=20))
     photos(tmp_path / "photos")
     page = (REPOSITORY / "docs/own-data.md").read_text("utf-8")
     lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]

@@ -19,14 +19,10 @@ from swin_dense.weights import save_weights
 PAGES = {
     page.name: page.read_text() for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 }
+SMALL = ["schedule.epochs=1", "augmentation.short_sides=[64]", "augmentation.test_short_side=64", "data.num_workers=0"]
 QUICK = {
-    "mask-rcnn_swin-nano_shapes": [
-        "schedule.epochs=1",
-        "augmentation.short_sides=[64]",
-        "augmentation.test_short_side=64",
-        "training.pictures=1",
-    ],
-    "mine": ["schedule.epochs=1", "augmentation.short_sides=[64]", "augmentation.test_short_side=64"],
+    "mask-rcnn_swin-nano_shapes": [*SMALL, "model.backbone.depths=[1, 1, 1, 1]", "training.pictures=1"],
+    "mine": SMALL,
     "swin-nano_shapes": ["schedule.epochs=1", "data.num_workers=0", "training.pictures=1"],
     "upernet_swin-nano_shapes": ["schedule.steps=2", "data.num_workers=0", "training.validate_every=2"],
     "swin3d-nano_moving-shapes": ["schedule.epochs=1", "data.num_workers=0", "training.pictures=1"],

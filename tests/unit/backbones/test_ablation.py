@@ -53,7 +53,7 @@ class TestEveryRow:
             assert all((a - b).abs().max() > 0.1 for a, b in zip(model(images()), whole(images()), strict=True))
 
     def test_gives_every_parameter_a_gradient_compiled_too(self, options: dict[str, bool]) -> None:
-        model = backbone(**options, pretrain_image_size=32).train()
+        model = backbone((2,), **options, pretrain_image_size=32).train()
         compiled = copy.deepcopy(model)
         torch.compiler.reset()
         compiled.compile(backend="eager", fullgraph=True)

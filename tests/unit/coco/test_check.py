@@ -224,7 +224,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     section=st.sampled_from(["images", "annotations", "categories"]),
     key=st.sampled_from(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def test_the_command_trains_nothing_and_says_what_to_set(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     losses_of_rates(monkeypatch, lambda rate: 5.0 if rate < 1e-3 else 1.0)
+    monkeypatch.setattr("swin_dense.tasks.tuning.tune", partial(tuning.tune, steps=30))
     words = ["train", "swin-nano_shapes", "--data", str(images), "--set", "data.num_workers=0", "--device", "cpu"]
     assert command(*words, "--tune", "learning-rate") == 0
     assert "train with --set optimizer.learning_rate=0.0" in " ".join(capsys.readouterr().out.split())
