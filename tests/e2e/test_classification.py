@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import swin_dense
-from helpers.commands import REPOSITORY, command, figures, losses, tool
+from helpers.commands import REPOSITORY, assert_same_bits, command, figures, losses, stopped
+from helpers.ranks import together
 from helpers.shards import write_split
 from swin_dense.backbones import create_backbone
 from swin_dense.data.shapes import CLASS_NAMES, write_shapes
@@ -68,28 +67,15 @@ def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(
-    finished: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_resumes_to_the_same_bits(finished: Path, shards: Path, tmp_path: Path) -> None:
     """From shards, too, to those of the run from folders."""
     steps = len(losses(finished)) // 3
     assert steps > 1 and len(figures(finished, "val/top1")) == 3
     assert len(list((finished / "pictures").glob("*.png"))) == 2 and (finished / "curves.png").is_file()
-    step = ClassifierModule.training_step
-
-    def step_with_a_signal(self: ClassifierModule, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == steps + 1:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ClassifierModule, "training_step", step_with_a_signal)
+    with stopped(ClassifierModule, lambda module, _: module.global_step == steps + 1):
         assert command(*arguments(shards, tmp_path / "run", *OFFICIAL)) == 130
     assert command("train", "--resume", str(tmp_path / "run")) == 0
-    assert losses(tmp_path / "run") == losses(finished)
-    first, second = (load_file(run / "weights.safetensors") for run in (finished, tmp_path / "run"))
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_same_bits(tmp_path / "run", finished)
 
 
 def test_its_weights_drop_into_any_backbone_and_start_a_training_of_other_classes(
@@ -182,13 +168,16 @@ def test_it_is_exported_whole_and_explained(
     assert (tmp_path / "pictures" / "gradcam.png").is_file()
 
 
-def test_two_processes_train_and_score_as_one(images: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_score_as_one(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two batches make a step, on one process or on two; nothing is drawn that differs between ranks."""
     plain = ["data.batch_size=4", "schedule.epochs=1"]
-    tool(*arguments(images, tmp_path / "two", *plain), "--devices", "2")
-    tool(*arguments(images, tmp_path / "one", *plain, "training.accumulate=2"), "--devices", "1")
+    score = ["evaluate", str(tmp_path / "two"), "--json", "--devices"]
+    trained, scored = together([*arguments(images, tmp_path / "two", *plain), "--devices", "2"], [*score, "2"])
+    assert (trained.status, scored.status) == (0, 0), trained.err + scored.err
+    assert command(*arguments(images, tmp_path / "one", *plain, "training.accumulate=2"), "--devices", "1") == 0
     first, second = (load_file(tmp_path / run / "weights.safetensors") for run in ("one", "two"))
     for name, wanted in first.items():
         assert torch.allclose(second[name], wanted, atol=2e-4), name
-    score = ["evaluate", str(tmp_path / "two"), "--json", "--devices"]
-    assert json.loads(tool(*score, "2")) == json.loads(tool(*score, "1"))
+    capsys.readouterr()
+    assert command(*score, "1") == 0
+    assert json.loads(scored.out) == json.loads(capsys.readouterr().out)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.commands import REPOSITORY, command, figures, losses, tool
+from helpers.commands import REPOSITORY, assert_same_bits, command, figures, losses, stopped
+from helpers.ranks import together
 from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.training import SegmenterModule
 
@@ -132,46 +129,32 @@ def test_test_time_augmentation_and_windows_are_options(finished: Path, capsys: 
 
 @pytest.mark.parametrize("last_step", [4, 5], ids=["between validations", "where a validation is due"])
 def test_an_interrupted_run_resumes_to_the_same_bits(
-    finished: Path,
-    shapes: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    last_step: int,
+    finished: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], last_step: int
 ) -> None:
     interrupted = tmp_path / "interrupted"
-    step = SegmenterModule.training_step
-
-    def step_with_a_signal(self: SegmenterModule, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == last_step:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SegmenterModule, "training_step", step_with_a_signal)
+    with stopped(SegmenterModule, lambda module, _: module.global_step == last_step):
         assert command(*arguments(shapes, interrupted)) == 130
     assert f"--resume {interrupted}" in capsys.readouterr().err
     assert command("train", "--resume", str(interrupted)) == 0
-    assert losses(interrupted) == losses(finished)
     assert figures(interrupted, "val/mIoU") == figures(finished, "val/mIoU")
-    first, second = (load_file(run / "weights.safetensors") for run in (finished, interrupted))
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_same_bits(interrupted, finished)
 
 
 def test_two_processes_name_what_no_head_reads(shapes: Path, tmp_path: Path) -> None:
     head = {"type": "FCNHead", "channels": 16, "num_convs": 1, "num_classes": 6}
     heads = [f"model.{name}={head | {'in_index': i}}" for name, i in (("decode_head", 3), ("auxiliary_head", 2))]
-    program = [sys.executable, str(REPOSITORY / "tools" / "train.py")]
-    words = [*program, *arguments(shapes, tmp_path / "run", *heads)[1:], "--devices", "2"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "nothing is learnt by backbone.norm0, backbone.norm1, which several processes" in done.stderr
-    assert "model.backbone.out_indices" in done.stderr
+    ((status, _, said),) = together([*arguments(shapes, tmp_path / "run", *heads), "--devices", "2"])
+    assert status == 2 and "Traceback" not in said
+    assert "nothing is learnt by backbone.norm0, backbone.norm1, which several processes" in said
+    assert "model.backbone.out_indices" in said
 
 
-def test_two_processes_train_together_and_score_as_one(shapes: Path, tmp_path: Path) -> None:
-    tool(*arguments(shapes, tmp_path / "run", "schedule.steps=2", "training.accumulate=3"), "--devices", "2")
-    weights = str(tmp_path / "run" / "weights.safetensors")
-    score = ["evaluate", str(tmp_path / "run" / "config.py"), "--weights", weights, "--json", "--devices"]
-    assert json.loads(tool(*score, "2")) == json.loads(tool(*score, "1"))
+def test_two_processes_train_together_and_score_as_one(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = [*arguments(shapes, tmp_path / "run", "schedule.steps=2", "training.accumulate=3"), "--devices", "2"]
+    score = ["evaluate", str(tmp_path / "run"), "--json", "--devices"]
+    trained, scored = together(train, [*score, "2"])
+    assert (trained.status, scored.status) == (0, 0), trained.err + scored.err
+    assert command(*score, "1") == 0
+    assert json.loads(scored.out) == json.loads(capsys.readouterr().out)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 import swin_dense
-from helpers.commands import REPOSITORY, command, figures, losses, tool
+from helpers.commands import REPOSITORY, assert_same_bits, command, figures, losses, stopped
+from helpers.ranks import together
 from swin_dense.backbones import create_classifier
 from swin_dense.data.moving_shapes import MOTIONS, write_moving_shapes
 from swin_dense.training import VideoClassifierModule
@@ -66,28 +65,15 @@ def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "whole"
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(
-    finished: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_resumes_to_the_same_bits(finished: Path, videos: Path, tmp_path: Path) -> None:
     steps = len(losses(finished)) // 2
     assert steps == 3 and len(figures(finished, "val/top1")) == 2
     assert len(list((finished / "pictures").glob("*.png"))) == 1 and (finished / "curves.png").is_file()
-    step = VideoClassifierModule.training_step
-
-    def step_with_a_signal(self: VideoClassifierModule, batch: Any, batch_idx: int) -> Any:
-        if self.global_step == steps + 1:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VideoClassifierModule, "training_step", step_with_a_signal)
+    with stopped(VideoClassifierModule, lambda module, _: module.global_step == steps + 1):
         start = ("--weights", str(finished.parent / "2d.safetensors"), "--new-classes")
         assert command(*arguments(videos, tmp_path / "run"), *start) == 130
     assert command("train", "--resume", str(tmp_path / "run")) == 0
-    assert losses(tmp_path / "run") == losses(finished)
-    first, second = (load_file(run / "weights.safetensors") for run in (finished, tmp_path / "run"))
-    assert first.keys() == second.keys()
-    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert_same_bits(tmp_path / "run", finished)
 
 
 def test_views_are_averaged_once_per_video(
@@ -134,12 +120,13 @@ def test_the_report_is_complete(finished: Path, tmp_path: Path) -> None:
 def test_it_is_exported_whole_and_looked_into(
     finished: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, form in (("video.onnx", "onnx"), ("video.pt2", "torch-export")):
-        assert command("export-onnx", str(finished), str(tmp_path / name), "--to", form, "--json") == 0
-        report = json.loads(capsys.readouterr().out)
-        assert report["ok"] and report["traced_shape"] == [2, 6, 3, 32, 32] and report["open_axes"] == ["batch"]
-        assert report["input"].startswith("images: (batch, frames, 3, height, width)")
-        assert report["class_names"] == sorted(MOTIONS)
+    assert command("export-onnx", str(finished), str(tmp_path / "video.onnx"), "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] and report["traced_shape"] == [2, 6, 3, 32, 32] and report["open_axes"] == ["batch"]
+    assert report["input"].startswith("images: (batch, frames, 3, height, width)")
+    assert report["class_names"] == sorted(MOTIONS)
+    assert command("export-onnx", str(finished), str(tmp_path / "video.pt2"), "--to", "torch-export") == 0
+    assert "(batch, frames, 3, height, width)" in " ".join(capsys.readouterr().out.split())
     assert command("evaluate", str(finished), "--onnx", str(tmp_path / "video.onnx"), "--json") == 0
     score = json.loads(capsys.readouterr().out)
     assert command("evaluate", str(finished), "--json") == 0
@@ -152,13 +139,16 @@ def test_it_is_exported_whole_and_looked_into(
     assert names == {"gradcam.png", "attention_stage1.png", "attention_stage2.png"}
 
 
-def test_two_processes_train_and_score_as_one(videos: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_score_as_one(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without randomness inside a step, two clips on each of two ranks are four of one."""
-    plain = ["schedule.epochs=1", "model.backbone.drop_path_rate=0.0", "model.head.dropout=0.0"]
-    tool(*arguments(videos, tmp_path / "two", *plain, "data.batch_size=2"), "--devices", "2")
-    tool(*arguments(videos, tmp_path / "one", *plain, "data.batch_size=2", "training.accumulate=2"), "--devices", "1")
+    plain = ["schedule.epochs=1", "model.backbone.drop_path_rate=0.0", "model.head.dropout=0.0", "data.batch_size=2"]
+    score = ["evaluate", str(tmp_path / "two"), "--json", "--devices"]
+    trained, scored = together([*arguments(videos, tmp_path / "two", *plain), "--devices", "2"], [*score, "2"])
+    assert (trained.status, scored.status) == (0, 0), trained.err + scored.err
+    assert command(*arguments(videos, tmp_path / "one", *plain, "training.accumulate=2"), "--devices", "1") == 0
     first, second = (load_file(tmp_path / run / "weights.safetensors") for run in ("one", "two"))
     for name, wanted in first.items():
         assert torch.allclose(second[name], wanted, atol=2e-4), name
-    score = ["evaluate", str(tmp_path / "two"), "--json", "--devices"]
-    assert json.loads(tool(*score, "2")) == json.loads(tool(*score, "1"))
+    capsys.readouterr()
+    assert command(*score, "1") == 0
+    assert json.loads(scored.out) == json.loads(capsys.readouterr().out)

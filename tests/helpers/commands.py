@@ -1,14 +1,20 @@
-"""The command line, in this process or in one of its own, and what a training has written."""
+"""The command line, in this process or in one of its own, how a training is stopped, and what it has written."""
 
 from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from swin_dense.cli import main
 
@@ -44,3 +50,26 @@ def losses(run: Path) -> list[tuple[str, ...]]:
         rows = list(csv.DictReader(file))
     names = [name for name in rows[0] if name.startswith("train/")]
     return [(row["step"], *(row[name] for name in names)) for row in rows if row["train/loss"]]
+
+
+@contextmanager
+def stopped(module: type[Any], before: Callable[[Any, int], bool]) -> Iterator[None]:
+    """Interrupts trainings as Ctrl-C does, at the step of which `before(module, batch_idx)` is true."""
+    step = module.training_step
+
+    def with_a_signal(self: Any, batch: Any, batch_idx: int) -> Any:
+        if before(self, batch_idx):
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "training_step", with_a_signal)
+        yield
+
+
+def assert_same_bits(run: Path, other: Path) -> None:
+    """Two runs have the same training figures and weights."""
+    assert losses(run) == losses(other)
+    first, second = (load_file(one / "weights.safetensors") for one in (run, other))
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []

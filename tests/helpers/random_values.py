@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 
-def randomised(model: nn.Module) -> nn.Module:
+def randomised(model: nn.Module, seed: int = 1) -> nn.Module:
     """Gives every parameter values that matter, so that none can be left out or swapped unseen; for evaluation."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values = torch.randn(parameter.shape, generator=generator)

@@ -14,25 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.random_values import randomised
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.weights import LoadReport, load_weights
 
 EMBED_DIM, DEPTHS, HEADS, WINDOW = 24, (1, 1, 2, 1), (1, 2, 4, 8), 4
-
-
-def randomised(model: nn.Module, seed: int) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            values = torch.randn(parameter.shape, generator=generator)
-            if parameter.ndim == 1:
-                parameter.copy_(0.3 * values + (1.0 if name.endswith("weight") else 0.0))
-            elif "bias_table" in name or "pos" in name:
-                parameter.copy_(values)
-            else:
-                parameter.copy_(values / parameter[0].numel() ** 0.5)
-    model.eval()  # does not return the model in mmdet
-    return model
 
 
 def our_backbone(**options: object) -> SwinTransformer:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.commands import command
 from helpers.file_server import FileServer, serving
-from swin_dense.cli import main
 from swin_dense.weights import hub
 from swin_dense.weights.hub import cached_path
 from swin_dense.weights.releases import RELEASES
@@ -35,19 +35,12 @@ def server() -> Iterator[FileServer]:
         yield running
 
 
-def command(*words: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(("weights", *words))
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
-
-
 def test_list_shows_what_is_published_and_says_where_nothing_is(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache.mkdir()
     (cache / "swin_t-704ceda3.pth").write_bytes(CONTENT)
-    assert command("list", "ImageNet-1K", "swin_tiny", "classification") == 0
+    assert command("weights", "list", "ImageNet-1K", "swin_tiny", "classification") == 0
     assert capsys.readouterr().out.splitlines() == [
         "swin_tiny_patch4_window7_224",
         "    classification (ImageNet-1K); swin_tiny; official format; 109.0 MiB; SHA-256 not published",
@@ -61,12 +54,12 @@ def test_list_shows_what_is_published_and_says_where_nothing_is(
 
 def test_names_are_never_broken(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert command("list") == 0
+    assert command("weights", "list") == 0
     assert set(RELEASES) <= set(capsys.readouterr().out.splitlines())
 
 
 def test_list_prints_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("list", "torchvision", "--json") == 0
+    assert command("weights", "list", "torchvision", "--json") == 0
     releases = json.loads(capsys.readouterr().out)["releases"]
     assert releases[0] == {
         "name": "swin_t",
@@ -80,13 +73,13 @@ def test_list_prints_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> No
         "file_name": "swin_t-704ceda3.pth",
         "cached": None,
     }
-    assert command("list", "--json") == 0
+    assert command("weights", "list", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["releases"]) == len(RELEASES)
 
 
 def test_fetch_prints_the_path_alone_on_stdout(server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{server.address}/model.pth"
-    assert command("fetch", url, "--sha256", SHA256[:12]) == 0
+    assert command("weights", "fetch", url, "--sha256", SHA256[:12]) == 0
     assert capsys.readouterr().out == f"{cached_path(url)}\n"
     assert cached_path(url).read_bytes() == CONTENT
 
@@ -99,7 +92,7 @@ def test_a_fetch_that_resumes_prints_the_path_of_a_published_file_alone_on_stdou
     server.cuts = [5000]
     name = "swin_tiny_patch4_window7_224_22kto1k_finetune"  # neither its size nor its checksum is published
     for _ in range(2):
-        assert command("fetch", name) == 0
+        assert command("weights", "fetch", name) == 0
         captured = capfd.readouterr()
         assert captured.out == f"{cache / RELEASES[name].file_name}\n"
     assert len(server.asked) == 2
@@ -109,7 +102,7 @@ def test_a_fetch_that_resumes_prints_the_path_of_a_published_file_alone_on_stdou
 def test_fetch_of_a_wrong_file_is_an_error_without_output(
     server: FileServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("fetch", f"{server.address}/model.pth", "--sha256", "01234567") == 2
+    assert command("weights", "fetch", f"{server.address}/model.pth", "--sha256", "01234567") == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert f"has SHA-256 {SHA256}, but the given one is 01234567" in captured.err
@@ -123,7 +116,7 @@ def test_ctrl_c_says_that_the_command_resumes(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(hub, "fetch_weights", stopped)
-    assert command("fetch", "swin_t") == 130
+    assert command("weights", "fetch", "swin_t") == 130
     captured = capsys.readouterr()
     assert (captured.out, "resumes there" in captured.err) == ("", True)
 
@@ -133,10 +126,10 @@ def test_verify_says_right_or_wrong_and_by_whom(
 ) -> None:
     cache.mkdir()
     (cache / "swin_t-704ceda3.pth").write_bytes(CONTENT)
-    assert command("verify", "swin_t") == 1
+    assert command("weights", "verify", "swin_t") == 1
     out = capsys.readouterr().out
     assert "WRONG" in out and "expected (published): 704ceda3" in out and f"actual: {SHA256}" in out
-    assert command("verify", "swin_t", "--sha256", SHA256) == 0
+    assert command("weights", "verify", "swin_t", "--sha256", SHA256) == 0
     out = capsys.readouterr().out
     assert "right" in out and f"expected (given): {SHA256}" in out
 
@@ -145,11 +138,11 @@ def test_verify_is_honest_where_nothing_is_published(
     server: FileServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = f"{server.address}/model.pth"
-    assert command("fetch", url) == 0
-    assert command("verify", url) == 0
+    assert command("weights", "fetch", url) == 0
+    assert command("weights", "verify", url) == 0
     assert f"no published checksum: SHA-256 is {SHA256}, as recorded at download" in capsys.readouterr().out
     (tmp_path / "mine.pth").write_bytes(CONTENT)
-    assert command("verify", str(tmp_path / "mine.pth")) == 2
+    assert command("weights", "verify", str(tmp_path / "mine.pth")) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "no checksum to compare it with" in captured.err and SHA256 in captured.err

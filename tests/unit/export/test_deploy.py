@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.commands import command
 from swin_dense.backbones import VARIANTS, SwinVariant, create_backbone
-from swin_dense.cli import main
 from swin_dense.export.graph import OnnxModel, load_program
 from swin_dense.export.models import IMAGENET
 from swin_dense.weights import save_weights
@@ -41,13 +41,6 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(*words: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(["export-onnx", *words])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
-
-
 def right_maps(weights: Path, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     from swin_dense.weights import load_weights
 
@@ -71,7 +64,7 @@ def exported(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     with pytest.MonkeyPatch.context() as patch:
         printed: list[dict[str, Any]] = []
         patch.setattr("swin_dense.cli.report.print_report", lambda record, *_, as_json: printed.append(record))
-        status = command("small", str(path), "--weights", str(weights), *words)
+        status = command("export-onnx", "small", str(path), "--weights", str(weights), *words)
     return path, status, json.loads(json.dumps(printed[0], allow_nan=False))
 
 
@@ -113,7 +106,7 @@ def test_the_file_says_what_it_is(exported: tuple[Path, int, dict[str, Any]], we
 def test_torch_export_fixed_to_one_image(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "small.pt2"
     words = ("--to", "torch-export", "--fixed", "--shape", "37x54", "--weights", str(weights))
-    assert command("small", str(path), *words) == 0
+    assert command("export-onnx", "small", str(path), *words) == 0
     said = capsys.readouterr().out
     assert "fixed: batch 1, height 37, width 54" in said
     assert "float32, RGB in 0..255; normalised inside" in " ".join(said.split())
@@ -146,6 +139,6 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command(*words) == 2
+    assert command("export-onnx", *words) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

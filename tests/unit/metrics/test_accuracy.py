@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
-from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
+from helpers.ranks import on_two_ranks
 from swin_dense.errors import DataError
 from swin_dense.metrics import Accuracy, evaluate_predicted_classes
 
@@ -83,34 +81,20 @@ def test_what_cannot_be_scored_is_refused(
 
 
 def test_two_ranks_score_as_one_and_an_image_that_both_saw_counts_once(tmp_path: Path) -> None:
-    outputs = [tmp_path / f"{rank}.json" for rank in range(2)]
-    ranks = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path / "store"), str(output)])
-        for rank, output in enumerate(outputs)
-    ]
-    try:
-        assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
     expected = metric_of(IMAGE_IDS, IMAGE_IDS)
-    for output in outputs:
-        answer = json.loads(output.read_text())
+    for answer in on_two_ranks(work, tmp_path / "store"):
         assert answer["scores"] == str(expected.compute()) and answer["confusion"] == expected.confusion().tolist()
         assert "5 of 11 images to score were never seen, the first is 5" in answer["incomplete"]
 
 
-def rank_main(rank: int, store: str, output: Path) -> None:
-    dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=30))
-    shares = [*IMAGE_IDS, IMAGE_IDS[0]]
-    metric = metric_of(IMAGE_IDS, shares[rank::2])
+def work(rank: int) -> dict[str, Any]:
+    metric = metric_of(IMAGE_IDS, [*IMAGE_IDS, IMAGE_IDS[0]][rank::2])
     answer = {"scores": str(metric.compute()), "confusion": metric.confusion().tolist()}
     try:
         metric_of(IMAGE_IDS, [] if rank else IMAGE_IDS[::2]).compute()
     except DataError as error:
         answer["incomplete"] = str(error)
-    output.write_text(json.dumps(answer))
-    dist.destroy_process_group()
+    return answer
 
 
 class TestFiles:
@@ -135,7 +119,3 @@ class TestFiles:
         (tmp_path / "found.json").write_text(json.dumps(rows[:2]))
         with pytest.raises(DataError, match=r"d.jpg: no prediction"):
             evaluate_predicted_classes(tmp_path / "truth.txt", tmp_path / "found.json", classes=tmp_path / "names.txt")
-
-
-if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))

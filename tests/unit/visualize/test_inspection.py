@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.commands import command
 from swin_dense.backbones import VARIANTS, SwinTransformer, SwinVariant
 from swin_dense.backbones.plain import PlainSwin
-from swin_dense.cli import main
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.models.parts import load_inspected
@@ -43,20 +43,13 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "picture.png"
 
 
-def command(*words: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main(["visualize-features", *words])
-    assert isinstance(stop.value.code, int)
-    return stop.value.code
-
-
 @pytest.mark.parametrize("version", [1, 2])
 def test_draws_every_picture_of_the_stages_asked_for(
     version: int, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(VARIANTS, "small", replace(SMALL, version=version))
     words = ("--stage", "1", "--stage", "4", "--short-side", "48", "--random-weights", "--json")
-    assert command("small", str(picture), "--output", str(tmp_path / "out"), *words) == 0
+    assert command("visualize-features", "small", str(picture), "--output", str(tmp_path / "out"), *words) == 0
     record = json.loads(capsys.readouterr().out)
     names = {"pca", "gradcam", "attention_stage1", "bias_stage1", "attention_stage4", "bias_stage4"}
     assert {Path(name).stem for name in record["files"]} == names
@@ -77,7 +70,12 @@ def test_draws_every_picture_of_the_stages_asked_for(
 def test_a_mistake_is_one_message(
     words: tuple[str, ...], message: str, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("small", str(picture), "--short-side", "48", "--output", str(tmp_path / "out"), *words) == 2
+    assert (
+        command(
+            "visualize-features", "small", str(picture), "--short-side", "48", "--output", str(tmp_path / "out"), *words
+        )
+        == 2
+    )
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
