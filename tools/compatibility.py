@@ -1,4 +1,4 @@
-"""Renews docs/compatibility.md: trains and predicts in this environment, and enters its versions as tried.
+"""Renews docs/compatibility.md: trains, predicts and exports in this environment, and enters its versions as tried.
 
 Run it in every environment that is to be in the table: `python tools/compatibility.py`.
 """
@@ -15,11 +15,17 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
 PACKAGES = ("torch", "torchvision", "lightning", "numpy", "mmdet", "mmsegmentation", "mmcv-lite")
+RULE = "|---|---|---|---|---|---|---|---|---|---|\n"
+"""Below the head of the table."""
+
 ROW = re.compile(r"^\| 3\.\d+.*\|$", re.MULTILINE)
 
 
 def tried() -> str:
-    """The row of this environment, once a detector and a segmenter have been trained and have predicted in it."""
+    """The row of this environment, once a detector and a segmenter have been trained and have predicted in it.
+
+    The detector is exported, too; the row says whether the ONNX file takes images of any size.
+    """
     import swin_dense
     from swin_dense.data.shapes import write_shapes
 
@@ -31,9 +37,12 @@ def tried() -> str:
             ("upernet_swin-nano_shapes", root / "ade20k", {"steps": 2}),
         ):
             run = swin_dense.train(recipe, data=data, run=f"{folder}/{recipe}", **length, **{"data.num_workers": 0})
-            swin_dense.load(run).predict(next((root / "images" / "val").iterdir()))
+            model = swin_dense.load(run)
+            model.predict(next((root / "images" / "val").iterdir()))
+            if recipe.startswith("mask-rcnn"):
+                sizes = "any" if "height" in model.export(f"{folder}/model.onnx")["open_axes"] else "one"
     versions = [version(name).partition("+")[0] for name in PACKAGES]
-    return f"| {' | '.join([platform.python_version(), *versions, system()])} |"
+    return f"| {' | '.join([platform.python_version(), *versions, sizes, system()])} |"
 
 
 def system() -> str:
@@ -46,8 +55,8 @@ def system() -> str:
 def with_row(page: str, row: str) -> str:
     """The page with one more row in its table of what was tried; a row of the same versions is there once."""
     rows = sorted({*ROW.findall(page), row}, reverse=True)
-    head, _, rest = page.partition("|---|---|---|---|---|---|---|---|---|\n")
-    return f"{head}|---|---|---|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n\n" + ROW.sub("", rest).lstrip("\n")
+    head, _, rest = page.partition(RULE)
+    return head + RULE + "\n".join(rows) + "\n\n" + ROW.sub("", rest).lstrip("\n")
 
 
 if __name__ == "__main__":
