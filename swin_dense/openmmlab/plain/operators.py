@@ -9,15 +9,14 @@ import copy
 import itertools
 import math
 
-import torch
 from mmcv.ops import CornerPool, DeformConv2d
 from torch import Tensor, nn
 from torch.nn import functional
 
 from swin_dense.ops import torchvision_kernels
 
-LONGEST = 1024
-"""Most cells of a map along which a running maximum is exact: images of 8192 pixels at a stride of 8."""
+REACH = 32
+"""Its square, 1024, is the most cells of a map along which a running maximum is exact: 8192 pixels at a stride of 8."""
 
 
 def with_plain_operators(head: nn.Module) -> nn.Module:
@@ -54,19 +53,24 @@ class PlainDeformConv(nn.Module):
 
 
 class RunningMaximum(nn.Module):
-    """The largest value up to each cell, which ONNX has no operator for, in steps that double their reach."""
+    """The largest value up to each cell, which ONNX has no operator for, in two steps of `REACH` cells each.
+
+    They are max poolings, of neighbours and then of every `REACH`th cell: a tracer that leaves sizes open takes its
+    time over every operator whose sizes it has to compare.
+    """
 
     def __init__(self, dim: int, backwards: bool) -> None:
         super().__init__()
         self.dim, self.backwards = dim, backwards
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps of the same shape."""
-        for step in (2**power for power in range(math.ceil(math.log2(LONGEST)))):
-            sides = (0, step) if self.backwards else (step, 0)
+        """Maps of the same shape, exact along `REACH` * `REACH` cells."""
+        for step in (1, REACH):
+            before = step * (REACH - 1)
+            sides = (0, before) if self.backwards else (before, 0)
             padded = functional.pad(maps, sides if self.dim == 3 else (0, 0, *sides), value=-math.inf)
-            length = maps.shape[self.dim]
-            maps = torch.maximum(maps, padded.narrow(self.dim, step if self.backwards else 0, length))
+            kernel, dilation = ((1, REACH), (1, step)) if self.dim == 3 else ((REACH, 1), (step, 1))
+            maps = functional.max_pool2d(padded, kernel, stride=1, dilation=dilation)
         return maps
 
 

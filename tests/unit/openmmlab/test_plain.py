@@ -18,6 +18,7 @@ from swin_dense.export.detections import ExportedDetector, detection_deviations
 from swin_dense.export.models import RawImages
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.plain import PlainDetector
+from swin_dense.openmmlab.plain.operators import RunningMaximum
 from swin_dense.tasks.detection import TASK
 
 DEMO = Path(__file__).resolve().parents[3] / "configs" / "demo"
@@ -61,3 +62,12 @@ def test_the_plain_form_finds_what_mmdet_finds(system: str) -> None:
         (row,) = detection_deviations(model, plain, [images])
     assert row.expected > 20
     assert row.is_within(1e-6), row
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_running_maximum_reaches_along_large_maps(dim: int) -> None:
+    maps = torch.rand(1, 2, 70, 90, generator=torch.Generator().manual_seed(0))
+    maps[:, 1].select(dim - 1, 0).fill_(2.0)  # which all cells of one of the maps see
+    maps[:, 1].select(dim - 1, -1).fill_(3.0)
+    assert torch.equal(RunningMaximum(dim, backwards=False)(maps), maps.cummax(dim)[0])
+    assert torch.equal(RunningMaximum(dim, backwards=True)(maps), maps.flip(dim).cummax(dim)[0].flip(dim))
