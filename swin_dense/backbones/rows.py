@@ -5,8 +5,8 @@ inference the hidden channels of the MLP need not reach memory at all. Kernels i
 on the device, as `gridded_attention` says; compilers are left the plain form, which they fuse themselves.
 
 On a CPU, PyTorch's linear layer first writes its bias to every row and then adds the product to it; oneDNN, which
-PyTorch brings along, adds the bias, and a GELU behind it, before it writes a row. It serves in bfloat16, where products are
-short, if nothing is kept for a backward pass and a trial came out right.
+PyTorch brings along, adds the bias, and a GELU behind it, before it writes a row. It serves in bfloat16, where products
+are short, if nothing is kept for a backward pass and a trial came out right.
 
 For its backward pass, an MLP keeps its hidden channels before the GELU alone and computes those behind it again: the
 two would be half of all that a block keeps.
