@@ -9,7 +9,6 @@ import io
 import multiprocessing
 import os
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -40,7 +39,7 @@ def together(*commands: Sequence[str]) -> list[Ended]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return _forked(_commands, port, commands)[0]
+    return _spawned(_commands, port, commands)[0]
 
 
 def _commands(rank: int, port: int, commands: Sequence[Sequence[str]]) -> list[Ended]:
@@ -61,7 +60,7 @@ def _commands(rank: int, port: int, commands: Sequence[Sequence[str]]) -> list[E
 
 def on_two_ranks(work: Callable[[int], Result], store: Path) -> list[Result]:
     """What `work(rank)` returns on each rank of a gloo group that meets in the file `store`."""
-    return _forked(_in_group, work, store)
+    return _spawned(_in_group, work, store)
 
 
 def _in_group(rank: int, work: Callable[[int], Result], store: Path) -> Result:
@@ -71,8 +70,8 @@ def _in_group(rank: int, work: Callable[[int], Result], store: Path) -> Result:
     return result
 
 
-def _forked(work: Callable[..., Result], *arguments: Any) -> list[Result]:
-    start = "fork" if sys.platform.startswith("linux") else "spawn"  # elsewhere, what has learnt cannot be forked
-    with multiprocessing.get_context(start).Pool(2) as pool:
+def _spawned(work: Callable[..., Result], *arguments: Any) -> list[Result]:
+    # Forked after other tests, whose threads are left behind, ranks have hung.
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         ranks = [pool.apply_async(work, (rank, *arguments)) for rank in range(2)]
         return [rank.get(timeout=240) for rank in ranks]
