@@ -1,15 +1,18 @@
-"""Two processes that compute together. On Linux they are forked off this one, so that nothing is imported another time.
+"""Two processes that compute together.
 
-What has a pool of threads of its own stands still in them once this process has used it: COCO's metrics do.
+They are started, not forked: what has threads, as PyTorch and COCO's metrics do, may stand still in a forked process.
 """
 
 from __future__ import annotations
 
+import inspect
 import io
 import multiprocessing
 import os
+import runpy
 import socket
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +42,7 @@ def together(*commands: Sequence[str]) -> list[Ended]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return _spawned(_commands, port, commands)[0]
+    return _started(_commands, port, commands)[0]
 
 
 def _commands(rank: int, port: int, commands: Sequence[Sequence[str]]) -> list[Ended]:
@@ -59,19 +62,19 @@ def _commands(rank: int, port: int, commands: Sequence[Sequence[str]]) -> list[E
 
 
 def on_two_ranks(work: Callable[[int], Result], store: Path) -> list[Result]:
-    """What `work(rank)` returns on each rank of a gloo group that meets in the file `store`."""
-    return _spawned(_in_group, work, store)
+    """What `work(rank)`, a function of a test file, returns on each rank of a gloo group that meets in a file."""
+    return _started(_in_group, inspect.getfile(work), work.__name__, store)
 
 
-def _in_group(rank: int, work: Callable[[int], Result], store: Path) -> Result:
+def _in_group(rank: int, file: str, name: str, store: Path) -> Any:
+    work = runpy.run_path(file)[name]  # pytest imports test files in a way that other processes cannot
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=30))
     result = work(rank)
     dist.destroy_process_group()
     return result
 
 
-def _spawned(work: Callable[..., Result], *arguments: Any) -> list[Result]:
-    # Forked after other tests, whose threads are left behind, ranks have hung.
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        ranks = [pool.apply_async(work, (rank, *arguments)) for rank in range(2)]
-        return [rank.get(timeout=240) for rank in ranks]
+def _started(work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        ranks = [processes.submit(work, rank, *arguments) for rank in range(2)]
+        return [rank.result(timeout=240) for rank in ranks]
