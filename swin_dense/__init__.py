@@ -301,15 +301,15 @@ def export_features(
     from swin_dense.isolation import isolated
 
     with isolated():
-        from swin_dense import export, models
-        from swin_dense.models.parts import features_of
+        from swin_dense import export
+        from swin_dense.models.parts import clip_of, features_of, test_size_of
 
         overrides = options.pop("overrides", ())
         chosen = {key: options.pop(key) for key in ("random_weights", "stages", "neck") if key in options}
         model = features_of(source, weights, overrides=overrides, **chosen)
         if not options.pop("native", False) and not {"size", "short_side"} & options.keys():
-            options |= models.test_size_of(source, overrides=overrides)
-        options = models.clip_of(source, overrides=overrides) | options
+            options |= test_size_of(source, overrides=overrides)
+        options = clip_of(source, overrides=overrides) | options
         return export.export_features(model, images, Path(output), **options)
 
 

@@ -77,8 +77,7 @@ def export_features(
         raise ConfigError("pass --weights FILE or --random-weights, not both")
     from swin_dense import export
     from swin_dense.cli.report import print_report
-    from swin_dense.models import clip_of, test_size_of
-    from swin_dense.models.parts import features_of
+    from swin_dense.models.parts import clip_of, features_of, test_size_of
 
     if not (resize or native):
         resize = test_size_of(model, overrides=overrides or ())

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
+from swin_dense.backbones import VARIANTS
 from swin_dense.config import Config, load_config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, WeightsError, option, setting
@@ -52,6 +52,8 @@ def load(
     config, folder = find_config(source, data, overrides)
     path = weights_file(weights, folder)
     if config is None:
+        from swin_dense.models.parts import build_backbone
+
         return Model(None, str(source), build_backbone(str(source), path)[0], Labels(()), path, device)
     labels = labels_in_data(config) if path is None and data is not None else labels_of(config, path)
     model = build(config, len(labels.class_names))
@@ -350,18 +352,6 @@ def weights_file(weights: str | PathLike[str] | None, folder: Path | None) -> Pa
     return None if weights is None else Path(weights)
 
 
-def test_size_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
-    """The size at which a config tests, as arguments of `export_features`; empty for a backbone variant."""
-    config, _ = find_config(source, None, overrides)
-    return {} if config is None else task_of(config).test_size(config)
-
-
-def clip_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
-    """The clips that a config of videos trains on, as arguments of `export_features`; empty for any other."""
-    config, _ = find_config(source, None, overrides)
-    return {} if config is None else task_of(config).clip(config)
-
-
 def name_of(source: Any) -> str:
     """What a source is called in messages."""
     return os.fspath(source) if isinstance(source, str | PathLike) else f"a {type(source).__name__}"
@@ -449,19 +439,3 @@ def labels_in_data(config: Config) -> Labels:
     data = data_module(config)
     data.setup("validate")
     return task.labels(data)
-
-
-def build_backbone(
-    variant: str, weights: Path | None, stages: Sequence[int] | None = None
-) -> tuple[SwinTransformer, LoadReport | None]:
-    """A backbone variant, all of its stages (counted from 1) or some, and what became of the weights."""
-    with same_random_weights():
-        backbone = create_backbone(variant)
-        if stages is not None:
-            names = [spec.name for spec in backbone.feature_specs]
-            unknown = [stage for stage in stages if f"stage{stage}" not in names]
-            if unknown:
-                raise ConfigError(f"{variant} emits {', '.join(names)}; there is no stage{unknown[0]}")
-            backbone = create_backbone(variant, out_indices=[names.index(f"stage{stage}") for stage in stages])
-    report = None if weights is None else take_weights(backbone, weights)
-    return backbone.eval(), report

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from swin_dense.backbones import VARIANTS, FeatureSpec, SwinTransformer
+from swin_dense.backbones import VARIANTS, FeatureSpec, SwinTransformer, create_backbone
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.config import Config
 from swin_dense.devices import chosen_device
@@ -22,7 +22,6 @@ from swin_dense.errors import ConfigError, WeightsError, nearest, option
 from swin_dense.export.models import IMAGENET, ModelPart, as_feature_model, traceable
 from swin_dense.models import (
     build,
-    build_backbone,
     find_config,
     labels_of,
     load_whole,
@@ -69,6 +68,18 @@ def features_of(
         raise ConfigError(f"stages {tuple(stages)}: must be ascending numbers from 1, for instance 1,2,3,4")
     config, path = _config_and_weights(source, weights, random_weights, overrides)
     return as_feature_model(_feature_part(config, str(source), path, stages, neck)).eval()
+
+
+def test_size_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
+    """The size at which a config tests, as arguments of `export_features`; empty for a backbone variant."""
+    config, _ = find_config(source, None, overrides)
+    return {} if config is None else task_of(config).test_size(config)
+
+
+def clip_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
+    """The clips that a config of videos trains on, as arguments of `export_features`; empty for any other."""
+    config, _ = find_config(source, None, overrides)
+    return {} if config is None else task_of(config).clip(config)
 
 
 def _feature_part(
@@ -218,6 +229,22 @@ def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] |
     task = task_of(config)
     network = task.build_network(config.model, task.published_classes or declared_classes(config.model))
     return model_stats(network, lambda module: task.count_forward(module, height, width, config))
+
+
+def build_backbone(
+    variant: str, weights: Path | None, stages: Sequence[int] | None = None
+) -> tuple[SwinTransformer, LoadReport | None]:
+    """A backbone variant, all of its stages (counted from 1) or some, and what became of the weights."""
+    with same_random_weights():
+        backbone = create_backbone(variant)
+        if stages is not None:
+            names = [spec.name for spec in backbone.feature_specs]
+            unknown = [stage for stage in stages if f"stage{stage}" not in names]
+            if unknown:
+                raise ConfigError(f"{variant} emits {', '.join(names)}; there is no stage{unknown[0]}")
+            backbone = create_backbone(variant, out_indices=[names.index(f"stage{stage}") for stage in stages])
+    report = None if weights is None else take_weights(backbone, weights)
+    return backbone.eval(), report
 
 
 def headless(config: Config, weights: Path | None, neck: bool) -> tuple[Any, LoadReport | None]:

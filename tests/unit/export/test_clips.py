@@ -15,7 +15,7 @@ from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export import FeatureStore, export_features
 from swin_dense.export.models import IMAGENET
-from swin_dense.models import clip_of
+from swin_dense.models.parts import clip_of
 from swin_dense.videos.reader import VideoFile
 
 CLIP: dict[str, Any] = {"frames": 8, "stride": 2, "short_side": 32, "device": "cpu"}

@@ -12,8 +12,8 @@ from helpers.random_values import randomised
 from swin_dense.backbones import create_backbone
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, WeightsError
-from swin_dense.models import test_size_of as size_of
 from swin_dense.models.parts import features_of
+from swin_dense.models.parts import test_size_of as size_of
 from swin_dense.openmmlab import detection, segmentation
 from swin_dense.weights import save_weights
 
