@@ -316,7 +316,7 @@ def test_weights_of_other_classes_are_refused_and_ignored_on_request(
 def test_two_processes_train_together_and_score_as_one(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lightning starts the second one; the tests of other tasks fork both."""
+    """Lightning starts the second one; the tests of other tasks start both."""
     tool(*arguments(shapes, tmp_path / "run", "schedule.epochs=1"), "--devices", "2")
     score = ["evaluate", str(tmp_path / "run"), "--json", "--devices"]
     together = json.loads(tool(*score, "2"))
