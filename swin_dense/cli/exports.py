@@ -107,13 +107,13 @@ def export_features(
     )
     summary = {
         "output": str(output),
-        "images": len(store),
+        store.items: len(store),
         "features": store.names,
         "failures": store.failures,
         "complete": store.is_complete,
     }
     lines = [f"skipped {path}: {error}" for path, error in store.failures.items()]
-    lines.append(f"{len(store)} images in {output}: {', '.join(store.names)}")
+    lines.append(f"{len(store)} {store.items} in {output}: {', '.join(store.names)}")
     if not store.is_complete:
         lines.append("other processes are still at work")
     print_report(summary, *lines, as_json=as_json)

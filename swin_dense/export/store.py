@@ -43,6 +43,7 @@ class FeatureStore(Dataset[dict[str, Any]]):
         folder: Where it lies.
         names: The features that its items have.
         paths: Of the images, in the order of the items.
+        items: What its items are of, "images" or "clips".
         failures: Why an image has no features, by path.
         is_complete: Whether every image of the export is done. Until then the store is what was done when it was
             opened.
@@ -79,7 +80,7 @@ class FeatureStore(Dataset[dict[str, Any]]):
             DataError: There is no store, its manifest is damaged or of another export, or it has no such feature.
         """
         self.folder = Path(folder)
-        read_settings(self.folder)
+        self.items = "clips" if "clips" in read_settings(self.folder) else "images"
         self.is_complete = is_complete(self.folder)
         rows = read_manifest(self.folder)
         failed = rows.filter(pc.is_valid(rows["error"]))

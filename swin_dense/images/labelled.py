@@ -187,7 +187,9 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
         by_word |= {word: label for label, word in enumerate(classes.names)}
         for number, (name, word) in enumerate(rows, start=1):
             label = int(word) if re.fullmatch("[0-9]{1,8}", word) and word not in by_word else by_word.get(word, -1)
-            if not 0 <= label < len(classes.names):
+            if not word:
+                problems.append(f"{name[:80]!r}: has no class; write it behind the name")
+            elif not 0 <= label < len(classes.names):
                 problems.append(f"line {number}: no class {word!r} among the {len(classes.names)}")
             elif escapes(name):
                 problems.append(f"line {number}: {name!r} leads out of {store.root}")
@@ -209,29 +211,31 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
 
 def read_label_list(path: Path) -> dict[str, str]:
     """The labels of a list by file name, numbers or names of classes; see `read_labelled`."""
-    return dict(label_rows(path))
+    rows = label_rows(path)
+    if unlabelled := [f"{name[:80]!r}" for name, word in rows if not word]:
+        raise DataError(f"{path}: {len(unlabelled)} lines are not a file name and a label", unlabelled)
+    return dict(rows)
 
 
 def _words(place: Path, rows: Sequence[tuple[str, str]]) -> list[str]:
     """The classes of a list, which must be words: numbers do not say how many there are."""
-    words = sorted({word for _, word in rows})
+    words = sorted({word for _, word in rows} - {""})
     if any(word.isdigit() for word in words):
         raise DataError(f"{place}: its labels are numbers; name a file with one class name per line as data.classes")
     return words
 
 
 def label_rows(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[str, str]]:
-    """Names and labels: in each line the label is what follows the last tab, or the first space behind a suffix."""
+    """Names and labels: in each line the label is what follows the last tab, or the first space behind a suffix.
+
+    A line that is not a name and a label is a name with the label "".
+    """
     rows = []
-    for number, line in enumerate(_lines(path, "list of labels"), start=1):
-        if not line.strip():
-            continue
-        name, tab, word = line.strip().rpartition("\t")
+    for line in filter(None, map(str.strip, _lines(path, "list of labels"))):
+        name, tab, word = line.rpartition("\t")
         if not tab:
-            name, _, word = line.strip().rpartition(" ") if line.count(" ") == 1 else _split(line.strip(), suffixes)
-        if not name or not word:
-            raise DataError(f"{path}: line {number} is not a file name and a label: {line[:80]!r}")
-        rows.append((name.strip(), word.strip()))
+            name, _, word = line.rpartition(" ") if line.count(" ") == 1 else _split(line, suffixes)
+        rows.append((name.strip(), word.strip()) if name and word else (line, ""))
     return rows
 
 

@@ -16,10 +16,10 @@ from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.labelled import (
     alike,
     class_folders,
+    label_rows,
     official_split,
     open_images,
     read_class_list,
-    read_label_list,
 )
 from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.records import Finding, Progress
@@ -125,10 +125,13 @@ def _open(images: Path, labels: Path | None) -> Split:
                 if "/" not in name
             ]
             return Split(images, store, words, frozenset(class_folders(store)), problems)
-        words = read_label_list(labels)
+        rows = label_rows(labels)
+        fix = f"write it behind the name in {labels.name}"
+        problems = [Finding("no-class", name[:80], "has no class in its list", fix) for name, word in rows if not word]
+        words = {name: word for name, word in rows if word}
         missing = set(store.missing(words))
         fix = f"restore it, or take it out of {labels.name}"
-        problems = [Finding("missing-image", str(images / name), "no such image", fix) for name in sorted(missing)]
+        problems += [Finding("missing-image", str(images / name), "no such image", fix) for name in sorted(missing)]
         words = {name: word for name, word in words.items() if name not in missing}
         return Split(images, store, words, frozenset(words.values()), problems)
     except DataError as error:

@@ -13,7 +13,15 @@ from swin_dense.errors import DataError
 from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, finding_of, report_of
 from swin_dense.records import Finding, Progress
 from swin_dense.videos.clips import ClipSampling
-from swin_dense.videos.labelled import ListedVideo, absence, class_hint, find_video_classes, list_videos, words_of
+from swin_dense.videos.labelled import (
+    ListedVideo,
+    absence,
+    class_hint,
+    class_missing,
+    find_video_classes,
+    list_videos,
+    words_of,
+)
 from swin_dense.videos.reader import VideoError, VideoFile
 
 TOLERANCE = 1.0
@@ -88,7 +96,8 @@ def _check_list(place: Place, videos: list[ListedVideo], known: dict[str, int] |
             fix = "restore it, or train with data.skip_broken=True"
             yield Finding("missing-video", path, absence(root / video.name), fix)
         if not video.word:
-            yield Finding("no-class", path, "lies in no folder of a class", "move it into the folder of its class")
+            message = "lies in no folder of a class" if listed is None else "has no class in its list"
+            yield Finding("no-class", path, message, class_missing(listed))
         elif known is not None and video.word not in known:
             fix = f"name its class as the class list does; {class_hint(video.word, known)}"
             yield Finding("unknown-class", path, f"there is no class {video.word!r}", fix)

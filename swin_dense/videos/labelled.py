@@ -111,8 +111,8 @@ def find_video_classes(places: Iterable[tuple[Path, Path | None]], classes: Path
         if words:
             return ClassList(tuple(words), tuple(words))
     raise DataError(
-        f"{', '.join(str(root) for root, _ in places)}: no video with a class; put the videos of each class into a "
-        "folder of its own, or name a list"
+        f"{', '.join(str(listed or root) for root, listed in places)}: no video with a class; put the videos of each "
+        "class into a folder of its own, or name a list with a class in each line"
     )
 
 
@@ -123,6 +123,11 @@ def words_of(classes: ClassList) -> dict[str, int]:
         for label, name in enumerate(names):
             words |= {name.replace(" ", "_"): label, name: label}
     return words
+
+
+def class_missing(listed: Path | None) -> str:
+    """What to do about a video without a class."""
+    return "move it into the folder of its class" if listed is None else f"write it behind the name in {listed.name}"
 
 
 def class_hint(word: str, words: Mapping[str, int]) -> str:
@@ -149,7 +154,7 @@ def read_labelled_videos(
     words, names, labels, problems, missing = words_of(classes), [], [], [], 0
     for video in list_videos(root, listed):
         if not video.word:
-            problems.append(f"{video.name}: has no class; move it into the folder of one")
+            problems.append(f"{video.name[:80]}: has no class; {class_missing(listed)}")
         elif video.word not in words:
             problems.append(f"{video.name}: there is no class {video.word!r}; {class_hint(video.word, words)}")
         elif not video.found:
@@ -203,7 +208,7 @@ def _with_files(root: Path, rows: Iterable[_Row]) -> list[ListedVideo]:
 def _named(root: Path, listed: Path) -> list[ListedVideo]:
     """A list of names and labels; absolute names have to lie below the root."""
     if listed.suffix.lower() == ".csv" and "," in (text := _text(listed)):
-        rows = [(row[0].strip(), row[-1].strip()) for row in csv.reader(text.splitlines()) if len(row) > 1]
+        rows = [(row[0].strip(), row[-1].strip() if row[1:] else "") for row in csv.reader(text.splitlines()) if row]
     else:
         rows = label_rows(listed, SUFFIXES)
     pairs = []

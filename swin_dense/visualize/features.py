@@ -212,7 +212,8 @@ def draw_attention(image: Tensor, windows: Sequence[WindowView], path: Path) -> 
             if head >= heads:
                 axes.set_axis_off()
                 continue
-            _draw_head(axes, image, window, head)
+            drawn = _draw_head(axes, image, window, head)
+        right.colorbar(drawn, ax=panels, shrink=0.8, label="of the head's largest weight")
     save_figure(figure, path)
 
 
@@ -244,15 +245,15 @@ def draw_biases(tables: Sequence[tuple[str, Tensor]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_head(axes: Any, image: Tensor, window: WindowView, head: int) -> None:
-    """Heat over the part of the image around the window, scaled to the head's largest weight."""
+def _draw_head(axes: Any, image: Tensor, window: WindowView, head: int) -> Any:
+    """Heat over the part of the image around the window, as parts of the head's largest weight."""
     row, column = window.query()
     weights = window.weights[head, row * len(window.columns) + column].detach().float().cpu()
     heat = window.over_grid(weights).numpy()
     show_image(axes, image, "")
     largest = float(np.nanmax(heat))
-    axes.imshow(
-        heat, cmap="inferno", alpha=0.75, vmin=0, vmax=largest, extent=extent_of(heat.shape, window.stride),
+    drawn = axes.imshow(
+        heat / largest, cmap="inferno", alpha=0.75, vmin=0, vmax=1, extent=extent_of(heat.shape, window.stride),
         interpolation="nearest",
     )  # fmt: skip
     pieces = np.array(window.pieces()) * window.stride
@@ -265,6 +266,7 @@ def _draw_head(axes: Any, image: Tensor, window: WindowView, head: int) -> None:
         min(right + margin, image.shape[2]), min(bottom + margin, image.shape[1]),
     )  # fmt: skip
     axes.set_title(f"head {head + 1} · max {largest:.2f}", fontsize="medium")
+    return drawn
 
 
 def _outline(axes: Any, window: WindowView) -> None:
