@@ -1,4 +1,4 @@
-"""A training that learns a few images by heart: whether data, labels and model fit together, within minutes."""
+"""A training that learns a few images by heart: whether a model can learn the data at all, within minutes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ def verdict(run: Run, config: Config) -> tuple[bool, str]:
     metric, wanted = task_of(config).memorised
     score = dict(metrics(run.metrics))[metric]
     if score >= wanted:
-        return True, f"learnt by heart: {metric} {score:.3g} on its own images; data, labels and model fit together"
+        return True, (
+            f"learnt by heart: {metric} {score:.3g} on its own images; the model can learn such data. It learns wrong "
+            f"labels as well: look in {run.folder / 'pictures'} whether those that it has learnt are right"
+        )
     return False, (
         f"not learnt by heart: {metric} {score:.3g}, wanted {wanted:g}; look at the pictures in {run.folder}, check "
         "the data with swin-dense check-data, and try another learning rate"
