@@ -144,7 +144,7 @@ def as_html(found: Any) -> str:
     return (
         f'<img alt="what was found" style="max-width:100%" src="data:image/png;base64,{_text(picture.getvalue())}">'
         f'<p><a download="predictions.json" href="data:application/json;base64,{_text(document)}">Download JSON</a>'
-        f" ({len(rows)} rows)</p><table>{lines}</table>"
+        f" ({len(rows)} row{'s' * (len(rows) != 1)})</p><table>{lines}</table>"
     )
 
 
