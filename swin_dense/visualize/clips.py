@@ -76,13 +76,13 @@ def draw_window_attention(
             heat = np.full(grid[1:], np.nan, dtype=np.float32)
             inside = np.ix_(places[1][places[1] < grid[1]], places[2][places[2] < grid[2]])
             heat[inside] = weights[moment][np.ix_(places[1] < grid[1], places[2] < grid[2])]
-            panel.imshow(
-                heat, cmap="turbo", alpha=0.6, vmin=0, vmax=weights.max(), extent=extent_of(grid[1:], strides[1])
-            )
+            extent = extent_of(grid[1:], strides[1])
+            coloured = panel.imshow(heat / weights.max(), cmap="turbo", alpha=0.6, vmin=0, vmax=1, extent=extent)
             if moment == middle[0]:
                 corner = (places[2][middle[2]] * strides[1], places[1][middle[1]] * strides[1])
                 panel.add_patch(Rectangle(corner, strides[1], strides[1], fill=False, color="white", linewidth=2))
             panel.set(xlim=(0, clip.shape[-1]), ylim=(clip.shape[-2], 0))
+    figure.colorbar(coloured, ax=axes, shrink=0.7, label="of the block's largest weight")
     save_figure(figure, path)
 
 
@@ -93,7 +93,10 @@ def draw_heat_over_time(clip: Tensor, maps: Sequence[tuple[str, NDArray[np.float
     for row, (name, heat) in zip(axes, maps, strict=True):
         for place, (panel, frame) in enumerate(zip(row, frames, strict=True)):
             show_image(panel, clip[frame], f"{name}\nframe {frame}" if place == 0 else f"frame {frame}")
-            panel.imshow(heat[frame], cmap="turbo", alpha=0.55, vmin=0, vmax=1, extent=extent_of(heat.shape[1:], 1))
+            coloured = panel.imshow(
+                heat[frame], cmap="turbo", alpha=0.55, vmin=0, vmax=1, extent=extent_of(heat.shape[1:], 1)
+            )
+    figure.colorbar(coloured, ax=axes, shrink=0.7, label="of the map's largest value")
     save_figure(figure, path)
 
 
