@@ -85,9 +85,11 @@ def verdict(run: Run, config: Config) -> tuple[bool, str]:
             f"learnt by heart: {metric} {score:.3g} on its own images; the model can learn such data. It learns wrong "
             f"labels as well: look in {run.folder / 'pictures'} whether those that it has learnt are right"
         )
+    side = getattr(config.augmentation, "test_short_side", None)
+    larger = f"show larger images if small objects are missed (augmentation.test_short_side={side}), " if side else ""
     return False, (
-        f"not learnt by heart: {metric} {score:.3g}, wanted {wanted:g}; look at the pictures in {run.folder}, check "
-        "the data with swin-dense check-data, and try another learning rate"
+        f"not learnt by heart: {metric} {score:.3g}, wanted {wanted:g}; look at {run.folder / 'pictures'}, check the "
+        f"data with swin-dense check-data, {larger}and try another learning rate"
     )
 
 
