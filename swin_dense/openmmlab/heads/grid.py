@@ -26,9 +26,11 @@ class Grid:
         """The cells of a pyramid of maps (..., H, W)."""
         levels = []
         for one, stride in zip(maps, strides, strict=True):
-            rows, columns = (torch.arange(size, device=one.device, dtype=torch.float32) for size in one.shape[-2:])
-            y, x = torch.meshgrid(rows * stride, columns * stride, indexing="ij")
-            levels.append(torch.stack([x.flatten(), y.flatten(), torch.full_like(x.flatten(), stride)], dim=1))
+            height, width = one.shape[-2:]
+            rows, columns = (stride * torch.arange(size, device=one.device).float() for size in (height, width))
+            # Copies, where `meshgrid` would give views of which a tracer asks whether a side is one cell.
+            x, y = columns.repeat(height), rows[:, None].repeat(1, width).flatten()
+            levels.append(torch.stack([x, y, torch.full_like(x, stride)], dim=1))
         table = torch.cat(levels)
         # Not `len`, of which a tracer makes one number for all sizes.
         return cls(table[:, :2], table[:, 2], [level.shape[0] for level in levels])

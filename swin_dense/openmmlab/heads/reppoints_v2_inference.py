@@ -95,32 +95,28 @@ def _corrected(
     if level == 0:
         return boxes
     source = 0 if level <= 2 else 1
-    logits, offsets = outputs[source].corner_logits[image], outputs[source].corner_offsets[image]
-    corners = [
-        refine_corners(one[None], logits[kind][None], offsets[None, 2 * kind : 2 * kind + 2], strides[source])[0]
-        for kind, one in enumerate(torch.split(boxes, 2, dim=1))
-    ]
-    return _clip(torch.cat(corners, dim=1), image_size)
+    corners = outputs[source].corner_logits[image : image + 1], outputs[source].corner_offsets[image : image + 1]
+    return _clip(refine_corners(boxes[None], *corners, strides[source])[0], image_size)
 
 
-def refine_corners(corners: Tensor, logits: Tensor, offsets: Tensor, stride: int) -> Tensor:
-    """Joint inference (RepPoints V2, section 3.4): moves each corner to the strongest corner around it.
+def refine_corners(boxes: Tensor, logits: Tensor, offsets: Tensor, stride: int) -> Tensor:
+    """Joint inference (RepPoints V2, section 3.4): moves each corner of boxes to the strongest corner around it.
 
-    The strongest of the four cells around a corner (B, N, 2), by the logits (B, H, W) of the heatmaps, gives its place
-    with its offset (B, 2, H, W), x and y in units of the stride. Corners are in pixels, inside the image. Sizes are
-    numbers here, not tensors, so that tracers can leave them open.
+    The strongest of the four cells around a corner of boxes (B, N, 4), by the logits (B, 2, H, W) of the heatmaps,
+    gives its place with its offset, of (B, 4, H, W) in units of the stride. Boxes are in pixels, inside the image. So
+    that tracers can leave them open, sizes are numbers, not tensors, and a part is taken of maps that are flat.
     """
-    height, width = logits.shape[1:]
-    first = (corners / stride).floor().long()
+    height, width = logits.shape[2:]
+    first = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=1).div(stride).floor().long()  # (B, 2, N, 2)
     x, y = (first[..., axis].clamp(max=side - 2).clamp(min=0) for axis, side in enumerate((width, height)))
-    across, down = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1]], device=corners.device)
+    across, down = torch.tensor([[0, 1, 0, 1], [0, 0, 1, 1]], device=boxes.device)
     x, y = (x[..., None] + across).clamp(max=width - 1), (y[..., None] + down).clamp(max=height - 1)
-    places = y * width + x  # (B, N, 4)
-    best = logits.flatten(1).gather(1, places.flatten(1)).view_as(places).argmax(dim=-1, keepdim=True)
+    places = y * width + x  # (B, 2, N, 4)
+    best = logits.flatten(2).gather(2, places.flatten(2)).view_as(places).argmax(dim=-1, keepdim=True)
     x, y, places = (one.gather(-1, best)[..., 0] for one in (x, y, places))
-    offset = offsets.flatten(2).gather(2, places[:, None].expand(-1, 2, -1)).transpose(1, 2)
-    moved: Tensor = (torch.stack([x, y], dim=-1) + offset) * stride
-    return moved
+    offset = offsets.flatten(2).gather(2, places.repeat_interleave(2, dim=1))
+    moved: Tensor = (torch.stack([x, y], dim=2).flatten(1, 2) + offset) * stride  # (B, 4, N)
+    return moved.transpose(1, 2)
 
 
 def _clip(boxes: Tensor, image_size: Sequence[int]) -> Tensor:

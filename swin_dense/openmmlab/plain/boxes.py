@@ -77,14 +77,16 @@ def suppressed(candidates: Candidates, iou_threshold: float, count: int) -> Cand
     one image they lie where mmdet's `batched_nms` moves them, so that sums are rounded as there.
     """
     boxes, scores, labels = candidates
-    there = scores.flatten() >= 0
-    places = there.nonzero()[:, 0]
-    side = torch.where(there[:, None], boxes.flatten(0, 1), 0.0).max() + 1
+    # Behind all others come two without a size, which are always kept: tracers take it that there are two.
+    there = functional.pad(scores.flatten() >= 0, (0, 2), value=True)
+    rated = functional.pad(scores.flatten(), (0, 2), value=NOTHING)
+    side = torch.where((scores >= 0)[..., None], boxes, 0.0).max() + 1
     across = labels * side
     down = across + torch.arange(scores.shape[0], device=scores.device)[:, None] * side
-    moved = (boxes + torch.stack([across, down, across, down], dim=-1)).flatten(0, 1)
-    kept = places[torchvision_kernels.nms(moved[places], scores.flatten()[places], iou_threshold)]
-    survives = torch.zeros_like(there).index_put((kept,), torch.ones_like(kept, dtype=torch.bool))
+    moved = functional.pad((boxes + torch.stack([across, down, across, down], dim=-1)).flatten(0, 1), (0, 0, 0, 2))
+    places = there.nonzero()[:, 0]
+    kept = places[torchvision_kernels.nms(moved[places], rated[places], iou_threshold)]
+    survives = torch.zeros_like(there).index_put((kept,), torch.ones_like(kept, dtype=torch.bool))[:-2]
     return best_of(Candidates(boxes, scores.where(survives.view_as(scores), NOTHING), labels), count)
 
 

@@ -87,11 +87,6 @@ class PointStage(DenseStage):
             boxes = clipped(to_boxes(points), size)
             if level:
                 source = 0 if level <= 2 else 1
-                logits, places = outputs[source].corner_logits, outputs[source].corner_offsets
-                finer = self.head.point_strides[source]
-                corners = [
-                    refine_corners(one, logits[:, kind], places[:, 2 * kind : 2 * kind + 2], finer)
-                    for kind, one in enumerate((boxes[..., :2], boxes[..., 2:]))
-                ]
-                boxes = clipped(torch.cat(corners, dim=-1), size)
+                corners = outputs[source].corner_logits, outputs[source].corner_offsets
+                boxes = clipped(refine_corners(boxes, *corners, self.head.point_strides[source]), size)
             yield Candidates(boxes, scores, labels)

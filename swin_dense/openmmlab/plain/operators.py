@@ -29,6 +29,8 @@ def with_plain_operators(head: nn.Module) -> nn.Module:
                 setattr(module, name, PlainDeformConv(child))
             elif isinstance(child, CornerPool):
                 setattr(module, name, RunningMaximum(*child.cummax_dim_flip[child.mode]))
+            elif isinstance(child, nn.Conv2d) and child.out_channels == 1:
+                setattr(module, name, SingleMap(child))
             elif isinstance(child, nn.MultiheadAttention):
                 setattr(module, name, PlainSelfAttention(child))
     return plain
@@ -50,6 +52,24 @@ class PlainDeformConv(nn.Module):
             maps, self.weight, offsets, mask, bias, *self.geometry, *self.groups, False
         )
         return found
+
+
+class SingleMap(nn.Module):
+    """A convolution to one channel as the mean of two equal ones.
+
+    A tracer that leaves sizes open lays the output out in memory, and of one channel asks whether it has one cell, too.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps (B, 1, H, W)."""
+        layer, bias = self.convolution, self.convolution.bias
+        weight, bias = layer.weight.repeat(2, 1, 1, 1), None if bias is None else bias.repeat(2)
+        both = functional.conv2d(maps, weight, bias, layer.stride, layer.padding, layer.dilation)
+        return both.mean(dim=1, keepdim=True)
 
 
 class RunningMaximum(nn.Module):

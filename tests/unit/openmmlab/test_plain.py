@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from helpers.random_values import randomised
 from swin_dense.config import load_config
 from swin_dense.export.detections import ExportedDetector, detection_deviations
-from swin_dense.export.models import RawImages
+from swin_dense.export.graph import trace
+from swin_dense.export.models import Preprocessing, RawImages
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.plain import PlainDetector
+from swin_dense.openmmlab.plain.boxes import Candidates, suppressed
 from swin_dense.openmmlab.plain.operators import RunningMaximum
 from swin_dense.tasks.detection import TASK
 
@@ -71,3 +73,25 @@ def test_a_running_maximum_reaches_along_large_maps(dim: int) -> None:
     maps[:, 1].select(dim - 1, -1).fill_(3.0)
     assert torch.equal(RunningMaximum(dim, backwards=False)(maps), maps.cummax(dim)[0])
     assert torch.equal(RunningMaximum(dim, backwards=True)(maps), maps.flip(dim).cummax(dim)[0].flip(dim))
+
+
+class EveryPixel(nn.Module):
+    """A detector whose candidates are the pixels of an image, each a box of its size at a place of its value."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        scores = images.flatten(2).mean(dim=1)
+        boxes = scores[..., None] + torch.tensor([0.0, 0.0, 0.2, 0.2])
+        return tuple(suppressed(Candidates(boxes, scores, (scores < 0.5).long()), 0.5, 5))
+
+
+def test_a_program_finds_nothing_and_one_object_too() -> None:
+    model = RawImages(EveryPixel(), Preprocessing((0.0,) * 3, (1.0,) * 3)).eval()
+    graph = trace(model, (20, 30))
+    assert graph.open_axes == ("batch", "height", "width"), graph.why_fixed
+    many = torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    one = torch.where(torch.arange(30).view(5, 6) == 7, 0.7, -0.5).expand(1, 3, 5, 6)
+    for images, found in ((many, 5), (one, 1), (-torch.ones(1, 3, 1, 1), 0)):
+        expected, given = model(images), graph.program.module()(images)
+        assert int((expected[1][0] >= 0).sum()) == found
+        for right, ours in zip(expected, given, strict=True):
+            assert torch.equal(ours, right)

@@ -175,9 +175,12 @@ def test_a_corner_moves_to_the_strongest_of_four_cells_and_their_offset() -> Non
     logits[3, 4] = 9.0  # stronger, but too far from the first place
     places = torch.tensor([[23.0, 15.0], [39.0, 31.0], [40.0, 32.0]])
     expected = [[(3 + 0.25) * 8, (2 - 0.5) * 8], [4 * 8, 3 * 8], [4 * 8, 3 * 8]]
-    assert refine_corners(places[None], logits[None], offsets[None], 8)[0].tolist() == expected
-    one_cell = logits[None, 2:3, 3:4], offsets[None, :, 2:3, 3:4]
-    assert refine_corners(places[None, :1], *one_cell, 64)[0].tolist() == [[16.0, -32.0]]
+    boxes, heat = places.repeat(1, 2)[None], torch.stack([logits, -logits])[None]
+    offsets = offsets.repeat(2, 1, 1)[None]
+    top_left, bottom_right = refine_corners(boxes, heat, offsets, 8)[0].split(2, dim=1)
+    assert top_left.tolist() == expected and bottom_right.tolist() != expected
+    one_cell = heat[..., 2:3, 3:4], offsets[..., 2:3, 3:4]
+    assert refine_corners(boxes[:, :1], *one_cell, 64)[0].tolist() == [[16.0, -32.0, 16.0, -32.0]]
 
 
 def right_outputs(size: int, boxes: Tensor, labels: Tensor, level: int, error: float) -> list[LevelOutputs]:
