@@ -99,7 +99,9 @@ def _traced(model: RawImages, shape: tuple[int, ...], axes: tuple[int, ...]) -> 
     name = "backed_size_oblivious"  # which PyTorch 2.6 lacks
     oblivious = shape_tracing.patch(name, True) if hasattr(shape_tracing, name) else nullcontext()
     with torch.no_grad(), oblivious, redirect_stderr(io.StringIO()):
-        program = torch.export.export(model, (images,), dynamic_shapes=({axis: Dim.DYNAMIC for axis in axes},))
+        dynamic_shapes = ({axis: Dim.DYNAMIC for axis in axes},)
+        # Strict, as PyTorch 2.6 is by default, it would read mmdet's Python and not only run it.
+        program = torch.export.export(model, (images,), dynamic_shapes=dynamic_shapes, strict=False)
         # Open axes may yet be bound to each other or to a range; the program then refuses other sizes.
         other = [OTHER_SHAPE[axis] if axis in axes else size for axis, size in enumerate(shape)]
         program.module()(torch.zeros(other, device=model.mean.device))
