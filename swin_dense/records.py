@@ -135,8 +135,18 @@ class Batch:
         return replace(self, images=images, instances=instances, label_maps=label_maps)
 
     def pin_memory(self) -> Batch:
-        """Pins the images, the one large tensor, for an asynchronous copy to the device."""
-        return replace(self, images=self.images.pin_memory())
+        """Pins all tensors for asynchronous copies to the device: a copy of any other would wait for it."""
+        instances = self.instances and tuple(
+            replace(
+                one,
+                boxes=tv_tensors.wrap(one.boxes.pin_memory(), like=one.boxes),
+                labels=one.labels.pin_memory(),
+                masks=one.masks if one.masks is None else tv_tensors.wrap(one.masks.pin_memory(), like=one.masks),
+            )
+            for one in self.instances
+        )
+        label_maps = self.label_maps and tuple(one.pin_memory() for one in self.label_maps)
+        return replace(self, images=self.images.pin_memory(), instances=instances, label_maps=label_maps)
 
 
 @dataclass(frozen=True)

