@@ -133,8 +133,9 @@ def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:
 
 def _ground_truth(instances: Instances) -> tuple[Any, Any]:
     """The objects to be found, and the crowd regions that are neither right nor wrong."""
-    from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
+
+    from swin_dense.openmmlab.targets import Bitmaps
 
     boxes, labels, crowd = instances.boxes.as_subclass(Tensor), instances.labels, instances.crowd
     objects, regions = InstanceData(bboxes=boxes, labels=labels), InstanceData(bboxes=boxes[:0])
@@ -143,7 +144,7 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
         objects, regions = InstanceData(bboxes=boxes[single], labels=labels[single]), InstanceData(bboxes=boxes[many])
     if instances.masks is not None:
         masks = instances.masks.as_subclass(Tensor).view(torch.uint8).numpy()  # no copy: it may be pinned
-        objects.masks = BitmapMasks(masks[~crowd.numpy()] if crowd.any() else masks, *masks.shape[-2:])
+        objects.masks = Bitmaps(masks[~crowd.numpy()] if crowd.any() else masks, *masks.shape[-2:])
     return objects, regions
 
 
