@@ -91,7 +91,7 @@ def _check_list(place: Place, videos: list[ListedVideo], known: dict[str, int] |
     if not videos:
         yield Finding("no-videos", str(listed or root), "names no video", "name the right folder or list")
     for video in videos:
-        path = str(root / video.name)
+        path = str(root / video.name[:1000])
         if not video.found:
             fix = "restore it, or train with data.skip_broken=True"
             yield Finding("missing-video", path, absence(root / video.name), fix)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def read_labelled_videos(
 
 def absence(path: Path) -> str:
     """What is there instead of a video that is not found."""
-    return "is a folder, not a video" if path.is_dir() else "no such video"
+    return "is a folder, not a video" if os.path.isdir(path) else "no such video"
 
 
 class _Row(NamedTuple):

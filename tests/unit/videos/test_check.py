@@ -66,6 +66,13 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     assert all(one.message and one.fix for report in reports.values() for one in report.problems)
 
 
+def test_lines_of_a_list_without_a_class_are_gathered_with_all_else(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("juggling\n")
+    (tmp_path / "list.txt").write_text(f"alone.mp4\n{'a' * 5000}\nabsent.mp4 jugling\n")
+    report = check_videos({"train": (tmp_path, tmp_path / "list.txt")}, tmp_path / "classes.txt")["train"]
+    assert Counter(one.kind for one in report.problems) == {"missing-video": 3, "no-class": 2, "unknown-class": 1}
+
+
 def test_a_sound_list_passes_and_the_command_line_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = faulty(tmp_path)
     (tmp_path / "list.txt").write_text("train/juggling/b_000000_000010.mp4 1\n")
