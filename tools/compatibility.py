@@ -24,10 +24,11 @@ ROW = re.compile(r"^\| 3\.\d+.*\|$", re.MULTILINE)
 def tried() -> str:
     """The row of this environment, once a detector and a segmenter have been trained and have predicted in it.
 
-    The detector is exported, too; the row says whether the ONNX file takes images of any size.
+    The detector is exported, too; the row says which sizes of images the ONNX file takes.
     """
     import swin_dense
     from swin_dense.data.shapes import write_shapes
+    from swin_dense.errors import ConfigError
 
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +41,11 @@ def tried() -> str:
             model = swin_dense.load(run)
             model.predict(next((root / "images" / "val").iterdir()))
             if recipe.startswith("mask-rcnn"):
-                sizes = "any" if "height" in model.export(f"{folder}/model.onnx")["open_axes"] else "one"
+                try:
+                    sizes = "any" if "height" in model.export(f"{folder}/model.onnx")["open_axes"] else "one"
+                except ConfigError as error:
+                    print(error, file=sys.stderr)
+                    sizes = "none"
     versions = [version(name).partition("+")[0] for name in PACKAGES]
     return f"| {' | '.join([platform.python_version(), *versions, sizes, system()])} |"
 

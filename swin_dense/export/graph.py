@@ -108,7 +108,7 @@ def _traced(model: RawImages, shape: tuple[int, ...], axes: tuple[int, ...]) -> 
     return program
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     said = next((line for line in lines if "specialized" in line or "Guard failed" in line), (lines or [""])[0])
     return f"{type(error).__name__}: {said}"
@@ -164,7 +164,7 @@ def write_onnx(
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ConfigError(f"{path}: {error}".splitlines()[0]) from error
+        raise ConfigError(f"{path}: {_first_line(error.__cause__ or error)}") from error
     assert program is not None
     program.model.metadata_props.update(metadata)
     if int8:  # or onnxruntime would ask for what the exporter has done: to infer shapes and to fold constants
