@@ -37,6 +37,7 @@ class OpenMMLabDetector(nn.Module):
         self.network = build_network(model, num_classes)
         self.has_masks = has_masks(model)
         self.has_semantic_branch = has_semantic_branch(model)
+        self._learns = False
         for part in _precise_parts(self.network):
             part.register_forward_hook(_in_float32)
 
@@ -54,6 +55,11 @@ class OpenMMLabDetector(nn.Module):
                 f"{batch.file_names[0]} comes without a label map, but model.roi_head.semantic_head learns from it: "
                 "name their folder in data.train_stuff, or set semantic_head and semantic_roi_extractor to None"
             )
+        if not self._learns:
+            from swin_dense.openmmlab.targets import without_waits  # not read for predictions
+
+            without_waits(self.network)
+            self._learns = True
         inputs, data_samples = self._preprocess(batch, training=True)
         terms = self.network.loss(inputs, data_samples)
         return {
@@ -77,11 +83,7 @@ class OpenMMLabDetector(nn.Module):
 
 def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     """The mmdet detector that a model dict describes; see `build_model`."""
-    network = build_model(model, num_classes, mmdet_models())
-    from swin_dense.openmmlab.targets import without_waits
-
-    without_waits(network)
-    return network
+    return build_model(model, num_classes, mmdet_models())
 
 
 def _precise_parts(network: Any) -> Iterator[nn.Module]:
