@@ -90,7 +90,7 @@ def train(
     if overfit is not None:
         from swin_dense.tasks.overfit import overfitting, verdict
 
-        settings, name = load(overfitting(settings, overfit), None, changes), f"{name}-overfit"
+        settings, name = overfitting(settings, overfit, changes), f"{name}-overfit"
     result = training.train(
         settings,
         resume or run or Path("runs") / name,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from swin_dense.config import Config
+from swin_dense.config import Config, load_config
 from swin_dense.tasks import task_of
 from swin_dense.tasks.training import Run
 from swin_dense.training.base import metrics
@@ -32,11 +33,12 @@ VALIDATIONS = 20
 """How often it is looked whether the images are learnt."""
 
 
-def overfitting(config: Any, count: int) -> Any:
+def overfitting(config: Any, count: int, changes: Sequence[str] = ()) -> Any:
     """The config changed so that it learns its first `count` training images by heart, and stops when it has them.
 
     It validates on the images that it trains on; nothing is drawn at random but where a clip begins in its video,
-    weights do not decay, the learning rate stays what it is after a short warm-up.
+    weights do not decay, the learning rate stays what it is after a short warm-up. What a user has typed, KEY=VALUE,
+    holds nevertheless, but for the place of the validation images.
     """
     metric, wanted = task_of(config).memorised
     same = {"val": config.data.train, "num_workers": 0, "batch_size": min(config.data.batch_size, count)}
@@ -56,7 +58,7 @@ def overfitting(config: Any, count: int) -> Any:
     backbone, head = config.model.get("backbone", {}), config.model.get("head", {})
     still = {"drop_path_rate": 0.0} if backbone.get("type") == "SwinDense" else {}
     kept = {"head": {**head, "dropout": 0.0}} if "dropout" in head else {}
-    return replace(
+    changed = replace(
         config,
         model={**config.model, **kept, "backbone": {**backbone, **still}},
         data=data,
@@ -74,6 +76,7 @@ def overfitting(config: Any, count: int) -> Any:
         score_metric=metric,
         callbacks=(*config.callbacks, stopping),
     )
+    return load_config(changed, [one for one in changes if not one.startswith(("data.val.", "data.val="))])
 
 
 def verdict(run: Run, config: Config) -> tuple[bool, str]:

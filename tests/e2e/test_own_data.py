@@ -69,7 +69,9 @@ def test_every_command_of_the_page_runs(
     ],
 )
 def test_learning_by_heart_validates_on_what_it_trains_on_and_leaves_nothing_to_chance(name: str) -> None:
-    config = overfitting(load_config(name), 8)
+    typed = ["data.val.images=elsewhere", "data.eval_batch_size=3"]
+    config = overfitting(load_config(name), 8, typed)
+    assert config.data.eval_batch_size == 3
     limit = config.data.limit_videos if config.task == "video" else config.data.limit_images
     assert config.data.val == config.data.train and limit == 8 and config.data.batch_size <= 8
     assert config.augmentation.flip_probability == 0 and config.optimizer.weight_decay == 0
