@@ -30,11 +30,14 @@ class QuickHeads(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _interpolate(input: Tensor, size: Any = None, *args: Any, **kwargs: Any) -> Tensor:
-    mode, corners = kwargs.get("mode"), kwargs.get("align_corners")
-    if args or mode != "bilinear" or size is None or kwargs.get("scale_factor") is not None:
-        return functional.interpolate(input, size, *args, **kwargs)
-    return enlarge(input, tuple(size), bool(corners))
+def _interpolate(
+    maps: Tensor, *, size: Any, mode: str, align_corners: bool | None, antialias: bool, **more: Any
+) -> Tensor:
+    """`interpolate`, which hands all of its options to a mode by name."""
+    if mode == "bilinear" and isinstance(size, tuple | list) and not antialias:
+        return enlarge(maps, (size[0], size[1]), bool(align_corners))
+    options = {"size": size, "mode": mode, "align_corners": align_corners, "antialias": antialias}
+    return functional.interpolate(maps, **options, **more)
 
 
 def enlarge(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from swin_dense.config import load_config
+from swin_dense.openmmlab import quick_heads
 from swin_dense.openmmlab.quick_heads import QuickHeads, enlarge
+from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
+from swin_dense.records import Batch
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -40,12 +44,14 @@ def test_gradients_in_half_precision_are_summed_in_float32() -> None:
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
 
 
-@pytest.mark.parametrize("call", ["bilinear", "nearest", "best", "two best"])
+@pytest.mark.parametrize("call", ["bilinear", "one side", "smoothed", "nearest", "best", "two best"])
 def test_functions_within_give_what_they_give_outside(call: str) -> None:
     torch.manual_seed(0)
     maps = torch.randn(2, 5, 6, 6)
     calls: dict[str, Any] = {
         "bilinear": lambda: (functional.interpolate(maps, size=(9, 9), mode="bilinear", align_corners=False),),
+        "one side": lambda: (functional.interpolate(maps, 9, None, "bilinear", False),),
+        "smoothed": lambda: (functional.interpolate(maps, size=(3, 3), mode="bilinear", antialias=True),),
         "nearest": lambda: (functional.interpolate(maps, scale_factor=2.0, mode="nearest"),),
         "best": lambda: maps.topk(1, dim=1),
         "two best": lambda: maps.topk(2, dim=1),
@@ -55,3 +61,28 @@ def test_functions_within_give_what_they_give_outside(call: str) -> None:
         found = calls[call]()
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_segmenter_learns_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def watched(maps: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+        sizes.append(size)
+        return enlarge(maps, size, align_corners)
+
+    monkeypatch.setattr(quick_heads, "enlarge", watched)
+    config = load_config("demo/upernet_swin-nano_shapes")
+    segmenter = OpenMMLabSegmenter(config.model, 3)
+    side = config.model["data_preprocessor"]["size"][0]
+    batch = Batch(
+        images=torch.zeros(2, 3, side, side, dtype=torch.uint8),
+        sizes=((side, side),) * 2,
+        original_sizes=((side, side),) * 2,
+        image_ids=(1, 2),
+        file_names=("1.jpg", "2.jpg"),
+        label_maps=(torch.zeros(side, side, dtype=torch.int32),) * 2,
+    )
+
+    segmenter.losses(batch)
+
+    assert sizes.count((side, side)) == 1 + ("auxiliary_head" in config.model)
