@@ -79,6 +79,7 @@ def mmdet_samples(samples: list[Sample]) -> list[Any]:
 
 def test_losses_equal_those_of_mmdet_fed_with_bgr_images(detector: OpenMMLabDetector) -> None:
     from mmdet.models.data_preprocessors import DetDataPreprocessor
+    from mmdet.models.task_modules.assigners import MaxIoUAssigner
 
     samples = [sample(64, 96, 1), sample(96, 70, 2)]
     preprocessor = DetDataPreprocessor(**{k: v for k, v in demo_model()["data_preprocessor"].items() if k != "type"})
@@ -86,8 +87,10 @@ def test_losses_equal_those_of_mmdet_fed_with_bgr_images(detector: OpenMMLabDete
     data = preprocessor({"inputs": bgr, "data_samples": mmdet_samples(samples)}, training=True)
     torch.manual_seed(5)
     expected, _ = detector.network.parse_losses(detector.network.loss(data["inputs"], data["data_samples"]))
+    assert type(detector.network.rpn_head.assigner) is MaxIoUAssigner  # what is expected comes from mmdet alone
     torch.manual_seed(5)
     terms = detector.losses(collate(samples))
+    assert type(detector.network.rpn_head.assigner) is not MaxIoUAssigner
     assert set(terms) == {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "acc", "loss_bbox", "loss_mask"}
     total = sum(value for name, value in terms.items() if "loss" in name)
     torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
