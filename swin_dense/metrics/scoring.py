@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from swin_dense.coco.instances import CocoInstances
 from swin_dense.coco.results import ImageResults
 from swin_dense.errors import DataError, nearest
-from swin_dense.records import Rle, Size
+from swin_dense.records import Rle
 
 ENGINES = ("hotcoco", "faster-coco-eval", "pycocotools")
 """The first is the fastest and the default; all give the same metrics."""
@@ -83,6 +84,50 @@ def score(
     return scores
 
 
+@dataclass(frozen=True)
+class EngineSide:
+    """What is true, or what was found, in N columns, as engines take it.
+
+    Attributes:
+        images: With "id", "height" and "width".
+        categories: With "id" and "name".
+        image_ids: (N,) int64.
+        category_ids: (N,) int64.
+        boxes: (N, 4) float64 x, y, width, height in pixels.
+        areas: (N,) float64, in pixels, of the mask where masks are scored.
+        crowd: (N,) bool.
+        scores: (N,) float64 of what was found; None of what is true.
+        masks: N, their counts as text, which every engine reads; None where boxes are scored.
+    """
+
+    images: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    areas: NDArray[np.float64]
+    crowd: NDArray[np.bool_]
+    scores: NDArray[np.float64] | None = None
+    masks: list[Any] | None = None
+
+    def data_set(self) -> dict[str, Any]:
+        """The same as a COCO data set, with a dict for every annotation, numbered from 1."""
+        columns = {
+            "id": range(1, len(self.image_ids) + 1),
+            "image_id": self.image_ids.tolist(),
+            "category_id": self.category_ids.tolist(),
+            "bbox": self.boxes.tolist(),
+            "area": self.areas.tolist(),
+            "iscrowd": self.crowd.astype(int).tolist(),
+        }
+        if self.scores is not None:
+            columns["score"] = self.scores.tolist()
+        if self.masks is not None:
+            columns["segmentation"] = self.masks
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return {"images": self.images, "categories": self.categories, "annotations": rows}
+
+
 def engine_sides(
     truth: CocoInstances,
     results: Mapping[int, ImageResults],
@@ -91,8 +136,8 @@ def engine_sides(
     image_ids: Sequence[int],
     category_ids: Sequence[int],
     iou_type: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is true and what was found as COCO data sets, renumbered as `score` says; the arguments are its own."""
+) -> tuple[EngineSide, EngineSide]:
+    """What is true and what was found, renumbered as `score` says; the arguments are its own."""
     sizes, names = truth.sizes, dict(zip(truth.category_ids, truth.class_names, strict=True))
     image_numbers = {image_id: number for number, image_id in enumerate(sorted(image_ids), start=1)}
     category_numbers = {category_id: number for number, category_id in enumerate(sorted(category_ids), start=1)}
@@ -101,62 +146,52 @@ def engine_sides(
         for image_id, number in image_numbers.items()
     ]
     categories = [{"id": number, "name": names[id_]} for id_, number in category_numbers.items()]
-    wanted = _truth_rows(truth, image_numbers, category_numbers, masks if iou_type != "bbox" else None)
-    found = _result_rows(sizes, results, image_numbers, [category_numbers[id_] for id_ in category_ids], iou_type)
-    wanted_side, found_side = (
-        {"images": images, "categories": categories, "annotations": rows} for rows in (wanted, found)
+    found = {number: results[id_] for id_, number in image_numbers.items() if id_ in results}
+
+    # A number of 0 says that an image or a category does not count.
+    true_images = _numbers(truth.image_ids.tolist(), image_numbers)[truth.images.numpy()]
+    true_categories = _numbers(truth.category_ids, category_numbers)[truth.labels.numpy()]
+    counted = np.flatnonzero((true_images > 0) & (true_categories > 0))
+    true_masks, found_masks = None, None
+    found_boxes = np.concatenate([np.zeros((0, 4)), *(one.boxes for one in found.values())])
+    found_areas = found_boxes[:, 2] * found_boxes[:, 3]
+    if iou_type != "bbox":
+        assert masks is not None
+        true_masks = [_with_text(masks[place]) for place in counted.tolist()]
+        found_masks = [
+            {"size": [images[number - 1]["height"], images[number - 1]["width"]], "counts": counts}
+            for number, one in found.items()
+            for counts in one.counts or ()
+        ]
+        areas = [one.mask_areas for one in found.values() if one.mask_areas is not None]
+        found_areas = np.concatenate([np.zeros(0), *areas])
+    wanted_side = EngineSide(
+        images,
+        categories,
+        true_images[counted],
+        true_categories[counted],
+        truth.boxes.numpy()[counted],
+        truth.areas.numpy()[counted],
+        truth.crowd.numpy()[counted],
+        masks=true_masks,
+    )
+    found_side = EngineSide(
+        images,
+        categories,
+        np.repeat(np.array(list(found), dtype=np.int64), [len(one.scores) for one in found.values()]),
+        _numbers(category_ids, category_numbers)[
+            np.concatenate([np.zeros(0, dtype=np.int64), *(one.labels for one in found.values())])
+        ],
+        found_boxes,
+        found_areas,
+        np.zeros(len(found_boxes), dtype=bool),
+        np.concatenate([np.zeros(0), *(one.scores for one in found.values())]),
+        found_masks,
     )
     return wanted_side, found_side
 
 
-def _truth_rows(
-    truth: CocoInstances,
-    image_numbers: Mapping[int, int],
-    category_numbers: Mapping[int, int],
-    masks: Sequence[Rle] | None,
-) -> list[dict[str, Any]]:
-    image_ids = truth.image_ids[truth.images].tolist()
-    category_ids = [truth.category_ids[label] for label in truth.labels.tolist()]
-    columns = (truth.boxes.tolist(), truth.areas.tolist(), truth.crowd.int().tolist())
-    rows: list[dict[str, Any]] = []
-    for place, (image_id, category_id, box, area, crowd) in enumerate(
-        zip(image_ids, category_ids, *columns, strict=True)
-    ):
-        if image_id in image_numbers and category_id in category_numbers:
-            row = {"image_id": image_numbers[image_id], "category_id": category_numbers[category_id]}
-            row |= {"id": len(rows) + 1, "bbox": box, "area": area, "iscrowd": crowd}
-            rows.append(row if masks is None else row | {"segmentation": masks[place]})
-    return rows
-
-
-def _result_rows(
-    sizes: Mapping[int, Size],
-    results: Mapping[int, ImageResults],
-    image_numbers: Mapping[int, int],
-    category_numbers: Sequence[int],
-    iou_type: str,
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for image_id, number in image_numbers.items():
-        image = results.get(image_id)
-        if image is None:
-            continue
-        masks, areas = image.counts, image.boxes[:, 2] * image.boxes[:, 3]
-        if iou_type != "bbox":
-            assert masks is not None and image.mask_areas is not None
-            areas = image.mask_areas.astype(np.float64)
-        size = list(sizes[image_id])
-        columns = (image.boxes.tolist(), image.labels.tolist(), image.scores.tolist(), areas.tolist())
-        for index, (box, label, confidence, area) in enumerate(zip(*columns, strict=True)):
-            row = {"id": len(rows) + 1, "image_id": number, "category_id": category_numbers[label]}
-            row |= {"bbox": box, "score": confidence, "area": area, "iscrowd": 0}
-            if iou_type != "bbox" and masks is not None:
-                row["segmentation"] = {"size": size, "counts": masks[index]}
-            rows.append(row)
-    return rows
-
-
-def _evaluate(wanted: dict[str, Any], found: dict[str, Any], iou_type: str, engine: str) -> Any:
+def _evaluate(wanted: EngineSide, found: EngineSide, iou_type: str, engine: str) -> Any:
     """Runs an engine and returns its evaluation object, with `stats` and `eval` filled."""
     if engine == "hotcoco":
         return hotcoco_evaluation(wanted, found, iou_type)
@@ -168,9 +203,9 @@ def _evaluate(wanted: dict[str, Any], found: dict[str, Any], iou_type: str, engi
         coco, evaluation_of, quiet = COCO, COCOeval, contextlib.redirect_stdout(io.StringIO())
     with quiet:
         sides = []
-        for dataset in (wanted, found):
+        for one in (wanted, found):
             side = coco()
-            side.dataset = dataset
+            side.dataset = one.data_set()
             side.createIndex()
             sides.append(side)
         evaluation = evaluation_of(*sides, iou_type)
@@ -180,9 +215,22 @@ def _evaluate(wanted: dict[str, Any], found: dict[str, Any], iou_type: str, engi
     return evaluation
 
 
-def hotcoco_evaluation(wanted: Mapping[str, Any], found: Mapping[str, Any], iou_type: str) -> Any:
+def hotcoco_evaluation(wanted: EngineSide, found: EngineSide, iou_type: str) -> Any:
     """Hotcoco's evaluation of both sides, which may be asked for more than `stats` and `eval`."""
-    truth, results = (hotcoco.COCO({**one, "annotations": _with_text(one["annotations"])}) for one in (wanted, found))
+    assert found.scores is not None
+    truth = hotcoco.COCO.from_arrays(
+        wanted.images,
+        wanted.categories,
+        wanted.image_ids,
+        wanted.category_ids,
+        wanted.boxes,
+        area=wanted.areas,
+        iscrowd=wanted.crowd,
+        segmentation=wanted.masks,
+    )
+    rows = np.column_stack([found.image_ids, found.boxes, found.scores, found.category_ids])
+    results = truth.load_res(rows, segmentation=found.masks)
+    results.update_anns(ids=np.arange(1, len(rows) + 1), area=found.areas)
     evaluation = hotcoco.COCOeval(truth, results, iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -190,16 +238,14 @@ def hotcoco_evaluation(wanted: Mapping[str, Any], found: Mapping[str, Any], iou_
     return evaluation
 
 
-def _with_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with the counts of their masks as text, which hotcoco reads alone."""
-    if not rows or "segmentation" not in rows[0]:
-        return list(rows)
-    masks = [(row["segmentation"]["size"], row["segmentation"]["counts"]) for row in rows]
-    texts = [counts if isinstance(counts, str) else counts.decode("ascii") for _, counts in masks]
-    return [
-        row | {"segmentation": {"size": size, "counts": text}}
-        for row, (size, _), text in zip(rows, masks, texts, strict=True)
-    ]
+def _numbers(ids: Sequence[int], number_of: Mapping[int, int]) -> NDArray[np.int64]:
+    """The number of each id; 0 where it has none."""
+    return np.array([number_of.get(one, 0) for one in ids], dtype=np.int64)
+
+
+def _with_text(mask: Rle) -> Rle:
+    counts = mask["counts"]
+    return mask if isinstance(counts, str) else {"size": mask["size"], "counts": counts.decode("ascii")}
 
 
 def _print_nothing(*_: object) -> None:

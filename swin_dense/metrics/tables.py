@@ -95,7 +95,7 @@ def _evaluation(
 ) -> Any:
     """The engine's evaluation; `lvis` is what the annotation file holds, whose protocol is kept."""
     options: Any = {"masks": masks, "image_ids": image_ids, "category_ids": truth.category_ids, "iou_type": kind}
-    sides = engine_sides(truth, results, **options)
+    sides = [side.data_set() for side in engine_sides(truth, results, **options)]
     if lvis is not None:
         numbers = {category_id: number for number, category_id in enumerate(truth.category_ids, start=1)}
         images = {image["id"]: image for image in lvis["images"]}

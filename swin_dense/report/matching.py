@@ -18,7 +18,7 @@ from swin_dense.coco.instances import CocoInstances, images_beside
 from swin_dense.coco.results import ImageResults, checked_results, read_rows, scored_iou_types
 from swin_dense.images.store import ImageStore
 from swin_dense.metrics.coco import read_truth
-from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, engine_sides, hotcoco_evaluation
+from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, EngineSide, engine_sides, hotcoco_evaluation
 from swin_dense.records import Detections, Instances
 
 
@@ -30,8 +30,8 @@ class Evaluated:
         diagnostics: Its `image_diagnostics` at an IoU of 0.5.
     """
 
-    def __init__(self, sides: tuple[dict[str, Any], dict[str, Any]], kind: str) -> None:
-        self.truth, self.found = (side["annotations"] for side in sides)
+    def __init__(self, sides: tuple[EngineSide, EngineSide], kind: str) -> None:
+        self.truth, self.found = (side.data_set()["annotations"] for side in sides)
         self.engine: Any = hotcoco_evaluation(*sides, kind)
         self.diagnostics: dict[str, Any] = self.engine.image_diagnostics(iou_thr=0.5, score_thr=0.5)
 
