@@ -39,34 +39,32 @@ def check_rles(counts: Sequence[object], pixels: Integers) -> tuple[Integers, di
 
 def _check_some(counts: Sequence[object], pixels: Integers) -> tuple[Integers, dict[int, str]]:
     encoded, problems = _as_bytes(counts)
+    areas = np.zeros(len(encoded), dtype=np.int64)
     lengths = np.array([len(one) for one in encoded], dtype=np.int64)
-    groups = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
-    mask_of_group = np.repeat(np.arange(len(encoded)), lengths)
+    stops = np.cumsum(lengths)
+    groups = np.frombuffer(b"".join(encoded), dtype=np.uint8) - np.uint8(_FIRST_CHARACTER)  # wraps below it
 
     ends = groups & _MORE == 0
-    ends_in_number = np.ones(len(encoded), dtype=bool)
-    filled = lengths > 0
-    ends_in_number[filled] = ends[np.cumsum(lengths)[filled] - 1]
-    foreign = np.bincount(mask_of_group, weights=(groups < 0) | (groups >= 64), minlength=len(encoded)) > 0
+    foreign = np.searchsorted(stops, np.flatnonzero(groups >= 2 * _MORE), side="right")
+    filled = np.flatnonzero(lengths)
     _note(problems, foreign, "its counts hold characters that no compressed RLE has")
-    _note(problems, ~ends_in_number, "its counts break off in the middle of a number")
-    if foreign.any() or not ends_in_number.all():
+    _note(problems, filled[~ends[stops[filled] - 1]], "its counts break off in the middle of a number")
+    if problems:
         # Numbers of broken strings would run into their neighbours: the sound ones are decoded alone.
-        sound = np.flatnonzero(~foreign & ends_in_number)
-        areas = np.zeros(len(encoded), dtype=np.int64)
+        sound = np.setdiff1d(np.arange(len(encoded)), list(problems))
         areas[sound], found = _check_some([encoded[index] for index in sound], pixels[sound])
-        for index, problem in found.items():
-            problems.setdefault(int(sound[index]), problem)
-        return areas, problems
+        return areas, problems | {int(sound[index]): problem for index, problem in found.items()}
 
-    runs, mask_of_run, overlong = _decode(groups, ends, mask_of_group)
-    negative = np.bincount(mask_of_run, weights=(runs < 0) | overlong, minlength=len(encoded)) > 0
-    _note(problems, negative, "its counts hold run lengths that are negative or too large")
-    totals = np.bincount(mask_of_run, weights=runs, minlength=len(encoded))
-    for index in np.flatnonzero((totals != pixels) & ~negative).tolist():
+    last = np.flatnonzero(ends)
+    first_run = np.searchsorted(last, stops - lengths)
+    mask_of_run = np.repeat(np.arange(len(encoded)), np.diff(first_run, append=len(last)))
+    is_foreground = (np.arange(len(last)) - first_run[mask_of_run]) % 2 == 1
+    runs, overlong = _decode(groups, last, first_run, is_foreground)
+    _note(problems, mask_of_run[(runs < 0) | overlong], "its counts hold run lengths that are negative or too large")
+    totals = np.add.reduceat(runs, first_run)
+    for index in np.flatnonzero(totals != pixels).tolist():
         problems.setdefault(index, f"its runs cover {int(totals[index])} pixels, the image has {pixels[index]}")
-    foreground = _index_in_mask(mask_of_run) % 2 == 1
-    areas = np.bincount(mask_of_run[foreground], weights=runs[foreground], minlength=len(encoded)).astype(np.int64)
+    areas = np.add.reduceat(np.where(is_foreground, runs, 0), first_run)
     areas[list(problems)] = 0
     return areas, problems
 
@@ -86,36 +84,28 @@ def _as_bytes(counts: Sequence[object]) -> tuple[list[bytes], dict[int, str]]:
 
 
 def _decode(
-    groups: Integers, ends: NDArray[np.bool_], mask_of_group: Integers
-) -> tuple[Integers, Integers, NDArray[np.bool_]]:
-    """Turns groups of 5 bits into run lengths, the mask that each run belongs to, and whether it has too many bits."""
-    last = np.flatnonzero(ends)
-    first = np.concatenate(([0], last[:-1] + 1)) if len(last) else last
-    width = last - first + 1
-    overlong = width > _MOST_GROUPS
-    place = np.minimum(np.arange(len(groups)) - np.repeat(first, width), _MOST_GROUPS)
-    values = np.add.reduceat((groups & 31) << 5 * place, first) if len(first) else first
-    values = values - np.where(groups[last] & _SIGN, 1 << 5 * np.minimum(width, _MOST_GROUPS), 0)
-    mask_of_run = mask_of_group[last]
-    index = _index_in_mask(mask_of_run)
-    for differences in (index % 2 == 1, (index % 2 == 0) & (index > 0)):
-        values[differences] = _running_sum(values[differences], mask_of_run[differences])
-    return values, mask_of_run, overlong
+    groups: NDArray[np.uint8], last: Integers, first_run: Integers, is_foreground: NDArray[np.bool_]
+) -> tuple[Integers, NDArray[np.bool_]]:
+    """Turns groups of 5 bits, given the last of each run, into run lengths, and tells which have too many bits."""
+    width = np.diff(last, prepend=-1)
+    first = last - width + 1
+    runs = (groups[first] & (_MORE - 1)).astype(np.int64)
+    longer = np.flatnonzero(width > 1)  # few
+    for place in range(1, _MOST_GROUPS):
+        runs[longer] |= (groups[first[longer] + place] & (_MORE - 1)).astype(np.int64) << 5 * place
+        longer = longer[width[longer] > place + 1]
+    runs -= np.where(groups[last] & _SIGN, 1 << 5 * np.minimum(width, _MOST_GROUPS), 0)
+    of_first = runs[first_run]
+    runs[first_run] = 0
+    # Sums over all masks, less what had been summed up before each mask.
+    counts = np.diff(first_run, append=len(last))
+    for kind in (is_foreground, ~is_foreground):
+        sums = np.cumsum(np.where(kind, runs, 0))
+        np.copyto(runs, sums - np.repeat(sums[first_run], counts), where=kind)
+    runs[first_run] = of_first
+    return runs, width > _MOST_GROUPS
 
 
-def _index_in_mask(mask_of_run: Integers) -> Integers:
-    """(R,) position of every run among the runs of its own mask."""
-    return _running_sum(np.ones_like(mask_of_run), mask_of_run) - 1
-
-
-def _running_sum(values: Integers, owners: Integers) -> Integers:
-    """Cumulative sum that restarts wherever the sorted `owners` change."""
-    total = np.cumsum(values)
-    first = np.flatnonzero(np.diff(owners, prepend=-1))
-    before = total[first] - values[first]
-    return total - np.repeat(before, np.diff(first, append=len(values)))
-
-
-def _note(problems: dict[int, str], wrong: NDArray[np.bool_], problem: str) -> None:
-    for index in np.flatnonzero(wrong).tolist():
+def _note(problems: dict[int, str], masks: Integers, problem: str) -> None:
+    for index in np.unique(masks).tolist():
         problems.setdefault(index, problem)

@@ -6,7 +6,7 @@ workers copy page after page of them; here they are a few tensors (see `ragged`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from swin_dense.coco.parsing import IN_MEMORY, Record, read_records
+from swin_dense.coco.parsing import IN_MEMORY, Record, read_records, without_garbage_collection
 from swin_dense.errors import DataError
 from swin_dense.records import Finding, Ragged, Rle, Size
 
@@ -104,6 +104,7 @@ class CocoInstances:
         return extents
 
 
+@without_garbage_collection()
 def read_instances(
     source: Path | Mapping[str, Any], *, need_file_names: bool = True
 ) -> tuple[CocoInstances, list[Finding]]:
@@ -134,11 +135,11 @@ def read_instances(
         ids=_integers(annotations, "id"),
         images=torch.from_numpy(annotation_images),
         labels=torch.tensor([labels[one["category_id"]] for one in annotations], dtype=torch.int64),
-        boxes=_reals([one["bbox"] for one in annotations]).reshape(-1, 4),
-        areas=_reals([one["area"] for one in annotations]),
+        boxes=_reals(chain.from_iterable(one["bbox"] for one in annotations)).reshape(-1, 4),
+        areas=_reals(one["area"] for one in annotations),
         crowd=torch.tensor([bool(one.get("iscrowd")) for one in annotations], dtype=torch.bool),
         polygons=Ragged.from_lengths(
-            np.frombuffer(b"".join(polygon_rows), dtype=np.float64).copy(), map(len, polygon_rows)
+            np.frombuffer(bytearray().join(polygon_rows), dtype=np.float64), map(len, polygon_rows)
         ),
         first_polygon=torch.from_numpy(np.cumsum([0, *map(len, polygons)], dtype=np.int64)),
         rles=Ragged.from_bytes(map(_compressed_counts, rles)),
@@ -152,8 +153,8 @@ def _integers(records: Sequence[Record], key: str) -> Tensor:
     return torch.from_numpy(np.array([record[key] for record in records], dtype=np.int64))
 
 
-def _reals(values: Sequence[Any]) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float64))
+def _reals(values: Iterable[float]) -> Tensor:
+    return torch.from_numpy(np.fromiter(values, dtype=np.float64))
 
 
 def _compressed_counts(rle: Record) -> bytes:

@@ -37,12 +37,13 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
     "mmdet": ("mmdet", "onedl-mmdetection"),
     "mmseg": ("mmsegmentation", "onedl-mmsegmentation"),
     "faster_coco_eval": ("faster-coco-eval",),
-    "hotcoco": ("hotcoco",),
 } | {
     name: (name,)
     for name in (
         "ftfy",
         "regex",
+        "hotcoco",
+        "msgspec",
         "pycocotools",
         "safetensors",
         "typer",
