@@ -307,6 +307,10 @@ class Ragged:
         """One row of `from_bytes` as the text it was encoded from (UTF-8, `surrogateescape`)."""
         return self[row].tobytes().decode("utf-8", "surrogateescape")
 
+    def texts(self) -> list[str]:
+        """All rows as `text` gives them: quicker than one by one."""
+        return [one.decode("utf-8", "surrogateescape") for one in self.byte_strings()]
+
     def byte_strings(self) -> list[bytes]:
         """All rows of `from_bytes`, as Python objects: quicker than one by one."""
         joined, offsets = self.values.numpy().tobytes(), self.offsets.tolist()

@@ -169,9 +169,9 @@ class _FileNames:
     """Image ids by file name, for rows that have a `file_name`: the ids of `predict` are positions in its inputs."""
 
     def __init__(self, truth: CocoInstances) -> None:
-        names = (truth.file_names.text(row) for row in range(len(truth.image_ids)))
+        pairs = zip(truth.image_ids.tolist(), truth.file_names.texts(), strict=True)
         self.truth = truth
-        self.by_id = {i: name for i, name in zip(truth.image_ids.tolist(), names, strict=True) if name != NAMELESS}
+        self.by_id = {image_id: name for image_id, name in pairs if name != NAMELESS}
         self.by_tail: dict[str, list[int]] = {}
         for image_id, name in self.by_id.items():
             self.by_tail.setdefault(name.rpartition("/")[2], []).append(image_id)

@@ -80,7 +80,8 @@ class CocoDataset(Dataset[Sample]):
     def check_files(self, limit: int | None = None) -> None:
         """Makes sure that the images, or the first `limit`, and their label maps, if any, are there; opens nothing."""
         rows = self._rows[:limit].tolist()
-        names = [self.annotations.file_names.text(row) for row in rows]
+        every_name = self.annotations.file_names.texts()
+        names = [every_name[row] for row in rows]
         stores = [(self._store, names)]
         if self._stuff is not None:
             stores.append((self._stuff, [_stuff_name(name) for name in names]))
