@@ -238,10 +238,20 @@ def collate(samples: Sequence[Sample], size_divisor: int = 32) -> Batch:
         original_sizes=tuple(sample.original_size for sample in samples),
         image_ids=tuple(sample.image_id for sample in samples),
         file_names=tuple(sample.file_name for sample in samples),
-        instances=instances or None,
-        label_maps=label_maps or None,
+        instances=tuple(map(_compact_instances, instances)) or None,
+        label_maps=tuple(map(_compact, label_maps)) or None,
         labels=labels or None,
     )
+
+
+def _compact(cut: tv_tensors.Mask) -> tv_tensors.Mask:
+    """The same without what it was cut out of, all of which a loader would hand over."""
+    return cut if cut.untyped_storage().nbytes() == cut.nbytes else cut.clone()
+
+
+def _compact_instances(instances: Instances) -> Instances:
+    masks = None if instances.masks is None else _compact(instances.masks)
+    return instances if masks is instances.masks else replace(instances, masks=masks)
 
 
 def _register(record: type, *transformed: str) -> None:

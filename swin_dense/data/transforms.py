@@ -79,7 +79,9 @@ def keep_visible(instances: Instances) -> Instances:
     keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     if masks is not None:
         keep &= torch.from_numpy(masks.numpy().any(axis=(1, 2)))  # ends at the first pixel; torch reads them all
-        masks = tv_tensors.Mask(masks[keep])
+    if keep.all():
+        return instances
+    masks = None if masks is None else tv_tensors.Mask(masks[keep])
     return Instances(tv_tensors.wrap(boxes[keep], like=boxes), masks, instances.labels[keep], instances.crowd[keep])
 
 
@@ -190,8 +192,12 @@ def _resize_masks(masks: Tensor, size: Size) -> tv_tensors.Mask:
     before = masks.numpy().reshape(-1, *masks.shape[-2:])
     after = np.zeros((len(before), *size), dtype=before.dtype)
     for mask, resized in zip(before, after, strict=True):
-        shown = tuple(_extent(mask.any(axis=axis)[places]) for axis, places in ((1, rows), (0, columns)))
-        resized[shown] = mask.take(columns[shown[1]], axis=1).take(rows[shown[0]], axis=0)
+        shown_rows = rows[down := _extent(mask.any(axis=1)[rows])]
+        if len(shown_rows):
+            first = shown_rows[0]
+            part = mask[first : shown_rows[-1] + 1]
+            across = _extent(part.any(axis=0)[columns])
+            resized[down, across] = part.take(columns[across], axis=1).take(shown_rows - first, axis=0)
     return tv_tensors.Mask(torch.from_numpy(after.reshape(*masks.shape[:-2], *size)))
 
 

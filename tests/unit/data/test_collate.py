@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
+from swin_dense.data.transforms import crop
 from swin_dense.records import Instances, Sample, collate
 
 
@@ -33,6 +34,17 @@ def test_images_are_padded_right_and_bottom_to_the_largest_side_rounded_up() -> 
 def test_a_size_that_fits_is_not_padded() -> None:
     assert collate([sample(1, 64, 32)]).images.shape == (1, 3, 64, 32)
     assert collate([sample(1, 33, 50)], size_divisor=1).images.shape == (1, 3, 33, 50)
+
+
+def test_what_was_cut_out_does_not_bring_along_what_lay_around_it() -> None:
+    one = sample(1, 64, 32)
+    labelled = replace(one, label_map=tv_tensors.Mask(torch.randint(0, 5, (64, 32), dtype=torch.int32)))
+    cut = crop(labelled, 1, 0, 30, 20)
+    batch = collate([cut])
+    assert batch.instances is not None and batch.instances[0].masks is not None and batch.label_maps is not None
+    for kept, given in ((batch.instances[0].masks, cut.instances.masks), (batch.label_maps[0], cut.label_map)):
+        assert type(kept) is tv_tensors.Mask and torch.equal(kept, given)
+        assert kept.untyped_storage().nbytes() == kept.nbytes < given.untyped_storage().nbytes()
 
 
 def test_the_order_of_pixels_in_memory_changes_nothing_that_a_model_sees() -> None:
