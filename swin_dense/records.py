@@ -305,6 +305,11 @@ class Ragged:
         joined = np.frombuffer(b"".join(rows), dtype=np.uint8).copy()
         return cls.from_lengths(joined, map(len, rows))
 
+    @classmethod
+    def from_texts(cls, texts: Iterable[str]) -> Ragged:
+        """Joins texts, such as names of files; whatever their bytes are, `text` gives them back."""
+        return cls.from_bytes(text.encode("utf-8", "surrogateescape") for text in texts)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -314,7 +319,7 @@ class Ragged:
         return self.values[start:stop].numpy()
 
     def text(self, row: int) -> str:
-        """One row of `from_bytes` as the text it was encoded from (UTF-8, `surrogateescape`)."""
+        """One row of `from_texts`."""
         return self[row].tobytes().decode("utf-8", "surrogateescape")
 
     def texts(self) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torchvision.transforms.v2 import Identity
 
 from swin_dense.data.datamodule_base import ImageDataModule
@@ -163,18 +161,3 @@ class ADE20KDataModule(ImageDataModule):
         dataset = SegmentationDataset(images, labels, conversion)
         self._log_limit(name, len(dataset))
         return dataset
-
-    @property
-    def val_image_ids(self) -> tuple[int, ...]:
-        """Ids of the images that validation predicts on, over all ranks: their positions; after `setup`."""
-        return tuple(range(len(self._val()))[: self.limit_images])
-
-    def image_sizes(self) -> NDArray[np.integer]:
-        """Training images are cropped to one size, so that there are no orientations to sort by."""
-        assert self.train_dataset is not None
-        return np.ones((len(self.train_dataset), 2), int)
-
-    def _val(self) -> SegmentationDataset:
-        """The validation data, which every stage needs."""
-        assert self.val_dataset is not None, "call setup first"
-        return self.val_dataset

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -171,14 +169,3 @@ class ImageNetDataModule(ImageDataModule):
         images = read_labelled(self._store(split), self.labels[split], self.class_list)
         self._log_limit(name, len(images))
         return ClassificationDataset(images)
-
-    @property
-    def val_image_ids(self) -> tuple[int, ...]:
-        """Ids of the images that validation predicts on, over all ranks: their positions; after `setup`."""
-        assert self.val_dataset is not None, "call setup first"
-        return tuple(range(len(self.val_dataset))[: self.limit_images])
-
-    def image_sizes(self) -> NDArray[np.integer]:
-        """Training images are cropped to one size, so that there are no orientations to sort by."""
-        assert self.train_dataset is not None
-        return np.ones((len(self.train_dataset), 2), int)

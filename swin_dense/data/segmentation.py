@@ -33,8 +33,7 @@ class SegmentationDataset(Dataset[Sample]):
         pairs, problems = match_pairs(self._images, self._labels)
         if problems:
             raise DataError(f"{images} and {labels} do not fit together", [str(problem) for problem in problems])
-        names = ([name.encode("utf-8", "surrogateescape") for name in column] for column in zip(*pairs, strict=True))
-        self._image_names, self._label_names = map(Ragged.from_bytes, names)
+        self._image_names, self._label_names = map(Ragged.from_texts, zip(*pairs, strict=True))
 
     def __len__(self) -> int:
         return len(self._image_names)

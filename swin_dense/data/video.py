@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from swin_dense.data.datamodule_base import ImageDataModule
@@ -198,17 +196,6 @@ class VideoDataModule(ImageDataModule):
         videos = read_labelled_videos(place, labels, self.class_list, skip_missing=self.skip_broken)
         self._log_limit(name, len(videos))
         return videos
-
-    @property
-    def val_image_ids(self) -> tuple[int, ...]:
-        """Ids of the videos that validation predicts on, over all ranks: their positions; after `setup`."""
-        assert self.val_dataset is not None, "call setup first"
-        return tuple(range(len(self.val_dataset))[: self.limit_images])
-
-    def image_sizes(self) -> NDArray[np.integer]:
-        """Training clips are cropped to one size, so that there are no orientations to sort by."""
-        assert self.train_dataset is not None
-        return np.ones((len(self.train_dataset), 2), int)
 
     def teardown(self, stage: str) -> None:
         """Says how many training videos were skipped."""

@@ -205,8 +205,7 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
         raise DataError(f"{place}: {len(empty)} images are empty files; restore them, or take them out", empty)
     if not names:
         raise DataError(f"{place}: no image ({', '.join(SUFFIXES)})")
-    encoded = Ragged.from_bytes(name.encode("utf-8", "surrogateescape") for name in names)
-    return LabelledImages(store, encoded, torch.tensor(found, dtype=torch.int64))
+    return LabelledImages(store, Ragged.from_texts(names), torch.tensor(found, dtype=torch.int64))
 
 
 def read_label_list(path: Path) -> dict[str, str]:

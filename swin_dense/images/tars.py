@@ -41,7 +41,7 @@ class TarImages(ImageStore):
         entries = sorted(one for one in entries if not words or Path(_decoded(one[0])).suffix.lower() in SUFFIXES)
         self._names = Ragged.from_bytes(entry[0] for entry in entries)
         self._places = torch.tensor([entry[1:] for entry in entries], dtype=torch.int64).view(-1, 3)
-        self._words = Ragged.from_bytes(_encoded(word) for word in self._words_of(words)) if words else None
+        self._words = Ragged.from_texts(self._words_of(words)) if words else None
 
     def _words_of(self, words: dict[str, str]) -> list[str]:
         """The class of each image of shards."""

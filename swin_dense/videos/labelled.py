@@ -175,8 +175,7 @@ def read_labelled_videos(
         raise DataError(f"{place}: no video ({', '.join(SUFFIXES)})")
     if missing:
         logger.warning("%s: %d of %d videos are not in %s and left out", place, missing, missing + len(names), root)
-    encoded = Ragged.from_bytes(name.encode("utf-8", "surrogateescape") for name in names)
-    return LabelledVideos(root, encoded, torch.tensor(labels, dtype=torch.int64), missing)
+    return LabelledVideos(root, Ragged.from_texts(names), torch.tensor(labels, dtype=torch.int64), missing)
 
 
 def absence(path: Path) -> str:
