@@ -135,12 +135,20 @@ class Task(ABC, Generic[ConfigT]):
         """What a training starts from, where the config says more of it than the file: tensors by name."""
         return weights
 
-    @abstractmethod
     def training_module(self, config: ConfigT, data: Any, model: Any, **options: Any) -> DenseModule:
         """The Lightning module around a model of `build_model`; `options` are the metric's: detection's `engine`.
 
         The data, of `data_module` and set up, gives the classes and the ground truth of the validation.
         """
+        schedule = {name: value for name, value in vars(config.schedule).items() if name != config.schedule.unit}
+        training = {"patience": config.training.nonfinite_patience, "seed": config.training.seed}
+        module = self.lightning_module(config, model, **vars(config.optimizer), **schedule, **training)
+        module.metric = module.make_metric(data, **options)
+        return module
+
+    @abstractmethod
+    def lightning_module(self, config: ConfigT, model: Any, **settings: Any) -> DenseModule:
+        """The task's Lightning module without a metric; `settings` are those that all tasks take of a config."""
 
     @abstractmethod
     def inference(self, config: ConfigT, batch_size: int, **options: Any) -> Any:

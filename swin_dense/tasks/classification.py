@@ -143,7 +143,7 @@ class ClassificationTask(Task[ClassificationConfig]):
         tensors, _ = unwrap(read_checkpoint(weights), str(weights))
         return with_mapped_head(tensors, Path(config.data.root) / config.data.class_map)
 
-    def training_module(self, config: ClassificationConfig, data: Any, model: Any, **options: Any) -> ClassifierModule:
+    def lightning_module(self, config: ClassificationConfig, model: Any, **settings: Any) -> ClassifierModule:
         from swin_dense.training import ClassifierModule
         from swin_dense.training.classification import Mixing
 
@@ -155,19 +155,8 @@ class ClassificationTask(Task[ClassificationConfig]):
             augmentation.switch_probability,
             augmentation.erase_probability,
         )
-        module = ClassifierModule(
-            model,
-            None,
-            self.inference(config, config.data.eval_batch_size),
-            mixing=mixing,
-            label_smoothing=augmentation.label_smoothing,
-            **vars(config.optimizer),
-            **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
-            patience=config.training.nonfinite_patience,
-            seed=config.training.seed,
-        )
-        module.metric = module.make_metric(data)
-        return module
+        inference, smoothing = self.inference(config, config.data.eval_batch_size), augmentation.label_smoothing
+        return ClassifierModule(model, None, inference, mixing=mixing, label_smoothing=smoothing, **settings)
 
     def inference(self, config: ClassificationConfig, batch_size: int, **options: Any) -> ClassificationInference:
         from swin_dense.data.classification_transforms import CentreView

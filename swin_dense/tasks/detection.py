@@ -190,21 +190,11 @@ class DetectionTask(Task[DetectionConfig]):
     def build_network(self, model: Mapping[str, Any], num_classes: int) -> Any:
         return build_network(model, num_classes)
 
-    def training_module(self, config: DetectionConfig, data: Any, model: Any, **options: Any) -> DetectorModule:
+    def lightning_module(self, config: DetectionConfig, model: Any, **settings: Any) -> DetectorModule:
         from swin_dense.training import DetectorModule
 
-        module = DetectorModule(
-            model,
-            None,
-            self.inference(config, config.data.eval_batch_size),
-            **vars(config.optimizer),
-            **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
-            patience=config.training.nonfinite_patience,
-            seed=config.training.seed,
-            compile=config.training.compile,
-        )
-        module.metric = module.make_metric(data, **options)
-        return module
+        inference = self.inference(config, config.data.eval_batch_size)
+        return DetectorModule(model, None, inference, compile=config.training.compile, **settings)
 
     def inference(self, config: DetectionConfig, batch_size: int, **options: Any) -> DetectionInference:
         return inference(config.inference, config.augmentation, batch_size)

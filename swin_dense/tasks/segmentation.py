@@ -157,21 +157,11 @@ class SegmentationTask(Task[SegmentationConfig]):
     def build_network(self, model: Mapping[str, Any], num_classes: int) -> Any:
         return build_network(model, num_classes)
 
-    def training_module(self, config: SegmentationConfig, data: Any, model: Any, **options: Any) -> SegmenterModule:
+    def lightning_module(self, config: SegmentationConfig, model: Any, **settings: Any) -> SegmenterModule:
         from swin_dense.training import SegmenterModule
 
-        module = SegmenterModule(
-            model,
-            None,
-            self.inference(config, config.data.eval_batch_size),
-            **vars(config.optimizer),
-            **{name: value for name, value in vars(config.schedule).items() if name != "steps"},
-            patience=config.training.nonfinite_patience,
-            seed=config.training.seed,
-            compile=config.training.compile,
-        )
-        module.metric = module.make_metric(data)
-        return module
+        inference = self.inference(config, config.data.eval_batch_size)
+        return SegmenterModule(model, None, inference, compile=config.training.compile, **settings)
 
     def inference(
         self, config: SegmentationConfig, batch_size: int, *, probabilities: bool = False, **options: Any

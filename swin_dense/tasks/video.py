@@ -119,21 +119,12 @@ class VideoTask(ClassificationTask):
     def initial_weights(self, config: Any, weights: Path) -> Path:
         return weights
 
-    def training_module(self, config: Any, data: Any, model: Any, **options: Any) -> VideoClassifierModule:
+    def lightning_module(self, config: Any, model: Any, **settings: Any) -> VideoClassifierModule:
         from swin_dense.training import VideoClassifierModule
 
-        module = VideoClassifierModule(
-            model,
-            None,
-            self._inference(config, config.validation),
-            label_smoothing=config.augmentation.label_smoothing,
-            **vars(config.optimizer),
-            **{name: value for name, value in vars(config.schedule).items() if name != "epochs"},
-            patience=config.training.nonfinite_patience,
-            seed=config.training.seed,
-        )
-        module.metric = module.make_metric(data)
-        return module
+        inference = self._inference(config, config.validation)
+        smoothing = config.augmentation.label_smoothing
+        return VideoClassifierModule(model, None, inference, label_smoothing=smoothing, **settings)
 
     def inference(self, config: Any, batch_size: int, **options: Any) -> VideoInference:  # type: ignore[override]  # another record
         return replace(self._inference(config, config.inference), timeline=config.inference.timeline)
