@@ -23,10 +23,11 @@ from swin_dense.backbones.block import SwinBlock, SwinStage
 from swin_dense.backbones.rolled import Grid, RolledPartition
 from swin_dense.backbones.windows import region_mask, window_plan
 from swin_dense.benchmark.backbone import describe
+from swin_dense.benchmark.peers import check_names
 from swin_dense.benchmark.sliding import blocked_sliding_attention, naive_sliding_attention, sliding_bias
 from swin_dense.benchmark.timing import Spread, TimeLimit, calls_per_round, log, seconds_per_call, take_turns
 from swin_dense.devices import chosen_device
-from swin_dense.errors import ConfigError, nearest
+from swin_dense.errors import ConfigError
 
 ROUND_SECONDS = 0.2
 """What a round lasts at least, unless a single call takes longer."""
@@ -205,10 +206,7 @@ def benchmark_attention(settings: AttentionSettings) -> dict[str, Any]:
         ['window (w/o shifting)', 'shifted window (cyclic)']
     """
     limit, device = TimeLimit(settings.seconds_limit), chosen_device(settings.device)
-    for option, names, known in (("methods", settings.methods, METHODS), ("variants", settings.variants, VARIANTS)):
-        for name in names:
-            if name not in known:
-                raise ConfigError(f'--{option}: there is no "{name}"; {nearest(name, known)}')
+    check_names(settings, methods=METHODS, variants=VARIANTS)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     methods = {name: METHODS[name] for name in settings.methods}
@@ -248,8 +246,7 @@ def _time_stages(
         log(f"stage {number}: {tokens.shape[1]} x {tokens.shape[2]} tokens of {tokens.shape[3]} channels")
         calls = {name: partial(one.pair, stage, tokens) for name, one in methods.items()}
         for name, spread in _timed(calls, images.device, repeats).items():
-            in_ms = {part: 1000 * getattr(spread, part) for part in ("median", "lowest", "highest")}
-            record["methods"][name]["stage_ms"].append(in_ms)
+            record["methods"][name]["stage_ms"].append(spread.milliseconds())
         _, tokens = stage(tokens)
 
 

@@ -182,7 +182,7 @@ def _measure(
     for name in (name for name in ready if name not in failed):
         spread = Spread.of(seconds[name])
         results[name] = {
-            **{f"{what}_ms": 1000 * getattr(spread, what) for what in ("median", "lowest", "highest")},
+            **spread.milliseconds("_ms"),
             "images_per_second": images / spread.median,
             "tflops": 2 * macs * (3 if cell.mode == "training" else 1) / spread.median / 1e12,
             "first_call_seconds": first[name],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from swin_dense.backbones import VARIANTS
-from swin_dense.benchmark.peers import PEERS
-from swin_dense.errors import ConfigError, nearest
+from swin_dense.benchmark.peers import PEERS, check_names
+from swin_dense.errors import ConfigError
 
 VARYING = ((800, 1088), (640, 960), (480, 640), (736, 1120), (544, 832), (1216, 800), (672, 672), (800, 1344))
 """Sizes of batches as multi-scale training of detectors meets them."""
@@ -114,16 +114,7 @@ class BackboneSettings:
 
     def __post_init__(self) -> None:
         """Refuses what there is not."""
-        known: Mapping[str, Collection[str]] = {
-            "variants": VARIANTS,
-            "precisions": PRECISIONS,
-            "modes": MODES,
-            "peers": PEERS,
-        }
-        for option, names in known.items():
-            for name in getattr(self, option):
-                if name not in names:
-                    raise ConfigError(f'--{option}: there is no "{name}"; {nearest(name, names)}')
+        check_names(self, variants=VARIANTS, precisions=PRECISIONS, modes=MODES, peers=PEERS)
         shapes = [Shape.parse(shape) for shape in self.shapes]
         for variant in self.variants:
             if VARIANTS[variant].mixing != "attention":

@@ -201,10 +201,7 @@ def benchmark_export(settings: ExportSettings) -> dict[str, Any]:
                 one.close()
     for name in (OURS, *peers):
         spread = Spread.of(seconds[name])
-        record["contestants"][name] = {
-            **{f"{what}_ms": 1000 * getattr(spread, what) for what in ("median", "lowest", "highest")},
-            "images_per_second": 1 / spread.median,
-        }
+        record["contestants"][name] = {**spread.milliseconds("_ms"), "images_per_second": 1 / spread.median}
     if peers:
         done = record["contestants"]
         record["speedup"] = done["timm"]["median_ms"] / done[OURS]["median_ms"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from swin_dense.backbones import VARIANTS, SwinVariant, create_backbone
 from swin_dense.backbones.windows import fitted_window
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, nearest
 from swin_dense.weights import load_weights
 
 OURS = "ours"
@@ -40,6 +40,14 @@ def installed_peers(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     reason = "not installed; pip install 'swin-dense[benchmark]' brings all peers"
     reasons = dict.fromkeys(absent, reason) | {"mmaction": "not installed; pip install --no-deps mmaction2 einops"}
     return [name for name in names if name not in absent], {name: reasons[name] for name in absent}
+
+
+def check_names(settings: object, **known: Collection[str]) -> None:
+    """Refuses names in lists of settings that are not among the known ones."""
+    for option, names in known.items():
+        for name in getattr(settings, option):
+            if name not in names:
+                raise ConfigError(f'--{option}: there is no "{name}"; {nearest(name, names)}')
 
 
 def checked_size(variant: str) -> tuple[int, ...]:

@@ -35,6 +35,10 @@ class Spread:
         """That of the seconds of each round."""
         return cls(statistics.median(seconds), min(seconds), max(seconds), len(seconds))
 
+    def milliseconds(self, ending: str = "") -> dict[str, float]:
+        """The median, the lowest and the highest in milliseconds, under names that end so, for JSON."""
+        return {f"{what}{ending}": 1000 * getattr(self, what) for what in ("median", "lowest", "highest")}
+
 
 class TimeLimit:
     """Seconds that a benchmark may take; None is no limit."""

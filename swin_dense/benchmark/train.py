@@ -24,14 +24,14 @@ from lightning.pytorch import Callback, Trainer
 from swin_dense.backbones import VARIANTS
 from swin_dense.benchmark.backbone import describe
 from swin_dense.benchmark.entrant import GIB
-from swin_dense.benchmark.peers import OURS, installed_peers
+from swin_dense.benchmark.peers import OURS, check_names, installed_peers
 from swin_dense.benchmark.photos import CATEGORIES, write_ade, write_coco
 from swin_dense.benchmark.processes import RemoteContestant
-from swin_dense.benchmark.timing import TimeLimit, log
+from swin_dense.benchmark.timing import Spread, TimeLimit, log
 from swin_dense.config import Config, load_config
 from swin_dense.config.detection import DetectionConfig
 from swin_dense.devices import chosen_device
-from swin_dense.errors import BenchmarkError, ConfigError, nearest
+from swin_dense.errors import BenchmarkError
 from swin_dense.tasks import data_module, task_of
 from swin_dense.training.trainer import PRECISIONS, placement, surroundings
 
@@ -85,10 +85,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuses what there is not."""
-        for option, known in (("recipes", RECIPES), ("precisions", PRECISIONS), ("peers", ("mmdet",))):
-            for name in getattr(self, option):
-                if name not in known:
-                    raise ConfigError(f'--{option}: there is no "{name}"; {nearest(name, known)}')
+        check_names(self, recipes=RECIPES, precisions=PRECISIONS, peers=("mmdet",))
 
 
 GPU_DEFAULTS = {"precisions": ("bf16",), "warm_up": 20, "steps": 100, "images": 400, "seconds_limit": 240.0}
@@ -133,11 +130,7 @@ class Meter(Callback):
         steps = [end - begin for begin, end in pairwise(self.ends)]
         return {
             "images_per_second": self.images / seconds,
-            "step_ms": {
-                "median": 1000 * statistics.median(steps),
-                "lowest": 1000 * min(steps),
-                "highest": 1000 * max(steps),
-            },
+            "step_ms": Spread.of(steps).milliseconds(),
             "steps": len(steps),
             "waiting_for_data": sum(self.waits) / seconds,
             "peak_memory_gib": peak_memory(device) / GIB,

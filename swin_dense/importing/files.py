@@ -17,7 +17,7 @@ from swin_dense.coco.parsing import read_json
 from swin_dense.errors import DataError
 from swin_dense.images.files import NearNames, list_files
 from swin_dense.images.finder import SUFFIXES
-from swin_dense.images.store import ImageError, ImageStore, orientation_of, shown_size
+from swin_dense.images.store import ImageStore, orientation_of, shown_size
 from swin_dense.importing.records import Imported, UnusableError
 from swin_dense.records import Size
 
@@ -172,9 +172,5 @@ class SourceImages:
 
     def size(self, name: str) -> Size:
         """Height and width as viewers show the image, turned by its EXIF orientation; the header alone is read."""
-        store = ImageStore(self.root)
-        try:
-            with store.open(name) as image:
-                return shown_size(image, orientation_of(image))
-        except ImageError as error:
-            raise UnusableError(error.kind, error.fault, error.fix) from None
+        with ImageStore(self.root).open(name) as image:
+            return shown_size(image, orientation_of(image))

@@ -36,6 +36,13 @@ def number(value: Any, what: str = "a coordinate") -> float:
     return found
 
 
+def pairs(points: Any) -> list[Point]:
+    """Points as a JSON file has them, a list of lists of two numbers."""
+    if not isinstance(points, list) or not all(isinstance(one, list) and len(one) == 2 for one in points):
+        raise UnusableError("bad-shape", "points is no list of pairs", "draw it again")
+    return [(number(x), number(y)) for x, y in points]
+
+
 def whole(value: Any, what: str) -> int:
     """A whole number that may be written as a decimal."""
     found = number(value, what)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swin_dense.errors import DataError
-from swin_dense.images.store import ImageError, ImageStore
+from swin_dense.images.store import ImageStore
 from swin_dense.importing.files import SourceImages, closest, folder_of, split_of, text_lines
 from swin_dense.importing.masks import mask_files
 from swin_dense.importing.records import Imported, ImportedImage, UnusableError
@@ -83,14 +83,12 @@ def read_label_maps(source: Path) -> Imported:
 
 def labels_of(path: Path, colours: Mapping[int, int]) -> npt.NDArray[np.integer]:
     """(H, W) labels of a label map, of which one in colours is read with their labels."""
-    try:
-        with ImageStore(path.parent).open(path.name, ("PNG",)) as image:
-            pixels = np.asarray(image.convert("RGB")) if image.mode in ("RGB", "RGBA") else None
-        if pixels is None:
-            labels = read_label_file(ImageStore(path.parent), path.name).labels
-    except ImageError as error:
-        raise UnusableError(error.kind, error.fault, error.fix) from None
-    if pixels is not None:
+    store = ImageStore(path.parent)
+    with store.open(path.name, ("PNG",)) as image:
+        pixels = np.asarray(image.convert("RGB")) if image.mode in ("RGB", "RGBA") else None
+    if pixels is None:
+        labels = read_label_file(store, path.name).labels
+    else:
         values, places = np.unique(pixels @ _PLACES, return_inverse=True)
         unknown = [value for value in values.tolist() if value not in colours]
         if unknown:

@@ -19,6 +19,7 @@ from swin_dense.importing.geometry import (
     ellipse,
     mask_object,
     number,
+    pairs,
     polygon_object,
     stated_size,
     turned,
@@ -129,10 +130,7 @@ def _object(one: dict[str, Any], size: Size, imported: Imported) -> ImportedObje
         return mask_object(name, brush_mask(value.get("rle"), size))
     rotation = number(value.get("rotation", 0), "rotation")
     if kind == "polygonlabels":
-        points = value.get("points")
-        if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
-            raise UnusableError("bad-shape", "points is no list of pairs", "draw it again")
-        outline = [(number(x) * width / 100, number(y) * height / 100) for x, y in points]
+        outline = [(x * width / 100, y * height / 100) for x, y in pairs(value.get("points"))]
         return polygon_object(name, [outline], size, imported.changed)
     x, y = number(value.get("x"), "x") * width / 100, number(value.get("y"), "y") * height / 100
     if kind == "ellipselabels":

@@ -28,7 +28,7 @@ from swin_dense.importing.geometry import (
     corners_of,
     ellipse,
     mask_object,
-    number,
+    pairs,
     polygon_object,
     stated_size,
 )
@@ -108,7 +108,7 @@ def _object(shapes: Sequence[dict[str, Any]], size: Size, imported: Imported) ->
     name = shapes[0]["label"].strip()
     kinds = {str(shape.get("shape_type") or "polygon") for shape in shapes}
     if kinds == {"rectangle"} and len(shapes) == 1:
-        points = _points(shapes[0])
+        points = pairs(shapes[0].get("points"))
         x, y = [point[0] for point in points], [point[1] for point in points]
         if len(points) < 2:
             raise UnusableError("few-points", "a rectangle of one point", "draw it again")
@@ -125,7 +125,7 @@ def _object(shapes: Sequence[dict[str, Any]], size: Size, imported: Imported) ->
 
 
 def _outline(shape: dict[str, Any]) -> list[Point]:
-    kind, points = str(shape.get("shape_type") or "polygon"), _points(shape)
+    kind, points = str(shape.get("shape_type") or "polygon"), pairs(shape.get("points"))
     if kind == "polygon":
         return points
     if kind in WITHOUT_AREA:
@@ -139,16 +139,9 @@ def _outline(shape: dict[str, Any]) -> list[Point]:
     return ellipse(x, y, radius, radius)
 
 
-def _points(shape: dict[str, Any]) -> list[Point]:
-    points = shape.get("points")
-    if not isinstance(points, list) or not all(isinstance(one, list) and len(one) == 2 for one in points):
-        raise UnusableError("bad-shape", "points is no list of pairs", "draw it again")
-    return [(number(x), number(y)) for x, y in points]
-
-
 def _paint(mask: np.ndarray[Any, Any], shape: dict[str, Any]) -> None:
     """Adds a mask, a PNG in base64 whose upper left pixel lies at the first point."""
-    points = _points(shape)
+    points = pairs(shape.get("points"))
     if not points or not isinstance(shape.get("mask"), str):
         raise UnusableError("bad-shape", "a mask without its pixels", "paint it again")
     try:

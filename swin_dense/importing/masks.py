@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from swin_dense.images.files import list_files
-from swin_dense.images.store import ImageError, ImageStore
+from swin_dense.images.store import ImageStore
 from swin_dense.importing.files import SPLITS, SourceImages, closest, folder_of, split_of
 from swin_dense.importing.geometry import Pixels, mask_object
 from swin_dense.importing.layouts import MASK_FOLDERS
@@ -83,13 +83,10 @@ def mask_files(root: Path) -> list[str]:
 
 def pixels_of(path: Path) -> Pixels:
     """(H, W) values of a mask; colours become numbers, black is 0."""
-    try:
-        with ImageStore(path.parent).open(path.name, ("PNG",)) as image:
-            if image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
-                return np.array(image, dtype=np.int32)
-            colours = np.asarray(image.convert("RGB"), dtype=np.int32)
-    except ImageError as error:
-        raise UnusableError(error.kind, error.fault, error.fix) from None
+    with ImageStore(path.parent).open(path.name, ("PNG",)) as image:
+        if image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
+            return np.array(image, dtype=np.int32)
+        colours = np.asarray(image.convert("RGB"), dtype=np.int32)
     return colours @ np.array([65536, 256, 1], dtype=np.int32)
 
 

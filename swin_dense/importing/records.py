@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from swin_dense.images.store import ImageError
 from swin_dense.records import Finding, Rle, Size
 
 
 class UnusableError(Exception):
-    """One object or image cannot be imported; `Imported.dropping` turns it into a finding."""
+    """One object or image cannot be imported; `Imported.dropping` makes a finding of it, and of an `ImageError`."""
 
-    def __init__(self, kind: str, message: str, fix: str) -> None:
-        super().__init__(message)
-        self.kind, self.message, self.fix = kind, message, fix
+    def __init__(self, kind: str, fault: str, fix: str) -> None:
+        super().__init__(fault)
+        self.kind, self.fault, self.fix = kind, fault, fix
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class Imported:
         """Leaves out what the block reads if it cannot be used, and takes note of it."""
         try:
             yield
-        except UnusableError as error:
-            self.drop(error.kind, file, f"{item}: {error.message}" if item else error.message, error.fix)
+        except (UnusableError, ImageError) as error:
+            self.drop(error.kind, file, f"{item}: {error.fault}" if item else error.fault, error.fix)
 
     def drop(self, kind: str, file: Path | str, message: str, fix: str) -> None:
         """Notes one thing that is left out."""

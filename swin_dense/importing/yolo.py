@@ -149,7 +149,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return text_lines(path)
     except UnusableError as error:
-        raise DataError(f"{path}: {error.message}; {error.fix}") from None
+        raise DataError(f"{path}: {error.fault}; {error.fix}") from None
 
 
 def _images_of(value: Any, base: Any, folder: Path, images: SourceImages, imported: Imported) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from swin_dense.metrics.accuracy import Row, accuracy_scores
 from swin_dense.report import charts
-from swin_dense.report.confusion import BINS, confused_pairs, most_confused
+from swin_dense.report.confusion import BINS, confused_pairs, confusion_chart
 from swin_dense.report.page import Block, Chart, Gallery, Section, Table, Tiles, number, percent, shown
 from swin_dense.visualize.classification import draw_classification, draw_video
 
@@ -81,17 +81,7 @@ def classification_sections(evidence: ClassificationEvidence) -> list[Section]:
         note = f"Expected calibration error (ECE) {100 * expected:.1f} %, largest error of a bin {100 * largest:.1f} %."
         errors.append(charts.reliability("calibration of the confidence", bins, note=note))
         errors.append(_accuracy_by_confidence(evidence.confidence, evidence.right))
-    kept = most_confused(matrix)
-    errors.append(
-        charts.heat(
-            f"confusion, % of the {evidence.items} of a class",
-            matrix[np.ix_(kept, kept)] / np.maximum(matrix.sum(axis=1)[kept][:, None], 1),
-            [names[one] for one in kept],
-            [names[one] for one in kept],
-            note="" if len(kept) == len(names) else f"The {len(kept)} classes with most errors.",
-        )
-    )
-    errors.append(confused_pairs(matrix, names, evidence.items))
+    errors += [confusion_chart(matrix, names, evidence.items), confused_pairs(matrix, names, evidence.items)]
     of_prediction = matrix.sum(axis=0)
     rows = []
     for label, name in enumerate(names):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swin_dense.report import charts
-from swin_dense.report.page import Table, number, percent
+from swin_dense.report.page import Chart, Table, number, percent
 
 SHOWN_IMAGES = 6
 """Best and worst images."""
@@ -18,6 +18,20 @@ SHOWN_PAIRS = 15
 
 BINS = 10
 """Of confidence."""
+
+NOTHING = "nothing"
+"""The last row and column of a confusion matrix of objects: what is not annotated, or not found."""
+
+
+def confusion_chart(matrix: NDArray[np.int64], names: Sequence[str], what: str = "objects", note: str = "") -> Chart:
+    """How the classes with most errors are taken for each other."""
+    kept = most_confused(matrix)
+    sums = matrix.sum(axis=1)[kept][:, None]
+    kept_names = [names[one] for one in kept]
+    if len(kept) < len(names):
+        note = f"{note} The {len(kept) - (names[-1] == NOTHING)} classes with most errors.".strip()
+    shares = matrix[np.ix_(kept, kept)] / np.maximum(sums, 1)
+    return charts.heat(f"confusion, % of the {what} of a class", shares, kept_names, kept_names, note=note)
 
 
 def most_confused(matrix: NDArray[np.int64]) -> list[int]:
@@ -36,6 +50,6 @@ def confused_pairs(matrix: NDArray[np.int64], names: Sequence[str], what: str = 
     rows = []
     for true, predicted in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if count := int(wrong[true, predicted]):
-            share = None if names[true] == "nothing" else count / matrix[true].sum()
+            share = None if names[true] == NOTHING else count / matrix[true].sum()
             rows.append([names[true], names[predicted], number(count, 0), percent(share)])
     return Table(["true", "predicted", what, "% of the class"], rows, "most frequent confusions")

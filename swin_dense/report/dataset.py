@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def write_data_report(reports: Mapping[str, Any], output: Path) -> None:
     more = f" The first {LISTED:,} of {len(findings):,}." if len(findings) > LISTED else ""
     findings.sort(key=lambda row: row[2] != "error")
     table = Table(headings, findings[:LISTED]) if findings else Tiles([("findings", "0", "nothing looks wrong")])
-    facts = [*blocks, "errors to fix" if not ok else "ready for training", time.strftime("%Y-%m-%d %H:%M")]
+    facts = [*blocks, "errors to fix" if not ok else "ready for training"]
     write_page(output, "Data", facts, [Section("What looks wrong", [table], note + more), *sections])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from swin_dense.metrics.scoring import COCO_METRICS
 from swin_dense.report import charts
-from swin_dense.report.confusion import BINS, SHOWN_IMAGES, SHOWN_PAIRS, confused_pairs, most_confused
+from swin_dense.report.confusion import BINS, NOTHING, SHOWN_IMAGES, SHOWN_PAIRS, confused_pairs, confusion_chart
 from swin_dense.report.matching import DetectionEvidence, Evaluated, detections_of, instances_of
 from swin_dense.report.page import Block, Gallery, Section, Table, Tiles, number, percent, shown
 from swin_dense.visualize.detections import draw_comparison
@@ -174,21 +174,12 @@ def _errors(evidence: DetectionEvidence, main: Evaluated) -> Section:
         )
     )
     matrix = main.engine.confusion_matrix(iou_thr=0.5, min_score=main.threshold)["matrix"].astype(np.int64)
-    labels = [*evidence.names, "nothing"]
-    kept = most_confused(matrix)
-    taken = matrix[np.ix_(kept, kept)]
-    sums = matrix.sum(axis=1)[kept][:, None]
-    blocks.append(
-        charts.heat(
-            "confusion, % of the objects of a class",
-            taken / np.maximum(sums, 1),
-            [labels[one] for one in kept],
-            [labels[one] for one in kept],
-            note=f"Detections of at least {main.threshold:.2f} at IoU 0.5. Right column: missed. Bottom row: "
-            "detections of what is not annotated, as shares of these."
-            + ("" if len(kept) == len(labels) else f" The {len(kept) - 1} classes with most errors."),
-        )
+    labels = [*evidence.names, NOTHING]
+    note = (
+        f"Detections of at least {main.threshold:.2f} at IoU 0.5. Right column: missed. Bottom row: detections of what "
+        "is not annotated, as shares of these."
     )
+    blocks.append(confusion_chart(matrix, labels, note=note))
     blocks.append(Table(["of", "error", "a detection, or an object, that is", "count", "gain of AP50"], rows, "TIDE"))
     blocks.append(confused_pairs(matrix, labels))
     return Section("Errors", blocks)

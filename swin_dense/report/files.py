@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from swin_dense.images.labelled import open_images
@@ -55,5 +54,4 @@ def write_file_report(
         sections = classification_sections(ClassificationEvidence(rows, names, read))
     else:
         sections = detection_sections(detections_in_files(gt, predictions, images))
-    facts = [str(gt), str(predictions), time.strftime("%Y-%m-%d %H:%M")]
-    write_page(output, predictions.stem, facts, sections)
+    write_page(output, predictions.stem, [str(gt), str(predictions)], sections)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +108,11 @@ class Section:
         return re.sub(r"\W+", "-", self.title).strip("-").lower()
 
 
-def number(value: float | None, decimals: int = 1, unit: str = "") -> Cell:
+def number(value: float | None, decimals: int = 1) -> Cell:
     """A number of a table; a dash where there is none (None, NaN, or COCO's -1 turned into one of these)."""
     if value is None or not np.isfinite(value):
         return Cell("–", float("-inf"))
-    return Cell(f"{value:,.{decimals}f}{unit}", float(value))
+    return Cell(f"{value:,.{decimals}f}", float(value))
 
 
 def percent(share: float | None, decimals: int = 1) -> Cell:
@@ -134,13 +135,14 @@ def write_page(output: Path, title: str, facts: Sequence[str], sections: Sequenc
     Args:
         output: The file, such as report.html.
         title: Its heading.
-        facts: Short texts below the heading.
+        facts: Short texts below the heading, before the time.
         sections: What is on it; titles differ.
     """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    facts = [*facts, time.strftime("%Y-%m-%d %H:%M")]
     text = template.render(title=title, facts=facts, sections=sections)
     with atomic_write(output) as unfinished:
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -21,7 +21,7 @@ from swin_dense.label_maps.layout import names_by_stem
 from swin_dense.metrics.mean_iou import MatchedLabelMaps, count_pairs, segmentation_metrics
 from swin_dense.records import IGNORE_INDEX
 from swin_dense.report import charts
-from swin_dense.report.confusion import SHOWN_IMAGES, confused_pairs, most_confused
+from swin_dense.report.confusion import SHOWN_IMAGES, confused_pairs, confusion_chart
 from swin_dense.report.page import Gallery, Section, Table, Tiles, number, shown
 from swin_dense.visualize.pictures import Picture, as_picture, beside, captioned, enlarged
 from swin_dense.visualize.segmentation import draw_segmentation_comparison
@@ -121,15 +121,7 @@ def segmentation_sections(evidence: SegmentationEvidence) -> list[Section]:
         pixels = number(100 * truth[label] / truth.sum(), 2)
         rows.append([name, number(one["IoU"]), number(one["Acc"]), number(precision), pixels])
     headings = ["class", "IoU", "recall (Acc)", "precision", "% of the pixels"]
-    kept = most_confused(matrix)
-    shares = matrix[np.ix_(kept, kept)] / np.maximum(truth[kept][:, None], 1)
-    chart = charts.heat(
-        "confusion, % of the pixels of a class",
-        shares,
-        [names[one] for one in kept],
-        [names[one] for one in kept],
-        note="" if len(kept) == len(names) else f"The {len(kept)} classes with most errors.",
-    )
+    chart = confusion_chart(matrix, names, "pixels")
     best_first = sorted(range(len(names)), key=lambda label: -np.nan_to_num(scores["per_class"][names[label]]["IoU"]))
     shown_first = best_first if len(names) <= charts.MOST_CLASSES else best_first[-charts.MOST_CLASSES :]
     bars = charts.bars(

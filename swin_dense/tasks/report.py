@@ -58,7 +58,7 @@ def write_report(models: Sequence[Any], folders: Sequence[Path], output: Path, *
         sections += [Section(f"{prefix}{one.title}", one.blocks, one.note) for one in found]
     title = ", ".join(names) if len(names) <= 3 else f"{len(names)} runs"
     tasks = dict.fromkeys(model.config.task for model in models)
-    facts = [*tasks, f"{len(models[0].class_names)} classes", time.strftime("%Y-%m-%d %H:%M")]
+    facts = [*tasks, f"{len(models[0].class_names)} classes"]
     summary = comparison_sections(records) if len(models) > 1 else sections[:1]
     details = sections if len(models) > 1 else sections[1:]
     everything = [*summary, *curve_sections(records), *details, *record_sections(records)]
