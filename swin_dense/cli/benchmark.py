@@ -56,12 +56,11 @@ def backbone(
     from swin_dense.benchmark.backbone import benchmark_backbone, lines
     from swin_dense.benchmark.cells import GPU_DEFAULTS, BackboneSettings
 
-    typed = {
-        **_lists(variants=variants, shapes=shapes, precisions=precisions, modes=modes, peers=peers),
-        **dict(_given(compile=compile_too, compile_mode=compile_mode, repeats=repeats)),
-        **dict(_given(compile_limit=compile_limit, seconds_limit=seconds_limit, threads=threads, device=device)),
-    }
-    record = benchmark_backbone(BackboneSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
+    lists = _lists(variants=variants, shapes=shapes, precisions=precisions, modes=modes, peers=peers)
+    compiling = {"compile": compile_too, "compile_mode": compile_mode, "compile_limit": compile_limit}
+    others = {"repeats": repeats, "seconds_limit": seconds_limit, "threads": threads}
+    typed = _typed(device, GPU_DEFAULTS, **lists, **compiling, **others)
+    record = benchmark_backbone(BackboneSettings(**typed))
     _show(record, [line for cell in record["cells"] for line in lines(cell)], as_json)
 
 
@@ -86,12 +85,10 @@ def attention(
     from swin_dense.benchmark.attention import GPU_DEFAULTS, AttentionSettings, benchmark_attention
     from swin_dense.cli.report import print_report
 
-    typed = {
-        **_lists(methods=methods, variants=variants),
-        **dict(_given(size=size, batch_size=batch_size, repeats=repeats)),
-        **dict(_given(seconds_limit=seconds_limit, threads=threads, device=device)),
-    }
-    record = benchmark_attention(AttentionSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
+    numbers = {"size": size, "batch_size": batch_size, "repeats": repeats, "threads": threads}
+    lists = _lists(methods=methods, variants=variants)
+    typed = _typed(device, GPU_DEFAULTS, **lists, **numbers, seconds_limit=seconds_limit)
+    record = benchmark_attention(AttentionSettings(**typed))
     left = [f"not measured for lack of time: {', '.join(record['not_measured'])}"] if record["not_measured"] else []
     print_report(record, _table_5(record), *left, as_json=as_json)
 
@@ -115,12 +112,10 @@ def train(
     """Images per second of whole trainings, data loading included, also beside mmdet's own."""
     from swin_dense.benchmark.train import GPU_DEFAULTS, TrainSettings, benchmark_train, line
 
-    typed = {
-        **_lists(recipes=recipes, precisions=precisions, peers=peers),
-        **dict(_given(batch_size=batch_size, workers=workers, warm_up=warm_up, steps=steps, images=images)),
-        **dict(_given(repeats=repeats, seconds_limit=seconds_limit, changes=overrides, device=device)),
-    }
-    record = benchmark_train(TrainSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
+    lists = _lists(recipes=recipes, precisions=precisions, peers=peers)
+    numbers = {"batch_size": batch_size, "workers": workers, "warm_up": warm_up, "steps": steps, "images": images}
+    others = {"repeats": repeats, "seconds_limit": seconds_limit, "changes": overrides}
+    record = benchmark_train(TrainSettings(**_typed(device, GPU_DEFAULTS, **lists, **numbers, **others)))
     lines = [line(one) for one in (*record["runs"], *record["comparisons"])]
     lines += [f"{precision}: ours is {one:.2f} times as fast as mmdet" for precision, one in record["speedup"].items()]
     _show(record, lines, as_json)
@@ -139,7 +134,7 @@ def data(
     """Images per second of one loading process, beside mmdet's pipeline."""
     from swin_dense.benchmark.data import DataSettings, benchmark_data, lines
 
-    typed = {**dict(_given(root=root, images=images, repeats=repeats)), **_lists(peers=peers)}
+    typed = _given(root=root, images=images, repeats=repeats, **_lists(peers=peers))
     record = benchmark_data(DataSettings(**typed))
     _show(record, lines(record), as_json)
 
@@ -157,7 +152,7 @@ def metric(
     from swin_dense.benchmark.metric import MetricSettings, benchmark_metric, lines
 
     sizes = _given(images=images, detections=detections, masks=masks, label_maps=label_maps, repeats=repeats)
-    record = benchmark_metric(MetricSettings(**dict(sizes)))
+    record = benchmark_metric(MetricSettings(**sizes))
     _show(record, lines(record), as_json)
 
 
@@ -175,27 +170,29 @@ def export(
     """Images per second of exporting features, beside a script with timm and numpy.save."""
     from swin_dense.benchmark.export import GPU_DEFAULTS, ExportSettings, benchmark_export, lines
 
-    numbers = _given(variant=variant, images=images, batch_size=batch_size, workers=workers, repeats=repeats)
-    typed = {**dict(numbers), **_lists(peers=peers), **dict(_given(device=device))}
-    record = benchmark_export(ExportSettings(**{**_defaults(device, GPU_DEFAULTS), **typed}))
+    numbers = {"images": images, "batch_size": batch_size, "workers": workers, "repeats": repeats}
+    typed = _typed(device, GPU_DEFAULTS, variant=variant, **numbers, **_lists(peers=peers))
+    record = benchmark_export(ExportSettings(**typed))
     _show(record, lines(record), as_json)
 
 
-def _given(**options: Any) -> list[tuple[str, Any]]:
+def _given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
-    return [(name, value) for name, value in options.items() if value is not None]
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _lists(**options: str | None) -> dict[str, list[str]]:
     """Lists of names, of the options that were given."""
-    return {name: [part.strip() for part in text.split(",") if part.strip()] for name, text in _given(**options)}
+    given = _given(**options).items()
+    return {name: [part.strip() for part in text.split(",") if part.strip()] for name, text in given}
 
 
-def _defaults(device: str | None, on_gpu: dict[str, Any]) -> dict[str, Any]:
-    """What holds on this device unless the user says otherwise."""
+def _typed(device: str | None, on_gpu: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The options that were given, and what holds on a GPU unless they say otherwise."""
     from swin_dense.devices import chosen_device
 
-    return on_gpu if chosen_device(device).type == "cuda" else {}
+    defaults = on_gpu if chosen_device(device).type == "cuda" else {}
+    return {**defaults, **_given(device=device, **options)}
 
 
 def _show(record: dict[str, Any], lines: list[str], as_json: bool) -> None:
