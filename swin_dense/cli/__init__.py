@@ -14,12 +14,12 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from swin_dense.cli import benchmark, checks, configs, exports, inference, reports, training, weights
+from swin_dense.cli import benchmark, checks, configs, exports, inference, training, weights
 from swin_dense.cli.app import app
 from swin_dense.errors import SwinDenseError, TrainingInterruptedError, on_command_line
 
 # The modules are named because importing them registers their commands.
-__all__ = ["app", "benchmark", "checks", "configs", "exports", "inference", "main", "reports", "training", "weights"]
+__all__ = ["app", "benchmark", "checks", "configs", "exports", "inference", "main", "training", "weights"]
 
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory", re.IGNORECASE)
 """What CUDA, MPS and the CPU say; torch has no common class for it."""

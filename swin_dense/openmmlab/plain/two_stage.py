@@ -1,4 +1,4 @@
-"""Faster, Mask and Cascade R-CNN: proposals, heads that pool their features, and masks.
+"""Faster, Mask, Cascade and Sparse R-CNN: proposals, or learnt queries, heads that pool their features, and masks.
 
 Shapes: B images, P proposals and D detections of an image, K classes, (H, W) pixels.
 """
@@ -14,6 +14,7 @@ from swin_dense.openmmlab.plain.boxes import (
     NOTHING,
     Candidates,
     Maps,
+    best_of,
     decoded,
     rows_of,
     suppressed,
@@ -21,6 +22,7 @@ from swin_dense.openmmlab.plain.boxes import (
     top,
     without_small,
 )
+from swin_dense.openmmlab.plain.operators import BatchFirst, with_plain_operators
 from swin_dense.ops import torchvision_kernels
 
 
@@ -145,3 +147,32 @@ class MaskStages(nn.Module):
 
 def _stages(parts: nn.Module) -> nn.ModuleList:
     return parts if isinstance(parts, nn.ModuleList) else nn.ModuleList([parts])
+
+
+class QueryStages(nn.Module):
+    """An mmdet `EmbeddingRPNHead`, and the box heads of its `SparseRoIHead`; nothing is suppressed."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.boxes, self.queries = network.rpn_head.init_proposal_bboxes, network.rpn_head.init_proposal_features
+        heads: Any = with_plain_operators(network.roi_head.bbox_head)
+        self.heads = heads
+        for head in heads:
+            head.attention_norm = BatchFirst(head.attention_norm)
+        self.poolings = nn.ModuleList(Pooling(one) for one in network.roi_head.bbox_roi_extractor)
+        self.count = network.roi_head.test_cfg["max_per_img"]
+
+    def forward(self, maps: Maps, size: tuple[int, int]) -> Candidates:
+        """The detections (B, D) of images of `size`."""
+        batch, (height, width) = maps[0].shape[0], size
+        centre, sides = self.boxes.weight.split(2, dim=-1)
+        corners = torch.cat([centre - 0.5 * sides, centre + 0.5 * sides], dim=-1)
+        boxes = torch.stack([corners[:, 0::2] * width, corners[:, 1::2] * height], dim=-1).flatten(1)
+        boxes, queries = (one.repeat(batch, 1, 1) for one in (boxes, self.queries.weight))
+        for head, pooling in zip(self.heads, self.poolings, strict=True):
+            logits, deltas, queries, _ = head(pooling(maps, boxes), queries)
+            boxes = decoded(head.bbox_coder, boxes.flatten(0, 1), deltas.flatten(0, 1), size).view_as(boxes)
+        scores = logits.sigmoid() if head.loss_cls.use_sigmoid else logits.softmax(-1)[..., :-1]
+        labels = torch.arange(scores.shape[2], device=scores.device).expand_as(scores).flatten(1)
+        each = boxes[:, :, None].expand(-1, -1, scores.shape[2], -1).flatten(1, 2)
+        return best_of(Candidates(each, scores.flatten(1), labels), self.count)

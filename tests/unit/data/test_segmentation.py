@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from swin_dense.data.segmentation import SegmentationDataset
+from swin_dense.data.ade20k import SegmentationDataset
 from swin_dense.errors import DataError
 from swin_dense.label_maps.classes import read_classes
 from swin_dense.label_maps.conversion import LabelConversion
