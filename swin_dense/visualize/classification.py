@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swin_dense.files import atomic_write
+from swin_dense.visualize.curves import save_figure, tidy
 from swin_dense.visualize.pictures import (
     LegendEntry,
     Picture,
@@ -68,8 +68,5 @@ def draw_timeline(seconds: NDArray[np.float32], class_names: Sequence[str], outp
     for label in shown:
         axes.stairs(100 * seconds[:, label], edges, label=class_names[label], linewidth=2)
     axes.set(xlabel="second", ylabel="probability, %", ylim=(0, 102), xlim=(0, len(seconds)))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
-    with atomic_write(output) as unfinished:
-        figure.savefig(unfinished)
+    tidy(axes)
+    save_figure(figure, output)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from swin_dense.backbones.plain import PlainBlock
 from swin_dense.errors import ConfigError
-from swin_dense.visualize.features import DPI, PANEL, extent_of, save_figure, show_image
+from swin_dense.visualize.curves import save_figure
+from swin_dense.visualize.features import DPI, PANEL, extent_of, show_image
 
 FRAMES = 8
 """Most frames in a picture of Grad-CAM."""

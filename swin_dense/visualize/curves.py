@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -46,14 +47,10 @@ def draw_curves(metrics_csv: Path, output: Path) -> None:
     scores.set(title="validation", ylim=(0, 100))
     scores.xaxis.get_major_locator().set_params(integer=True)
     for axes in (losses, scores):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend(frameon=False, fontsize="small")
-        else:
+        tidy(axes)
+        if not axes.lines:
             axes.text(0.5, 0.5, "nothing recorded yet", ha="center", transform=axes.transAxes)
-    with atomic_write(output) as unfinished:
-        figure.savefig(unfinished)
+    save_figure(figure, output)
 
 
 def draw_complexity(
@@ -69,10 +66,21 @@ def draw_complexity(
         (line,) = axes.plot(sides, by_equation, label=label)
         axes.plot(sides, by_counting, "o", color=line.get_color(), markersize=4, label="the same, counted in the code")
     axes.set(title="attention on the finest map", xlabel="image side, pixels", ylabel="multiply-adds", yscale="log")
+    tidy(axes)
+    save_figure(figure, output)
+
+
+def tidy(axes: Axes) -> None:
+    """Gives a plot a faint grid, no frame, and a legend where it has curves."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize="small")
-    with atomic_write(output) as unfinished:
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize="small")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all; the suffix names the format."""
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished)
 
 

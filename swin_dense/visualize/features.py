@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from swin_dense.files import atomic_write
+from swin_dense.visualize.curves import save_figure
 from swin_dense.visualize.pictures import FONT, escaped, font_for
 
 PANEL = 2.6
@@ -125,12 +125,6 @@ def extent_of(size: Sequence[int], stride: int) -> tuple[int, int, int, int]:
 def crop(axes: Any, left: float, top: float, right: float, bottom: float) -> None:
     """Shows only this part of a panel, given in pixels."""
     axes.set(xlim=(left, right), ylim=(bottom, top))
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure whole or not at all; the suffix names the format."""
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished)
 
 
 _HEADS_PER_ROW = 8
