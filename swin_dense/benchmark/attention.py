@@ -73,14 +73,12 @@ class Method:
         return tokens
 
 
-def naive_sliding(attention: WindowAttention, tokens: Tensor, shifted: bool) -> Tensor:
-    """Sliding windows, the keys of each query gathered by themselves."""
-    return _slide(naive_sliding_attention, attention, tokens)
-
-
-def blocked_sliding(attention: WindowAttention, tokens: Tensor, shifted: bool) -> Tensor:
-    """Sliding windows, block by block."""
-    return _slide(blocked_sliding_attention, attention, tokens)
+def sliding_windows(
+    slide: Callable[[Tensor, Tensor], Tensor], attention: WindowAttention, tokens: Tensor, shifted: bool
+) -> Tensor:
+    """Sliding windows, which are not shifted."""
+    attended: Tensor = attention.proj(slide(attention.projected(tokens), sliding_bias(attention)))
+    return attended
 
 
 def regular_windows(attention: WindowAttention, tokens: Tensor, shifted: bool) -> Tensor:
@@ -111,19 +109,14 @@ def padded_windows(attention: WindowAttention, tokens: Tensor, shifted: bool) ->
 
 
 METHODS = {
-    "sliding-naive": Method("sliding window (naive)", naive_sliding),
-    "sliding-blocks": Method("sliding window (blocks)", blocked_sliding),
+    "sliding-naive": Method("sliding window (naive)", partial(sliding_windows, naive_sliding_attention)),
+    "sliding-blocks": Method("sliding window (blocks)", partial(sliding_windows, blocked_sliding_attention)),
     "windows": Method("window (w/o shifting)", regular_windows),
     "padding": Method("shifted window (padding)", padded_windows),
     "cyclic": Method("shifted window (cyclic)", cyclic_windows),
     "plan": Method("shifted window (as used)"),
 }
 """By name on the command line, in the order of the table; the last permutes rows by a window plan."""
-
-
-def _slide(slide: Callable[[Tensor, Tensor], Tensor], attention: WindowAttention, tokens: Tensor) -> Tensor:
-    attended: Tensor = attention.proj(slide(attention.projected(tokens), sliding_bias(attention)))
-    return attended
 
 
 def _attended(attention: WindowAttention, partition: RolledPartition, mask: Tensor, grid: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(name_or_path)
     if os.path.isfile(path):  # unlike Path.is_file it answers for names that no file system takes, too
         return path
-    name, recipes = path.as_posix().removesuffix(".py"), _recipes_by_name()
+    name = path.as_posix().removesuffix(".py")
+    recipes = {called: path for key, path in list_recipes().items() for called in (key, path.stem)}
     if name in recipes:
         return recipes[name]
     if os.path.isdir(path):
@@ -66,10 +67,6 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     near = difflib.get_close_matches(name, recipes, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "swin-dense configs lists the recipes"
     raise ConfigError(f"{path}: no such config file, and no recipe of that name; {hint}")
-
-
-def _recipes_by_name() -> dict[str, Path]:
-    return {name: path for key, path in list_recipes().items() for name in (key, path.stem)}
 
 
 @cache

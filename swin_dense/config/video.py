@@ -118,12 +118,9 @@ class VideoViewsConfig:
 
 @dataclass(frozen=True)
 class VideoInferenceConfig(VideoViewsConfig):
-    """How a video is classified, in `evaluate` and `predict`.
+    """How a video is classified, in `evaluate` and `predict`; the rest is that of `VideoViewsConfig`.
 
     Attributes:
-        clips: Clips, spread evenly over the video.
-        crops: Squares cut out of each.
-        short_side: Shorter side to which the video is resized before; None takes `augmentation.size`.
         view_batch_size: Views that the model sees at a time; changes no result.
         timeline: Whether `predict` also classifies every second of a video file, by the clip around its middle.
         top: How many of the surest classes are written for each video.
@@ -142,15 +139,10 @@ class VideoInferenceConfig(VideoViewsConfig):
 
 @dataclass(frozen=True)
 class VideoOptimizerConfig(OptimizerConfig):
-    """AdamW, with a learning rate of its own for the backbone.
+    """AdamW, with a learning rate of its own for the backbone; the rest is that of `OptimizerConfig`.
 
     Attributes:
         learning_rate: The head's, for the total batch of the recipe; not scaled by the number of devices.
-        weight_decay: Of every parameter whose name contains none of `no_decay`.
-        betas: Momentum coefficients.
-        no_decay: Parts of parameter names that are not decayed.
-        layer_decay: Factor on the learning rate from one layer of the backbone to the layer before it; None gives every
-            layer the same.
         backbone_factor: Factor on the learning rate of the backbone.
     """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
+from torchvision.transforms.v2 import Identity
 
 from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.transforms import Transform
@@ -154,7 +155,7 @@ class VideoDataModule(ImageDataModule):
         """
         super().__init__(
             train_transform=random_clip_view() if train_transform is None else train_transform,
-            test_transform=_unchanged,
+            test_transform=Identity(),  # what is read is already as the model's views need it
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -203,8 +204,3 @@ class VideoDataModule(ImageDataModule):
             logger.warning(
                 "%d of %d training videos were skipped; check-data names them", count, len(self.train_dataset)
             )
-
-
-def _unchanged(sample: Sample) -> Sample:
-    """What is read of a validation video is already as the model's views need it."""
-    return sample

@@ -63,7 +63,8 @@ def _image(path: Path, item: str, task: dict[str, Any], images: SourceImages, im
         raise UnusableError("missing-image", "names no image", "export it with its image")
     name = _find(addresses[0], path.parent, images)
     results = list(_results(path, item, task, imported))
-    size = next((size for one in results if (size := _stated(one))), None) or images.size(name)
+    stated = (stated_size(one.get("original_height"), one.get("original_width")) for one in results)
+    size = next(filter(None, stated), None) or images.size(name)
     objects = []
     for place, one in enumerate(results):
         with imported.dropping(path, f"{item}, shape {place + 1}"):
@@ -112,10 +113,6 @@ def _results(path: Path, item: str, task: dict[str, Any], imported: Imported) ->
             else:
                 kind = ascii(one.get("type"))[:40]
                 imported.drop("no-shape", path, f"{item}: result {place + 1} is of type {kind}", "label a shape")
-
-
-def _stated(one: dict[str, Any]) -> Size | None:
-    return stated_size(one.get("original_height"), one.get("original_width"))
 
 
 def _object(one: dict[str, Any], size: Size, imported: Imported) -> ImportedObject:

@@ -37,7 +37,7 @@ ALLOWED = {
     # Files of the user.
     "images": {"torch", "torchvision", "numpy", "PIL", "pyarrow", *LEAVES},
     "coco": {"torch", "numpy", "msgspec", "pycocotools", "swin_dense.images", *LEAVES},
-    "label_maps": {"torch", "torchvision", "numpy", "PIL", "scipy", "swin_dense.images", *LEAVES},
+    "label_maps": {"numpy", "PIL", "swin_dense.images", *LEAVES},
     "videos": {"torch", "torchvision", "numpy", "av", "swin_dense.images", *LEAVES},
     # Data sets of other formats.
     "importing": {"numpy", "PIL", "pycocotools", "defusedxml", "yaml", *FILES, *LEAVES},
@@ -84,7 +84,6 @@ ALLOWED = {
     "training": {
         "torch",
         "torchvision",
-        "numpy",
         "lightning",
         "timm",
         "swin_dense.config",
@@ -194,7 +193,6 @@ ALLOWED = {
         "swin_dense.importing",
         "swin_dense.metrics",
         "swin_dense.migration",
-        "swin_dense.openmmlab.model_dicts",
         "swin_dense.report",
         "swin_dense.serve",
         "swin_dense.stats",
