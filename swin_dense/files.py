@@ -1,7 +1,8 @@
-"""Writes a file whole or not at all, and makes sure, before the work, that results can be written."""
+"""Writes a file whole or not at all, makes sure, before the work, that results can be written, and hashes files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from tempfile import TemporaryFile
 from uuid import uuid4
 
 from swin_dense.errors import ConfigError, OutputError, SwinDenseError
+
+PIECE = 2**20
+"""Bytes of a file that are hashed at a time."""
 
 
 @contextmanager
@@ -86,6 +90,15 @@ def _beside(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, which is read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def check_output_file(path: Path) -> None:

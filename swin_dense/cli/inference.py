@@ -285,11 +285,11 @@ def report(
     elif runs and gt is None and predictions is None:
         refuse_options(context, of_files, "only with --gt; of a run, its config says it")
         from swin_dense import models
+        from swin_dense.config import config_of_run
         from swin_dense.tasks.report import write_report
 
         for run in runs:
-            if not (run / "config.py").is_file():
-                raise ConfigError(f"{run} is no run folder: it holds no config.py")
+            config_of_run(run)
         loaded = [models.load(run, None, device, data=data, overrides=overrides or ()) for run in runs]
         write_report(loaded, runs, output, device=device)
     else:

@@ -70,7 +70,9 @@ def train(
         raise ConfigError("name a config, or a run folder with --resume RUN, which continues with the config in RUN")
     if resume is not None and (weights is not None or run is not None):
         raise ConfigError("--resume RUN continues with the config and weights in RUN; change keys with --set")
-    source = str(config) if resume is None else str(_run_config(resume))
+    from swin_dense.config import config_of_run
+
+    source = str(config) if resume is None else str(config_of_run(resume))
     changes = [*(overrides or ()), *(f"trainer.{option}" for option in trainer or ())]
     settings = load(source, data, [*changes, *(["training.compile=True"] if compiled else [])])
     if early_stopping is not None:
@@ -142,13 +144,6 @@ def _found(found: dict[str, Any]) -> list[str]:
         f"a step then learns from {found['images_per_step']} images, which the learning rate belongs to; other batches "
         f"may hold larger images and more objects, so leave some memory free; train with {sets}",
     ]
-
-
-def _run_config(run: Path) -> Path:
-    path = run / "config.py"
-    if not path.is_file():
-        raise ConfigError(f"{run} is no run folder: it holds no config.py")
-    return path
 
 
 def _report(run: Run, task: str, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from swin_dense.config.common import TrainingConfig
 from swin_dense.config.parsing import (
     TASKS,
     Config,
+    config_of_run,
     config_text,
     describe_recipe,
     find_config,
@@ -16,6 +17,7 @@ __all__ = [
     "TASKS",
     "Config",
     "TrainingConfig",
+    "config_of_run",
     "config_text",
     "describe_recipe",
     "find_config",

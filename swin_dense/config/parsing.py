@@ -69,6 +69,14 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     raise ConfigError(f"{path}: no such config file, and no recipe of that name; {hint}")
 
 
+def config_of_run(folder: Path) -> Path:
+    """The config file of a run folder."""
+    path = folder / "config.py"
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no run folder: it holds no config.py")
+    return path
+
+
 @cache
 def list_recipes() -> dict[str, Path]:
     """Every recipe that ships with the package: "folder/name" to its file, sorted by folder and name."""

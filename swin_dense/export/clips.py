@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +13,10 @@ from torch.utils.data import Dataset
 
 from swin_dense.errors import DataError
 from swin_dense.export.compute import LoadedImage, TargetSize
+from swin_dense.files import sha256_of
 from swin_dense.videos.clips import ClipSampling
 from swin_dense.videos.finder import find_videos
 from swin_dense.videos.reader import VideoError, VideoFile
-
-PIECE = 2**20
-"""Bytes of a file that are hashed at a time."""
 
 
 class ClipSource(NamedTuple):
@@ -83,11 +80,4 @@ class ClipReader(Dataset[LoadedImage]):
         return LoadedImage(number, source.path, _digest(source.file), (spanned, *video.size), pixels, seconds=seconds)
 
 
-@lru_cache(maxsize=16)
-def _digest(file: Path) -> str:
-    """SHA-256 of a file, whose clips are read one after another."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        for piece in iter(lambda: opened.read(PIECE), b""):
-            digest.update(piece)
-    return digest.hexdigest()
+_digest = lru_cache(maxsize=16)(sha256_of)  # the clips of a file are read one after another

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from swin_dense.backbones import VARIANTS
-from swin_dense.config import Config, load_config
+from swin_dense.config import Config, config_of_run, load_config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, WeightsError, option, setting
 from swin_dense.images.finder import each_image, is_single, read_image
@@ -56,11 +56,9 @@ def load(
 
         return Model(None, str(source), build_backbone(str(source), path)[0], Labels(()), path, device)
     labels = labels_in_data(config) if path is None and data is not None else labels_of(config, path)
-    model = build(config, len(labels.class_names))
     if path is None:
         warnings.warn(f"{name_of(source)}: no weights given, these are random", stacklevel=3)
-    else:
-        load_whole(model.network, path, labels.class_names)
+    model = build_whole(config, path, labels.class_names)
     return Model(config, name_of(source), model, labels, path, device)
 
 
@@ -332,9 +330,7 @@ def find_config(
                 raise ConfigError(f'there is no backbone variant "{source}"; did you mean "{near[0]}"?')
         if Path(source).is_dir():
             folder = Path(source)
-            source = folder / "config.py"
-            if not source.is_file():
-                raise ConfigError(f"{folder} is no run folder: it holds no config.py")
+            source = config_of_run(folder)
     config = load_config(source, overrides)
     if data is not None:
         config = load_config(config, {"data.root": str(data)})
@@ -361,6 +357,14 @@ def build(config: Config, num_classes: int) -> Any:
     """The detector or segmenter of a config with random weights, which are always the same."""
     with same_random_weights():
         return task_of(config).build_model(config.model, num_classes).eval()
+
+
+def build_whole(config: Config, weights: Path | None, class_names: Sequence[str]) -> Any:
+    """That of a config with weights, which must cover all of it, where there are any."""
+    model = build(config, len(class_names))
+    if weights is not None:
+        load_whole(model.network, weights, class_names)
+    return model
 
 
 @contextmanager

@@ -21,10 +21,9 @@ from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, WeightsError, nearest, option
 from swin_dense.export.models import IMAGENET, ModelPart, as_feature_model, traceable
 from swin_dense.models import (
-    build,
+    build_whole,
     find_config,
     labels_of,
-    load_whole,
     same_random_weights,
     take_weights,
     weights_file,
@@ -126,16 +125,13 @@ def load_part(
     task = task_of(config)
     if part == "whole" or (part is None and task.exports_whole):
         names = labels_of(config, path).class_names
-        model = build(config, len(names))
-        network = model.network
-        if path is not None:
-            load_whole(network, path, names)
-        whole, size = task.whole(network), task.whole_size(config)
+        model = build_whole(config, path, names)
+        whole, size = task.whole(model.network), task.whole_size(config)
         detector = task.whole_detector(config, model)
         return ModelPart(
             whole,
             () if detector is not None else (_logits(whole, size or ()),),
-            replace(task.preprocessing(network), divisor=1),
+            replace(task.preprocessing(model.network), divisor=1),
             "whole",
             _describe(config),
             class_names=names if path is not None else (),
@@ -181,9 +177,7 @@ def load_inspected(
             )
         return InspectedModel(PlainSwin(build_backbone(str(source), path)[0]).eval().to(place), IMAGENET)
     names = labels_of(config, path).class_names
-    whole = build(config, len(names))
-    if path is not None:
-        load_whole(whole.network, path, names)
+    whole = build_whole(config, path, names)
     kind = type(getattr(whole.network, "backbone", whole.network))
     if not issubclass(kind, SwinTransformer):
         raise ConfigError(f"model.backbone is a {kind.__name__}; only a Swin can be looked into")

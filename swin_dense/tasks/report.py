@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +24,7 @@ from swin_dense.report.training import (
 )
 from swin_dense.tasks import data_module, task_of
 from swin_dense.tasks.evaluation import evaluate_module
+from swin_dense.tasks.run_folder import read_facts
 
 TIMED = 10
 """Images that the speed is measured on, one at a time."""
@@ -49,7 +48,7 @@ def write_report(models: Sequence[Any], folders: Sequence[Path], output: Path, *
             name,
             metrics_of(folder),
             flat_settings(settings_of(model.config)),
-            _facts(folder),
+            read_facts(folder),
             _speed(model),
             scores,
         )
@@ -87,13 +86,6 @@ def _evaluated(model: Any, device: str | None) -> tuple[dict[str, float], list[S
             device=device or model.device.type,
         )
         return task.report(config, predictions)
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError, RecursionError):
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return facts if isinstance(facts, dict) else {}
-    return {}
 
 
 def _speed(model: Any) -> dict[str, str]:

@@ -80,16 +80,21 @@ def record_resume(run: Path, config: Config, changes: Mapping[str, tuple[Any, An
     """Makes what a run is resumed with its record: its config, and a line of its history; on the first process."""
     if not is_first_process():
         return
-    facts: Any = {}
-    with suppress(OSError, ValueError, RecursionError):
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    facts = facts if isinstance(facts, dict) else {}
+    facts = read_facts(run)
     before = facts.get("resumed")
     history = {key: [repr(one) if _holds_objects(one) else one for one in pair] for key, pair in changes.items()}
     facts["resumed"] = [*(before if isinstance(before, list) else ()), {"command": sys.argv, "changes": history}]
     write_json(run / "run.json", facts)
     if changes:
         _write_config(run, config)
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """What `run.json` says; nothing where it is missing or damaged."""
+    with suppress(OSError, ValueError, RecursionError):
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        return facts if isinstance(facts, dict) else {}
+    return {}
 
 
 def _write_config(run: Path, config: Config) -> None:

@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import nn
 
-from swin_dense.config import Config, load_config, settings_of
+from swin_dense.config import Config, config_of_run, load_config, settings_of
 from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, DataError, OutputError, TrainingError, WeightsError, option
@@ -94,9 +94,7 @@ def train_source(
             raise ConfigError(
                 "resume continues with the config and the weights of its run; run and weights are not for it"
             )
-        if not (Path(resume) / "config.py").is_file():
-            raise ConfigError(f"{resume} is no run folder: it holds no config.py")
-        return train(load_config(Path(resume) / "config.py", changes), Path(resume), resume=True, **options)
+        return train(load_config(config_of_run(Path(resume)), changes), Path(resume), resume=True, **options)
     epochs, milestones = changes.get("schedule.epochs"), "schedule.milestones"
     config = load_config(source)
     if isinstance(epochs, int) and milestones not in changes and hasattr(config.schedule, "milestones"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from swin_dense.errors import DataError
+from swin_dense.files import sha256_of
 from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, finding_of, report_of
 from swin_dense.records import Finding, Progress
 from swin_dense.videos.clips import ClipSampling
@@ -26,9 +26,6 @@ from swin_dense.videos.reader import VideoError, VideoFile
 
 TOLERANCE = 1.0
 """Seconds by which a video may be longer or shorter than its list says: cuts lie at key frames."""
-
-PIECE = 2**20
-"""Bytes that are read at a time."""
 
 CONVERT = "convert it, or leave it as it is: no count in a header is believed"
 
@@ -138,15 +135,12 @@ def _check_file(root: Path, listed: ListedVideo, shortest: int) -> tuple[str, li
     try:
         video = VideoFile(path)
         decoded = sum(1 for _ in video.decode())
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            for piece in iter(lambda: file.read(PIECE), b""):
-                digest.update(piece)
+        digest = sha256_of(path)
     except VideoError as error:
         return "", [Finding(error.kind, str(path), error.fault, error.fix)]
     except OSError as error:
         return "", [Finding("unreadable-video", str(path), f"cannot be read ({error.strerror})", "restore the file")]
-    return digest.hexdigest(), [
+    return digest, [
         Finding(kind, str(path), message, fix, severity="error" if kind == "damaged-frames" else "warning")
         for kind, message, fix in _faults(video, listed, decoded, shortest)
     ]

@@ -26,7 +26,7 @@ from urllib.request import url2pathname
 from filelock import FileLock, Timeout
 
 from swin_dense.errors import WeightsError
-from swin_dense.files import atomic_write
+from swin_dense.files import atomic_write, sha256_of
 from swin_dense.weights.download import BytesDone, Tell, check_size, download, state_of
 from swin_dense.weights.releases import RELEASES, Release, find_release
 
@@ -279,14 +279,10 @@ def _record_of(path: Path) -> Path:
 
 
 def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+        return sha256_of(path)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read ({error})") from error
-    return digest.hexdigest()
 
 
 def _checked_digits(sha256: str | None) -> str | None:
