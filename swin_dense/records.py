@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -355,6 +356,12 @@ class Finding:
     image_id: int | None = None
     annotation_id: int | None = None
     severity: Severity = "error"
+
+    @classmethod
+    def of_error(cls, kind: str, path: Path, error: Exception) -> Finding:
+        """An error that concerns a whole folder or file."""
+        message, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
+        return cls(kind, str(path), message, fix or "name the right one")
 
     def __str__(self) -> str:
         """One line that names the item and the fix; the file is named only where it is an image."""

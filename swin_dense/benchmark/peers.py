@@ -147,7 +147,6 @@ def _timm(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
 
 
 def _transformers(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
-    """The backbone class."""
     shape = VARIANTS[variant]
     library = import_module("transformers")
     options: dict[str, Any] = {"out_features": [f"stage{number + 1}" for number in range(len(shape.depths))]}
@@ -166,7 +165,6 @@ def _transformers(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
 
 
 def _mmdet(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
-    """The detection backbone."""
     from swin_dense.openmmlab.peers import mmdet_backbone
 
     model = mmdet_backbone(VARIANTS[variant])
@@ -174,7 +172,6 @@ def _mmdet(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
 
 
 def _mmaction(variant: str, sizes: Sequence[tuple[int, ...]]) -> Contestant:
-    """The backbone of videos."""
     from swin_dense.openmmlab.peers import mmaction_backbone
 
     model = mmaction_backbone(VARIANTS[variant])

@@ -177,7 +177,6 @@ def export(
 
 
 def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given."""
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -215,7 +215,6 @@ class ADE20KDataModule(ImageDataModule):
             logger.warning("%s", finding)
 
     def _read(self, name: str, split: str) -> SegmentationDataset:
-        """The data set of one split."""
         images, labels = (Path(str(self.places[f"{split}_{what}"])) for what in ("images", "labels"))
         conversion = LabelConversion(len(self.class_names), self.label_shift, self.ignore_index)
         dataset = SegmentationDataset(images, labels, conversion)

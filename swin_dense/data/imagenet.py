@@ -159,7 +159,6 @@ class ImageNetDataModule(ImageDataModule):
         return find_classes([self._store(one) for one in splits], [self.labels[one] for one in splits])
 
     def _store(self, split: str) -> ImageStore:
-        """The images of a split, opened once."""
         if split not in self._stores:
             self._stores[split] = open_images(self.images[split])
         return self._stores[split]

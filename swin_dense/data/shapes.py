@@ -104,7 +104,6 @@ def _is_complete(root: Path, marker: str, parameters: Mapping[str, int]) -> bool
 
 
 def _write_split(root: Path, split: str, count: int, size: int, seeds: np.random.SeedSequence) -> None:
-    """Draws and writes the scenes of one split in both formats."""
     folders = {
         "coco": root / "images" / split,
         "images": root / "ade20k" / "images" / ADE_SPLITS[split],

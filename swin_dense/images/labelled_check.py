@@ -93,7 +93,7 @@ def check_labelled(
             found = read_class_list(classes)
             known = frozenset((*found.folders, *found.names, *map(str, range(len(found.names)))))
         except DataError as error:
-            listed.append(finding_of("class-list", classes, error))
+            listed.append(Finding.of_error("class-list", classes, error))
     learnt = next(iter(splits.values()))
     seen: dict[str, list[tuple[str, str]]] = defaultdict(list)  # content to split and image
     reports = {}
@@ -135,7 +135,7 @@ def _open(images: Path, labels: Path | None) -> Split:
         words = {name: word for name, word in words.items() if name not in missing}
         return Split(images, store, words, frozenset(words.values()), problems)
     except DataError as error:
-        return Split(images, None, {}, frozenset(), [finding_of("folder", images, error)])
+        return Split(images, None, {}, frozenset(), [Finding.of_error("folder", images, error)])
 
 
 def check_classes(split: Split, wanted: frozenset[str], is_learnt: bool, is_listed: bool) -> Iterable[Finding]:
@@ -223,9 +223,3 @@ def report_of(place: Path, split: Split, problems: list[Finding], items: str = "
         f"most_{items}_of_a_class": max(sizes),
     }
     return LabelledReport(str(place), numbers, tuple(problems), {word: counts[word] for word in sorted(split.classes)})
-
-
-def finding_of(kind: str, path: Path, error: Exception) -> Finding:
-    """An error as a finding."""
-    message, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
-    return Finding(kind, str(path), message, fix or "name the right one")

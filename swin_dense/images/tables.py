@@ -160,7 +160,6 @@ def _group_ends(stamped: Stamped) -> list[int]:
 
 @lru_cache(maxsize=2)
 def _group(stamped: Stamped, image: str, number: int) -> pa.ChunkedArray:
-    """The images of one row group."""
     reader = pq.ParquetFile(stamped[0])
     if (size := reader.metadata.row_group(number).total_byte_size) > MAX_BYTES:
         raise DataError(f"a row group of {size} bytes would be read for each image; write smaller ones")

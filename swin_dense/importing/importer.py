@@ -341,7 +341,6 @@ def _splits(
     hashes: Sequence[Hash],
     imported: Imported,
 ) -> list[str]:
-    """The split of each image."""
     own = {image.split for image in images}
     if wanted is None and group_by is None and {"train", "val"} <= own and None not in own:
         return [str(image.split) for image in images]

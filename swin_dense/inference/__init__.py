@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from swin_dense.errors import ConfigError
 from swin_dense.records import Size, rescaled_size
 
 
@@ -19,6 +20,12 @@ class EvaluationSize:
         """The largest size within both sides."""
         short_side, max_long_side = self.short_side or min(size), self.max_long_side or max(size)
         return rescaled_size(size, round(short_side * ratio), round(max_long_side * ratio))
+
+
+def check_scales(scales: tuple[float, ...]) -> None:
+    """Refuses ratios of the test scale at which no image can be seen, and none at all."""
+    if not scales or not all(0 < ratio < math.inf for ratio in scales):
+        raise ConfigError(f"inference.scales must be positive ratios, at least one, got {scales}")
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as kernels
 
 from swin_dense.errors import ConfigError, check_lowest
-from swin_dense.inference import Windows
+from swin_dense.inference import Windows, check_scales
 from swin_dense.inference.merging import Merged, Merging
 from swin_dense.records import Batch, Detections, Rle, Size
 
@@ -117,8 +117,7 @@ class DetectionInference:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(0 < ratio < math.inf for ratio in self.scales):
-            raise ConfigError(f"inference.scales must be positive ratios, at least one, got {self.scales}")
+        check_scales(self.scales)
         if self.slice_size is not None and min(self.slice_size) < 1:
             raise ConfigError(f"inference.slice_size must be positive pixels, got {self.slice_size}")
         if not 0 <= self.slice_overlap < 1:

@@ -22,7 +22,6 @@ add up: the six official ratios, each also mirrored, keep 17.4 times what one wh
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from swin_dense.errors import ConfigError, check_lowest
-from swin_dense.inference import Windows
+from swin_dense.inference import Windows, check_scales
 from swin_dense.inference.resampling import BilinearAxis, MosaicAxis
 from swin_dense.records import Batch, Segmentation, Size
 
@@ -89,8 +88,7 @@ class SegmentationInference:
                     f"inference.stride {self.stride} is beyond inference.crop_size {self.crop_size}: pixels between "
                     "windows would have no class; lower the stride"
                 )
-        if not self.scales or not all(0 < ratio < math.inf for ratio in self.scales):
-            raise ConfigError(f"inference.scales must be positive ratios, at least one, got {self.scales}")
+        check_scales(self.scales)
         check_lowest("inference", self, band_pixels=1)
 
     @torch.inference_mode()

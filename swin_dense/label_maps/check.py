@@ -110,7 +110,7 @@ def check_ade(
     try:
         layout = official_layout(root, classes)
     except DataError as error:
-        return SegmentationReport(None, (), {}, (_problem("layout", root, error),))
+        return SegmentationReport(None, (), {}, (Finding.of_error("layout", root, error),))
     return check_segmentation(
         {"training": (layout.train_images, layout.train_labels), "validation": (layout.val_images, layout.val_labels)},
         layout.classes,
@@ -135,11 +135,12 @@ def check_segmentation(
     try:
         class_names, _ = read_classes(classes)
     except DataError as error:
-        return SegmentationReport(str(classes), (), {}, (_problem("class-list", classes, error),))
+        return SegmentationReport(str(classes), (), {}, (Finding.of_error("class-list", classes, error),))
     try:
         conversion = LabelConversion(len(class_names), label_shift, ignore_index)
     except ConfigError as error:
-        return SegmentationReport(str(classes), class_names, {}, (_problem("label-conversion", classes, error),))
+        problem = Finding.of_error("label-conversion", classes, error)
+        return SegmentationReport(str(classes), class_names, {}, (problem,))
     reports: dict[str, SplitReport] = {}
     problems: list[Finding] = []
     for name, folders in splits.items():
@@ -148,7 +149,7 @@ def check_segmentation(
             try:
                 stores.append(ImageStore(folder))
             except DataError as error:
-                problems.append(_problem("folder", folder, error))
+                problems.append(Finding.of_error("folder", folder, error))
         if len(stores) == 2:
             reports[name], found = _check_split(stores[0], stores[1], class_names, conversion, progress)
             problems += found
@@ -201,7 +202,6 @@ def _check_split(
 
 
 def _check_pair(images: ImageStore, labels: ImageStore, pair: Pair, conversion: LabelConversion) -> _CheckedPair:
-    """Reads one image and its label map."""
     image_name, label_name = pair
     path = str(labels.root / label_name)
     pixels: dict[int, int] = {}
@@ -225,9 +225,3 @@ def _check_pair(images: ImageStore, labels: ImageStore, pair: Pair, conversion: 
     except ImageError as error:
         problems.append(Finding(error.kind, str(images.root / image_name), error.fault, error.fix))
     return _CheckedPair(pixels, has_palette, tuple(problems))
-
-
-def _problem(kind: str, path: Path, error: Exception) -> Finding:
-    """An error that concerns a whole folder or file."""
-    message, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
-    return Finding(kind, str(path), message, fix or "name the right one")

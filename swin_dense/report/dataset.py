@@ -25,7 +25,7 @@ from swin_dense.report import charts
 from swin_dense.report.matching import instances_of
 from swin_dense.report.page import Block, Gallery, Section, Shown, Table, Tiles, number, percent, shown, write_page
 from swin_dense.visualize.detections import draw_instances
-from swin_dense.visualize.pictures import as_picture, enlarged
+from swin_dense.visualize.pictures import as_picture, enlarged, spread
 from swin_dense.visualize.segmentation import draw_segmentation
 
 SAMPLES = 12
@@ -159,14 +159,8 @@ def _ratios(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return ratios
 
 
-def _places(count: int, most: int) -> list[int]:
-    """Positions spread evenly."""
-    places: list[int] = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
-    return places if count else []
-
-
 def _coco_samples(data: CocoInstances, store: ImageStore) -> Iterator[Shown]:
-    for row in _places(len(data.image_ids), SAMPLES):
+    for row in spread(len(data.image_ids), SAMPLES):
         name = data.file_names.text(row)
         try:
             image = store.read(name, tuple(data.image_sizes[row].tolist()))
@@ -205,7 +199,7 @@ def _alike(splits: Mapping[str, tuple[CocoInstances, Path | None]]) -> list[list
     owners, hashes = [], []
     for split, (data, images) in splits.items() if len(splits) > 1 else ():
         store = None if images is None else ImageStore(images)
-        for row in _places(len(data.image_ids), MOST_HASHED) if store is not None else ():
+        for row in spread(len(data.image_ids), MOST_HASHED) if store is not None else ():
             name = data.file_names.text(row)
             try:
                 assert store is not None
@@ -269,7 +263,7 @@ def _map_samples(split: SplitReport, class_names: Sequence[str]) -> Iterator[Sho
     for row in split.histogram:
         if row.class_name is not None:
             table[row.label] = class_names.index(row.class_name)
-    for place in _places(len(pairs), SAMPLES):
+    for place in spread(len(pairs), SAMPLES):
         image_name, label_name = pairs[place]
         try:
             label_map = torch.from_numpy(table[read_label_file(labels, label_name).labels])
@@ -296,7 +290,7 @@ def _labelled_sections(split: str, report: Any) -> list[Section]:
         names = store.names(SUFFIXES)
     except DataError:
         names = []
-    for place in _places(len(names), 2 * SAMPLES):
+    for place in spread(len(names), 2 * SAMPLES):
         try:
             pictures.append(shown(enlarged(as_picture(store.read(names[place]))), names[place]))
         except DataError:

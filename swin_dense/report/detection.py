@@ -292,7 +292,6 @@ def _images(evidence: DetectionEvidence, main: Evaluated) -> list[Section]:
 
 
 def _comparison(evidence: DetectionEvidence, image_id: int, name: str, threshold: float) -> Any:
-    """Ground truth beside detections."""
     assert evidence.read is not None
     truth = evidence.truth
     row = truth.image_ids.tolist().index(image_id)

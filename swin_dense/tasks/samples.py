@@ -15,7 +15,7 @@ from swin_dense.records import Sample
 from swin_dense.tasks import data_module
 from swin_dense.visualize.classification import film_strip
 from swin_dense.visualize.detections import draw_instances
-from swin_dense.visualize.pictures import Picture, as_picture, captioned, enlarged, save_picture
+from swin_dense.visualize.pictures import Picture, as_picture, captioned, enlarged, save_picture, spread
 from swin_dense.visualize.segmentation import draw_segmentation
 
 CELL = 480
@@ -36,9 +36,8 @@ def draw_samples(config: Config, folder: Path, count: int = 16) -> list[Path]:
     data.setup("fit")
     samples: SeededDataset[Sample] = SeededDataset(data.train_dataset, data.train_transform, data.seed)
     total = min(len(samples), data.limit_images or len(samples))
-    places = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
     pictures, paths = [], []
-    for place in places:
+    for place in spread(total, count):
         sample = samples[(0, place)]
         pictures.append(_drawn(sample, data))
         paths.append(folder / f"{place:06d}_{Path(sample.file_name).stem}.png")

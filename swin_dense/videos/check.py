@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swin_dense.errors import DataError
 from swin_dense.files import sha256_of
-from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, finding_of, report_of
+from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, report_of
 from swin_dense.records import Finding, Progress
 from swin_dense.videos.clips import ClipSampling
 from swin_dense.videos.labelled import (
@@ -54,14 +54,14 @@ def check_videos(
         known = words_of(find_video_classes(places.values(), classes))
     except DataError as error:
         if classes is not None:
-            listed.append(finding_of("class-list", classes, error))
+            listed.append(Finding.of_error("class-list", classes, error))
     seen: dict[str, list[tuple[str, str]]] = defaultdict(list)  # content to split and video
     splits: dict[str, tuple[Split, list[Finding]]] = {}
     for number, (name, place) in enumerate(places.items()):
         try:
             videos = list_videos(*place)
         except DataError as error:
-            split = Split(place[0], None, {}, frozenset(), [finding_of("folder", place[0], error)])
+            split = Split(place[0], None, {}, frozenset(), [Finding.of_error("folder", place[0], error)])
             splits[name] = split, [*(listed if number == 0 else ()), *split.problems]
             continue
         problems = [*(listed if number == 0 else ()), *_check_list(place, videos, known)]

@@ -18,6 +18,7 @@ from swin_dense.visualize.pictures import (
     captioned,
     enlarged,
     font_size,
+    spread,
     with_legend,
 )
 
@@ -54,8 +55,7 @@ def draw_video(frames: Tensor, best: Sequence[tuple[str, float]], truth: str | N
 
 def film_strip(frames: Tensor) -> Tensor:
     """Up to `FRAMES` frames of a clip (T, 3, H, W), spread evenly, side by side: (3, H, frames * W)."""
-    places = np.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().astype(int)
-    return frames[places.tolist()].movedim(0, 2).flatten(2, 3)
+    return frames[spread(len(frames), FRAMES)].movedim(0, 2).flatten(2, 3)
 
 
 def draw_timeline(seconds: NDArray[np.float32], class_names: Sequence[str], output: Path) -> None:

@@ -20,6 +20,7 @@ from swin_dense.backbones.plain import PlainBlock
 from swin_dense.errors import ConfigError
 from swin_dense.visualize.curves import save_figure
 from swin_dense.visualize.features import DPI, PANEL, extent_of, show_image
+from swin_dense.visualize.pictures import spread
 
 FRAMES = 8
 """Most frames in a picture of Grad-CAM."""
@@ -89,7 +90,7 @@ def draw_window_attention(
 
 def draw_heat_over_time(clip: Tensor, maps: Sequence[tuple[str, NDArray[np.float32]]], title: str, path: Path) -> None:
     """Draws heat maps (T, H, W) in 0..1 over frames of a clip, one row for each map."""
-    frames = np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int).tolist()
+    frames = spread(len(clip), FRAMES)
     figure, axes = _panels(clip, len(maps), len(frames), title)
     for row, (name, heat) in zip(axes, maps, strict=True):
         for place, (panel, frame) in enumerate(zip(row, frames, strict=True)):

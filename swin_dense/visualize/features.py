@@ -264,7 +264,6 @@ def _draw_head(axes: Any, image: Tensor, window: WindowView, head: int) -> Any:
 
 
 def _outline(axes: Any, window: WindowView) -> None:
-    """Marks the window and the query."""
     for left, top, width, height in window.pieces():
         corner = (left * window.stride, top * window.stride)
         size = (width * window.stride, height * window.stride)

@@ -36,6 +36,12 @@ _WIDEST_NAME = 12  # in a legend, in font sizes
 _INK, _FAINT_INK, _OUTLINE = "#1a1a1a", "#666666", "#999999"
 
 
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` places of a row of `count`, evenly from its first to its last."""
+    places: list[int] = np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
+    return places
+
+
 def as_picture(image: Tensor | Picture | Image.Image) -> Picture:
     """The pixels of a Pillow image, (H, W, 3) or (3, H, W) uint8 array, or (3, H, W) uint8 tensor; RGB."""
     if isinstance(image, Image.Image):
