@@ -36,6 +36,17 @@ class Detector(nn.Module):
         randomised(self)
 
 
+class OtherDetector(nn.Module):
+    """One whose backbone is no Swin, with parameters named as in torchvision's ResNets."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"conv1": nn.Conv2d(3, 4, 1), "bn1": nn.BatchNorm2d(4)})
+        self.roi_head = nn.ModuleDict({"fc_cls": nn.Linear(4, 4)})
+        torch.manual_seed(seed)
+        randomised(self)
+
+
 def official_classifier(window_size: int = 2, classes: int = 5) -> dict[str, Tensor]:
     """A classification checkpoint by its published names and shapes."""
     torch.manual_seed(99)

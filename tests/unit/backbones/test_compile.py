@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 
+from helpers.compiling import compiled_copy
 from helpers.random_values import randomised
 from swin_dense.backbones import SwinTransformer, rows
 
@@ -36,15 +36,7 @@ def test_one_graph_serves_all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "LEAST_VALUES", 6000)  # from which kernels serve elsewhere: some sizes have fewer
     model = small()
     model.layers[0].activation_checkpointing = True
-    compiled = copy.deepcopy(model)
-    graphs = []
-
-    def backend(graph: GraphModule, _: list[Tensor]) -> GraphModule:
-        graphs.append(graph)
-        return graph
-
-    torch.compiler.reset()
-    compiled.compile(backend=backend, fullgraph=True)
+    compiled, graphs = compiled_copy(model)
     for size in SIZES:
         images = random_images(*size)
         pairs = zip(maps_and_gradients(model, images), maps_and_gradients(compiled, images), strict=True)

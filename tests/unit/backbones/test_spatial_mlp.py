@@ -6,14 +6,12 @@ attention; shifted windows come from zeros around the map, `window - shift` befo
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.nn import functional
 
+from helpers.compiling import compiled_copy
 from helpers.random_values import randomised
 from swin_dense.backbones import SwinTransformer, create_backbone, create_classifier
 from swin_dense.backbones.plain import PlainSwin
@@ -87,15 +85,8 @@ def test_maps_and_gradients_are_those_of_the_description(size: tuple[int, int]) 
 
 def test_compiled_it_is_one_graph_for_all_sizes_and_computes_the_same() -> None:
     """The compiled form shifts by padding, as the official code does."""
-    model, graphs = backbone(), []
-    compiled = copy.deepcopy(model)
-
-    def backend(graph: GraphModule, _: list[Tensor]) -> GraphModule:
-        graphs.append(graph)
-        return graph
-
-    torch.compiler.reset()
-    compiled.compile(backend=backend, fullgraph=True)
+    model = backbone()
+    compiled, graphs = compiled_copy(model)
     for size in ((75, 130), (64, 96), (97, 64)):
         batch = images(2, *size)
         assert_same(compiled(batch), model(batch))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.nn import functional
 
+from helpers.compiling import compiled_copy
 from helpers.random_values import randomised
 from swin_dense.backbones import SwinTransformer, create_backbone, create_classifier
 from swin_dense.backbones.attention import CosineAttention, fused_attention, grouped_attention
@@ -131,15 +131,8 @@ def test_all_forms_give_the_same_maps() -> None:
 
 
 def test_compiled_it_is_one_graph_for_all_sizes() -> None:
-    model, graphs = small(depths=(2, 1)).double(), []
-    compiled = copy.deepcopy(model)
-
-    def backend(graph: GraphModule, _: list[Tensor]) -> GraphModule:
-        graphs.append(graph)
-        return graph
-
-    torch.compiler.reset()
-    compiled.compile(backend=backend, fullgraph=True)
+    model = small(depths=(2, 1)).double()
+    compiled, graphs = compiled_copy(model)
     for size in ((75, 130), (64, 96), (97, 64)):
         images = random_images(*size).double()
         for found, wanted in zip(compiled(images), model(images), strict=True):

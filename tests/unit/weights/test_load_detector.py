@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.small_swin import WIDTH, Detector, backbone, clone, equal, official_classifier, randomised, reasons
+from helpers.small_swin import WIDTH, Detector, OtherDetector, backbone, clone, equal, official_classifier, reasons
 from swin_dense.errors import WeightsError
 from swin_dense.weights import load_weights
 from swin_dense.weights.formats import FORMATS
@@ -100,17 +100,6 @@ class TestDetector:
         pair = nn.ModuleDict({"teacher": backbone(), "student": backbone()})
         with pytest.raises(WeightsError, match=r"several Swin backbones \(teacher, student\)"):
             load_weights(pair, backbone().state_dict())
-
-
-class OtherDetector(nn.Module):
-    """One whose backbone is no Swin, with parameters named as in torchvision's ResNets."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.backbone = nn.ModuleDict({"conv1": nn.Conv2d(3, 4, 1), "bn1": nn.BatchNorm2d(4)})
-        self.roi_head = nn.ModuleDict({"fc_cls": nn.Linear(4, 4)})
-        torch.manual_seed(seed)
-        randomised(self)
 
 
 class TestDetectorOnAnotherBackbone:

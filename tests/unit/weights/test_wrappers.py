@@ -8,20 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers.small_swin import Detector, backbone, equal, randomised, reasons
+from helpers.small_swin import Detector, OtherDetector, backbone, equal, randomised, reasons
 from swin_dense.errors import WeightsError
 from swin_dense.weights import convert_state_dict, load_weights
-
-
-class OtherDetector(nn.Module):
-    """One whose backbone is no Swin, with parameters named as in torchvision's ResNets."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.backbone = nn.ModuleDict({"conv1": nn.Conv2d(3, 4, 1), "bn1": nn.BatchNorm2d(4)})
-        self.roi_head = nn.ModuleDict({"fc_cls": nn.Linear(4, 4)})
-        torch.manual_seed(seed)
-        randomised(self)
 
 
 def plain(seed: int) -> nn.Module:
