@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.rows import LayerNorm, is_plain, linear_dtype
+from swin_dense.backbones.rows import LayerNorm, is_plain, linear, linear_dtype
 from swin_dense.backbones.windows import contiguous
 
 
@@ -81,7 +81,7 @@ class PatchMerging(nn.Module):
 
     def reduced(self, joined: Tensor) -> Tensor:
         """Maps joined tokens (..., 4C) to (..., 2C)."""
-        merged: Tensor = (
-            self.norm(self.reduction(joined)) if self.norm_last else self.reduction(self.norm(joined, for_linear=True))
-        )
-        return merged
+        if self.norm_last:
+            merged: Tensor = self.norm(linear(self.reduction, joined))
+            return merged
+        return linear(self.reduction, self.norm(joined, for_linear=True))

@@ -5,8 +5,9 @@ inference the hidden channels of the MLP need not reach memory at all. Kernels i
 on the device, as `gridded_attention` says; compilers are left the plain form, which they fuse themselves.
 
 On a CPU, PyTorch's linear layer first writes its bias to every row and then adds the product to it; oneDNN, which
-PyTorch brings along, adds the bias, and a GELU behind it, before it writes a row. It serves in bfloat16, where products
-are short, if nothing is kept for a backward pass and a trial came out right.
+PyTorch brings along, adds the bias, and a GELU behind it, before it writes a row. Where a trial came out right it
+serves in bfloat16, where products are short, if nothing is kept for a backward pass; and in float32, in any case, on
+processors of AMD, for which PyTorch's other library, Intel's MKL, has slower kernels.
 
 For its backward pass, an MLP keeps its hidden channels before the GELU alone and computes those behind it again: the
 two would be half of all that a block keeps.
@@ -17,7 +18,9 @@ Shapes: R rows of C channels, the tokens of a batch in any order.
 from __future__ import annotations
 
 import logging
+import platform
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,21 +92,26 @@ class Mlp(nn.Module):
         """Maps tokens (..., C) to (..., C)."""
         if not needs_gradient(self, tokens):
             return linear(self.fc2, linear(self.fc1, tokens, gelu=True))
-        hidden = self.fc1(tokens)
+        hidden = linear(self.fc1, tokens)
         if _is_eager(hidden) and is_plain(self.fc2):
-            mapped: Tensor = _GeluLinear.apply(hidden, self.fc2.weight, self.fc2.bias)
+            mapped: Tensor = _Linear.apply(hidden, self.fc2.weight, self.fc2.bias, True)
         else:
             mapped = self.fc2(functional.gelu(hidden))
         return mapped
 
 
 def linear(layer: nn.Linear, tokens: Tensor, *, gelu: bool = False) -> Tensor:
-    """Maps tokens (..., C) by a linear layer with a bias, and then by a GELU if asked."""
+    """Maps tokens (..., C) by a linear layer, and then by a GELU if asked."""
     dtype = linear_dtype(tokens)
-    if tokens.is_cpu and _is_eager(tokens) and is_plain(layer) and not needs_gradient(layer, tokens):
-        if onednn_is_right(dtype):
-            return _onednn_linear(*(one.to(dtype) for one in (tokens, layer.weight, layer.bias)), gelu=gelu)
-    mapped: Tensor = layer(tokens)
+    mapped: Tensor
+    if tokens.is_cpu and _is_eager(tokens) and is_plain(layer) and onednn_is_right(dtype):
+        if not needs_gradient(layer, tokens):
+            parts = (one if one is None else one.to(dtype) for one in (tokens, layer.weight, layer.bias))
+            return _onednn_linear(*parts, gelu=gelu)
+        if dtype == tokens.dtype == layer.weight.dtype == torch.float32:
+            mapped = _Linear.apply(tokens, layer.weight, layer.bias, False)
+            return functional.gelu(mapped) if gelu else mapped
+    mapped = layer(tokens)
     return functional.gelu(mapped) if gelu else mapped
 
 
@@ -163,8 +171,9 @@ def _is_eager(tokens: Tensor) -> bool:
 
 @cache
 def onednn_is_right(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's linear layer with GELU is faster, exists on this processor and computes what PyTorch's does."""
-    if dtype != torch.bfloat16:  # in float32 it gained nothing, and took a tenth longer on large images
+    """Whether oneDNN's linear layer is faster, exists on this processor and computes what PyTorch's does."""
+    # On Intel's processors it gained nothing in float32, and took a tenth longer on large images.
+    if dtype != torch.bfloat16 and not (dtype == torch.float32 and _is_amd_processor()):
         return False
     tokens, weight, bias = _random(torch.device("cpu"), [(150, 96), (384, 96), (384,)])
     with torch.inference_mode():
@@ -177,35 +186,53 @@ def onednn_is_right(dtype: torch.dtype) -> bool:
     return relative_error(found, exact) < TOLERANCES[dtype]
 
 
-def _onednn_linear(tokens: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
+def _is_amd_processor() -> bool:
+    """Whether it says so, on Windows or Linux."""
+    processors = Path("/proc/cpuinfo")
+    names = processors.read_text(errors="replace") if processors.is_file() else platform.processor()
+    return "AuthenticAMD" in names
+
+
+def _onednn_linear(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     mapped: Tensor = torch.ops.mkldnn._linear_pointwise(
         tokens, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else ""
     )
     return mapped
 
 
-class _GeluLinear(torch.autograd.Function):
-    """A GELU and a linear layer, of which only the input is kept."""
+def _product(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear layer by the kernel that is faster where gradients are computed."""
+    if tokens.is_cpu and linear_dtype(tokens) == tokens.dtype == weight.dtype == torch.float32:
+        if onednn_is_right(torch.float32):
+            return _onednn_linear(tokens, weight, bias)
+    return functional.linear(tokens, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer, if asked with a GELU before it, of which only the input is kept."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(hidden, weight)
-        return functional.linear(functional.gelu(hidden), weight, bias)
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+        ctx.save_for_backward(tokens, weight)
+        ctx.gelu = gelu
+        return _product(functional.gelu(tokens) if gelu else tokens, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight = ctx.saved_tensors
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad
-        hidden, rows = hidden.to(gradient.dtype), gradient.flatten(0, -2)
-        hidden_gradient = weight_gradient = bias_gradient = None
+        tokens, weight = ctx.saved_tensors
+        wants_tokens, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        tokens, rows = tokens.to(gradient.dtype), gradient.flatten(0, -2)
+        tokens_gradient = weight_gradient = bias_gradient = None
         if wants_weight:
-            weight_gradient = rows.T @ functional.gelu(hidden).flatten(0, -2)
+            weight_gradient = rows.T @ (functional.gelu(tokens) if ctx.gelu else tokens).flatten(0, -2)
         if wants_bias:
             bias_gradient = rows.sum(0)
-        if wants_hidden:
-            hidden_gradient = torch.ops.aten.gelu_backward(gradient @ weight.to(gradient.dtype), hidden)
-        return hidden_gradient, weight_gradient, bias_gradient
+        if wants_tokens:
+            tokens_gradient = _product(gradient, weight.to(gradient.dtype).T)
+            if ctx.gelu:
+                tokens_gradient = torch.ops.aten.gelu_backward(tokens_gradient, tokens)
+        return tokens_gradient, weight_gradient, bias_gradient, None
 
 
 class _Norm(torch.autograd.Function):

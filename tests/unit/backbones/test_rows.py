@@ -11,6 +11,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +161,46 @@ def test_onednn_computes_the_linear_layers_of_a_cpu_in_bfloat16_without_gradient
         assert rows.relative_error(found, expected) < TOLERANCES[dtype]
 
 
+@pytest.mark.parametrize("is_amd", [True, False])
+def test_onednn_computes_linear_layers_in_float32_on_processors_of_amd_with_their_gradients(
+    monkeypatch: Any, is_amd: bool
+) -> None:
+    monkeypatch.setattr(rows, "onednn_is_right", cache(rows.onednn_is_right.__wrapped__))
+    monkeypatch.setattr(rows, "_is_amd_processor", lambda: is_amd)
+    mlp, tokens = random_mlp(), torch.randn(5, 49, 24, requires_grad=True)
+    reduction = nn.Linear(24, 12, bias=False)
+    inputs = [tokens, *mlp.parameters(), *reduction.parameters()]
+    weights = torch.randn(5, 49, 12)
+
+    def output() -> Tensor:
+        return rows.linear(reduction, mlp(tokens))
+
+    calls = calls_of(monkeypatch, "_onednn_linear")
+    found = [output(), *torch.autograd.grad((output() * weights).sum(), inputs)]
+    with torch.no_grad():
+        found.append(output())
+    assert len(calls) == (1 + 3 + 2 * 3 + 3 if is_amd else 0)
+    exact = [one.detach().double().requires_grad_() for one in inputs]
+    first, second = (exact[1:3], exact[3:5])
+    hidden = functional.gelu(functional.linear(exact[0], *first))
+    wanted = functional.linear(functional.linear(hidden, *second), exact[5])
+    expected = [wanted, *torch.autograd.grad((wanted * weights).sum(), exact), wanted]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert rows.relative_error(ours, theirs) < TOLERANCES[torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_amd"), [("vendor_id\t: AuthenticAMD\n", True), ("vendor_id\t: GenuineIntel\n", False)]
+)
+def test_the_maker_of_the_processor_is_read(monkeypatch: Any, tmp_path: Path, content: str, is_amd: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(content)
+    monkeypatch.setattr(rows, "Path", lambda _: tmp_path / "cpuinfo")
+    assert rows._is_amd_processor() is is_amd
+    monkeypatch.setattr(rows, "Path", lambda _: tmp_path / "absent")
+    monkeypatch.setattr(rows.platform, "processor", lambda: "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD")
+    assert rows._is_amd_processor()
+
+
 def test_a_processor_whose_kernel_is_wrong_or_missing_is_left_to_pytorch(monkeypatch: Any) -> None:
     def wrong(tokens: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool) -> Tensor:
         return tokens @ weight.T
@@ -166,9 +208,10 @@ def test_a_processor_whose_kernel_is_wrong_or_missing_is_left_to_pytorch(monkeyp
     def missing(*_: Tensor, gelu: bool) -> Tensor:
         return torch.ops.mkldnn.no_such_operator()
 
+    monkeypatch.setattr(rows, "_is_amd_processor", lambda: True)
     for broken in (wrong, missing):
         monkeypatch.setattr(rows, "_onednn_linear", broken)
-        assert not rows.onednn_is_right.__wrapped__(torch.bfloat16)
+        assert not any(rows.onednn_is_right.__wrapped__(dtype) for dtype in (torch.bfloat16, torch.float32))
 
 
 @pytest.mark.parametrize("frozen", [(), ("fc1",), ("fc2",)])
