@@ -189,7 +189,7 @@ def onednn_is_right(dtype: torch.dtype) -> bool:
 def _is_amd_processor() -> bool:
     """Whether it says so, on Windows or Linux."""
     processors = Path("/proc/cpuinfo")
-    names = processors.read_text(errors="replace") if processors.is_file() else platform.processor()
+    names = processors.read_text(encoding="utf-8", errors="replace") if processors.is_file() else platform.processor()
     return "AuthenticAMD" in names
 
 
