@@ -1,4 +1,4 @@
-"""Checks compressed COCO run-length masks before the C code of the scoring engines reads them.
+"""Writes compressed COCO run-length masks, and checks them before the C code of the scoring engines reads them.
 
 A mask of H x W pixels is a list of run lengths in column order that begins with background. Run j is written as its
 difference to run j - 2 (the first three as they are), in little-endian groups of 5 bits: one ASCII character per group,
@@ -20,6 +20,25 @@ _MOST_GROUPS = 7  # 35 bits hold any run of an image of up to 2**32 pixels
 _MASKS_AT_ONCE = 8192  # bounds the memory of the arrays below
 
 Integers = NDArray[np.int64]
+
+
+def compress_runs(runs: Integers, lengths: Integers) -> list[bytes]:
+    """The `counts` strings of N masks, whose run lengths (R,) lie one after another, so many (N,) of each."""
+    stops = np.cumsum(lengths)
+    later = np.flatnonzero(np.arange(len(runs)) - np.repeat(stops - lengths, lengths) > 2)
+    values = runs.copy()
+    values[later] -= runs[later - 2]
+    characters = np.zeros((len(runs), _MOST_GROUPS), dtype=np.uint8)  # 0 beyond the last of a run
+    going = np.arange(len(runs))
+    for place in range(_MOST_GROUPS):
+        groups = values & (_MORE - 1)
+        values >>= 5
+        has_more = values != np.where(groups & _SIGN, -1, 0)
+        characters[going, place] = _FIRST_CHARACTER + groups + _MORE * has_more
+        going, values = going[has_more], values[has_more]
+    ends = np.cumsum(np.count_nonzero(characters, axis=1))[stops - 1]
+    joined = characters[characters > 0].tobytes()
+    return [joined[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=False)]
 
 
 def check_rles(counts: Sequence[object], pixels: Integers) -> tuple[Integers, dict[int, str]]:

@@ -6,18 +6,21 @@ images, N objects of an image, K classes, (H, W) pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from swin_dense.errors import DataError
 from swin_dense.openmmlab.model_dicts import build_model, has_masks, has_semantic_branch
 from swin_dense.openmmlab.registry import mmdet_models
 from swin_dense.records import IGNORE_INDEX, Batch, Detections, Instances, Rle
+from swin_dense.rle import compress_runs
+
+MOST_ENCODED = 2**26
+"""Pixels of masks that are compressed together: there is a second form of them meanwhile."""
 
 NO_CLASS = 255
 """The label of a pixel without a class in mmdet's label maps; its preprocessors fill the padding with it."""
@@ -152,15 +155,32 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
 
 def _to_detections(predicted: Any) -> Detections:
     order = predicted.scores.argsort(descending=True, stable=True)
-    masks = (predicted.masks[i] for i in order.tolist()) if "masks" in predicted else None
+    masks = encode_masks(predicted.masks) if "masks" in predicted else None
     return Detections(
         boxes=predicted.bboxes[order].float().cpu(),
         scores=predicted.scores[order].float().cpu(),
         labels=predicted.labels[order].cpu(),
-        masks=None if masks is None else encode_masks(masks),
+        masks=None if masks is None else [masks[i] for i in order.tolist()],
     )
 
 
-def encode_masks(masks: Iterable[Tensor]) -> list[Rle]:
-    """Compresses bool masks (H, W) one at a time, since all of them in another form would fill the memory."""
-    return [coco_mask.encode(np.asfortranarray(one.cpu().numpy().view(np.uint8))) for one in masks]
+def encode_masks(masks: Tensor) -> list[Rle]:
+    """Compresses bool masks (N, H, W) where they are, some at a time: only where runs begin leaves the device."""
+    height, width = masks.shape[1:]
+    pixels = height * width
+    counts: list[bytes] = []
+    for some in torch.split(masks, max(1, MOST_ENCODED // pixels)):
+        # Where a pixel differs from the one before it in column order, which for the first of a column is in another.
+        begins = torch.empty_like(some)
+        torch.ne(some[:, 1:], some[:, :-1], out=begins[:, 1:])
+        begins[:, 0, 0] = some[:, 0, 0]
+        begins[:, 0, 1:] = some[:, 0, 1:] ^ some[:, -1, :-1]
+        if begins.is_cpu:
+            places = np.flatnonzero(begins.numpy())  # in a third of torch's time
+        else:
+            places = torch.nonzero(begins.flatten()).flatten().cpu().numpy()
+        mask, row, column = np.unravel_index(places, begins.shape)
+        bounds = np.concatenate([mask * pixels + column * height + row, np.arange(1, len(some) + 1) * pixels])
+        runs = np.diff(np.sort(bounds), prepend=0)
+        counts += compress_runs(runs, np.bincount(mask, minlength=len(some)) + 1)
+    return [{"size": [height, width], "counts": one} for one in counts]

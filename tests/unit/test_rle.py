@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as rle_codec
 
 from swin_dense import rle
-from swin_dense.rle import check_rles
+from swin_dense.rle import check_rles, compress_runs
 
 
 def encoded(mask: np.ndarray) -> bytes:
@@ -36,7 +36,15 @@ def test_large_run_lengths_need_several_groups():
     assert (areas.tolist(), problems) == ([mask.sum()], {})
 
 
+@given(st.lists(st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=9), max_size=5))
+def test_run_lengths_are_written_as_coco_writes_them(masks):
+    runs, lengths = np.array([run for mask in masks for run in mask], dtype=np.int64), [len(mask) for mask in masks]
+    written = compress_runs(runs, np.array(lengths, dtype=np.int64))
+    assert written == [rle_codec.frPyObjects({"size": [1, 1], "counts": mask}, 1, 1)["counts"] for mask in masks]
+
+
 def test_no_masks_at_all():
+    assert compress_runs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)) == []
     areas, problems = check_rles([], np.zeros(0, dtype=np.int64))
     assert areas.shape == (0,)
     assert problems == {}

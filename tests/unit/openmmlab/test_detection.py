@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError
+from swin_dense.openmmlab import detection
 from swin_dense.openmmlab.detection import OpenMMLabDetector, encode_masks
 from swin_dense.records import Instances, Sample, collate
 
@@ -211,8 +212,22 @@ def test_building_leaves_the_logger_of_mmengine_as_it_was(capfd: pytest.CaptureF
         logger.setLevel(before)
 
 
-def test_masks_are_encoded_as_coco_does() -> None:
+@pytest.mark.parametrize("shape", [(3, 9, 13), (5, 1, 8), (5, 8, 1), (4, 1, 1), (20, 70, 50), (0, 4, 4)])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 1.0])
+def test_masks_are_encoded_as_coco_does_in_however_many_pieces(
+    shape: tuple[int, int, int], share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pycocotools import mask as coco_mask
 
-    masks = torch.rand(3, 9, 13) > 0.5
-    assert torch.equal(torch.from_numpy(coco_mask.decode(encode_masks(masks))).permute(2, 0, 1).bool(), masks)
+    masks = torch.rand(shape) < share
+    expected = [coco_mask.encode(np.asfortranarray(one.numpy().view(np.uint8))) for one in masks]
+    assert encode_masks(masks) == expected
+    monkeypatch.setattr(detection, "MOST_ENCODED", 2 * shape[1] * shape[2])
+    assert encode_masks(masks) == expected
+
+
+def test_on_other_devices_the_same_runs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = torch.rand(6, 20, 30) < 0.3
+    expected = encode_masks(masks)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", False)
+    assert encode_masks(masks) == expected
