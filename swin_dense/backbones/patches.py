@@ -1,4 +1,4 @@
-"""From pixels to tokens, and from one stage to the next: patch embedding and patch merging.
+"""From pixels to tokens with absolute positions, and from one stage to the next: patch embedding and patch merging.
 
 Shapes: B images, (H, W) pixels or tokens, C channels; tokens are channels last. Clips of videos have (T, H, W), and are
 merged in space alone.
@@ -85,3 +85,8 @@ class PatchMerging(nn.Module):
             merged: Tensor = self.norm(linear(self.reduction, joined))
             return merged
         return linear(self.reduction, self.norm(joined, for_linear=True))
+
+
+def resized_position_embedding(embedding: Tensor, grid: Sequence[int]) -> Tensor:
+    """An absolute position embedding (1, C, H, W) as (1, *grid, C), bicubic as in the official dense code."""
+    return functional.interpolate(embedding, size=tuple(grid), mode="bicubic").permute(0, 2, 3, 1)

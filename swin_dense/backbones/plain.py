@@ -19,14 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.attention import Attention
+from swin_dense.backbones.attention import Attention, relative_position_bias, relative_position_count
 from swin_dense.backbones.block import SwinBlock, SwinStage, with_norm
-from swin_dense.backbones.patches import PatchEmbed, PatchMerging
-from swin_dense.backbones.position import (
-    relative_position_bias,
-    relative_position_count,
-    resized_position_embedding,
-)
+from swin_dense.backbones.patches import PatchEmbed, PatchMerging, resized_position_embedding
 from swin_dense.backbones.rows import LayerNorm
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.backbones.windows import MASKED, fitted_window

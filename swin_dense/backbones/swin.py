@@ -28,8 +28,7 @@ from swin_dense.backbones.options import (
     spatial_and_temporal,
     window_and_patch,
 )
-from swin_dense.backbones.patches import PatchEmbed
-from swin_dense.backbones.position import resized_position_embedding
+from swin_dense.backbones.patches import PatchEmbed, resized_position_embedding
 from swin_dense.backbones.rolled import Grid, grid_of
 from swin_dense.backbones.rows import LayerNorm
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from swin_dense.backbones.position import relative_position_count
+from swin_dense.backbones.attention import relative_position_count
 from swin_dense.weights.names import TEMPORAL
 from swin_dense.weights.sizes import bicubic, resize_bias_table, video_window
 from swin_dense.weights.tables import Converted, is_video

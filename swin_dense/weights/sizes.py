@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from swin_dense.backbones.position import log_spaced_offsets, relative_position_bias, relative_position_count
+from swin_dense.backbones.attention import log_spaced_offsets, relative_position_bias, relative_position_count
 from swin_dense.backbones.variants import VARIANTS
 from swin_dense.backbones.windows import MASKED
 from swin_dense.errors import WeightsError

@@ -7,11 +7,8 @@ import itertools
 import pytest
 import torch
 
-from swin_dense.backbones.position import (
-    relative_position_bias,
-    relative_position_count,
-    resized_position_embedding,
-)
+from swin_dense.backbones.attention import relative_position_bias, relative_position_count
+from swin_dense.backbones.patches import resized_position_embedding
 
 
 @pytest.mark.parametrize("window", [(1, 1), (3, 3), (2, 4), (2, 3, 2)])

@@ -14,10 +14,9 @@ from torch.nn import functional
 from helpers.compiling import compiled_copy
 from helpers.random_values import randomised
 from swin_dense.backbones import SwinTransformer, create_backbone, create_classifier
-from swin_dense.backbones.attention import CosineAttention, fused_attention, grouped_attention
+from swin_dense.backbones.attention import CosineAttention, fused_attention, grouped_attention, log_spaced_offsets
 from swin_dense.backbones.gridded_attention import plain_attention
 from swin_dense.backbones.plain import PlainSwin
-from swin_dense.backbones.position import log_spaced_offsets
 from swin_dense.backbones.windows import window_plan
 from swin_dense.errors import ConfigError
 from swin_dense.stats import model_stats

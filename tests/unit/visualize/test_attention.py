@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from swin_dense.backbones.position import relative_position_bias
+from swin_dense.backbones.attention import relative_position_bias
 from swin_dense.visualize.features import WindowView, bias_maps, draw_attention, draw_biases
 
 
