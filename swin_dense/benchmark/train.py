@@ -32,6 +32,7 @@ from swin_dense.config import Config, load_config
 from swin_dense.config.detection import DetectionConfig
 from swin_dense.devices import chosen_device
 from swin_dense.errors import BenchmarkError
+from swin_dense.isolation import keeping_freed_memory, seeded
 from swin_dense.tasks import data_module, task_of
 from swin_dense.training.trainer import PRECISIONS, placement, surroundings
 
@@ -214,11 +215,11 @@ class Training:
             enable_model_summary=False,
             callbacks=[meter],
         )
-        trainer.fit(module, datamodule=data)
+        with keeping_freed_memory(torch.device(self.device)):
+            trainer.fit(module, datamodule=data)
 
     def _mmdet(self, config: Config, data: Any, meter: Meter, device: torch.device) -> None:
         """The plain loop around mmdet's `train_step`; its runner would add hooks."""
-        from swin_dense.isolation import seeded
         from swin_dense.openmmlab.peers import mmdet_loader, mmdet_optimizer
         from swin_dense.training.optim import adamw
         from swin_dense.weights import load_weights

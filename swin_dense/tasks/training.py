@@ -23,6 +23,7 @@ from swin_dense.errors import ConfigError, DataError, OutputError, TrainingError
 from swin_dense.files import check_output_folder
 from swin_dense.images.files import exists
 from swin_dense.importing.layouts import hint_to_import
+from swin_dense.isolation import keeping_freed_memory
 from swin_dense.openmmlab.model_dicts import class_dependent_tensors
 from swin_dense.tasks import data_module, task_named, task_of
 from swin_dense.tasks.base import path_notes
@@ -144,7 +145,8 @@ def train(
         if is_first_process():
             console.print(describe(trainer, config), highlight=False, markup=False, soft_wrap=True)
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=run / "last.ckpt" if resume else None, weights_only=True)
+            with keeping_freed_memory(trainer.strategy.root_device):
+                trainer.fit(module, datamodule=data, ckpt_path=run / "last.ckpt" if resume else None, weights_only=True)
         except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback, when it is set up
             raise ConfigError(f"trainer and callbacks: {' '.join(str(error).split())}") from error
         except OSError as error:

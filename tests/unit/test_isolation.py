@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import platform
 import random
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -91,3 +94,35 @@ def test_what_goes_wrong_inside_leaves_nothing_behind_either() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise ZeroDivisionError
     assert changed(before, state()) == []
+
+
+MEMORY = """
+import sys, torch
+from pathlib import Path
+from swin_dense.isolation import keeping_freed_memory
+
+def held():
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096 / 2**20
+
+def use():
+    [torch.ones(2**24) for _ in range(4)]
+
+before = held()
+use()
+print(held() - before)
+with keeping_freed_memory(torch.device(sys.argv[1])):
+    use()
+    print(held() - before)
+print(held() - before)
+use()
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+@pytest.mark.parametrize(("device", "is_kept"), [("cpu", True), ("meta", False)])
+def test_memory_is_kept_for_a_training_on_the_cpu_and_given_back_behind_it(device: str, is_kept: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY, device], capture_output=True, text=True, check=True)
+    before, inside, behind, later = map(float, done.stdout.split())
+    assert (inside > 200) == is_kept, "four tensors of 64 MiB"
+    assert max(before, behind, later) < 100
