@@ -9,6 +9,7 @@ string ends where a number ends and that its runs fill the image; a string that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ def compress_runs(runs: Integers, lengths: Integers) -> list[bytes]:
         going, values = going[has_more], values[has_more]
     ends = np.cumsum(np.count_nonzero(characters, axis=1))[stops - 1]
     joined = characters[characters > 0].tobytes()
-    return [joined[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=False)]
+    return [joined[start:end] for start, end in pairwise([0, *ends.tolist()])]
 
 
 def check_rles(counts: Sequence[object], pixels: Integers) -> tuple[Integers, dict[int, str]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,22 @@ def test_keyword_overrides_end_in_the_config_and_milestones_follow_the_epochs(ru
     assert (config.schedule.epochs, config.data.batch_size, config.augmentation.test_short_side) == (2, 4, 64)
     scale = 2 / official.schedule.epochs
     assert config.schedule.milestones == tuple(max(1, round(one * scale)) for one in official.schedule.milestones)
+
+
+def test_a_training_keeps_the_memory_that_tensors_free_on_its_device(
+    run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+
+    @contextmanager
+    def keeping(device: torch.device) -> Iterator[None]:
+        devices.append(f"in {device.type}")
+        yield
+        devices.append(f"out of {device.type}")
+
+    monkeypatch.setattr("swin_dense.tasks.training.keeping_freed_memory", keeping)
+    swin_dense.train(run.folder / "config.py", data=root, run=tmp_path / "run", epochs=1, device="cpu")
+    assert devices == ["in cpu", "out of cpu"]
 
 
 @pytest.mark.parametrize("form", ["dict", "dataclass"])

@@ -167,6 +167,8 @@ def test_onednn_computes_linear_layers_in_float32_on_processors_of_amd_with_thei
 ) -> None:
     monkeypatch.setattr(rows, "onednn_is_right", cache(rows.onednn_is_right.__wrapped__))
     monkeypatch.setattr(rows, "_is_amd_processor", lambda: is_amd)
+    if is_amd and not rows.onednn_is_right(torch.float32):
+        pytest.skip("this processor has no such kernel")
     mlp, tokens = random_mlp(), torch.randn(5, 49, 24, requires_grad=True)
     reduction = nn.Linear(24, 12, bias=False)
     inputs = [tokens, *mlp.parameters(), *reduction.parameters()]
@@ -179,7 +181,7 @@ def test_onednn_computes_linear_layers_in_float32_on_processors_of_amd_with_thei
     found = [output(), *torch.autograd.grad((output() * weights).sum(), inputs)]
     with torch.no_grad():
         found.append(output())
-    assert len(calls) == (1 + 3 + 2 * 3 + 3 if is_amd else 0)
+    assert len(calls) == (4 * 3 if is_amd else 0), "three layers: forward twice, backward, and without gradients"
     exact = [one.detach().double().requires_grad_() for one in inputs]
     first, second = (exact[1:3], exact[3:5])
     hidden = functional.gelu(functional.linear(exact[0], *first))
