@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, Finding
 from swin_dense.images.files import read_bytes
-from swin_dense.records import Finding
 
 Record = dict[str, Any]
 
