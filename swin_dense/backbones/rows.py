@@ -144,10 +144,11 @@ def is_plain(layer: nn.Module) -> bool:
     Adapters do that to a layer or its `forward`, and quantisation to its weight.
     """
     hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    hooks = hooks or has_hooks_of_all_modules()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return (
         type(layer) in (LayerNorm, Mlp, nn.Linear, nn.Conv2d, nn.Conv3d)
         and all(type(one) in (nn.Parameter, Tensor, NoneType) for one in layer._parameters.values())
-        and not (hooks or "forward" in vars(layer) or has_hooks_of_all_modules())
+        and not (hooks or "forward" in vars(layer))
     )
 
 
