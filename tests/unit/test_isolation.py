@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import platform
 import random
@@ -151,14 +152,13 @@ from swin_dense.isolation import keeping_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
+    for _ in range(50):
         block = torch.ones(2**22)
         del block
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 with keeping_freed_memory(torch.device("cpu")):
     pass
-faults()
 print(faults())
 """
 
@@ -167,4 +167,5 @@ print(faults())
 def test_predictions_after_a_training_use_their_memory_again() -> None:
     """As they do before one, where glibc learns from the blocks that are freed."""
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 4096, "pages of one of four blocks of 16 MiB"
+    pages = 2**24 // mmap.PAGESIZE
+    assert int(done.stdout) < 25 * pages, "half of the 50 blocks: some find their place taken by something small"
