@@ -116,9 +116,14 @@ def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:
     from mmdet.structures import DetDataSample
     from mmengine.structures import PixelData
 
+    kind: Any = DetDataSample
+    if training:
+        from swin_dense.openmmlab.targets import TrainingSample  # not read for predictions
+
+        kind = TrainingSample
     for i, (height, width) in enumerate(batch.sizes):
         original_height, original_width = batch.original_sizes[i]
-        sample = DetDataSample(
+        sample = kind(
             metainfo={
                 "img_id": batch.image_ids[i],
                 "img_path": batch.file_names[i],

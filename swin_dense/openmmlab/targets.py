@@ -1,4 +1,4 @@
-"""What a detector is to learn from a batch, computed like mmdet computes it, without waiting for the device.
+"""Puts our parts of detectors in the place of mmdet's when a training begins, and masks to learn: all on the device.
 
 mmdet asks the device about every object: whether its best box is good enough, which boxes are as good, and for its
 mask, which it carries to the CPU and back. On a GPU each question waits until all that was begun is done, and while the
@@ -7,59 +7,61 @@ CPU copies masks or draws a permutation of all anchors, the GPU has nothing to d
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from mmcv.ops import roi_align
+from mmdet.models import dense_heads, roi_heads
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.task_modules.assigners import AssignResult, MaxIoUAssigner
+from mmdet.models.task_modules.assigners import MaxIoUAssigner
 from mmdet.models.task_modules.samplers import RandomSampler
+from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.utils import _pair
 
+from swin_dense.openmmlab.proposals import RPNHead
+from swin_dense.openmmlab.regions import StandardRoIHead, box_targets
+from swin_dense.openmmlab.sampling import Assigner, Sampler
 
-def without_waits(network: nn.Module) -> None:
-    """Lets a detector's assigners, samplers and mask heads find the same targets by the functions of this file."""
-    ours = {MaxIoUAssigner: _Assigner, RandomSampler: _Sampler}
+
+def without_waits(network: Any) -> None:
+    """Lets a detector's parts find the same targets, losses and proposals by ours."""
+    ours = {
+        MaxIoUAssigner: Assigner,
+        RandomSampler: Sampler,
+        dense_heads.RPNHead: RPNHead,
+        roi_heads.StandardRoIHead: StandardRoIHead,
+    }
     for module in network.modules():
-        for held in vars(module).values():
+        for held in [module, *vars(module).values()]:
             for part in held if isinstance(held, list) else [held]:
                 if type(part) in ours:
                     part.__class__ = ours[type(part)]
-        if isinstance(module, FCNMaskHead) and type(module).get_targets is FCNMaskHead.get_targets:
+        if _keeps(module, FCNMaskHead, "get_targets"):
             module.get_targets = mask_targets
+        elif _keeps(module, BBoxHead, "get_targets", "_get_targets_single"):
+            module.get_targets = partial(box_targets, module)
 
 
-class _Assigner(MaxIoUAssigner):  # type: ignore[misc]  # mmdet has no types
-    """mmdet's assigner by the IoU, whose loop over objects is one comparison."""
-
-    def assign_wrt_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
-        """The object of each of N boxes, from the IoU (K, N): its number from 1 on, 0 for none, -1 for neither."""
-        if not overlaps.numel() or not self.gt_max_assign_all:
-            return super().assign_wrt_overlaps(overlaps, gt_labels)
-        best, objects = overlaps.max(dim=0)
-        low, high = self.neg_iou_thr if isinstance(self.neg_iou_thr, tuple) else (0.0, self.neg_iou_thr)
-        found = torch.where((best >= low) & (best < high), 0, -1)
-        found = torch.where(best >= self.pos_iou_thr, objects + 1, found)
-        if self.match_low_quality:  # the last object whose best boxes these are
-            bests, numbers = overlaps.amax(dim=1), torch.arange(1, len(overlaps) + 1, device=overlaps.device)
-            bests = bests.masked_fill(bests < self.min_pos_iou, torch.inf)
-            last = torch.where(overlaps == bests[:, None], numbers[:, None].int(), 0).amax(dim=0)
-            found = torch.where(last > 0, last, found)
-        labels = torch.where(found > 0, gt_labels[(found - 1).clamp(min=0)], -1)
-        return AssignResult(len(overlaps), found, best, labels=labels)
+def _keeps(module: Any, kind: type, *methods: str) -> bool:
+    """Whether a module is of a kind and has these methods from it."""
+    return isinstance(module, kind) and all(getattr(type(module), name) is getattr(kind, name) for name in methods)
 
 
-class _Sampler(RandomSampler):  # type: ignore[misc]  # as above
-    """mmdet's random sampler, which draws where the boxes are; on the CPU it draws the same ones."""
+class TrainingSample(DetDataSample):  # type: ignore[misc]  # mmdet has no types
+    """mmdet's sample, of which a deep copy shares the tensors: mmdet makes one to exchange the labels alone."""
 
-    def random_choice(self, gallery: Tensor, num: int) -> Tensor:
-        """Some of the boxes (N,), all equally likely."""
-        return gallery[torch.randperm(len(gallery), device=gallery.device)[:num]]
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingSample:
+        copied = copy.copy(self)
+        copied.gt_instances = copy.copy(self.gt_instances)
+        return copied
 
 
 class Bitmaps(BitmapMasks):  # type: ignore[misc]  # as above

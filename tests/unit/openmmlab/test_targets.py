@@ -4,60 +4,15 @@ from __future__ import annotations
 
 import copy
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from mmdet.models.task_modules.assigners import MaxIoUAssigner
-from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.structures.mask import BitmapMasks, mask_target
 from mmengine.config import ConfigDict
-from torch import nn
+from mmengine.structures import InstanceData
 
-from swin_dense.openmmlab.targets import Bitmaps, mask_targets, without_waits
-
-
-@pytest.mark.parametrize("objects", [0, 1, 3, 40])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"neg_iou_thr": 0.3, "min_pos_iou": 0.3},
-        {"neg_iou_thr": (0.1, 0.4), "min_pos_iou": 0.0},
-        {"neg_iou_thr": 0.3, "min_pos_iou": 0.6},
-        {"neg_iou_thr": 0.7, "match_low_quality": False},
-        {"neg_iou_thr": 0.3, "gt_max_assign_all": False},
-    ],
-)
-def test_boxes_are_assigned_as_by_mmdet(objects: int, options: dict[str, Any]) -> None:
-    torch.manual_seed(0)
-    overlaps = (20 * torch.rand(objects, 500)).floor() / 20  # many are equal
-    overlaps[:, ::17] = -1  # boxes in ignored regions
-    labels = torch.randint(80, (objects,))
-    theirs = MaxIoUAssigner(pos_iou_thr=0.7, **options)
-    module = nn.Module()
-    module.assigners = [copy.deepcopy(theirs)]
-    without_waits(module)
-    (ours,) = module.assigners
-    assert type(ours) is not MaxIoUAssigner
-
-    found, expected = (one.assign_wrt_overlaps(overlaps, labels) for one in (ours, theirs))
-
-    assert (found.num_gts, found.gt_inds.dtype) == (expected.num_gts, expected.gt_inds.dtype)
-    for name in ("gt_inds", "labels", "max_overlaps"):
-        assert torch.equal(getattr(found, name), getattr(expected, name)), name
-
-
-def test_boxes_are_drawn_as_by_mmdet() -> None:
-    module = nn.Module()
-    module.sampler = RandomSampler(num=4, pos_fraction=0.5)
-    without_waits(module)
-    assert type(module.sampler) is not RandomSampler
-    draws = []
-    for sampler in (RandomSampler(num=4, pos_fraction=0.5), module.sampler):
-        torch.manual_seed(0)
-        draws.append(sampler.random_choice(torch.arange(100, 200), 7))
-    assert torch.equal(*draws)
+from swin_dense.openmmlab.targets import Bitmaps, TrainingSample, mask_targets
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -89,3 +44,13 @@ def test_masks_are_read_with_the_padding_that_mmdet_asked_for() -> None:
         assert len(found) == len(expected)
         assert np.array_equal(found.masks, expected.masks)
         assert np.array_equal(found[1].masks, expected[1].masks)
+
+
+def test_a_copy_of_a_sample_has_labels_of_its_own_and_the_same_tensors() -> None:
+    sample = TrainingSample(metainfo={"img_shape": (4, 5)})
+    sample.gt_instances = InstanceData(bboxes=torch.rand(2, 4), labels=torch.tensor([3, 4]))
+    copied = copy.deepcopy([sample])[0]
+    copied.gt_instances.labels = torch.zeros(2)
+    assert sample.gt_instances.labels.tolist() == [3, 4]
+    assert copied.gt_instances.bboxes is sample.gt_instances.bboxes
+    assert copied.metainfo == sample.metainfo
