@@ -1,4 +1,4 @@
-"""The errors a user can cause.
+"""The errors a user can cause, and findings, which checks of data collect.
 
 Each says what is wrong, where (file, image id, annotation id, config key) and what to do. The command line prints them
 without a traceback and exits with status 2, or 130 where a signal stopped it. Our own mistakes are `assert`s and
@@ -14,7 +14,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import asdict, dataclass
 from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
 
 
 class SwinDenseError(Exception):
@@ -74,6 +77,47 @@ class TrainingInterruptedError(SwinDenseError):
 
 class BenchmarkError(SwinDenseError):
     """A contestant of a benchmark failed, took too long, or computes something else than ours."""
+
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, what to do about it, and the image and annotation concerned, if any.
+
+    Attributes:
+        kind: The rule that is broken, such as "box-outside"; the same for all findings of one rule.
+        file: The annotation file or the image that it is about.
+        severity: An error stops training. A warning is what official COCO has too, and is safe to train on.
+    """
+
+    kind: str
+    file: str
+    message: str
+    fix: str
+    image_id: int | None = None
+    annotation_id: int | None = None
+    severity: Severity = "error"
+
+    @classmethod
+    def of_error(cls, kind: str, path: Path, error: Exception) -> Finding:
+        """An error that concerns a whole folder or file."""
+        message, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
+        return cls(kind, str(path), message, fix or "name the right one")
+
+    def __str__(self) -> str:
+        """One line that names the item and the fix; the file is named only where it is an image."""
+        items = [
+            f"{name} {number}"
+            for name, number in (("image", self.image_id), ("annotation", self.annotation_id))
+            if number is not None
+        ]
+        return f"{', '.join(items) or self.file}: {self.message}; {self.fix}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON."""
+        return asdict(self)
 
 
 _typed = ContextVar("_typed", default=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import random
 import signal
 import sys
@@ -15,10 +16,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_ALLOCATION = {-1: (128 * 2**10, -1), -2: (0, 64 * 2**20), -4: (65_536, 0)}
-"""By number of an option of `mallopt`, its default and what keeps freed memory: M_TRIM_THRESHOLD, beyond which free
-memory is handed back, or never; M_TOP_PAD, bytes that are taken at once beyond what is needed; M_MMAP_MAX, how many
-blocks may be the system's own."""
+_ALLOCATION = {-1: (64 * 2**20, -1), -2: (2**17, 64 * 2**20), -3: (2**25, 2**25), -4: (65_536, 0)}
+"""By number of an option of `mallopt`, what it is left at and what keeps freed memory: M_TRIM_THRESHOLD, beyond which
+free memory is handed back, or never; M_TOP_PAD, bytes that are taken at once beyond what is needed; M_MMAP_THRESHOLD,
+from which a block may be the system's own; M_MMAP_MAX, how many blocks may be.
+
+Once an option is set, glibc no longer moves the two thresholds, so they are left where freed tensors would have moved
+them: at their highest."""
+
+_OPTIONS_OF_USERS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_")
 
 
 @contextmanager
@@ -53,9 +59,12 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     """Lets the process keep the memory that tensors free, for those that come next, where they are on the CPU.
 
     glibc hands large blocks back at once, so that each step of a training gets its activations from the system page by
-    page: of Mask R-CNN's steps that took a quarter. Other C libraries are left as they are.
+    page: of Mask R-CNN's steps that took a quarter. Other C libraries are left as they are, and so are options that a
+    user has set by the environment.
     """
-    library = ctypes.CDLL(None) if device.type == "cpu" and sys.platform == "linux" else None
+    is_set = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(map(os.environ.get, _OPTIONS_OF_USERS))
+    serves = device.type == "cpu" and sys.platform == "linux" and not is_set
+    library = ctypes.CDLL(None) if serves else None
     set_option, hand_back = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)
     if set_option is None or hand_back is None:
         yield
@@ -65,8 +74,8 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        for option, (default, _) in _ALLOCATION.items():
-            set_option(option, default)
+        for option, (left, _) in _ALLOCATION.items():
+            set_option(option, left)
         hand_back(0)
 
 

@@ -8,9 +8,8 @@ normalises them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -333,45 +332,5 @@ class Ragged:
         return [joined[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
 
 
-Severity = Literal["error", "warning"]
-
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 """Passes the items of a check on while it shows how many of a total have gone by."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong, what to do about it, and the image and annotation concerned, if any.
-
-    Attributes:
-        kind: The rule that is broken, such as "box-outside"; the same for all findings of one rule.
-        file: The annotation file or the image that it is about.
-        severity: An error stops training. A warning is what official COCO has too, and is safe to train on.
-    """
-
-    kind: str
-    file: str
-    message: str
-    fix: str
-    image_id: int | None = None
-    annotation_id: int | None = None
-    severity: Severity = "error"
-
-    @classmethod
-    def of_error(cls, kind: str, path: Path, error: Exception) -> Finding:
-        """An error that concerns a whole folder or file."""
-        message, _, fix = str(error).removeprefix(f"{path}: ").partition("; ")
-        return cls(kind, str(path), message, fix or "name the right one")
-
-    def __str__(self) -> str:
-        """One line that names the item and the fix; the file is named only where it is an image."""
-        items = [
-            f"{name} {number}"
-            for name, number in (("image", self.image_id), ("annotation", self.annotation_id))
-            if number is not None
-        ]
-        return f"{', '.join(items) or self.file}: {self.message}; {self.fix}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON."""
-        return asdict(self)

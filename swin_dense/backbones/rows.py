@@ -21,12 +21,14 @@ import logging
 import platform
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook as has_hooks_of_all_modules
 
 from swin_dense.backbones.gridded_attention import TOLERANCES, kernel_is_right, relative_error
 
@@ -137,9 +139,17 @@ def norm_and_mlp(rows: Tensor, branch: Tensor, norm: LayerNorm, mlp: Mlp) -> Ten
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether what a layer computes follows from its parameters: no hook, no subclass, such as one with adapters."""
+    """Whether what a layer computes follows from its parameters: no hook, nothing put in the place of a class.
+
+    Adapters do that to a layer or its `forward`, and quantisation to its weight.
+    """
     hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) in (LayerNorm, Mlp, nn.Linear, nn.Conv2d, nn.Conv3d) and not hooks
+    hooks = hooks or has_hooks_of_all_modules()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return (
+        type(layer) in (LayerNorm, Mlp, nn.Linear, nn.Conv2d, nn.Conv3d)
+        and all(type(one) in (nn.Parameter, Tensor, NoneType) for one in layer._parameters.values())
+        and not (hooks or "forward" in vars(layer))
+    )
 
 
 def needs_gradient(module: nn.Module, tokens: Tensor) -> bool:

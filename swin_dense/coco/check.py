@@ -14,9 +14,9 @@ import numpy as np
 
 from swin_dense.coco.instances import CocoInstances, images_beside, read_instances, select
 from swin_dense.coco.rules import apply_rules, compare_categories, find_empty_selection
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, Finding, Severity
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.records import Finding, Progress, Severity
+from swin_dense.records import Progress
 
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in pixels at which COCO's small instances end, and its medium ones."""

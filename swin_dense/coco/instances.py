@@ -19,8 +19,8 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from swin_dense.coco.parsing import IN_MEMORY, Record, read_records, without_garbage_collection
-from swin_dense.errors import DataError
-from swin_dense.records import Finding, Ragged, Rle, Size
+from swin_dense.errors import DataError, Finding
+from swin_dense.records import Ragged, Rle, Size
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import msgspec
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, Finding
 from swin_dense.images.files import read_bytes
-from swin_dense.records import Finding
 
 Record = dict[str, Any]
 
@@ -150,7 +149,7 @@ def _well_formed(
             if complete is not None:
                 kept.append(complete)
                 continue
-            record = _decode_any(file, record)
+            record = _decode_any(f"{file}: {section}[{place}]", record)
         if not isinstance(record, Mapping):
             message = f"{section}[{place}] is {_shorten(record)}, not an object"
             findings.append(Finding("wrong-type", file, message, "write it as an object or remove it"))
@@ -186,11 +185,12 @@ def _decode(section: str, text: msgspec.Raw) -> Record | None:
     return record
 
 
-def _decode_any(file: str, text: msgspec.Raw) -> Any:
+def _decode_any(place: str, text: msgspec.Raw) -> Any:
+    """A record whose form is known, but not what its texts and numbers are."""
     try:
         return json.loads(bytes(text).decode(), object_hook=_pack_polygons)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}: not a JSON file ({error})") from error
+        raise DataError(f"{place} is not JSON ({error})") from error
 
 
 def _completed(section: str, given: Mapping[str, Any], *, need_file_names: bool) -> Record:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from swin_dense.coco.instances import CocoInstances
-from swin_dense.records import Finding, Severity
+from swin_dense.errors import Finding, Severity
 from swin_dense.rle import check_rles
 
 Bools = npt.NDArray[np.bool_]

@@ -17,10 +17,9 @@ import numpy as np
 from swin_dense.coco.instances import CocoInstances, Selection
 from swin_dense.coco.parsing import NAMELESS
 from swin_dense.coco.patterns import Bools, Floats, any_of, find_patterns, image_sides, margin_of, outside
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, Finding, Severity
 from swin_dense.images.files import escapes
 from swin_dense.images.store import MAX_PIXELS
-from swin_dense.records import Finding, Severity
 from swin_dense.rle import check_rles
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swin_dense.errors import DataError, nearest
+from swin_dense.errors import DataError, Finding, nearest
 from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.labelled import (
     alike,
@@ -22,7 +22,7 @@ from swin_dense.images.labelled import (
     read_class_list,
 )
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.records import Finding, Progress
+from swin_dense.records import Progress
 
 Place = tuple[Path, Path | None]
 """Where the images of a split lie, and the list of their labels, if there is one."""

@@ -125,6 +125,9 @@ def _columns(file: Path) -> tuple[str, str, tuple[str, ...]]:
         return image, label, ()
     if len(set(names)) != len(names):
         raise DataError(f"{file}: two classes of its column {label!r} have one name; give each its own")
+    for name in names:
+        if not name.strip() or name.encode("utf-8", "replace").decode() != name:
+            raise DataError(f"{file}: a class of its column {label!r} is called {ascii(name)}; give it a name")
     return image, label, tuple(names)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -32,15 +33,15 @@ class TarImages(ImageStore):
         """Lists the members of tar files of one folder."""
         super().__init__(tars[0].parent)
         self.tars = tuple(tars)
-        entries: list[tuple[bytes, int, int, int]] = []
+        places: dict[bytes, tuple[int, int, int]] = {}  # of a name that a tar file has twice, the last
         words: dict[str, str] = {}
         for number, path in enumerate(tars):
             members, labels = _members(path)
-            entries += [(_encoded(f"{path.stem}/{one.name}"), number, one.offset_data, one.size) for one in members]
+            places |= {_encoded(f"{path.stem}/{one.name}"): (number, one.offset_data, one.size) for one in members}
             words |= {f"{path.stem}/{sample}": word for sample, word in labels.items()}
-        entries = sorted(one for one in entries if not words or Path(_decoded(one[0])).suffix.lower() in SUFFIXES)
-        self._names = Ragged.from_bytes(entry[0] for entry in entries)
-        self._places = torch.tensor([entry[1:] for entry in entries], dtype=torch.int64).view(-1, 3)
+        names = sorted(one for one in places if not words or Path(_decoded(one)).suffix.lower() in SUFFIXES)
+        self._names = Ragged.from_bytes(names)
+        self._places = torch.tensor([places[name] for name in names], dtype=torch.int64).view(-1, 3)
         self._words = Ragged.from_texts(self._words_of(words)) if words else None
 
     def _words_of(self, words: dict[str, str]) -> list[str]:
@@ -48,8 +49,13 @@ class TarImages(ImageStore):
         samples = [_sample(name) for name in self.names()]
         problems = [f"{sample}: has no .cls, and no .json with a label" for sample in samples if sample not in words]
         problems += [f"{sample}: has a label and no image" for sample in words.keys() - set(samples)]
+        several = {sample: count for sample, count in Counter(samples).items() if count > 1}
+        problems += [
+            f"{sample}: has {several[sample]} images, such as a mask; keep the one to learn" for sample in several
+        ]
         if problems:
-            raise DataError(f"{self.root}: {len(problems)} samples of the shards are incomplete", sorted(problems))
+            what = "are not an image with a label"
+            raise DataError(f"{self.root}: {len(problems)} samples of the shards {what}", sorted(problems))
         return [words[sample] for sample in samples]
 
     def label_rows(self) -> list[tuple[str, str]] | None:
@@ -141,4 +147,7 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
     except RecursionError as error:
         raise ValueError(f"{member.name} is nested too deep") from error
     label = document.get("label") if isinstance(document, dict) else None
-    return str(label) if isinstance(label, int | str) and not isinstance(label, bool) else None
+    if not isinstance(label, int | str) or isinstance(label, bool):
+        return None
+    str(label).encode()  # half a character, which JSON can spell, is a ValueError
+    return str(label)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from swin_dense.errors import Finding
 from swin_dense.images.store import ImageError
-from swin_dense.records import Finding, Rle, Size
+from swin_dense.records import Rle, Size
 
 
 class UnusableError(Exception):

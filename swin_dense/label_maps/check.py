@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from swin_dense.errors import ConfigError, DataError
+from swin_dense.errors import ConfigError, DataError, Finding
 from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.label_maps.classes import read_classes
 from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.files import count_labels, read_label_file
 from swin_dense.label_maps.layout import Pair, match_pairs, official_layout
 from swin_dense.label_maps.rules import conversion_findings, coverage_findings
-from swin_dense.records import Finding, Progress
+from swin_dense.records import Progress
 
 Split = tuple[Path, Path]
 """Where images and label maps of a split lie."""

@@ -7,12 +7,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, Finding
 from swin_dense.images.files import exists
 from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.classes import CLASS_LISTS
-from swin_dense.records import Finding
 
 FOLDER = "ADEChallengeData2016"
 """The folder that the official zip file holds, and its name."""

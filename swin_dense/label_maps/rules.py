@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from swin_dense.errors import Finding
 from swin_dense.label_maps.conversion import LabelConversion
-from swin_dense.records import Finding
 
 ADE20K = (150, "wall", "flag")
 """How many classes ADE20K has, the first and the last; its own label maps never hold 255."""

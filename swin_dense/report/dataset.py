@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from swin_dense.coco.check import CheckReport
 from swin_dense.coco.instances import CocoInstances, read_instances
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, Finding
 from swin_dense.images.alike import difference_hash, group_alike
 from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.labelled import open_images
@@ -20,7 +20,6 @@ from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.check import SegmentationReport, SplitReport
 from swin_dense.label_maps.files import read_label_file
 from swin_dense.label_maps.layout import match_pairs
-from swin_dense.records import Finding
 from swin_dense.report import charts
 from swin_dense.report.matching import instances_of
 from swin_dense.report.page import Block, Gallery, Section, Shown, Table, Tiles, number, percent, shown, write_page

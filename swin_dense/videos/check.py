@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, Finding
 from swin_dense.files import sha256_of
 from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, report_of
-from swin_dense.records import Finding, Progress
+from swin_dense.records import Progress
 from swin_dense.videos.clips import ClipSampling
 from swin_dense.videos.labelled import (
     ListedVideo,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import mmap
+import os
 import platform
 import random
 import signal
@@ -119,10 +121,51 @@ print(held() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-@pytest.mark.parametrize(("device", "is_kept"), [("cpu", True), ("meta", False)])
-def test_memory_is_kept_for_a_training_on_the_cpu_and_given_back_behind_it(device: str, is_kept: bool) -> None:
-    done = subprocess.run([sys.executable, "-c", MEMORY, device], capture_output=True, text=True, check=True)
+ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+
+
+@ON_GLIBC
+@pytest.mark.parametrize(
+    ("device", "setting", "is_kept"),
+    [
+        ("cpu", {}, True),
+        ("meta", {}, False),
+        ("cpu", {"MALLOC_MMAP_MAX_": "65536"}, False),
+        ("cpu", {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=65536"}, False),
+    ],
+)
+def test_memory_is_kept_for_a_training_on_the_cpu_and_given_back_behind_it(
+    device: str, setting: dict[str, str], is_kept: bool
+) -> None:
+    environment = {**os.environ, **setting}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, device], capture_output=True, text=True, check=True, env=environment
+    )
     before, inside, behind, later = map(float, done.stdout.split())
     assert (inside > 200) == is_kept, "four tensors of 64 MiB"
     assert max(before, behind, later) < 100
+
+
+FAULTS = """
+import resource, torch
+from swin_dense.isolation import keeping_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        block = torch.ones(2**22)
+        del block
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with keeping_freed_memory(torch.device("cpu")):
+    pass
+print(faults())
+"""
+
+
+@ON_GLIBC
+def test_predictions_after_a_training_use_their_memory_again() -> None:
+    """As they do before one, where glibc learns from the blocks that are freed."""
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    pages = 2**24 // mmap.PAGESIZE
+    assert int(done.stdout) < 25 * pages, "half of the 50 blocks: some find their place taken by something small"

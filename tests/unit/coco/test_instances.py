@@ -73,6 +73,7 @@ def test_boxes_alone_need_no_segmentation(scene, null):
         ("\xff", "not a JSON file"),
         ("[" * 100_000, "not a JSON file"),
         ("[1, 2]", "this is a list; a COCO instances file is"),
+        ('{"images": [{}, {"file_name": "caf\xe9"}], "categories": [], "annotations": []}', r"images\[1\] is not JSON"),
         ('{"images": [], "annotations": {}}', "categories and annotations missing or not a list"),
     ],
 )

@@ -82,12 +82,26 @@ def test_samples_without_a_label_or_an_image_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         open_images(tmp_path / "train")
     assert str(error.value).splitlines() == [
-        f"{tmp_path}: 2 samples of the shards are incomplete",
+        f"{tmp_path}: 2 samples of the shards are not an image with a label",
         "  - train-0/b: has no .cls, and no .json with a label",
         "  - train-0/c: has a label and no image",
     ]
     write_tar(tmp_path / "train-0.tar", [("a.png", b"x"), ("a.json", b"[" * 100_000)])
     with pytest.raises(DataError, match="train-0.tar: cannot be read .*a.json is nested too deep"):
+        open_images(tmp_path / "train")
+    write_tar(tmp_path / "train-0.tar", [("a.png", b"x"), ("a.json", b'{"label": "\\ud800"}')])
+    with pytest.raises(DataError, match="train-0.tar: cannot be read .*surrogates not allowed"):
+        open_images(tmp_path / "train")
+
+
+def test_a_sample_of_two_images_is_named_and_one_written_twice_is_the_last(tmp_path: Path) -> None:
+    members = [("a.png", content(10)), ("a.cls", b"cat"), ("a.png", content(20))]
+    write_tar(tmp_path / "train-0.tar", members)
+    store = open_images(tmp_path / "train")
+    assert store.names() == ["train-0/a.png"]
+    assert int(store.read("train-0/a.png")[0, 0, 0]) == 20
+    write_tar(tmp_path / "train-0.tar", [*members, ("a.seg.png", content(30))])
+    with pytest.raises(DataError, match="train-0/a: has 2 images, such as a mask; keep the one to learn"):
         open_images(tmp_path / "train")
 
 
@@ -116,6 +130,8 @@ def test_tables_without_images_or_labels_say_what_they_have(tmp_path: Path) -> N
         (whole.set_column(1, "label", [[1.5] * 8]), "its column 'label' is of type double"),
         (table([*ROWS, ("test.png", ROWS[0][1], -1)], CLASSES), "1 rows have no class of the 3, the first is row 8"),
         (table(ROWS, ("cat", "cat", "dog")), "two classes of its column 'label' have one name"),
+        (table(ROWS, ("cat", "\ud800", "dog")), r"a class of its column 'label' is called '\\ud800'"),
+        (table(ROWS, ("cat", " ", "dog")), "a class of its column 'label' is called ' '; give it a name"),
     ):
         pq.write_table(changed, path)
         with pytest.raises(DataError, match=f"train.parquet: .*{message}"):
