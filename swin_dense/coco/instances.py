@@ -1,14 +1,13 @@
 """COCO instance annotations as flat tensors.
 
-COCO train2017 holds 860,000 instances with tens of millions of coordinates. As Python objects they take gigabytes, and
-workers copy page after page of them; here they are a few tensors (see `ragged`), sorted by image.
+Of Python objects, workers would copy page after page; here they are a few tensors (see `records.Ragged`), sorted by
+image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from swin_dense.coco.parsing import IN_MEMORY, Record, read_records, without_garbage_collection
+from swin_dense.coco.columns import Rows, read_columns
 from swin_dense.errors import DataError, Finding
 from swin_dense.records import Ragged, Rle, Size
 
@@ -104,7 +103,6 @@ class CocoInstances:
         return extents
 
 
-@without_garbage_collection()
 def read_instances(
     source: Path | Mapping[str, Any], *, need_file_names: bool = True
 ) -> tuple[CocoInstances, list[Finding]]:
@@ -112,58 +110,14 @@ def read_instances(
 
     The source is the JSON file, or a member of a zip file as `read_json` takes it; or what it holds.
     """
-    records, findings = read_records(source, need_file_names=need_file_names)
-    images, categories = records["images"], sorted(records["categories"], key=lambda one: one["id"])
-    image_places = {image["id"]: place for place, image in enumerate(images)}
-    labels = {category["id"]: label for label, category in enumerate(categories)}
-    annotations = sorted(records["annotations"], key=lambda one: image_places[one["image_id"]])
-    annotation_images = np.array([image_places[one["image_id"]] for one in annotations], dtype=np.int64)
-    outlines = [one["segmentation"] for one in annotations]
-    polygons = [[] if isinstance(outline, dict) else outline for outline in outlines]
-    polygon_rows = list(chain.from_iterable(polygons))
-    rles = [outline for outline in outlines if isinstance(outline, dict)]
-    is_rle = np.array([isinstance(outline, dict) for outline in outlines], dtype=bool)
-    instances = CocoInstances(
-        file=IN_MEMORY if isinstance(source, Mapping) else str(source),
-        category_ids=tuple(category["id"] for category in categories),
-        class_names=tuple(category["name"] for category in categories),
-        supercategories=tuple(str(category.get("supercategory") or "") for category in categories),
-        image_ids=_integers(images, "id"),
-        image_sizes=torch.stack([_integers(images, "height"), _integers(images, "width")], dim=1),
-        file_names=Ragged.from_bytes(image["file_name"].encode("utf-8", "surrogateescape") for image in images),
-        first_annotation=torch.from_numpy(np.searchsorted(annotation_images, np.arange(len(images) + 1))),
-        ids=_integers(annotations, "id"),
-        images=torch.from_numpy(annotation_images),
-        labels=torch.tensor([labels[one["category_id"]] for one in annotations], dtype=torch.int64),
-        boxes=_reals(chain.from_iterable(one["bbox"] for one in annotations)).reshape(-1, 4),
-        areas=_reals(one["area"] for one in annotations),
-        crowd=torch.tensor([bool(one.get("iscrowd")) for one in annotations], dtype=torch.bool),
-        polygons=Ragged.from_lengths(
-            np.frombuffer(bytearray().join(polygon_rows), dtype=np.float64), map(len, polygon_rows)
-        ),
-        first_polygon=torch.from_numpy(np.cumsum([0, *map(len, polygons)], dtype=np.int64)),
-        rles=Ragged.from_bytes(map(_compressed_counts, rles)),
-        rle_rows=torch.from_numpy(np.where(is_rle, np.cumsum(is_rle) - 1, -1).astype(np.int64)),
-        rle_sizes=torch.tensor([rle["size"] for rle in rles], dtype=torch.int64).reshape(-1, 2),
-    )
-    return instances, findings
+    columns, findings = read_columns(source, need_file_names=need_file_names)
+    return CocoInstances(**{name: _tensors(column) for name, column in columns.items()}), findings
 
 
-def _integers(records: Sequence[Record], key: str) -> Tensor:
-    return torch.from_numpy(np.array([record[key] for record in records], dtype=np.int64))
-
-
-def _reals(values: Iterable[float]) -> Tensor:
-    return torch.from_numpy(np.fromiter(values, dtype=np.float64))
-
-
-def _compressed_counts(rle: Record) -> bytes:
-    """Counts of an RLE as the compressed string, which tells the same runs."""
-    counts = rle["counts"]
-    if isinstance(counts, str):
-        return counts.encode("ascii")
-    compressed: bytes = coco_mask.frPyObjects(rle, *rle["size"])["counts"]
-    return compressed
+def _tensors(column: Any) -> Any:
+    if isinstance(column, Rows):
+        return Ragged(*map(torch.from_numpy, column))
+    return torch.from_numpy(column) if isinstance(column, np.ndarray) else column
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
@@ -20,6 +20,7 @@ from swin_dense.errors import DataError, Finding
 from swin_dense.images.files import read_bytes
 
 Record = dict[str, Any]
+"""One as it is in the file."""
 
 MAX_BYTES = 2**33
 """Largest JSON file taken from a zip file; LVIS, the largest set of instances in use, has 2**30."""
@@ -82,23 +83,33 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: not a JSON file ({error})") from error
 
 
-def read_records(
-    source: Path | Mapping[str, Any], *, need_file_names: bool
-) -> tuple[dict[str, list[Record]], list[Finding]]:
-    """Reads a COCO instances file as `read_json` does, or what one holds; records that are left out are findings.
+class Records(NamedTuple):
+    """The well-formed records of a COCO instances file.
 
-    The records by section have the types that `CHECKS` says; annotations, whose image and category exist, have an
-    `area`, and a `segmentation` that is an RLE or a list of `array("d")`, empty where there is a box alone.
+    Attributes:
+        file: The file, for messages.
+        annotations: Those whose image and category exist, each read when it is asked for: all of them would take
+            gigabytes.
+        findings: What is left out; complete when the last annotation has been read.
     """
+
+    file: str
+    images: list[Image]
+    categories: list[Category]
+    annotations: Iterator[Annotation]
+    findings: list[Finding]
+
+
+def read_records(source: Path | Mapping[str, Any], *, need_file_names: bool) -> Records:
+    """Reads a COCO instances file as `read_json` does, or what one holds."""
     findings: list[Finding] = []
     file = IN_MEMORY if isinstance(source, Mapping) else str(source)
     sections = _sections(file, source if isinstance(source, Mapping) else _read_document(Path(source)))
-    records = {
-        name: _well_formed(file, name, sections[name], findings, need_file_names=need_file_names) for name in CHECKS
-    }
-    for what, section in (("image", "images"), ("category", "categories")):
-        records["annotations"] = _with_known(file, what, records["annotations"], records[section], findings)
-    return records, findings
+    images, categories, annotations = (
+        _well_formed(file, name, sections[name], findings, need_file_names=need_file_names) for name in CHECKS
+    )
+    known = list(images), list(categories)
+    return Records(file, *known, _with_known(file, annotations, *known, findings), findings)
 
 
 def _read_document(path: Path) -> Any:
@@ -140,14 +151,13 @@ def _sections(file: str, document: Any) -> dict[str, list[Any]]:
 
 def _well_formed(
     file: str, section: str, records: list[Any], findings: list[Finding], *, need_file_names: bool
-) -> list[Record]:
+) -> Iterator[Any]:
     """The records that pass all checks; the others are noted."""
-    kept = []
     for place, record in enumerate(records):
         if isinstance(record, msgspec.Raw):
             complete = _decode(section, record)
             if complete is not None:
-                kept.append(complete)
+                yield complete
                 continue
             record = _decode_any(f"{file}: {section}[{place}]", record)
         if not isinstance(record, Mapping):
@@ -157,7 +167,7 @@ def _well_formed(
         record = _completed(section, record, need_file_names=need_file_names)
         faults = [(key, fault) for key, check in CHECKS[section].items() if (fault := check(record.get(key)))]
         if not faults:
-            kept.append(record)
+            yield _sound(section, record)
         image_id = record.get("id" if section == "images" else "image_id")
         annotation_id = record.get("id") if section == "annotations" else None
         for key, fault in faults:
@@ -165,24 +175,34 @@ def _well_formed(
                 fault = Fault("missing-key", "is null" if key in record else "is missing", "add it")
             message = f"{section}[{place}]: {key!r} {fault.message}"
             findings.append(Finding(fault.kind, file, message, fault.fix, _id(image_id), _id(annotation_id)))
-    return kept
 
 
-def _decode(section: str, text: msgspec.Raw) -> Record | None:
+def _decode(section: str, text: msgspec.Raw) -> Any:
     """A record that has all keys with values of the right types, as nearly all have; None where it is another."""
     try:
-        record: Record = _DECODERS[section].decode(text)
+        record = _DECODERS[section].decode(text)
     except (msgspec.MsgspecError, ValueError):
         return None
-    outline = record.get("segmentation")
+    if section != "annotations":
+        return record
+    outline = record.segmentation
     if isinstance(outline, list):
         for polygon in outline:
             if len(polygon) % 2:
                 return None
-        record["segmentation"] = [array("d", polygon) for polygon in outline]
-    elif isinstance(outline, dict) and not (isinstance(outline["counts"], list) or outline["counts"].isascii()):
+    elif not (isinstance(outline["counts"], list) or outline["counts"].isascii()):
         return None
     return record
+
+
+def _sound(section: str, record: Record) -> Any:
+    """What `_decode` makes of a record, of one that has passed all checks."""
+    kind = _DECODERS[section].type
+    values = {name: record.get(name) for name in kind.__struct_fields__}
+    outline = values.get("segmentation")
+    if isinstance(outline, list):
+        values["segmentation"] = [polygon.tolist() for polygon in outline]
+    return kind(**values)
 
 
 def _decode_any(place: str, text: msgspec.Raw) -> Any:
@@ -208,16 +228,27 @@ def _completed(section: str, given: Mapping[str, Any], *, need_file_names: bool)
 
 
 def _with_known(
-    file: str, what: str, annotations: list[Record], targets: list[Record], findings: list[Finding]
-) -> list[Record]:
-    """The annotations whose image or category exists; the others are noted."""
-    key, known = f"{what}_id", {target["id"] for target in targets}
+    file: str,
+    annotations: Iterable[Annotation],
+    images: Iterable[Image],
+    categories: Iterable[Category],
+    findings: list[Finding],
+) -> Iterator[Annotation]:
+    """The annotations whose image and category exist; the others are noted."""
+    image_ids, category_ids = {image.id for image in images}, {category.id for category in categories}
+    strays: dict[str, list[Annotation]] = {"image": [], "category": []}
     for one in annotations:
-        if one[key] not in known:
-            message = f"{key} {one[key]} is not the id of any sound {what} in the file"
+        if one.image_id not in image_ids:
+            strays["image"].append(one)
+        elif one.category_id not in category_ids:
+            strays["category"].append(one)
+        else:
+            yield one
+    for what, found in strays.items():
+        for one in found:
+            message = f"{what}_id {getattr(one, f'{what}_id')} is not the id of any sound {what} in the file"
             fix = f"add the {what} or remove the annotation"
-            findings.append(Finding(f"unknown-{what}", file, message, fix, one["image_id"], one["id"]))
-    return [one for one in annotations if one[key] in known]
+            findings.append(Finding(f"unknown-{what}", file, message, fix, one.image_id, one.id))
 
 
 def _shorten(value: Any) -> str:
@@ -324,20 +355,21 @@ _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Polygon = Annotated[list[float], msgspec.Meta(min_length=6)]
 
 
-class _Image(TypedDict):
+class Image(msgspec.Struct, gc=False):
+    """As in the file."""
+
     id: _Integer
     file_name: _Text
     width: _Side
     height: _Side
 
 
-class _Category(TypedDict):
+class Category(msgspec.Struct, gc=False):
+    """As in the file."""
+
     id: _Integer
     name: _Text
-
-
-class _NamedCategory(_Category, total=False):
-    supercategory: Any
+    supercategory: Any = None
 
 
 class _Rle(TypedDict):
@@ -345,17 +377,16 @@ class _Rle(TypedDict):
     counts: str | list[Annotated[int, msgspec.Meta(ge=0, lt=RUNS.stop)]]
 
 
-class _Annotation(TypedDict):
+class Annotation(msgspec.Struct, gc=False):
+    """As in the file, with an `area`, and without polygons where there is a box alone."""
+
     id: _Integer
     image_id: _Integer
     category_id: _Integer
     bbox: Annotated[list[_Number], msgspec.Meta(min_length=4, max_length=4)]
     area: _Number
     segmentation: list[_Polygon] | _Rle
-
-
-class _FlaggedAnnotation(_Annotation, total=False):
-    iscrowd: Literal[0, 1] | None
+    iscrowd: Literal[0, 1] | None = None
 
 
 class _Document(TypedDict):
@@ -366,8 +397,8 @@ class _Document(TypedDict):
 
 _DOCUMENT = msgspec.json.Decoder(_Document)
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    "images": msgspec.json.Decoder(_Image),
-    "categories": msgspec.json.Decoder(_NamedCategory),
-    "annotations": msgspec.json.Decoder(_FlaggedAnnotation),
+    "images": msgspec.json.Decoder(Image),
+    "categories": msgspec.json.Decoder(Category),
+    "annotations": msgspec.json.Decoder(Annotation),
 }
 """`CHECKS` of a whole record at once, in a hundredth of the time; what they refuse `CHECKS` judges."""

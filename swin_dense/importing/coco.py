@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from swin_dense.coco.parsing import read_records
+from swin_dense.coco.parsing import Annotation, Image, read_records
 from swin_dense.errors import DataError
 from swin_dense.importing.files import SPLITS, SourceImages, annotation_files, folder_of
 from swin_dense.importing.geometry import box_object, polygon_object, rle_object
@@ -30,19 +28,20 @@ def read_coco(source: Path) -> Imported:
     files = [path for path in annotation_files(source, ".json") if format_of_file(path) == "coco"]
     for path in files:
         try:
-            records, findings = read_records(path, need_file_names=True)
+            records = read_records(path, need_file_names=True)
+            annotations = list(records.annotations)
         except DataError as error:
             imported.drop("broken-json", path, str(error).removeprefix(f"{path}: "), "export it again")
             continue
-        imported.dropped += findings
-        names = {row["id"]: row["name"].strip() for row in records["categories"]}
-        used = {row["category_id"] for row in records["annotations"]}
-        groups = {row.get("supercategory") for row in records["categories"]}
+        imported.dropped += records.findings
+        names = {row.id: row.name.strip() for row in records.categories}
+        used = {row.category_id for row in annotations}
+        groups = {row.supercategory for row in records.categories}
         listed = [name for number, name in names.items() if number in used or name not in groups]
         imported.classes += [name for name in dict.fromkeys(listed) if name not in imported.classes]
         if len(files) > 1:
             imported.notes.append(f"{path.relative_to(root)}: {', '.join(listed)}")
-        _images(path, records, names, images, imported)
+        _images(path, records.images, annotations, names, images, imported)
     images.drop_unused(imported, "list it without annotations, if there is nothing on it")
     by_fold: dict[str, str] = {}
     for name in imported.classes:
@@ -56,27 +55,27 @@ def read_coco(source: Path) -> Imported:
 
 def _images(
     path: Path,
-    records: dict[str, list[dict[str, Any]]],
+    rows: list[Image],
+    annotations: list[Annotation],
     names: dict[int, str],
     images: SourceImages,
     imported: Imported,
 ) -> None:
-    objects: dict[int, list[ImportedObject]] = {row["id"]: [] for row in records["images"]}
-    sizes = {row["id"]: (row["height"], row["width"]) for row in records["images"]}
-    for row in records["annotations"]:
-        with imported.dropping(path, f"annotation {row['id']}"):
-            name, size = names[row["category_id"]], sizes[row["image_id"]]
-            objects[row["image_id"]].append(_object(row, name, size, imported))
+    objects: dict[int, list[ImportedObject]] = {row.id: [] for row in rows}
+    sizes = {row.id: (row.height, row.width) for row in rows}
+    for one in annotations:
+        with imported.dropping(path, f"annotation {one.id}"):
+            objects[one.image_id].append(_object(one, names[one.category_id], sizes[one.image_id], imported))
     split = _split(path)
-    for row in records["images"]:
-        with imported.dropping(path, f"image {row['id']}"):
-            found = images.find(row["file_name"], path.parent)
-            size = sizes[row["id"]]
-            imported.images.append(ImportedImage(images.root / found, found, size, tuple(objects[row["id"]]), split))
+    for row in rows:
+        with imported.dropping(path, f"image {row.id}"):
+            found = images.find(row.file_name, path.parent)
+            image = ImportedImage(images.root / found, found, sizes[row.id], tuple(objects[row.id]), split)
+            imported.images.append(image)
 
 
-def _object(row: dict[str, Any], name: str, size: Size, imported: Imported) -> ImportedObject:
-    crowd, outline = bool(row.get("iscrowd")), row["segmentation"]
+def _object(annotation: Annotation, name: str, size: Size, imported: Imported) -> ImportedObject:
+    crowd, outline = bool(annotation.iscrowd), annotation.segmentation
     if isinstance(outline, dict):
         if list(outline["size"]) != list(size):
             raise UnusableError("rle-size", f"its mask is {outline['size']}, its image {list(size)}", "encode it again")
@@ -86,10 +85,10 @@ def _object(row: dict[str, Any], name: str, size: Size, imported: Imported) -> I
             raise UnusableError("malformed-rle", faults[0], "encode it again")
         return rle_object(name, {"size": list(size), "counts": compressed["counts"]}, crowd)
     if outline:
-        polygons = [list(zip(one[::2], one[1::2], strict=True)) for one in outline if isinstance(one, array)]
+        polygons = [list(zip(one[::2], one[1::2], strict=True)) for one in outline]
         one = polygon_object(name, polygons, size, imported.changed)
         return ImportedObject(name, one.box, one.area, one.outline, crowd)
-    x, y, width, height = row["bbox"]
+    x, y, width, height = annotation.bbox
     if width < 0 or height < 0:
         raise UnusableError("negative-box", f"a box of {width:g} x {height:g}", "correct it")
     one = box_object(name, (x, y, x + width, y + height), size, imported.changed)
