@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -158,8 +159,8 @@ class SourceImages:
             meant, differences = self._near.find(posixpath.normpath(posixpath.join(base, plain))) or ("", [])
             if meant and {*differences} <= same_file:
                 return meant
-        message, fix = f"there is no image {name!r} in {self.root}", "add it to the folder"
-        if any((place / plain).is_file() for place in (folder, self.root)):
+        message, fix = f"there is no image {name[:200]!r} in {self.root}", "add it to the folder"
+        if any(os.path.isfile(place / plain) for place in (folder, self.root)):  # not where a name is too long
             message, fix = f"{name!r} is no image of a format that is read", f"save it as one of {', '.join(SUFFIXES)}"
         elif meant:
             message += f"; {meant!r} is there, and differs in {', '.join(differences)}"

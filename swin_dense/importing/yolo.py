@@ -6,6 +6,7 @@ a tracker's or a detector's, keypoints follow the box where `data.yaml` states a
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,7 +180,7 @@ def _place(name: str, base: str, folder: Path, root: Path) -> str | None:
     guesses = [posixpath.join(near, base.replace("\\", "/"), plain), posixpath.join(near, plain), plain]
     guesses += ["/".join(ends[start:]) for start in range(len(ends))]  # ../train/images of Roboflow, absolute paths
     for guess in map(posixpath.normpath, guesses):
-        if not guess.startswith(("/", "..")) and (root / guess).exists():
+        if not guess.startswith(("/", "..")) and os.path.exists(root / guess):  # not where it is too long
             return guess
     return None
 

@@ -108,6 +108,7 @@ def test_lines_of_yolo_that_cannot_be_used(tmp_path: Path) -> None:
         ("names: [cup, cup]\ntrain: images/train", "'cup' is empty or given twice"),
         ("names: [cup]\ntrain: /etc/pictures", "names '/etc/pictures', which is not in"),
         ("names: [cup]\ntrain: ../../..", "which is not in"),
+        (f"names: [cup]\ntrain: {'a' * 5000}", "which is not in"),
         ("names: &a [&b [x, x], *b]\ntrain: images/train", "no list of class names"),
         ("names: [cup\ntrain: images/train", "cannot be read as YAML"),
     ],
@@ -153,6 +154,7 @@ def test_the_shapes_of_labelme(tmp_path: Path) -> None:
     document = exports.labelme_document("a", *shapes, imagePath="C:\\pictures\\a.png", imageData=image)
     exports.json_file(tmp_path / "a.json", document)
     exports.text(tmp_path / "b.json", "{" + "[" * 100_000)
+    exports.json_file(tmp_path / "c.json", exports.labelme_document("c", imagePath="c" * 5000))
     imported = read_labelme(tmp_path)
     dot, spot, cup = imported.images[0].objects
     assert dot.area == pytest.approx(np.pi * 100, rel=0.02) and dot.box == pytest.approx((20, 10, 20, 20), abs=0.1)
@@ -160,7 +162,7 @@ def test_the_shapes_of_labelme(tmp_path: Path) -> None:
     assert cup.box == (1, 1, 14, 4) and pixels(cup).sum() == 32
     assert imported.images[0].embedded is not None and imported.images[0].embedded()[:4] == b"\x89PNG"
     expected = ["no-area", "far-outside", "bad-shape", "bad-shape", "bad-mask", "bad-shape"]
-    assert kinds(imported) == sorted([*expected, "broken-json", "not-annotated"])
+    assert kinds(imported) == sorted([*expected, "broken-json", "missing-image", "not-annotated"])
 
 
 def test_masks_and_flags_of_voc(tmp_path: Path) -> None:
