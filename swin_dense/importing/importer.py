@@ -157,6 +157,7 @@ def import_data(
         with written(output):
             staging.mkdir(parents=True)
             _put_together(imported)
+            imported.images = [_with_class_names(image, imported) for image in imported.images]
             found = _materialised(imported, staging / "embedded")
             _order_classes(imported, wanted, to)
             found = [_with_known_classes(image, imported) for image in found]
@@ -251,12 +252,29 @@ def _materialised(imported: Imported, folder: Path) -> list[ImportedImage]:
     return found
 
 
+def _with_class_names(image: ImportedImage, imported: Imported) -> ImportedImage:
+    """The image without objects whose class has no name that a list of classes can hold."""
+    for one in image.objects:
+        if not _is_class_name(one.class_name):
+            message = f"an object of a class called {ascii(one.class_name)[:80]}"
+            imported.drop("bad-class-name", image.path, message, "call it by a line of text")
+    return replace(image, objects=tuple(one for one in image.objects if _is_class_name(one.class_name)))
+
+
+def _is_class_name(text: str) -> bool:
+    """Whether it is one line, and no half of a character, which JSON can spell."""
+    return text.splitlines() == [text] and text.encode("utf-8", "replace").decode() == text
+
+
 def _order_classes(imported: Imported, wanted: Sequence[str] | None, to: str) -> None:
     """Gives the classes their order: as wanted, as in the source, else that of the alphabet."""
     used = {one.class_name for image in imported.images for one in image.objects}
     if wanted is not None:
         imported.classes = list(wanted)
         return
+    for name in imported.classes:
+        if not _is_class_name(name):
+            raise DataError(f"a class of the source is called {ascii(name)[:80]}; call it by a line of text")
     if not imported.classes and used:
         imported.notes.append("the source lists no classes: they are in the order of the alphabet")
     unlisted = sorted(used - set(imported.classes))

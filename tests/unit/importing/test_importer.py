@@ -148,6 +148,25 @@ def test_images_that_cannot_be_used_are_left_out_with_a_reason(tmp_path: Path) -
     assert any("left out, 1 x missing-image" in line and "e.json" in line for line in report.lines())
 
 
+def test_objects_of_classes_that_no_list_can_hold_are_left_out_with_a_reason(tmp_path: Path) -> None:
+    source = sources.labelme(tmp_path / "in")
+    document = sources.labelme_document("a")
+    document["shapes"] = [
+        {"label": label, "points": [[1, 1], [9, 9]], "shape_type": "rectangle"}
+        for label in ("\ud800", "cup\nplate", "cup")
+    ]
+    sources.json_file(source / "a.json", document)
+    report = import_data(source, tmp_path / "out", split=HALF)
+    assert report.dropped_by_kind == {"bad-class-name": 2}
+    assert set(report.classes) == {"cup", "plate"}
+    assert (tmp_path / "out" / "classes.txt").read_text("utf-8").splitlines() == report.classes
+    root = sources.yolo(tmp_path / "yolo")
+    for name in (r"\ud800", r"cup\nplate"):
+        sources.text(root / "data.yaml", f'names: ["{name}", plate]\ntrain: images/train')
+        with pytest.raises(DataError, match="a class of the source is called .*; call it by a line of text"):
+            import_data(root, tmp_path / "of-yolo", split=HALF)
+
+
 def test_an_image_that_several_files_annotate_is_imported_once(tmp_path: Path) -> None:
     """Each file lists another class; one of them names the image as Windows does, the other as macOS does."""
     sources.image(tmp_path / "in/shots/t\u00fcr 1.png")
