@@ -53,12 +53,12 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
         )
 
     def _losses(self, logits: Maps, deltas: Maps, anchors: Tensor, samples: Sequence[Any]) -> dict[str, list[Tensor]]:
-        """The losses of the anchors that were drawn."""
+        """The losses of the anchors that were sampled."""
         found = self._assigned([one.shape[-2:] for one in logits], anchors, samples)
-        drawn = self.sampler.draw(found)
-        rows = [torch.cat(one) for one in zip(*drawn, strict=True)]  # of positives and of negatives, in (B * N)
+        sampled = self.sampler.sample_rows(found)
+        rows = [torch.cat(one) for one in zip(*sampled, strict=True)]  # of positives and of negatives, in (B * N)
         positive, all_rows = rows[0], torch.cat(rows)
-        factor = sum(max(1, len(one)) for both in drawn for one in both)
+        factor = sum(max(1, len(one)) for both in sampled for one in both)
         classes = torch.full_like(all_rows, self.num_classes)
         classes[: len(positive)] = 0
         weights = anchors.new_ones(len(all_rows))
@@ -69,7 +69,7 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
 
         boxes = torch.cat([one.gt_instances.bboxes for one in samples])
         before = np.cumsum([0, *(len(one.gt_instances) for one in samples)])
-        objects = [found.flatten()[one] + (int(start) - 1) for (one, _), start in zip(drawn, before, strict=False)]
+        objects = [found.flatten()[one] + (int(start) - 1) for (one, _), start in zip(sampled, before, strict=False)]
         wanted, priors = boxes[torch.cat(objects)], anchors[positive % len(anchors)]
         moved = torch.cat([rows_of(one, 4) for one in deltas], dim=1).flatten(0, 1)[positive]
         if self.reg_decoded_bbox:

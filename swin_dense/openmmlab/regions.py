@@ -19,7 +19,7 @@ from swin_dense.openmmlab.sampling import Assigner, Sampler
 
 
 class StandardRoIHead(roi_heads.StandardRoIHead):  # type: ignore[misc]  # mmdet has no types
-    """mmdet's head of this name, which draws the boxes that it learns from for all images at once."""
+    """mmdet's head of this name, which samples the boxes that it learns from for all images at once."""
 
     def loss(self, x: Sequence[Tensor], rpn_results_list: Sequence[Any], batch_data_samples: Sequence[Any]) -> Any:
         """The losses of maps (B, C, H_i, W_i) and the proposals of each image."""
@@ -27,16 +27,16 @@ class StandardRoIHead(roi_heads.StandardRoIHead):  # type: ignore[misc]  # mmdet
         if type(assigner) is not Assigner or not assigner.is_usual or type(sampler) is not Sampler:
             return super().loss(x, rpn_results_list, batch_data_samples)
         instances = [one.gt_instances for one in batch_data_samples]
-        drawn = draw(assigner, sampler, [one.bboxes for one in rpn_results_list], instances)
-        found = self.bbox_loss(x, drawn)
+        sampled = sample_boxes(assigner, sampler, [one.bboxes for one in rpn_results_list], instances)
+        found = self.bbox_loss(x, sampled)
         losses = dict(found["loss_bbox"])
         if self.with_mask:
-            losses.update(self.mask_loss(x, drawn, found["bbox_feats"], instances)["loss_mask"])
+            losses.update(self.mask_loss(x, sampled, found["bbox_feats"], instances)["loss_mask"])
         return losses
 
 
-class Drawn(SamplingResult):  # type: ignore[misc]  # as above
-    """The boxes of one image that were drawn, those of objects first."""
+class SampledBoxes(SamplingResult):  # type: ignore[misc]  # as above
+    """The boxes of one image that were sampled, those of objects first."""
 
     priors: Tensor = None  # type: ignore[assignment]  # a property of mmdet's, which copies
 
@@ -51,8 +51,10 @@ class Drawn(SamplingResult):  # type: ignore[misc]  # as above
         self.avg_factor = self.num_pos + self.num_neg
 
 
-def draw(assigner: Assigner, sampler: Sampler, proposals: Sequence[Tensor], instances: Sequence[Any]) -> list[Drawn]:
-    """Assigns the proposals (N, 4) of each image to its objects, and draws some; objects may be proposals, too."""
+def sample_boxes(
+    assigner: Assigner, sampler: Sampler, proposals: Sequence[Tensor], instances: Sequence[Any]
+) -> list[SampledBoxes]:
+    """Assigns the proposals (N, 4) of each image to its objects, and samples some; objects may be proposals, too."""
     device, some = proposals[0].device, max(1, *(len(one) for one in instances))
     added = [len(one) if sampler.add_gt_as_proposals else 0 for one in instances]
     priors = pad_sequence(
@@ -75,15 +77,15 @@ def draw(assigner: Assigner, sampler: Sampler, proposals: Sequence[Tensor], inst
     numbers = assigner.numbers(overlaps)[1]
     numbers = torch.where(proposed & ~there[:, :1, 0], 0, numbers)  # an image without objects
     numbers = torch.where(object_itself, torch.arange(1, most + 1, device=device), numbers)
-    rows = sampler.draw(numbers)
-    drawn = torch.cat([one for both in rows for one in both])
-    objects = (numbers.flatten()[drawn] - 1).clamp(min=0)
-    of = drawn // most * some + objects
-    of_boxes = [priors.flatten(0, 1)[drawn], object_itself.flatten()[drawn].byte(), objects]
+    rows = sampler.sample_rows(numbers)
+    sampled = torch.cat([one for both in rows for one in both])
+    objects = (numbers.flatten()[sampled] - 1).clamp(min=0)
+    of = sampled // most * some + objects
+    of_boxes = [priors.flatten(0, 1)[sampled], object_itself.flatten()[sampled].byte(), objects]
     of_objects = [boxes.flatten(0, 1)[of], labels.flatten()[of]]
     counts = [len(positive) + len(negative) for positive, negative in rows]
     each = zip(*(torch.split(one, counts) for one in (*of_boxes, *of_objects)), strict=True)
-    return [Drawn(len(positive), *one) for one, (positive, _) in zip(each, rows, strict=True)]
+    return [SampledBoxes(len(positive), *one) for one, (positive, _) in zip(each, rows, strict=True)]
 
 
 def box_targets(head: Any, sampling_results: Sequence[Any], rcnn_train_cfg: Any, concat: bool = True) -> Any:

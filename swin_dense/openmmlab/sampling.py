@@ -1,4 +1,4 @@
-"""Which object each box of a detector is to find, and which boxes it learns from, as mmdet has it without waiting.
+"""Which object each box is to find, and which boxes a detector learns from: as mmdet has it, without waiting.
 
 Shapes: N boxes, K objects of an image.
 """
@@ -54,8 +54,8 @@ class Sampler(RandomSampler):  # type: ignore[misc]  # as above
         """Some of the boxes (N,), all equally likely."""
         return gallery[torch.randperm(len(gallery), device=gallery.device)[:num]]
 
-    def draw(self, found: Tensor) -> list[list[Tensor]]:
-        """Draws from the boxes of B images, (B, N), with the number of their object, 0 for none, -1 for neither.
+    def sample_rows(self, found: Tensor) -> list[list[Tensor]]:
+        """Samples the boxes of B images, (B, N), by the number of their object, 0 for none, -1 for neither.
 
         Returns:
             For each image the boxes with an object and those without one, as indices of all B * N.
@@ -63,14 +63,14 @@ class Sampler(RandomSampler):  # type: ignore[misc]  # as above
         kinds = torch.stack([found > 0, found == 0])
         counts = kinds.sum(dim=2).tolist()
         galleries = [kind.flatten().nonzero()[:, 0].split(count) for kind, count in zip(kinds, counts, strict=True)]
-        drawn = []
+        sampled = []
         for positive, negative in zip(*galleries, strict=True):
             positive = self._some(positive, int(self.num * self.pos_fraction))
             most = self.num - len(positive)
             if self.neg_pos_ub >= 0:
                 most = min(most, int(self.neg_pos_ub * max(1, len(positive))))
-            drawn.append([positive, self._some(negative, most)])
-        return drawn
+            sampled.append([positive, self._some(negative, most)])
+        return sampled
 
     def _some(self, gallery: Tensor, most: int) -> Tensor:
         return self.random_choice(gallery, most) if len(gallery) > most else gallery
