@@ -7,6 +7,8 @@ Shapes: features (B, C, H, W), regions (R, 5), output (R, C, h, w) of bins; n sa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -66,11 +68,30 @@ def samples_of(corners: Tensor, bins: Tensor, sampling_ratio: int, limit: int) -
 
 MAX_POOLING = 0
 
+SMALLEST_SHARE = 2**18
+"""Values of output for which one more thread is worth its start on the CPU, where torchvision's kernels use one."""
+
 LARGEST_TABLE = 2**20
 """Samples of a region of which torchvision may keep a table on the CPU, at 32 bytes each or more."""
 
 REGIONS_AT_ONCE = 64
 """Regions whose interpolation matrices are in memory together."""
+
+
+def _in_threads(compute: Callable[[slice], None], count: int, values: Tensor) -> None:
+    """Calls a function for all of `count`, on the CPU in as many parts as threads pay for so many values."""
+    threads = min(torch.get_num_threads(), count, values.numel() // SMALLEST_SHARE)
+    if threads <= 1 or not values.is_cpu or torch.compiler.is_compiling():
+        compute(slice(0, count))
+        return
+    bounds = [count * i // threads for i in range(threads + 1)]
+
+    def without_gradients(part: slice) -> None:
+        with torch.no_grad():  # which each thread has to say for itself
+            compute(part)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(without_gradients, map(slice, bounds, bounds[1:])))
 
 
 def roi_align_forward(
@@ -98,7 +119,12 @@ def roi_align_forward(
     rois, broken = readable(rois, len(features), spatial_scale, aligned and sampling_ratio <= 0)
     large = _too_large(rois, size, spatial_scale, sampling_ratio)
     small = rois.masked_fill(large[:, None], 0.0)
-    output.copy_(torchvision_kernels.roi_align(features, small, spatial_scale, *size, sampling_ratio, aligned))
+
+    def pool(part: slice) -> None:
+        pooled = torchvision_kernels.roi_align(features, small[part], spatial_scale, *size, sampling_ratio, aligned)
+        output[part].copy_(pooled)
+
+    _in_threads(pool, len(small), output)
     if large.device.type == "cpu" and large.any():
         pooled = _pool_large(features, rois[large], size, spatial_scale, aligned)
         output[large] = pooled.to(output.dtype)
@@ -130,9 +156,15 @@ def roi_align_backward(
     large = _too_large(rois, size, spatial_scale, sampling_ratio)
     by_small = grad_output.masked_fill((broken | large)[:, None, None, None], 0.0)
     small = rois.masked_fill(large[:, None], 0.0)
-    grad_input += torchvision_kernels._roi_align_backward(
-        by_small, small, spatial_scale, *size, *grad_input.shape, sampling_ratio, aligned
-    )
+    images, channels, *sides = grad_input.shape
+
+    def add(part: slice) -> None:
+        share = by_small[:, part]
+        grad_input[:, part] += torchvision_kernels._roi_align_backward(
+            share, small, spatial_scale, *size, images, share.shape[1], *sides, sampling_ratio, aligned
+        )
+
+    _in_threads(add, channels, by_small)
     if large.device.type == "cpu" and large.any():
         features = torch.zeros_like(grad_input, dtype=grad_output.dtype).requires_grad_()
         with torch.enable_grad():

@@ -110,6 +110,19 @@ def test_the_deterministic_gradient_is_that_of_the_kernel(
     torch.testing.assert_close(found - 1, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_threads_share_regions_and_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swin_dense.ops.roi.SMALLEST_SHARE", 1)
+    found = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        features = feature_map().requires_grad_()
+        pooled = roi_align(features, torch.tensor(ROIS).double(), (2, 3), SCALE)
+        upstream = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1)).double()
+        found.append((pooled.detach(), *torch.autograd.grad(pooled, features, upstream)))
+    assert all(torch.equal(*pair) for some in found[1:] for pair in zip(some, found[0], strict=True))
+    assert found[0][1].abs().sum() > 0
+
+
 def test_roi_align_gradient_from_a_transposed_head_is_right() -> None:
     """Heads that permute the pooled map hand a non-contiguous gradient back."""
     features, rois = feature_map()[:, :1].requires_grad_(), torch.tensor(ROIS).double()
