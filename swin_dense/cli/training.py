@@ -86,25 +86,30 @@ def train(
             settings, tune, weights=weights, new_classes=new_classes, ignore=tuple(ignore or ()), device=device
         )
         return print_report(found, *_found(found), as_json=as_json)
-    from swin_dense.tasks import training
+    from swin_dense.coco.ahead import reading_ahead
 
-    name = Path(source).stem
-    if overfit is not None:
-        from swin_dense.tasks.overfit import overfitting, verdict
+    with reading_ahead(settings.annotation_file):
+        from swin_dense.tasks import training
 
-        settings, name = overfitting(settings, overfit, changes), f"{name}-overfit"
-    result = training.train(
-        settings,
-        resume or run or Path("runs") / name,
-        weights=weights,
-        new_classes=new_classes,
-        ignore=tuple(ignore or ()),
-        resume=resume is not None,
-        devices=device_count(devices),
-        device=device,
-    )
+        name = Path(source).stem
+        if overfit is not None:
+            from swin_dense.tasks.overfit import overfitting
+
+            settings, name = overfitting(settings, overfit, changes), f"{name}-overfit"
+        result = training.train(
+            settings,
+            resume or run or Path("runs") / name,
+            weights=weights,
+            new_classes=new_classes,
+            ignore=tuple(ignore or ()),
+            resume=resume is not None,
+            devices=device_count(devices),
+            device=device,
+        )
     _report(result, settings.task, as_json)
     if overfit is not None:
+        from swin_dense.tasks.overfit import verdict
+
         learnt, message = verdict(result, settings)
         print(message, file=sys.stderr)
         raise typer.Exit(0 if learnt else 1)

@@ -17,6 +17,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from swin_dense.coco.ahead import read_ahead
 from swin_dense.coco.columns import Rows, read_columns
 from swin_dense.errors import DataError, Finding
 from swin_dense.records import Ragged, Rle, Size
@@ -110,7 +111,8 @@ def read_instances(
 
     The source is the JSON file, or a member of a zip file as `read_json` takes it; or what it holds.
     """
-    columns, findings = read_columns(source, need_file_names=need_file_names)
+    ahead = read_ahead(source) if isinstance(source, Path) and need_file_names else None
+    columns, findings = ahead or read_columns(source, need_file_names=need_file_names)
     return CocoInstances(**{name: _tensors(column) for name, column in columns.items()}), findings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from swin_dense.errors import ConfigError, check_lowest, check_positive, nearest
@@ -114,3 +115,8 @@ class TaskConfig:
     trainer: dict[str, object] = field(default_factory=dict)
     loggers: tuple[object, ...] = ("csv", "tensorboard")
     callbacks: tuple[object, ...] = ()
+
+    @property
+    def annotation_file(self) -> Path | None:
+        """The one file that says what is on the training images, where there is such a file."""
+        return None

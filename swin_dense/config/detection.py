@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from swin_dense.config.common import TaskConfig
@@ -172,3 +173,8 @@ class DetectionConfig(TaskConfig):
     score_metric: str
     inference: DetectionInferenceConfig = DetectionInferenceConfig()
     task: str = "detection"
+
+    @property
+    def annotation_file(self) -> Path:
+        """The COCO instances of the training images."""
+        return Path(self.data.root) / self.data.train.annotations

@@ -166,7 +166,7 @@ class DetectionTask(Task[DetectionConfig]):
 
         data, root = config.data, Path(config.data.root)
         return CocoDataModule(
-            train_annotations=root / data.train.annotations,
+            train_annotations=config.annotation_file,
             train_images=root / data.train.images,
             val_annotations=root / data.val.annotations,
             val_images=root / data.val.images,

@@ -182,6 +182,7 @@ ALLOWED = {
         "rich",
         "swin_dense.benchmark",
         "swin_dense.config",
+        "swin_dense.coco.ahead",
         "swin_dense.coco.check",
         "swin_dense.label_maps.check",
         "swin_dense.models",
