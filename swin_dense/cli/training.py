@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swin_dense.cli.app import AsJson, DataRoot, Device, Devices, Override, app, device_count, load
+from swin_dense.cli.app import AsJson, DataRoot, Device, Devices, Override, app, device_count, importing, load
 from swin_dense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def train(
     from swin_dense.coco.ahead import reading_ahead
 
     with reading_ahead(settings.annotation_file):
-        from swin_dense.tasks import training
+        with importing():
+            from swin_dense.tasks import training
 
         name = Path(source).stem
         if overfit is not None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from helpers.commands import REPOSITORY, command
 from swin_dense import config
-from swin_dense.cli.app import device_count, height_and_width, whole_numbers
+from swin_dense.cli.app import device_count, height_and_width, importing, whole_numbers
 from swin_dense.errors import ConfigError
 
 DEMO = str(REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py")
@@ -121,3 +123,14 @@ def test_numbers_are_read() -> None:
 def test_a_size_has_two_sides(text: str) -> None:
     with pytest.raises(ConfigError, match="--shape takes HEIGHTxWIDTH"):
         height_and_width(text)
+
+
+def test_nothing_looks_for_garbage_while_a_command_imports():
+    for error in (None, ImportError):
+        with pytest.raises(error) if error else nullcontext():
+            with importing():
+                assert not gc.isenabled()
+                if error:
+                    raise error
+        assert gc.isenabled()
+    gc.unfreeze()
