@@ -85,13 +85,14 @@ def _in_threads(compute: Callable[[slice], None], count: int, values: Tensor) ->
         compute(slice(0, count))
         return
     bounds = [count * i // threads for i in range(threads + 1)]
+    without_gradients = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
 
-    def without_gradients(part: slice) -> None:
-        with torch.no_grad():  # which each thread has to say for itself
+    def share(part: slice) -> None:
+        with without_gradients():  # which each thread has to say for itself
             compute(part)
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(without_gradients, map(slice, bounds, bounds[1:])))
+        list(pool.map(share, map(slice, bounds, bounds[1:])))
 
 
 def roi_align_forward(

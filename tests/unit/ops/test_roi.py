@@ -119,6 +119,9 @@ def test_threads_share_regions_and_channels(monkeypatch: pytest.MonkeyPatch) -> 
         pooled = roi_align(features, torch.tensor(ROIS).double(), (2, 3), SCALE)
         upstream = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1)).double()
         found.append((pooled.detach(), *torch.autograd.grad(pooled, features, upstream)))
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                assert torch.equal(roi_align(feature_map(), torch.tensor(ROIS).double(), (2, 3), SCALE), pooled)
     assert all(torch.equal(*pair) for some in found[1:] for pair in zip(some, found[0], strict=True))
     assert found[0][1].abs().sum() > 0
 
