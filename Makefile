@@ -10,8 +10,9 @@ OPENMMLAB := mmcv-lite mmdet mmsegmentation mmengine
 ONEDL := onedl-mmcv onedl-mmdetection onedl-mmsegmentation onedl-mmengine
 OPENCV := opencv-python opencv-contrib-python opencv-python-headless opencv-contrib-python-headless
 
-# A file stays on one worker, so that its tests share what they train; each worker computes on one thread.
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
+# A file stays on one worker, so that its tests share what they train; each worker computes on one thread. A worker that
+# dies ends the run: with another in its place the run has waited, after its last test, for ever.
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test lint test-onedl
