@@ -68,8 +68,9 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
         loss_cls = self.loss_cls(rated[all_rows], classes, weights, avg_factor=factor)
 
         boxes = torch.cat([one.gt_instances.bboxes for one in samples])
-        before = np.cumsum([0, *(len(one.gt_instances) for one in samples)])
-        objects = [found.flatten()[one] + (int(start) - 1) for (one, _), start in zip(sampled, before, strict=False)]
+        counts = [len(one.gt_instances) for one in samples]
+        first = np.cumsum([0, *counts[:-1]]).tolist()
+        objects = [found.flatten()[one] + (start - 1) for (one, _), start in zip(sampled, first, strict=True)]
         wanted, priors = boxes[torch.cat(objects)], anchors[positive % len(anchors)]
         moved = torch.cat([rows_of(one, 4) for one in deltas], dim=1).flatten(0, 1)[positive]
         if self.reg_decoded_bbox:

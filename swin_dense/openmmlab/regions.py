@@ -55,17 +55,18 @@ def sample_boxes(
     assigner: Assigner, sampler: Sampler, proposals: Sequence[Tensor], instances: Sequence[Any]
 ) -> list[SampledBoxes]:
     """Assigns the proposals (N, 4) of each image to its objects, and samples some; objects may be proposals, too."""
-    device, some = proposals[0].device, max(1, *(len(one) for one in instances))
+    device, object_count = proposals[0].device, max(1, *(len(one) for one in instances))
     added = [len(one) if sampler.add_gt_as_proposals else 0 for one in instances]
     priors = pad_sequence(
         [torch.cat([one.bboxes[:count], boxes]) for one, count, boxes in zip(instances, added, proposals, strict=True)],
         batch_first=True,
     )
-    batch, most = priors.shape[:2]
-    boxes, labels = priors.new_zeros(batch, some, 4), torch.zeros(batch, some, dtype=torch.int64, device=device)
+    batch, box_count = priors.shape[:2]
+    boxes = priors.new_zeros(batch, object_count, 4)
+    labels = torch.zeros(batch, object_count, dtype=torch.int64, device=device)
     # What is there, and what is an object: known on the CPU, and carried over without waiting.
-    is_proposal, is_added = np.zeros((2, batch, most), dtype=bool)
-    is_there = np.zeros((batch, some, 1), dtype=bool)
+    is_proposal, is_added = np.zeros((2, batch, box_count), dtype=bool)
+    is_there = np.zeros((batch, object_count, 1), dtype=bool)
     for i, (one, count) in enumerate(zip(instances, added, strict=True)):
         boxes[i, : len(one)], labels[i, : len(one)] = one.bboxes, one.labels
         is_added[i, :count], is_proposal[i, count : count + len(proposals[i])] = True, True
@@ -76,13 +77,13 @@ def sample_boxes(
     overlaps = assigner.iou_calculator(boxes, priors).masked_fill(~(there & proposed[:, None]), -1.0)
     numbers = assigner.numbers(overlaps)[1]
     numbers = torch.where(proposed & ~there[:, :1, 0], 0, numbers)  # an image without objects
-    numbers = torch.where(object_itself, torch.arange(1, most + 1, device=device), numbers)
+    numbers = torch.where(object_itself, torch.arange(1, box_count + 1, device=device), numbers)
     rows = sampler.sample_rows(numbers)
     sampled = torch.cat([one for both in rows for one in both])
     objects = (numbers.flatten()[sampled] - 1).clamp(min=0)
-    of = sampled // most * some + objects
+    object_rows = sampled // box_count * object_count + objects
     of_boxes = [priors.flatten(0, 1)[sampled], object_itself.flatten()[sampled].byte(), objects]
-    of_objects = [boxes.flatten(0, 1)[of], labels.flatten()[of]]
+    of_objects = [boxes.flatten(0, 1)[object_rows], labels.flatten()[object_rows]]
     counts = [len(positive) + len(negative) for positive, negative in rows]
     each = zip(*(torch.split(one, counts) for one in (*of_boxes, *of_objects)), strict=True)
     return [SampledBoxes(len(positive), *one) for one, (positive, _) in zip(each, rows, strict=True)]
