@@ -13,6 +13,7 @@ from swin_dense.files import sha256_of
 from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, report_of
 from swin_dense.records import Progress
 from swin_dense.videos.clips import ClipSampling
+from swin_dense.videos.ends import missing_bytes
 from swin_dense.videos.labelled import (
     ListedVideo,
     absence,
@@ -22,10 +23,13 @@ from swin_dense.videos.labelled import (
     list_videos,
     words_of,
 )
-from swin_dense.videos.reader import VideoError, VideoFile
+from swin_dense.videos.reader import RESTORE, Decoded, VideoError, VideoFile
 
 TOLERANCE = 1.0
 """Seconds by which a video may be longer or shorter than its list says: cuts lie at key frames."""
+
+UNUSABLE = ("damaged-frames", "cut-off")
+"""Faults of files that can be opened which are errors: others change what is learnt by less."""
 
 CONVERT = "convert it, or leave it as it is: no count in a header is believed"
 
@@ -134,25 +138,35 @@ def _check_file(root: Path, listed: ListedVideo, shortest: int) -> tuple[str, li
     path = root / listed.name
     try:
         video = VideoFile(path)
-        decoded = sum(1 for _ in video.decode())
+        decoded = video.decode_strictly()
+        missing = missing_bytes(path)
         digest = sha256_of(path)
     except VideoError as error:
         return "", [Finding(error.kind, str(path), error.fault, error.fix)]
     except OSError as error:
         return "", [Finding("unreadable-video", str(path), f"cannot be read ({error.strerror})", "restore the file")]
     return digest, [
-        Finding(kind, str(path), message, fix, severity="error" if kind == "damaged-frames" else "warning")
-        for kind, message, fix in _faults(video, listed, decoded, shortest)
+        Finding(kind, str(path), message, fix, severity="error" if kind in UNUSABLE else "warning")
+        for kind, message, fix in _faults(video, listed, decoded, missing, shortest)
     ]
 
 
-def _faults(video: VideoFile, listed: ListedVideo, decoded: int, shortest: int) -> Iterator[tuple[str, str, str]]:
+def _faults(
+    video: VideoFile, listed: ListedVideo, decoded: Decoded, missing: int, shortest: int
+) -> Iterator[tuple[str, str, str]]:
     """Kind, message and fix of what is wrong with a video that can be opened."""
-    if decoded != len(video):
-        yield "damaged-frames", f"{decoded} of its {len(video)} frames can be decoded", "restore the file"
+    if missing:
+        yield "cut-off", f"lacks its last {missing:,} bytes and ends at {video.duration:.2f} s", RESTORE
+    elif decoded.faults:
+        place = f"frame {decoded.first} of {len(video)}, at {video.times[decoded.first]:.2f} s"
+        yield "damaged-frames", f"packets with damage: {decoded.faults}, the first at {place}", RESTORE
+    elif decoded.frames != len(video):
+        yield "damaged-frames", f"{decoded.frames} of its {len(video)} frames can be decoded", RESTORE
     if len(video) < shortest:
         message = f"has {len(video)} of the {shortest} frames of a clip, which begins again at the first one"
         yield "too-short", message, "take it out of the list, or use a smaller stride"
+    if missing:
+        return  # its header claims what it had
     claimed = video.stated_frames or int(video.stated_duration * video.rate)  # as OpenCV and others count
     if claimed and claimed != len(video):
         yield "frame-count", f"claims {claimed} frames and has {len(video)}", CONVERT

@@ -167,11 +167,28 @@ class VideoFile:
         assert clip is not None
         return tv_tensors.Video(clip.permute(0, 3, 1, 2))
 
-    def decode(self) -> Iterator[Tensor]:
-        """All frames that decoding the file once gives, in turn, (3, H, W) uint8 RGB."""
+    def decode_strictly(self) -> Decoded:
+        """Decodes the file once, and counts as damage what decoders otherwise cover up with pixels of other frames."""
+        frames, faults, first = 0, 0, 0
         with _opened(self.path) as (container, stream):
-            for frame in container.decode(stream):
-                yield _shown(frame)
+            context: Any = stream.codec_context
+            context.options = {"err_detect": "explode"}
+            packet: Any
+            for packet in container.demux(stream):
+                damaged = packet.is_corrupt
+                try:
+                    shown = [_shown(frame) for frame in context.decode(packet if packet.size else None)]
+                    frames += len(shown)
+                except av.EOFError:  # the decoder was asked for its last frames before
+                    break
+                except av.FFmpegError:
+                    damaged = True
+                if damaged and not faults:
+                    stamp = packet.pts if packet.pts is not None else packet.dts
+                    place = frames if stamp is None else int(np.searchsorted(self._stamps, stamp))
+                    first = min(place, len(self) - 1)
+                faults += damaged
+        return Decoded(frames, faults, first)
 
     def _room_for(self, frames: int, size: Size) -> Tensor:
         height, width = size
@@ -240,6 +257,14 @@ class VideoFile:
         if not stamps:
             raise VideoError(self.path, "no-frames", "holds no frame of video")
         return _Packets(np.array(stamps, dtype=np.int64), np.empty(0, np.int64), step)
+
+
+class Decoded(NamedTuple):
+    """What decoding a whole file once found."""
+
+    frames: int  # that were decoded
+    faults: int  # packets with damage
+    first: int  # the frame at the first of them
 
 
 class _Packets(NamedTuple):

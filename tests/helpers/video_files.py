@@ -21,11 +21,13 @@ def write_frames(
     turned: int = 0,
     seed: int = 0,
     options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Writes `count` frames of coarse noise, at 25 a second or at `times` in seconds."""
     rng = np.random.default_rng(seed)
     height, width = size
-    with av.open(str(path), "w") as container:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width = height, width
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
 
+import av
 import pytest
 
 from helpers.commands import command
 from helpers.video_files import write_frames
 from swin_dense.videos.check import check_videos
 from swin_dense.videos.clips import ClipSampling
+from swin_dense.videos.ends import missing_bytes
+from swin_dense.videos.reader import VideoFile
 
 
 def faulty(root: Path) -> Path:
@@ -55,10 +59,9 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         ("unreadable-video", "text"): 1,
         ("too-short", "short"): 1,
         ("too-short", "cut"): 1,
-        ("frame-count", "cut"): 1,
+        ("cut-off", "cut"): 1,
         ("wrong-duration", "a"): 1,
         ("wrong-duration", "short"): 1,
-        ("wrong-duration", "cut"): 1,
         ("duplicate", "copy"): 1,
     }
     assert found["val"] == {("no-class", "loose"): 1, ("train-in-val", "same"): 1}
@@ -93,3 +96,56 @@ def test_a_wrong_frame_count_of_a_real_file_is_said(shared_data: Path) -> None:
     assert [(Path(one.file).name, one.message) for one in wrong] == [
         ("flipping_pancake.mkv", "claims 311 frames and has 310")
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("clip.mp4", "libx264", {"g": "10"}),
+        ("clip.mp4", "mpeg4", {"g": "10"}),
+        ("clip.ts", "libx264", {"g": "10"}),
+        ("clip.mpg", "mpeg2video", {"g": "10"}),
+        ("clip.avi", "mjpeg", {}),
+    ],
+)
+def test_damage_that_decoders_cover_up_is_found_with_its_place(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    path = write_frames(tmp_path / "a" / name, codec, count=60, size=(96, 96), options=options)
+    assert check_videos({"train": (tmp_path, None)})["train"].ok
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 1500] = bytes(1500)
+    path.write_bytes(content)
+    report = check_videos({"train": (tmp_path, None)})["train"]
+    found = next(one for one in report.problems if one.kind == "damaged-frames")
+    assert not report.ok and found.file == str(path) and found.fix
+    place = re.search(r"the first at frame (\d+) of", found.message)
+    assert place is not None and 15 <= int(place[1]) < 45
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mkv", "clip.webm", "clip.avi"])
+def test_a_video_that_was_cut_off_between_two_frames_is_found(tmp_path: Path, name: str) -> None:
+    codec = "libvpx" if name.endswith("webm") else "mpeg4"
+    options = {"movflags": "faststart"} if name.endswith("mp4") else None
+    path = write_frames(tmp_path / "a" / name, codec, count=60, container_options=options)
+    with av.open(str(path)) as container:
+        begins = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: begins[31]])
+    report = check_videos({"train": (tmp_path, None)})["train"]
+    (found,) = (one for one in report.problems if one.kind == "cut-off")
+    assert not report.ok and found.file == str(path) and "and ends at 1.24 s" in found.message
+    assert len(VideoFile(path)) == 31, "it is read up to there"
+
+
+def test_sound_files_say_no_byte_is_missing(tmp_path: Path, shared_data: Path) -> None:
+    fragmented = {"movflags": "frag_keyframe+empty_moov"}
+    written = [
+        write_frames(tmp_path / "fragmented.mp4", options={"g": "10"}, container_options=fragmented),
+        write_frames(tmp_path / "live.mkv", container_options={"live": "1"}),
+        write_frames(tmp_path / "stream.ts"),
+    ]
+    trailing = tmp_path / "trailing.mp4"
+    trailing.write_bytes(written[0].read_bytes() + b"\xff" * 100)
+    files = [*written, trailing, *(path for path in (shared_data / "video_tiny").iterdir() if path.is_file())]
+    assert [path.name for path in files if missing_bytes(path)] == []
