@@ -119,7 +119,7 @@ def _check(
     findings += apply_rules(data, masks=has_outlines if masks is None else masks)
     if len(data.ids) and not has_outlines and masks is None:
         message = "no masks: no annotation has a 'segmentation', so that it is fit for box detectors only"
-        fix = "train a detector of boxes, or draw the outlines"
+        fix = "train a detector of boxes, such as faster-rcnn_swin-t_fpn_small-data, or draw the outlines"
         findings.append(Finding("no-masks", str(annotations), message, fix, severity="warning"))
     selection = select(data, keep_empty=keep_empty, min_side=min_side)
     if for_training and (len(data.ids) or masks is not None):

@@ -171,8 +171,16 @@ def _outlines(annotations: CocoInstances, outlines: Floats, *, required: bool) -
 
     flag = partial(_in_annotations, annotations)
     if required:
-        fix = "draw it, remove the annotation, or train a detector of boxes alone"
-        yield from flag(~annotations.has_outline.numpy(), "no-outline", lambda place: "there is no 'segmentation'", fix)
+        missing = ~annotations.has_outline.numpy()
+        message, fix = (
+            "there is no 'segmentation'",
+            "draw it, remove the annotation, or train a detector of boxes alone",
+        )
+        if missing.all() and len(missing) > 1:  # a data set of boxes: said once, not of every box
+            message += f", nor in any of the {len(missing) - 1} other annotations"
+            fix = "train a detector of boxes alone, such as faster-rcnn_swin-t_fpn_small-data, or draw the outlines"
+            missing[1:] = False
+        yield from flag(missing, "no-outline", lambda place: message, fix)
     redraw = "draw the outline again or remove the annotation"
     faulty_area = ~(np.isfinite(areas) & (areas >= 0))
     yield from flag(faulty_area, "area", lambda place: f"area is {areas[place]:g}", "state the mask's area in pixels")

@@ -58,4 +58,5 @@ def test_a_detector_of_masks_names_the_annotations(
 ) -> None:
     assert train("mask-rcnn_swin-nano_shapes.py", boxes, tmp_path / "run") == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "annotation 1: there is no 'segmentation'; draw it, remove the annotation, or train a detector" in message
+    assert "annotation 1: there is no 'segmentation', nor in any of the" in message
+    assert "train a detector of boxes alone, such as faster-rcnn_swin-t_fpn_small-data" in message

@@ -67,6 +67,16 @@ def test_a_data_set_of_masks_names_each_annotation_that_has_none(tmp_path: Path,
     assert all("train a detector of boxes alone" in problem for problem in error.value.problems)
 
 
+def test_a_data_set_of_boxes_is_refused_in_one_line_that_names_a_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, BOX, BOX, BOX)
+    with pytest.raises(DataError, match=r"instances\.json: 1 errors") as error:
+        CocoDataset(path, tmp_path)
+    assert error.value.problems == (
+        "image 1, annotation 1: there is no 'segmentation', nor in any of the 2 other annotations; train a detector of "
+        "boxes alone, such as faster-rcnn_swin-t_fpn_small-data, or draw the outlines",
+    )
+
+
 @pytest.mark.parametrize("change", [{"bbox": [20, 30, 0, 20]}, {"bbox": [20, 30, 400, 20]}, {"area": -1}])
 def test_boxes_are_checked_as_ever(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="image 1, annotation 1"):
