@@ -138,8 +138,11 @@ def on_command_line() -> Iterator[None]:
 def option(name: str, value: object = True) -> str:
     """An argument as whoever reads the message writes it: `new_classes=True`, or `--new-classes` in a terminal."""
     if not _typed.get():
-        text = json.dumps(str(value), ensure_ascii=False) if isinstance(value, str | PathLike) else repr(value)
+        plain = str(value) if isinstance(value, PathLike) else value
+        text = json.dumps(plain, ensure_ascii=False) if isinstance(plain, str | list) else repr(value)
         return f"{name}={text}"
+    if isinstance(value, list):
+        return " ".join(option(name, one) for one in value)
     if name == "new_classes" and value is False:
         return "--same-classes"
     text = _TYPED_OTHERWISE.get(name, f"--{name.replace('_', '-')}")

@@ -44,7 +44,8 @@ _ADVICE = (
 )
 _ISOLATED = (
     f"{_ADVICE}python -c \"import torch; c = torch.load('IN', map_location='cpu', weights_only=False); "
-    "torch.save(c.get('state_dict', c.get('model', c)), 'OUT')\""
+    "c = c.get('state_dict', c.get('model', c)) if isinstance(c, dict) else c; "
+    "torch.save(c.state_dict() if isinstance(c, torch.nn.Module) else c, 'OUT')\""
 )
 _ISOLATED_ARRAYS = (
     f"{_ADVICE}python -c \"import pickle, numpy, torch; c = pickle.load(open('IN', 'rb'), encoding='latin1'); "
@@ -74,8 +75,18 @@ def read_checkpoint(path: Path) -> object:
         raise WeightsError(f"{path} is truncated or damaged; copy or download it again ({reason})") from error
 
 
+def folder_named(path: Path) -> WeightsError:
+    """The error of a folder where a checkpoint is wanted; names the likeliest one in it."""
+    for suffix in ("safetensors", "pth", "pt", "ckpt", "bin"):
+        if found := sorted(path.glob(f"*.{suffix}")):
+            return WeightsError(f"{path} is a folder; name the checkpoint file in it: {found[0]}")
+    return WeightsError(f"{path} is a folder; name the checkpoint file in it")
+
+
 def missing_file(path: Path) -> WeightsError:
     """The error of a file that is not there; says how to fetch it, where its name is that of a published one."""
+    if path.is_dir():
+        return folder_named(path)
     from swin_dense.weights.releases import RELEASES
 
     names = [release.name for release in RELEASES.values() if path.name in (release.name, release.file_name)]
@@ -238,7 +249,7 @@ def _separate(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _sniff(path: Path) -> str:
     """Infers "safetensors", "zip" or "pickle" from the first bytes, and refuses what is none of them."""
     if path.is_dir():
-        raise WeightsError(f"{path} is a folder; name the checkpoint file in it")
+        raise folder_named(path)
     if path.exists() and not path.is_file():
         raise WeightsError(f"{path} is a pipe or a device; write the checkpoint to a file first")
     try:

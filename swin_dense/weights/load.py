@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from swin_dense.backbones.swin import SwinTransformer
-from swin_dense.errors import WeightsError
+from swin_dense.errors import WeightsError, option
 from swin_dense.weights.files import read_checkpoint, unwrap
 from swin_dense.weights.layout import root_of, take_apart
 from swin_dense.weights.names import (
@@ -30,6 +30,7 @@ from swin_dense.weights.names import (
     SETTING,
     TEMPORAL,
     check_selection,
+    foreign_modules,
     is_finite,
     is_named,
     listed,
@@ -275,8 +276,10 @@ class _Problems:
             lines.append(f"they look like {variant}, and the model's backbone is another one")
         if self.other_classes:
             modules = dict.fromkeys(name.rpartition(".")[0] for name in self.other_classes)
-            entries = ", ".join(f'"{module}"' for module in modules)
-            lines.append(f"if it was trained on other classes, re-initialise these layers: ignore=[{entries}]")
+            ignored = option("ignore", list(modules))
+            lines.append(f"if it was trained on other classes, re-initialise these layers: {ignored}")
+        if len(lines) == 1 and (foreign := foreign_modules(self.unexpected, model)):
+            lines.append(f"to leave out what this model does not have: {option('ignore', foreign)}")
         if lines:
             raise WeightsError("\n  - ".join([f"the weights (format: {incoming.format}) do not fit the model", *lines]))
 

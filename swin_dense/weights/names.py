@@ -136,6 +136,18 @@ def _settle_averages(keys: Mapping[str, str], ema: bool, skipped: list[Note]) ->
     return settled
 
 
+def foreign_modules(keys: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The modules, such as a mask head, that a model with these names lacks, where all keys lie in such; else none."""
+    present = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
+    found: dict[str, None] = {}
+    for key in keys:
+        above = (key[:end] for end, letter in enumerate(key) if letter == ".")
+        if (module := next((one for one in above if one not in present), None)) is None:
+            return []
+        found[module] = None
+    return list(found)
+
+
 def selection(option: str, names: Iterable[str]) -> tuple[str, ...]:
     """The names that an argument called `option` was given."""
     if isinstance(names, str):
