@@ -23,6 +23,9 @@ __all__ = ["__version__", "evaluate", "export_features", "import_data", "load", 
 
 PathText = str | PathLike[str]
 
+_TRAINING_OPTIONS = {"new_classes", "ignore", "devices", "device"}
+"""What `train` and `tune` take by name beside their arguments; anything else is a key of the config."""
+
 
 def load(
     source: Any,
@@ -118,8 +121,8 @@ def train(
         batch_size: Training images per device.
         learning_rate: Of the whole batch.
         compile: Compile the backbone; the first steps wait for it.
-        **options: `new_classes`, `ignore`, `devices`, `device` as on the command line; and any other config key,
-            dotted: `**{"data.num_workers": 2}`.
+        **options: `new_classes`, `ignore`, `devices`, `device` as on the command line; and any other config key:
+            `loggers=["csv"]`, or dotted where it is inside another: `**{"data.num_workers": 2}`.
 
     Returns:
         The run: its `folder` and its `metrics`; `load(run)` and `evaluate(run)` take it as it is.
@@ -150,7 +153,7 @@ def train(
         "data.root": None if data is None else str(data),
     }
     changes = {key: value for key, value in shortcuts.items() if value is not None}
-    changes |= {key: options.pop(key) for key in [key for key in options if "." in key]}
+    changes |= {key: options.pop(key) for key in options.keys() - _TRAINING_OPTIONS}
     with isolated():
         from swin_dense.tasks import training
 
@@ -176,7 +179,7 @@ def tune(
         data: Folder of the data set, instead of the config's data.root.
         weights: Checkpoint that the training will start from.
         steps: Of the search for a learning rate.
-        **options: `new_classes`, `ignore` and `device` as for `train`; and any config key, dotted.
+        **options: `new_classes`, `ignore` and `device` as for `train`; and any config key.
 
     Returns:
         What was found, under "learning_rate" or "batch_size"; "set" has it as changes of config keys.
@@ -197,7 +200,7 @@ def tune(
     """
     from swin_dense.isolation import isolated
 
-    changes = {key: options.pop(key) for key in [key for key in options if "." in key]}
+    changes = {key: options.pop(key) for key in options.keys() - _TRAINING_OPTIONS}
     changes |= {} if data is None else {"data.root": str(data)}
     with isolated():
         from swin_dense.config import load_config

@@ -334,6 +334,19 @@ def test_a_training_keeps_the_memory_that_tensors_free_on_its_device(
     assert devices == ["in cpu", "out of cpu"]
 
 
+def test_any_key_of_a_config_is_an_argument(root: Path, tmp_path: Path) -> None:
+    """Those of the highest level, too, whose names have no dots."""
+    small = {**SMALL, "training.validate_every": 1}
+    trained = swin_dense.train(
+        DETECTOR, data=root, run=tmp_path / "run", epochs=1, device="cpu", loggers=["csv"], callbacks=["Timer"], **small
+    )
+    assert (trained.folder / "metrics.csv").is_file() and not list(trained.folder.glob("events*"))
+    with pytest.raises(ConfigError, match='unknown key "epoch"'):
+        swin_dense.train(DETECTOR, data=root, run=tmp_path / "other", epoch=1)
+    with pytest.raises(ConfigError, match='unknown key "logger"; did you mean "loggers"'):
+        swin_dense.tune(DETECTOR, data=root, logger=["csv"])
+
+
 @pytest.mark.parametrize("form", ["dict", "dataclass"])
 def test_a_config_may_be_a_dict_or_a_dataclass(
     form: str, run: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
