@@ -131,7 +131,7 @@ def demo(
     """Trains a small Mask R-CNN (or UperNet, or classifier) on shapes that are drawn for it, from random weights."""
     from swin_dense.tasks import training
 
-    _report(training.demo(task, run or Path(f"runs/demo-{task}"), data, device), task, as_json)
+    _report(training.demo(task, run or Path(f"runs/demo-{task}"), data, device), task, as_json, demo=True)
 
 
 def _found(found: dict[str, Any]) -> list[str]:
@@ -152,22 +152,23 @@ def _found(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _report(run: Run, task: str, as_json: bool) -> None:
-    """The metrics, what lies where, and what to do next."""
+def _report(run: Run, task: str, as_json: bool, *, demo: bool = False) -> None:
+    """The metrics, what lies where, and what to do next; after a demo, a training at full size."""
     from swin_dense.cli.report import print_report, score_tables
     from swin_dense.tasks import task_named
     from swin_dense.tasks.run_folder import is_first_process
 
     if not is_first_process():
         return
-    demo, folder = task_named(task).demo, shlex.quote(str(run.folder))
+    full, folder = task_named(task).demo, shlex.quote(str(run.folder))
     files = f"""
 run folder: {folder}
-  weights.safetensors   the best weights          curves.png   losses and {demo.metric}
+  weights.safetensors   the best weights          curves.png   losses and {full.metric}
   pictures/             validation predictions    metrics.csv  every metric (tensorboard --logdir {folder})
 next:
   swin-dense evaluate {folder}
-  swin-dense predict {folder} IMAGE_OR_FOLDER --output outputs
-  swin-dense train {demo.recipe} --data {demo.data}"""
+  swin-dense predict {folder} FILE_OR_FOLDER --output outputs"""
+    if demo:
+        files += f"\n  swin-dense train {full.recipe} --data {full.data}"
     tables = score_tables(run.metrics)[:1] if run.metrics else ()
     print_report({"run": str(run.folder), "metrics": run.metrics}, *tables, files, as_json=as_json)

@@ -209,13 +209,16 @@ def accumulation(training: TrainingConfig, batch_size: int, processes: int) -> i
 
 
 def describe(trainer: Trainer, config: Config) -> str:
-    """Where and how a training computes, in one line."""
+    """Where and how a training computes, in one line; and which milestones it never reaches, in another."""
+    length = config.schedule.length
+    late = [one for one in getattr(config.schedule, "milestones", ()) if one >= length]
+    milestones = f"\nschedule.milestones: {late} of {length} epochs is never reached, where the learning rate goes down"
     batches, size = trainer.accumulate_grad_batches, config.data.batch_size
     device = trainer.strategy.root_device.type
     return (
         f"training on {trainer.world_size} x {device} in {trainer.precision}, float32 products in "
         f'"{config.training.matmul_precision}" precision, {size * trainer.world_size * batches} images a step '
-        f"({size} x {trainer.world_size} devices x {batches} batches)"
+        f"({size} x {trainer.world_size} devices x {batches} batches){milestones if late else ''}"
     )
 
 

@@ -103,6 +103,17 @@ def test_steps_count_the_same_whatever_is_accumulated(tmp_path: Path) -> None:
     assert "32 images a step" in describe(trainer, load_config(SEGMENTATION, {"data.batch_size": 8}))
 
 
+@pytest.mark.parametrize(("epochs", "late"), [(3, []), (2, [2]), (1, [1, 2])])
+def test_milestones_that_a_shorter_training_never_reaches_are_named(
+    tmp_path: Path, epochs: int, late: list[int]
+) -> None:
+    config = load_config(DETECTION, {"schedule.epochs": epochs, "schedule.milestones": [1, 2]})
+    said = describe(trainer_of(tmp_path), config).splitlines()[1:]
+    assert said == [
+        f"schedule.milestones: {late} of {epochs} epochs is never reached, where the learning rate goes down"
+    ] * bool(late)
+
+
 def test_loggers_are_named(tmp_path: Path) -> None:
     assert [type(one) for one in trainer_of(tmp_path).loggers] == [MetricsTable, TensorBoardLogger]
     path = "lightning.pytorch.loggers.CSVLogger"
