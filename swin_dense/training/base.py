@@ -49,9 +49,10 @@ class DenseModule(LightningModule):
         """Takes the parts, as the tasks' own modules describe them; `optimizer` holds keyword arguments of `adamw`."""
         super().__init__()
         self.model = getattr(model, "module", model)
-        if not isinstance(self.model, nn.Module):
+        if not isinstance(self.model, nn.Module) or not hasattr(self.model, "network"):
+            name = type(self).__name__
             raise ConfigError(
-                f"{type(self).__name__} takes what swin_dense.load gives, or an nn.Module, and no "
+                f"{name} takes what swin_dense.load gives, or an nn.Module with what help({name}) names, and no "
                 f"{type(model).__name__}: swin_dense.load builds a model from a config"
             )
         self.metric = metric

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from swin_dense.backbones import create_classifier
 from swin_dense.errors import ConfigError, TrainingError
 from swin_dense.isolation import seeded
 from swin_dense.records import Batch
-from swin_dense.training import DetectorModule
+from swin_dense.training import ClassifierModule, DetectorModule
 from swin_dense.training.base import total_loss
 
 BATCH = Batch(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ((4, 4),) * 2, ((4, 4),) * 2, (7, 9), ("a.jpg", "b.jpg"))
@@ -50,6 +51,11 @@ def test_the_generators_of_the_caller_go_on_as_if_nothing_had_been_drawn() -> No
 def test_a_model_dict_is_no_model() -> None:
     with pytest.raises(ConfigError, match="DetectorModule takes what swin_dense.load gives, .* and no dict"):
         DetectorModule({"type": "MaskRCNN"})
+
+
+def test_a_network_without_what_a_module_asks_of_it_is_refused_before_a_training() -> None:
+    with pytest.raises(ConfigError, match=r"help\(ClassifierModule\) names, and no SwinClassifier: swin_dense.load"):
+        ClassifierModule(create_classifier("swin_nano", num_classes=2))
 
 
 def test_only_losses_are_added_up() -> None:
