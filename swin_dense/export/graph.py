@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
@@ -151,9 +152,12 @@ def write_onnx(
             f"use {option('to', 'torch-export')}"
         )
     names = {axis: name for axis, name in AXES.items() if name in graph.open_axes}
+    insides = logging.getLogger("onnx_ir")
+    level = insides.level
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the exporter's own insides
+            insides.setLevel(logging.ERROR)
             program = torch.onnx.export(
                 graph.program,
                 dynamo=True,
@@ -165,6 +169,8 @@ def write_onnx(
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ConfigError(f"{path}: {_first_line(error.__cause__ or error)}") from error
+    finally:
+        insides.setLevel(level)
     assert program is not None
     program.model.metadata_props.update(metadata)
     if int8:  # or onnxruntime would ask for what the exporter has done: to infer shapes and to fold constants

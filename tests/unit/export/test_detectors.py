@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -56,7 +57,14 @@ def model(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    return path, model.export(path, size=(80, 112))
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]  # a whole class would say no more
+    logging.getLogger("onnx_ir").addHandler(handler)
+    record = model.export(path, size=(80, 112))
+    logging.getLogger("onnx_ir").removeHandler(handler)
+    assert not said, "the exporter speaks of its own insides"
+    return path, record
 
 
 def test_the_report_compares_detections_on_validation_images_at_three_sizes(
