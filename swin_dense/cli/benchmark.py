@@ -22,7 +22,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Threads on a CPU.")]
 
 @benchmarks.callback()
 def benchmark() -> None:
-    """Measures ours beside its peers; pip install 'swin-dense[benchmark]' brings them."""
+    r"""Measures ours beside its peers; pip install 'swin-dense\[benchmark]' brings them."""
 
 
 @benchmarks.command()

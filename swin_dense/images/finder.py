@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 LISTS = (".txt", ".lst")
 """Suffixes of text files that name an image per line."""
+
+
+_ADDRESS = re.compile("(https?|s3|gs|ftp):")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[Imag
     paths = [Path(path) for path in inputs]
     absent = [str(path) for path in paths if not path.exists() and locate(path) is None]
     if absent:
-        raise DataError("there is no such image, folder, list or zip file", absent)
+        fetch = "; addresses are not fetched, so download the file first" if any(map(_ADDRESS.match, absent)) else ""
+        raise DataError(f"there is no such image, folder, list or zip file{fetch}", absent)
     found: dict[str, ImageSource] = {}
     for path in paths:
         sources = list(_sources(path, output))

@@ -56,8 +56,9 @@ def evaluate_module(
         data.test_transform = Compose([corruption, data.test_transform])
     data.setup("validate")
     if not same_classes(class_names, data.class_names):
+        fix = "evaluate on data that lists the classes of the weights in their order"
         raise WeightsError(
-            f"the weights were trained on {', '.join(class_names)}; the data has {', '.join(data.class_names)}"
+            f"the weights were trained on {', '.join(class_names)}; the data has {', '.join(data.class_names)}; {fix}"
         )
     module: Any = task.training_module(config, data, model, **options)
     with surroundings():

@@ -51,6 +51,12 @@ def test_an_error_is_one_message_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_names_the_extra_that_brings_the_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets are markup in help texts, unless they are escaped."""
+    assert command("benchmark", "--help") == 0
+    assert "'swin-dense[benchmark]'" in capsys.readouterr().out
+
+
 def test_stats_of_a_backbone_are_one_json_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("stats", "swin_tiny", "--shape", "224x224", "--json") == 0
     sizes = json.loads(capsys.readouterr().out)

@@ -43,6 +43,12 @@ def test_every_missing_file_is_named(tmp_path: Path) -> None:
     assert error.value.problems == (str(tmp_path / "absent.png"), str(tmp_path / "gone"))
 
 
+@pytest.mark.parametrize("address", ["https://example.org/cat.jpg", "s3://bucket/cats"])
+def test_an_address_is_refused_with_what_to_do(address: str) -> None:
+    with pytest.raises(DataError, match="addresses are not fetched, so download the file first"):
+        ImageFiles([address])
+
+
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "readme.md").write_text("")
     with pytest.raises(DataError, match=rf"{tmp_path.name}: no image in it \(\.jpg"):
