@@ -23,7 +23,7 @@ from swin_dense.importing import splits as splitting
 from swin_dense.importing import writing
 from swin_dense.importing.geometry import with_box_outline
 from swin_dense.importing.layouts import FORMATS, required_format
-from swin_dense.importing.records import Imported, ImportedImage
+from swin_dense.importing.records import IN_TWO_SPLITS, Imported, ImportedImage
 from swin_dense.label_maps.classes import read_class_names
 from swin_dense.records import Progress
 
@@ -230,7 +230,7 @@ def _put_together(imported: Imported) -> None:
         again[image.name] = None
         more = tuple(one for one in image.objects if one not in first.objects)
         imported.changed["objects that are annotated twice alike, kept once"] += len(image.objects) - len(more)
-        imported.changed["images that are in two splits, kept in the first"] += first.split != image.split
+        imported.changed[IN_TWO_SPLITS] += first.split != image.split
         found[image.path] = replace(first, objects=first.objects + more)
     if again:
         shown = ", ".join([*again][:3]) + (", ..." if len(again) > 3 else "")

@@ -16,6 +16,9 @@ from swin_dense.errors import Finding
 from swin_dense.images.store import ImageError
 from swin_dense.records import Rle, Size
 
+IN_TWO_SPLITS = "images that are in two splits, kept in the first"
+"""What `Imported.changed` counts them as."""
+
 
 class UnusableError(Exception):
     """One object or image cannot be imported; `Imported.dropping` makes a finding of it, and of an `ImageError`."""

@@ -19,7 +19,7 @@ from swin_dense.images.files import list_files
 from swin_dense.importing.files import SPLITS, SourceImages, folder_of, split_of, text_lines
 from swin_dense.importing.geometry import box_object, number, polygon_object, whole
 from swin_dense.importing.layouts import looks_like_labels
-from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
+from swin_dense.importing.records import IN_TWO_SPLITS, Imported, ImportedImage, ImportedObject, UnusableError
 from swin_dense.records import Size
 
 NAME_LISTS = ("obj.names", "classes.txt", "classes.names", "labels.txt", "predefined_classes.txt", "_darknet.labels")
@@ -49,8 +49,13 @@ def read_yolo(source: Path) -> Imported:
         if name not in listed:
             fix = "add it to the YAML file, or to the list of its split"
             imported.drop("in-no-split", root / name, "no split names this image", fix)
+    first: dict[str, str | None] = {}  # split of each image that was read
     for split, names in layout.splits.items():
         for name in names:
+            if name in first:
+                imported.changed[IN_TWO_SPLITS] += first[name] != split
+                continue
+            first[name] = split
             labels = _labels_of(root, name)
             without += not labels.is_file()
             with imported.dropping(labels):
@@ -91,8 +96,9 @@ def _layout(source: Path, root: Path, images: SourceImages, imported: Imported) 
     path = source if source.is_file() else find_data_yaml(root)
     if path is not None and path.suffix in YAML:
         content = _yaml(path)
+        places: dict[str, list[str]] = {}  # what is read already, such as the list of val that train has, too
         splits: dict[str | None, list[str]] = {
-            ours: _images_of(content[theirs], content.get("path"), path.parent, images, imported)
+            ours: _images_of(content[theirs], content.get("path"), path.parent, images, imported, places)
             for theirs, ours in SPLITS.items()
             if content.get(theirs)
         }
@@ -153,7 +159,9 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path}: {error.fault}; {error.fix}") from None
 
 
-def _images_of(value: Any, base: Any, folder: Path, images: SourceImages, imported: Imported) -> list[str]:
+def _images_of(
+    value: Any, base: Any, folder: Path, images: SourceImages, imported: Imported, places: dict[str, list[str]]
+) -> list[str]:
     """Images of one split: a folder, a text file with a path per line, or several of them."""
     found: list[str] = []
     for one in value if isinstance(value, list) else [value]:
@@ -165,10 +173,11 @@ def _images_of(value: Any, base: Any, folder: Path, images: SourceImages, import
                 f"{folder}: its YAML file names {ascii(one)[:80]}, which is not in {images.root}; correct the path, "
                 "relative to the YAML file, or import the folder that holds it"
             )
-        if (images.root / place).is_file():
-            found += _listed(images.root / place, images, imported)
-        else:
-            found += [name for name in images.names if place == "." or name.startswith(f"{place}/")]
+        if place not in places and (images.root / place).is_file():
+            places[place] = _listed(images.root / place, images, imported)
+        elif place not in places:
+            places[place] = [name for name in images.names if place == "." or name.startswith(f"{place}/")]
+        found += places[place]
     return list(dict.fromkeys(found))
 
 

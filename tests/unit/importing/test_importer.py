@@ -167,6 +167,29 @@ def test_objects_of_classes_that_no_list_can_hold_are_left_out_with_a_reason(tmp
             import_data(root, tmp_path / "of-yolo", split=HALF)
 
 
+@pytest.mark.parametrize("val", ["images/train", "train.txt", "[train.txt, images/train]"])
+def test_each_fault_of_yolo_counts_once_where_val_is_the_same_as_train(val: str, tmp_path: Path) -> None:
+    source = sources.yolo(tmp_path / "in")
+    for name in ("b", "c", "broken"):
+        sources.image(source / f"images/train/{name}.png")
+    sources.text(source / "images/train/broken.png", "no picture")
+    sources.text(source / "labels/train/b.txt", "0 0.5 0.5 1.5 0.5\n9 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1\n")
+    names = ("a", "b", "c", "broken", "gone")
+    sources.text(source / "train.txt", "\n".join(f"images/train/{name}.png" for name in names))
+    train = "train.txt" if val == "train.txt" else "images/train"
+    sources.text(source / "data.yaml", f"names: [cup, plate]\ntrain: {train}\nval: {val}\ntest: {val}")
+    report = import_data(source, tmp_path / "out", split=HALF)
+    once = {"unknown-class": 1, "bad-line": 1, "unreadable-image": 1}
+    assert report.dropped_by_kind == {
+        **once,
+        **({"missing-image": 1} if "train.txt" in val else {}),
+        **({"in-no-split": 1} if (source / "images/val").is_dir() else {}),
+    }
+    assert report.changed["boxes clipped to the image"] == 1 and sum(report.images.values()) == 3
+    assert "images are annotated in several places" not in " ".join(report.notes)
+    assert any(note.startswith("2 images have no label file") for note in report.notes)
+
+
 def test_an_image_that_several_files_annotate_is_imported_once(tmp_path: Path) -> None:
     """Each file lists another class; one of them names the image as Windows does, the other as macOS does."""
     sources.image(tmp_path / "in/shots/t\u00fcr 1.png")
