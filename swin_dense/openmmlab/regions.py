@@ -41,9 +41,22 @@ class SampledBoxes(SamplingResult):  # type: ignore[misc]  # as above
     priors: Tensor = None  # type: ignore[assignment]  # a property of mmdet's, which copies
 
     def __init__(
-        self, num: int, priors: Tensor, is_object: Tensor, objects: Tensor, boxes: Tensor, labels: Tensor
+        self,
+        num: int,
+        num_gts: int,
+        indices: Tensor,
+        priors: Tensor,
+        is_object: Tensor,
+        objects: Tensor,
+        boxes: Tensor,
+        labels: Tensor,
     ) -> None:
-        """Takes all boxes, `num` of objects, and of each: is it an object itself, its object, its box and label."""
+        """Takes all boxes, `num` of objects, of an image with `num_gts` of them.
+
+        Of each box: its place among the objects and proposals, is it an object itself, its object, its box and label.
+        """
+        self.num_gts, self.avg_factor_with_neg = num_gts, True
+        self.pos_inds, self.neg_inds = indices[:num], indices[num:]
         self.priors, self.pos_priors, self.neg_priors = priors, priors[:num], priors[num:]
         self.pos_is_gt, self.pos_assigned_gt_inds = is_object[:num], objects[:num]
         self.pos_gt_bboxes, self.pos_gt_labels = boxes[:num], labels[:num]
@@ -82,11 +95,14 @@ def sample_boxes(
     sampled = torch.cat([one for both in rows for one in both])
     objects = (numbers.flatten()[sampled] - 1).clamp(min=0)
     object_rows = sampled // box_count * object_count + objects
-    of_boxes = [priors.flatten(0, 1)[sampled], object_itself.flatten()[sampled].byte(), objects]
+    of_boxes = [sampled % box_count, priors.flatten(0, 1)[sampled], object_itself.flatten()[sampled].byte(), objects]
     of_objects = [boxes.flatten(0, 1)[object_rows], labels.flatten()[object_rows]]
     counts = [len(positive) + len(negative) for positive, negative in rows]
     each = zip(*(torch.split(one, counts) for one in (*of_boxes, *of_objects)), strict=True)
-    return [SampledBoxes(len(positive), *one) for one, (positive, _) in zip(each, rows, strict=True)]
+    return [
+        SampledBoxes(len(positive), len(objects), *one)
+        for one, (positive, _), objects in zip(each, rows, instances, strict=True)
+    ]
 
 
 def box_targets(head: Any, sampling_results: Sequence[Any], rcnn_train_cfg: Any, concat: bool = True) -> Any:

@@ -219,6 +219,44 @@ def test_the_second_stage_learns_as_mmdet_has_it(counts: Sequence[int], changes:
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("counts", [(3, 1, 20), (0, 2, 0)])
+@pytest.mark.parametrize("added", [True, False])
+def test_heads_of_others_find_all_that_mmdet_says_of_sampled_boxes(counts: Sequence[int], added: bool) -> None:
+    torch.manual_seed(0)
+    head, truth, boxes = (
+        built(ROI, {"train_cfg__sampler__add_gt_as_proposals": added}),
+        samples(counts),
+        proposed((90, 40, 7)),
+    )
+    from swin_dense.openmmlab.regions import sample_boxes  # once mmdet can be imported
+
+    assigner, sampler = head.bbox_assigner, head.bbox_sampler
+    ours = copy.deepcopy(head)
+    without_waits(ours)
+    instances = [one.gt_instances for one in truth]
+    torch.manual_seed(1)
+    found = sample_boxes(ours.bbox_assigner, ours.bbox_sampler, [one.bboxes for one in boxes], instances)
+    torch.manual_seed(1)
+    for one, objects, proposals in zip(found, instances, boxes, strict=True):
+        priors = InstanceData(priors=proposals.bboxes)
+        expected = sampler.sample(assigner.assign(priors, objects), priors, objects)
+        assert vars(expected).keys() <= vars(one).keys() and str(one)
+        for kind, of_boxes in (
+            ("pos", ("priors", "is_gt", "assigned_gt_inds", "gt_labels", "gt_bboxes")),
+            ("neg", ("priors",)),
+        ):
+            indices = getattr(one, f"{kind}_inds")
+            order = indices.argsort()  # mmdet sorts them
+            for name in ("inds", *of_boxes):
+                value, theirs = (getattr(from_whom, f"{kind}_{name}") for from_whom in (one, expected))
+                assert torch.equal(value[order], theirs) and value.dtype == theirs.dtype
+        for name in ("num_gts", "num_pos", "num_neg", "avg_factor", "avg_factor_with_neg"):
+            assert getattr(one, name) == getattr(expected, name)
+        everything = torch.cat([objects.bboxes, proposals.bboxes]) if added else proposals.bboxes
+        assert torch.equal(everything[one.pos_inds], one.pos_priors)
+        assert torch.equal(everything[one.neg_inds], one.neg_priors)
+
+
 def test_box_targets_may_stay_apart_by_image() -> None:
     torch.manual_seed(0)
     theirs, ours = both(built(ROI, {}))
