@@ -38,13 +38,14 @@ def evaluate(
     weights: Weights = None,
     data: DataRoot = None,
     gt: Annotated[
-        Path | None, typer.Option(help="Ground truth: COCO instances JSON, folder of label PNGs, or .txt of labels.")
+        Path | None,
+        typer.Option(help="Ground truth: COCO instances JSON, folder of label PNGs or of classes, or .txt of labels."),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
             help="COCO result JSON, folder of label PNGs, or JSON of classes: read with --gt, written with RUN|CONFIG. "
-            "With --gt also the CSV that predict writes."
+            "With --gt also the CSV that predict writes, and the folder that it fills."
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="Detection: hotcoco, faster-coco-eval or pycocotools.")] = "hotcoco",
@@ -100,15 +101,21 @@ def evaluate(
             ("weights", "data", "overrides", "device", "devices", "onnx"),
             "only with RUN or CONFIG, not with --gt",
         )
-        if gt.is_dir():
+        from swin_dense.metrics.accuracy import are_classes
+
+        by_class = are_classes(gt, predictions)
+        if gt.is_dir() and not by_class:
             refuse_options(context, ("engine",), f"only with a COCO JSON, and --gt {gt} is a folder of label PNGs")
-        elif gt.is_file():
-            others = LABEL_OPTIONS[1:] if gt.suffix == ".txt" else LABEL_OPTIONS
-            refuse_options(context, others, f"only with a folder of label PNGs, and --gt {gt} is a file")
+        elif gt.exists():
+            others = LABEL_OPTIONS[1:] if by_class else LABEL_OPTIONS
+            what = "is a folder of classes" if gt.is_dir() else "is a file"
+            refuse_options(context, others, f"only with a folder of label PNGs, and --gt {gt} {what}")
         from swin_dense import metrics
         from swin_dense.metrics.tables import write_class_table, write_coco_tables
 
-        if gt.is_dir():
+        if by_class:
+            scores = metrics.evaluate_predicted_classes(gt, predictions, classes=classes)
+        elif gt.is_dir():
             scores = metrics.evaluate_label_map_files(
                 gt,
                 predictions,
@@ -117,11 +124,9 @@ def evaluate(
                 prediction_shift=prediction_shift,
                 classes=classes,
             )
-        elif gt.suffix == ".txt":
-            scores = metrics.evaluate_predicted_classes(gt, predictions, classes=classes)
         else:
             scores = metrics.evaluate_coco_files(gt, predictions, engine=engine)
-        if tables is not None and (gt.is_dir() or gt.suffix == ".txt"):
+        if tables is not None and (gt.is_dir() or by_class):
             write_class_table(scores, tables)
         elif tables is not None:
             write_coco_tables(gt, predictions, tables)

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swin_dense.errors import DataError, option
+from swin_dense.images.finder import SUFFIXES
 from swin_dense.images.labelled import read_class_list, read_label_list
+from swin_dense.images.store import ImageStore
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
 
 BEST = 5
@@ -186,18 +188,28 @@ def _confusion(rows: Sequence[Row], count: int) -> NDArray[np.int64]:
 
 
 def evaluate_predicted_classes(truth: Path, predictions: Path, *, classes: Path | None = None) -> dict[str, Any]:
-    """Accuracy of the classes that `swin-dense predict` has written, against a list of labels; see `predicted_rows`."""
+    """Accuracy of the classes that `swin-dense predict` has written, against the true ones; see `predicted_rows`."""
     return accuracy_scores(*predicted_rows(truth, predictions, classes))
 
 
+def are_classes(truth: Path, predictions: Path) -> bool:
+    """Whether these two are of whole images: a list of labels, or a folder and a table of classes for its images."""
+    if truth.suffix == ".txt" or not truth.is_dir():
+        return truth.suffix == ".txt"
+    filled = predictions if predictions.is_dir() else predictions.parent
+    by_class = (filled / "predictions.csv").is_file() or (predictions.is_file() and not (filled / "labels").is_dir())
+    return by_class and (predictions.is_dir() or predictions.suffix in (".json", ".csv"))
+
+
 def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tuple[list[Row], tuple[str, ...]]:
-    """The images of a list of labels with the classes that `swin-dense predict` has written, and the class names.
+    """The labelled images with the classes that `swin-dense predict` has written, and the class names.
 
     Images are matched by their whole names, or else by the last parts.
 
     Args:
-        truth: Text file of lines "path label", whose labels are numbers or names of classes.
-        predictions: `predictions.csv` or `predictions.json` of `swin-dense predict`.
+        truth: Text file of lines "path label", whose labels are numbers or names of classes; or a folder with a folder
+            of images for each class.
+        predictions: `predictions.csv` or `predictions.json` of `swin-dense predict`, or their folder.
         classes: Text file with one class per line, in the order of labels; needed where labels are numbers.
 
     Raises:
@@ -206,7 +218,7 @@ def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tupl
     listed = None if classes is None else read_class_list(classes)
     named = {} if listed is None else dict(zip(listed.folders, listed.names, strict=True))
     named |= {} if listed is None else {str(label): name for label, name in enumerate(listed.names)}
-    labels = {name: named.get(word, word) for name, word in read_label_list(truth).items()}
+    labels = {name: named.get(word, word) for name, word in _labels_of(truth).items()}
     if listed is None and any(word.isdigit() for word in labels.values()):
         raise DataError(
             f"{truth}: its labels are numbers; name a file with one class name per line: {option('classes', 'FILE')}"
@@ -219,6 +231,7 @@ def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tupl
     problems = []
     for name, word in labels.items():
         near = [name] if name in best else by_last.get(name.rpartition("/")[2], [])
+        near = [one for one in near if one.replace("\\", "/").endswith(f"/{name}")] or near
         if len(near) == 1:
             pairs.append((name, word, near[0]))
         else:
@@ -237,8 +250,20 @@ def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tupl
     return rows, names
 
 
+def _labels_of(truth: Path) -> dict[str, str]:
+    """Labels by file name, of a list or of folders."""
+    if not truth.is_dir():
+        return read_label_list(truth)
+    names = ImageStore(truth).names(SUFFIXES)
+    if not names or not all("/" in name for name in names):
+        first = next((truth / name for name in names if "/" not in name), truth)
+        raise DataError(f"{first}: lies in no folder of a class; name a folder with a folder of images for each class")
+    return {name: name.partition("/")[0] for name in names}
+
+
 def _read_predictions(path: Path) -> dict[str, tuple[Sequence[str], tuple[float, ...]]]:
     """The classes of each image by file name, surest first, and their probabilities, where the file has them."""
+    path = path / "predictions.json" if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".csv":

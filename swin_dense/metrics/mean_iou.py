@@ -245,7 +245,7 @@ def evaluate_label_map_files(
 
     Args:
         ground_truth: Label PNGs at any depth, such as `annotations/validation`.
-        predictions: Label PNGs of the same relative names and sizes.
+        predictions: Label PNGs of the same relative names and sizes, or what `swin-dense predict` has filled.
         label_shift: What is added to a stored label to get its class 0..K-1; labels that fall below 0 have no class.
             None is ADE20K's -1 where the class list of its layout is used, and refused where it is not.
         ignore_index: The other stored label without a class.
@@ -308,7 +308,7 @@ def match_label_maps(
     classes: Path | None,
 ) -> MatchedLabelMaps:
     """Finds the files that `evaluate_label_map_files` scores, whose arguments these are, and reads the class list."""
-    stores = ImageStore(ground_truth), ImageStore(predictions)
+    stores = ImageStore(ground_truth), ImageStore(_label_folder(predictions))
     pairs = _pairs(*stores)
     official = find_class_list(ground_truth)
     if label_shift is None:
@@ -334,6 +334,13 @@ def match_label_maps(
     check_class_count(len(names))
     truth, predicted = (LabelConversion(len(names), shift, ignore_index) for shift in shifts)
     return MatchedLabelMaps(stores, pairs, (truth, predicted), names, class_list)
+
+
+def _label_folder(predictions: Path) -> Path:
+    """The folder itself; of what `swin-dense predict` has filled, that of the label maps, also by its JSON file."""
+    filled = predictions.parent if predictions.name == "predictions.json" else predictions
+    labels = filled / "labels"
+    return labels if (filled / "predictions.json").is_file() and labels.is_dir() else predictions
 
 
 def _pairs(ground_truth: ImageStore, predictions: ImageStore) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from swin_dense.images.labelled import open_images
-from swin_dense.metrics.accuracy import predicted_rows
+from swin_dense.metrics.accuracy import are_classes, predicted_rows
 from swin_dense.metrics.mean_iou import match_label_maps
 from swin_dense.report.classification import ClassificationEvidence, classification_sections
 from swin_dense.report.detection import detection_sections
@@ -28,8 +28,8 @@ def write_file_report(
     """Writes a page about the files that `evaluate` scores.
 
     Args:
-        gt: COCO instances JSON, folder of label PNGs, or .txt of labels.
-        predictions: COCO result JSON, folder of label PNGs, or JSON or CSV of classes.
+        gt: COCO instances JSON, folder of label PNGs, .txt of labels, or folder with a folder for each class.
+        predictions: COCO result JSON, folder of label PNGs, JSON or CSV of classes; or the folder `predict` has filled.
         output: The page.
         images: Folder or zip file of the images; without it, those beside the annotations, or none.
         classes: Class list of label PNGs, or of numbers in a .txt.
@@ -37,7 +37,13 @@ def write_file_report(
         prediction_shift: Likewise, in the folder of predictions.
         ignore_index: Label in a folder `gt` that does not count.
     """
-    if gt.is_dir():
+    if are_classes(gt, predictions):
+        rows, names = predicted_rows(gt, predictions, classes)
+        folder = gt if images is None and gt.is_dir() else images
+        store = None if folder is None else open_images(folder)
+        read = None if store is None else lambda row: store.read(rows[row].file_name)
+        sections = classification_sections(ClassificationEvidence(rows, names, read))
+    elif gt.is_dir():
         maps = match_label_maps(
             gt,
             predictions,
@@ -47,11 +53,6 @@ def write_file_report(
             classes=classes,
         )
         sections = segmentation_sections(segmentation_in_files(maps, images))
-    elif gt.suffix == ".txt":
-        rows, names = predicted_rows(gt, predictions, classes)
-        store = None if images is None else open_images(images)
-        read = None if store is None else lambda row: store.read(rows[row].file_name)
-        sections = classification_sections(ClassificationEvidence(rows, names, read))
     else:
         sections = detection_sections(detections_in_files(gt, predictions, images))
     write_page(output, predictions.stem, [str(gt), str(predictions)], sections)
