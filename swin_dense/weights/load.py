@@ -43,7 +43,7 @@ from swin_dense.weights.report import LoadReport, Note
 from swin_dense.weights.sizes import other_variant, resize_bias_table, resize_position_embedding
 from swin_dense.weights.tables import Converted
 
-_BACKBONE = re.compile(r"(?:.*?\.)?backbone\.")
+_BACKBONE = re.compile(r"((?:.*?\.)?backbone\.).*")
 
 
 def load_weights(
@@ -215,7 +215,7 @@ def _under_own_names(tensors: Mapping[str, Tensor], model: Iterable[str], format
     places = {name: name for name in named.tensors}  # by name in the checkpoint, in the model without wrappers
     found = next((name for name in full if _BACKBONE.match(name)), None)
     if found is not None:
-        bare_prefix, prefix = _up_to_backbone(found), _up_to_backbone(full[found])
+        bare_prefix, prefix = (_BACKBONE.sub(r"\1", name) for name in (found, full[found]))
         if not any(name.startswith(bare_prefix) for name in places):  # the checkpoint is a backbone alone
             places = {name: name if name.split(".")[0] in BESIDE else bare_prefix + name for name in places}
         inside = {name for name, place in places.items() if place.startswith(bare_prefix)}
@@ -234,12 +234,6 @@ def _under_own_names(tensors: Mapping[str, Tensor], model: Iterable[str], format
         unmatched=(),
         skipped=named.skipped,
     )
-
-
-def _up_to_backbone(name: str) -> str:
-    found = _BACKBONE.match(name)
-    assert found is not None
-    return found[0]
 
 
 @dataclass
@@ -276,9 +270,10 @@ class _Problems:
             lines.append(f"they look like {variant}, and the model's backbone is another one")
         if self.other_classes:
             modules = dict.fromkeys(name.rpartition(".")[0] for name in self.other_classes)
-            ignored = option("ignore", list(modules))
-            lines.append(f"if it was trained on other classes, re-initialise these layers: {ignored}")
-        if len(lines) == 1 and (foreign := foreign_modules(self.unexpected, model)):
+            lines.append(
+                f"if it was trained on other classes, re-initialise these layers: {option('ignore', list(modules))}"
+            )
+        if len(lines) == 1 and (foreign := foreign_modules(self.unexpected, model)) and len(str(foreign)) < 300:
             lines.append(f"to leave out what this model does not have: {option('ignore', foreign)}")
         if lines:
             raise WeightsError("\n  - ".join([f"the weights (format: {incoming.format}) do not fit the model", *lines]))

@@ -7,8 +7,6 @@ import os
 import pickle
 import random
 import stat
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -86,19 +84,7 @@ class TestReading:
         with pytest.raises(WeightsError, match="is a folder; name the checkpoint file in it$"):
             read_checkpoint(tmp_path)
         save_file(state(), tmp_path / "model.safetensors")  # as save_pretrained leaves it
-        with pytest.raises(WeightsError, match=r"is a folder; .* in it: .*model\.safetensors$"):
-            read_checkpoint(tmp_path)
-        assert "model.safetensors" in str(missing_file(tmp_path))
-
-    @pytest.mark.parametrize("wrapped", [False, True])
-    def test_what_is_advised_for_a_whole_model_makes_a_file_that_is_read(self, tmp_path: Path, wrapped: bool) -> None:
-        whole = torch.nn.Linear(2, 3)
-        torch.save({"model": whole} if wrapped else whole, tmp_path / "IN")
-        with pytest.raises(WeightsError) as error:
-            read_checkpoint(tmp_path / "IN")
-        advised = str(error.value).split('python -c "')[1].removesuffix('"')
-        subprocess.run([sys.executable, "-c", advised], cwd=tmp_path, check=True)
-        assert read_checkpoint(tmp_path / "OUT").keys() == {"weight", "bias"}
+        assert str(missing_file(tmp_path)).endswith(f"in it: {tmp_path / 'model.safetensors'}")
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.backbones.variants import create_backbone
 from swin_dense.errors import WeightsError
 from swin_dense.weights import load_weights, save_weights
+from swin_dense.weights.files import read_checkpoint
 
 
 def zeros_like(model: nn.Module) -> dict[str, Tensor]:
@@ -135,3 +138,14 @@ def test_tables_that_one_side_has_no_place_for() -> None:
     refuse(without, whole.state_dict(), f"{len(tables)} keys .* have no place in the model: {tables[0]}")
     report = load_weights(without, whole.state_dict(), ignore=tables)
     assert [note.name for note in report.skipped] == tables and not report.missing
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_advised_for_a_whole_model_makes_a_file_that_is_read(tmp_path: Path, wrapped: bool) -> None:
+    whole = torch.nn.Linear(2, 3)
+    torch.save({"model": whole} if wrapped else whole, tmp_path / "IN")
+    with pytest.raises(WeightsError) as error:
+        read_checkpoint(tmp_path / "IN")
+    advised = str(error.value).split('python -c "')[1].removesuffix('"')
+    subprocess.run([sys.executable, "-c", advised], cwd=tmp_path, check=True)
+    assert read_checkpoint(tmp_path / "OUT").keys() == {"weight", "bias"}
