@@ -1,8 +1,10 @@
 """The first stage of two-stage detectors in training: losses and proposals of all images at once, as mmdet finds them.
 
 mmdet goes image by image and level by level, computes the losses of all anchors, of which 256 in an image count, and
-asks the device several times about each image: half of the operations of a step of Mask R-CNN. Shapes: B images, N
-anchors of all levels, K objects of an image.
+asks the device several times about each image: half of the operations of a step of Mask R-CNN. Here the convolutions
+over whole maps only propose, without gradients; what is learnt comes from the 3x3 cells around the anchors that count,
+so that a convolution has no gradient of whole maps, nearly all of which would be zeros. Shapes: B images, N anchors of
+all levels, K objects of an image.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from swin_dense.backbones.rows import is_plain
 from swin_dense.openmmlab.plain.boxes import Maps, rows_of
 from swin_dense.openmmlab.sampling import Assigner, Sampler
 from swin_dense.ops.nms import nms
@@ -34,10 +38,11 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
         if not self._is_usual(settings):
             losses, proposals = super().loss_and_predict(x, batch_data_samples, proposal_cfg)
             return losses, proposals
-        logits, deltas = self(x)
-        anchors = self.prior_generator.grid_priors([one.shape[-2:] for one in logits], device=logits[0].device)
-        losses = self._losses(logits, deltas, torch.cat(anchors), batch_data_samples)
+        anchors = self.prior_generator.grid_priors([one.shape[-2:] for one in x], device=x[0].device)
+        # What is learnt comes first: what autocast has cast without gradients, older versions of PyTorch use again.
+        losses = self._losses(x, torch.cat(anchors), batch_data_samples)
         with torch.no_grad():
+            logits, deltas = self(x)
             return losses, self._proposals(logits, deltas, anchors, batch_data_samples, settings)
 
     def _is_usual(self, settings: Any) -> bool:
@@ -50,11 +55,12 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
             and not self.bbox_coder.use_box_type
             and settings.nms.keys() <= {"type", "iou_threshold"}
             and settings.nms.get("type", "nms") == "nms"
+            and all(is_plain(one) for one in (self.rpn_conv, self.rpn_cls, self.rpn_reg))
         )
 
-    def _losses(self, logits: Maps, deltas: Maps, anchors: Tensor, samples: Sequence[Any]) -> dict[str, list[Tensor]]:
+    def _losses(self, maps: Maps, anchors: Tensor, samples: Sequence[Any]) -> dict[str, list[Tensor]]:
         """The losses of the anchors that were sampled."""
-        found = self._assigned([one.shape[-2:] for one in logits], anchors, samples)
+        found = self._assigned([one.shape[-2:] for one in maps], anchors, samples)
         sampled = self.sampler.sample_rows(found)
         rows = [torch.cat(one) for one in zip(*sampled, strict=True)]  # of positives and of negatives, in (B * N)
         positive, all_rows = rows[0], torch.cat(rows)
@@ -64,21 +70,47 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
         weights = anchors.new_ones(len(all_rows))
         if self.train_cfg["pos_weight"] > 0:
             weights[: len(positive)] = self.train_cfg["pos_weight"]
-        rated = torch.cat([rows_of(one, self.cls_out_channels) for one in logits], dim=1).flatten(0, 1)
-        loss_cls = self.loss_cls(rated[all_rows], classes, weights, avg_factor=factor)
+        rated, moved = self._outputs(maps, all_rows)
+        loss_cls = self.loss_cls(rated, classes, weights, avg_factor=factor)
 
         boxes = torch.cat([one.gt_instances.bboxes for one in samples])
         counts = [len(one.gt_instances) for one in samples]
         first = np.cumsum([0, *counts[:-1]]).tolist()
         objects = [found.flatten()[one] + (start - 1) for (one, _), start in zip(sampled, first, strict=True)]
         wanted, priors = boxes[torch.cat(objects)], anchors[positive % len(anchors)]
-        moved = torch.cat([rows_of(one, 4) for one in deltas], dim=1).flatten(0, 1)[positive]
+        moved = moved[: len(positive)]
         if self.reg_decoded_bbox:
             moved = self.bbox_coder.decode(priors, moved)
         else:
             wanted = self.bbox_coder.encode(priors, wanted)
         loss_bbox = self.loss_bbox(moved, wanted, torch.ones_like(wanted), avg_factor=factor)
         return {"loss_rpn_cls": [loss_cls], "loss_rpn_bbox": [loss_bbox]}
+
+    def _outputs(self, maps: Maps, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (P, C) and deltas (P, 4) of P anchors, given as indices in (B * N)."""
+        each, sizes = self.num_base_priors, np.array([one.shape[-2:] for one in maps])
+        cells = sizes.prod(axis=1)
+        table = np.stack([np.cumsum(cells) - cells, *sizes.T])
+        starts, heights, widths = torch.from_numpy(table).to(rows.device, non_blocking=True)
+        places, order = (rows // each % cells.sum()).sort()
+        images = (rows // (each * cells.sum()))[order]
+        levels = torch.bucketize(places, starts, right=True) - 1
+        counts = (levels == torch.arange(len(maps), device=rows.device)[:, None]).sum(dim=1).tolist()
+        height, width = heights[levels, None, None], widths[levels, None, None]
+        near, places = torch.arange(-1, 2, device=rows.device), (places - starts[levels])[:, None, None]
+        y, x = places // width + near[:, None], places % width + near
+        outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+        y, x = y.clamp(min=0).minimum(height - 1), x.clamp(min=0).minimum(width - 1)
+        of_levels = zip(maps, *(one.split(counts) for one in (images[:, None, None], y, x)), strict=True)
+        patches = torch.cat([one[image, :, there_y, there_x] for one, image, there_y, there_x in of_levels])
+        patches = patches.masked_fill(outside[..., None], 0.0)  # (P, 3, 3, C), by level
+        weight = self.rpn_conv.weight.permute(0, 2, 3, 1).flatten(1)
+        hidden = functional.linear(patches.flatten(1), weight, self.rpn_conv.bias).relu()[order.argsort()]
+        chosen, prior, found = torch.arange(len(rows), device=rows.device), rows % each, []
+        for layer in (self.rpn_cls, self.rpn_reg):
+            of_cells = functional.linear(hidden, layer.weight.flatten(1), layer.bias)
+            found.append(of_cells.view(len(rows), each, layer.out_channels // each)[chosen, prior])
+        return found[0], found[1]
 
     def _assigned(self, sizes: Sequence[Sequence[int]], anchors: Tensor, samples: Sequence[Any]) -> Tensor:
         """The object of each anchor (B, N): its number in the image from 1 on, 0 for none, -1 for neither."""

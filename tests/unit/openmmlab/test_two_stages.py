@@ -78,7 +78,7 @@ ROI = {
 }
 
 
-def samples(counts: Sequence[int]) -> list[TrainingSample]:
+def samples(counts: Sequence[int], classes: int = 5) -> list[TrainingSample]:
     """One sample with as many objects for each of the images."""
     packed = []
     for (height, width), count in zip(SHAPES, counts, strict=True):
@@ -88,7 +88,7 @@ def samples(counts: Sequence[int]) -> list[TrainingSample]:
         masks = Bitmaps((torch.rand(count, height, width) > 0.3).byte().numpy(), height, width).pad((96, 128))
         one = TrainingSample(metainfo={"img_shape": (height, width), "pad_shape": padded})
         boxes = torch.cat([corners, ends], dim=1)
-        one.gt_instances = InstanceData(bboxes=boxes, labels=torch.randint(5, (count,)), masks=masks)
+        one.gt_instances = InstanceData(bboxes=boxes, labels=torch.randint(classes, (count,)), masks=masks)
         one.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
         packed.append(one)
     return packed
@@ -144,9 +144,7 @@ def gradients(losses: Mapping[str, Any], head: nn.Module, inputs: Sequence[Tenso
 )
 def test_the_first_stage_learns_and_proposes_as_mmdet_has_it(counts: Sequence[int], changes: Mapping[str, Any]) -> None:
     torch.manual_seed(0)
-    heads, truth, inputs = both(built(RPN, changes)), samples(counts), maps()
-    for one in truth:
-        one.gt_instances.labels = torch.zeros_like(one.gt_instances.labels)
+    heads, truth, inputs = both(built(RPN, changes)), samples(counts, classes=1), maps()
     found = []
     for head in heads:
         torch.manual_seed(1)
@@ -171,6 +169,7 @@ def test_the_first_stage_learns_and_proposes_as_mmdet_has_it(counts: Sequence[in
         {"test_cfg__nms": {"type": "soft_nms", "iou_threshold": 0.7}},
         {"train_cfg__assigner__ignore_iof_thr": 0.5},
         {"train_cfg__sampler": {"type": "PseudoSampler"}},
+        {"num_convs": 2},
     ],
 )
 def test_a_first_stage_with_other_parts_is_left_to_mmdet(changes: Mapping[str, Any]) -> None:
@@ -183,6 +182,29 @@ def test_a_first_stage_with_other_parts_is_left_to_mmdet(changes: Mapping[str, A
         assert len(losses["loss_rpn_cls"]) == len(STRIDES)  # mmdet's, level by level
         found.append([*losses["loss_rpn_cls"], *(one.bboxes for one in proposals)])
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_a_first_stage_with_a_hook_calls_it_for_all_anchors() -> None:
+    torch.manual_seed(0)
+    _, head = both(built(RPN, {}))
+    seen = []
+    head.rpn_conv.register_forward_hook(lambda layer, inputs, output: seen.append(output.requires_grad))
+    head.loss_and_predict(maps(), samples((3, 1, 4)), proposal_cfg=head.test_cfg)
+    assert seen == [True] * len(STRIDES)
+
+
+def test_the_first_stage_learns_in_half_precision() -> None:
+    torch.manual_seed(0)
+    heads, truth, inputs = both(built(RPN, {})), samples((3, 1, 20), classes=1), maps()
+    found = []
+    for head in heads:
+        torch.manual_seed(1)
+        seen = [one.detach().requires_grad_() for one in inputs]
+        with torch.autocast("cpu", torch.bfloat16):
+            losses, _ = head.loss_and_predict(seen, truth, proposal_cfg=head.test_cfg)
+        found.append(gradients(losses, head, seen))
+    for ours, theirs in zip(*found[::-1], strict=True):
+        assert float((ours - theirs).abs().max()) < 0.01 * float(theirs.abs().max())
 
 
 def proposed(counts: Sequence[int]) -> list[InstanceData]:
