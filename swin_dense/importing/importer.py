@@ -28,6 +28,9 @@ from swin_dense.label_maps.classes import read_class_names
 from swin_dense.records import Progress
 
 TARGETS = ("coco", "label-maps")
+
+NO_LABEL_MAPS = {"no-label-map", "missing-image"}
+"""What is wrong with all of a folder in which images have no label maps, but a mask for each object."""
 BACKGROUND = "background"
 
 
@@ -212,7 +215,10 @@ def _read(source: Path, format: str, to: str) -> Imported:
     """What the reader of a format finds; each is imported when it is used."""
     module = "label_maps" if to == "label-maps" and format in ("voc", "masks") else format.replace("-", "_")
     reader: Callable[[Path], Imported] = getattr(import_module(f"swin_dense.importing.{module}"), f"read_{module}")
-    return reader(source)
+    imported = reader(source)
+    if module == "label_maps" and not imported.images and {one.kind for one in imported.dropped} == NO_LABEL_MAPS:
+        return _read(source, format, "coco")  # the outlines of its objects are painted
+    return imported
 
 
 def _put_together(imported: Imported) -> None:

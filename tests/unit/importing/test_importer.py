@@ -271,6 +271,21 @@ def test_label_maps_of_outlines(tmp_path: Path) -> None:
     assert labels.shape == (40, 60) and labels[2, 2] == 1 and labels[10, 45] == 3
 
 
+def test_label_maps_of_masks_of_objects(tmp_path: Path) -> None:
+    """An image without a label map of its own, whose objects have a mask each."""
+    pixels = np.zeros((sources.HEIGHT, sources.WIDTH), np.uint8)
+    pixels[:10] = 255
+    for seed, name in enumerate(("a", "b")):
+        sources.image(tmp_path / f"in/images/{name}.png", seed)
+        sources.image(tmp_path / "in/masks" / f"{name}_cup_1.png")
+        Image.fromarray(pixels).save(tmp_path / f"in/masks/{name}_cup_1.png")
+    report = import_data(tmp_path / "in", tmp_path / "out", to="label-maps", split=HALF)
+    assert report.classes == ["background", "cup"] and not report.dropped
+    (path,) = (tmp_path / "out/annotations/training").iterdir()
+    labels = np.asarray(Image.open(path))
+    assert labels[0, 0] == 2 and labels[20, 0] == 1 and check_ade(tmp_path / "out").ok
+
+
 def test_label_maps_in_colours(tmp_path: Path) -> None:
     """As CVAT writes them; a colour that its list does not name leaves the image out."""
     sources.text(tmp_path / "in/labelmap.txt", "# label:color_rgb:parts:actions\nground:0,0,0::\ncup:0,0,128::\n")
