@@ -211,8 +211,10 @@ def accumulation(training: TrainingConfig, batch_size: int, processes: int) -> i
 def describe(trainer: Trainer, config: Config) -> str:
     """Where and how a training computes, in one line; and which milestones it never reaches, in another."""
     length = config.schedule.length
-    late = [one for one in getattr(config.schedule, "milestones", ()) if one >= length]
-    milestones = f"\nschedule.milestones: {late} of {length} epochs is never reached, where the learning rate goes down"
+    late = [one for one in getattr(config.schedule, "milestones", ()) if one > length]
+    milestones = (
+        f"\nschedule.milestones: {late} lie behind the last of {length} epochs: no step down of the learning rate there"
+    )
     batches, size = trainer.accumulate_grad_batches, config.data.batch_size
     device = trainer.strategy.root_device.type
     return (
