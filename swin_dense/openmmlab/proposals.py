@@ -88,24 +88,10 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
 
     def _outputs(self, maps: Maps, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (P, C) and deltas (P, 4) of P anchors, given as indices in (B * N)."""
-        each, sizes = self.num_base_priors, np.array([one.shape[-2:] for one in maps])
-        cells = sizes.prod(axis=1)
-        table = np.stack([np.cumsum(cells) - cells, *sizes.T])
-        starts, heights, widths = torch.from_numpy(table).to(rows.device, non_blocking=True)
-        places, order = (rows // each % cells.sum()).sort()
-        images = (rows // (each * cells.sum()))[order]
-        levels = torch.bucketize(places, starts, right=True) - 1
-        counts = (levels == torch.arange(len(maps), device=rows.device)[:, None]).sum(dim=1).tolist()
-        height, width = heights[levels, None, None], widths[levels, None, None]
-        near, places = torch.arange(-1, 2, device=rows.device), (places - starts[levels])[:, None, None]
-        y, x = places // width + near[:, None], places % width + near
-        outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
-        y, x = y.clamp(min=0).minimum(height - 1), x.clamp(min=0).minimum(width - 1)
-        of_levels = zip(maps, *(one.split(counts) for one in (images[:, None, None], y, x)), strict=True)
-        patches = torch.cat([one[image, :, there_y, there_x] for one, image, there_y, there_x in of_levels])
-        patches = patches.masked_fill(outside[..., None], 0.0)  # (P, 3, 3, C), by level
+        each = self.num_base_priors
+        patches = _neighbourhoods(maps, rows // each).flatten(1)
         weight = self.rpn_conv.weight.permute(0, 2, 3, 1).flatten(1)
-        hidden = functional.linear(patches.flatten(1), weight, self.rpn_conv.bias).relu()[order.argsort()]
+        hidden = functional.linear(patches, weight, self.rpn_conv.bias).relu()
         chosen, prior, found = torch.arange(len(rows), device=rows.device), rows % each, []
         for layer in (self.rpn_cls, self.rpn_reg):
             of_cells = functional.linear(hidden, layer.weight.flatten(1), layer.bias)
@@ -177,3 +163,26 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
             kept = nms(apart, scores, settings.nms["iou_threshold"], 0)[: settings.max_per_img]
             found.append(InstanceData(bboxes=boxes[kept], scores=scores[kept], labels=torch.zeros_like(kept)))
         return found
+
+
+def _neighbourhoods(maps: Maps, cells: Tensor) -> Tensor:
+    """The 3x3 cells around P cells, (P, 3, 3, C), zero outside of their map.
+
+    Cells (P,) are indices in (B, M), the M cells of all maps.
+    """
+    sizes = np.array([one.shape[-2:] for one in maps])
+    counts = sizes.prod(axis=1)
+    table = np.stack([np.cumsum(counts) - counts, *sizes.T])
+    starts, heights, widths = torch.from_numpy(table).to(cells.device, non_blocking=True)
+    places, order = (cells % counts.sum()).sort()  # level by level
+    images = (cells // counts.sum())[order]
+    levels = torch.bucketize(places, starts, right=True) - 1
+    of_levels = (levels == torch.arange(len(maps), device=cells.device)[:, None]).sum(dim=1).tolist()
+    height, width = heights[levels, None, None], widths[levels, None, None]
+    near, places = torch.arange(-1, 2, device=cells.device), (places - starts[levels])[:, None, None]
+    y, x = places // width + near[:, None], places % width + near
+    outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+    y, x = y.clamp(min=0).minimum(height - 1), x.clamp(min=0).minimum(width - 1)
+    split = (one.split(of_levels) for one in (images[:, None, None], y, x))
+    patches = [one[image, :, row, column] for one, image, row, column in zip(maps, *split, strict=True)]
+    return torch.cat(patches).masked_fill(outside[..., None], 0.0)[order.argsort()]
