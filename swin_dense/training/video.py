@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from swin_dense.inference.video import VideoInference
@@ -52,7 +53,8 @@ class VideoClassifierModule(ClassifierModule):
         Args:
             model: What `swin_dense.load` gives, or an `nn.Module` with `network`, `normalised` and `logits`.
             metric: Scores its predictions; None makes an `Accuracy` of the trainer's data module.
-            inference: How the classifier is run on videos.
+            inference: How the classifier is run on videos; its clips and views are those of the data module, which
+                reads them.
             label_smoothing: Part of the target that all classes share.
             learning_rate: AdamW's.
             weight_decay: Of parameters whose name holds none of `no_decay`.
@@ -84,3 +86,10 @@ class VideoClassifierModule(ClassifierModule):
             seed=seed,
             patience=patience,
         )
+
+    def setup(self, stage: str) -> None:
+        """Looks at videos as the data module reads them: a batch holds the clips of its views, and no whole file."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "views"):
+            self.inference = replace(self.inference, sampling=data.sampling, views=data.views, timeline=False)
+        super().setup(stage)

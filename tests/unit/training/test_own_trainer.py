@@ -13,10 +13,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+import swin_dense
 from helpers.trainers import BATCH_SIZE, IMAGES, Brightness, OneBox, Seen, ade, coco, trainer_of
+from swin_dense.data import VideoDataModule
+from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
 from swin_dense.records import Batch, Detections
-from swin_dense.training import DetectorModule, SegmenterModule
+from swin_dense.training import DetectorModule, SegmenterModule, VideoClassifierModule
+from swin_dense.videos.clips import ClipSampling, Views
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +189,20 @@ def test_a_line_of_the_log_is_the_mean_since_the_line_before(shapes: Path, tmp_p
     each = lines(1, tmp_path / "each")
     assert len(each) == 6
     assert lines(3, tmp_path / "some") == pytest.approx([sum(each[:3]) / 3, sum(each[3:]) / 3])
+
+
+def test_videos_are_looked_at_as_the_data_module_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Whatever the config of the model says: its clips would be cut elsewhere, and its timeline read files again."""
+    root = write_moving_shapes(tmp_path / "videos", train=1, val=1, size=32)
+    model = swin_dense.load("swin3d-nano_moving-shapes", data=root, device="cpu")
+    views = Views(clips=2, crops=1, size=32, short_side=32)
+    data = VideoDataModule(root, sampling=ClipSampling(frames=4), views=views, batch_size=1, num_workers=0)
+    module = VideoClassifierModule(model)
+    assert module.inference.timeline and module.inference.views.clips == 1
+    seen: list[tuple[int, ...]] = []
+    logits = module.model.logits
+    monkeypatch.setattr(module.model, "logits", lambda clips: (seen.append(tuple(clips.shape)), logits(clips))[1])
+    trainer_of(tmp_path).predict(module, datamodule=data)
+    assert seen == [(2, 4, 3, 32, 32)] * len(data.class_names)
