@@ -106,6 +106,8 @@ def _traced(model: RawImages, shape: tuple[int, ...], axes: tuple[int, ...]) -> 
         # Open axes may yet be bound to each other or to a range; the program then refuses other sizes.
         other = [OTHER_SHAPE[axis] if axis in axes else size for axis, size in enumerate(shape)]
         program.module()(torch.zeros(other, device=model.mean.device))
+    # A file holds an example of the inputs, by which it refuses others: of one number, that takes no 20 MB.
+    program.example_inputs = (images.new_zeros(()).expand(shape),), {}
     return program
 
 

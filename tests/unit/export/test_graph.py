@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from swin_dense.errors import ConfigError
-from swin_dense.export.graph import trace
+from swin_dense.export.graph import TRACED_SIZE, load_program, trace, write_program
 from swin_dense.export.models import PlainAdaptivePool, Preprocessing, RawImages
 
 
@@ -48,6 +50,31 @@ def test_what_cannot_stay_open_is_fixed_and_says_why() -> None:
     assert "Guard failed" in str(graph.why_fixed)
     images = torch.rand(5, 3, 6, 8)
     torch.testing.assert_close(graph.program.module()(images)[0], SizeInPython()(images)[0])
+
+
+def test_a_program_in_a_file_has_a_small_example_of_its_inputs_and_refuses_others(tmp_path: Path) -> None:
+    class Convolution(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            return (self.layer(images),)
+
+    model = RawImages(Convolution(), NO_CHANGE).eval()
+    for fixed, shape in ((False, (2, 3, *TRACED_SIZE)), (True, (1, 3, 6, 8))):
+        graph = trace(model, (6, 8), fixed=fixed)
+        write_program(graph, tmp_path / "program.pt2", {})
+        assert (tmp_path / "program.pt2").stat().st_size < 200_000
+        (example,), _ = torch.export.load(tmp_path / "program.pt2").example_inputs
+        assert tuple(example.shape) == graph.shape == shape and not example.any()
+        images = torch.rand(1, 3, 6, 8)
+        program = load_program(tmp_path / "program.pt2")
+        torch.testing.assert_close(program(images), model(images))
+        with pytest.raises((AssertionError, RuntimeError, ValueError)):
+            program(images[:, :2])
+    with pytest.raises((AssertionError, RuntimeError)):
+        program(torch.rand(2, 3, 6, 8))
 
 
 def test_fixed_leaves_nothing_open_and_needs_no_reason() -> None:
