@@ -179,6 +179,32 @@ def test_a_file_says_what_its_content_says_in_memory(scene, tmp_path, change):
     assert [str(one) for one in findings] == [str(one) for one in same_findings]
 
 
+@pytest.mark.parametrize("empty", [[], None, "absent"])
+@pytest.mark.parametrize("area", [None, "absent"])
+def test_a_file_of_boxes_alone_says_what_its_content_says_in_memory(scene, tmp_path, monkeypatch, empty, area):
+    for one in scene["annotations"]:
+        one |= {"segmentation": empty, "area": area}
+        for key in ("segmentation", "area"):
+            if one[key] == "absent":
+                del one[key]
+    for image in scene["images"]:
+        image["file_name"] = f"{image['id']}.jpg"
+    if area == "absent" and empty is not None:
+        monkeypatch.setattr(parsing, "_decode_any", None)  # each record is decoded once
+    of_file, findings = read_instances(written(scene, tmp_path), need_file_names=False)
+    in_memory, _ = read_instances(scene, need_file_names=False)
+    assert_same(of_file, in_memory)
+    width, height = of_file.boxes[0, 2:].tolist()
+    assert of_file.areas[0] == width * height and not findings and not of_file.has_outline.any()
+
+
+def test_an_outline_whose_area_is_absent_is_left_out(scene, tmp_path):
+    del scene["annotations"][0]["area"]
+    for source in (written(scene, tmp_path), scene):
+        _, (finding,) = read_instances(source, need_file_names=False)
+        assert (finding.kind, finding.message) == ("missing-key", "annotations[0]: 'area' is missing")
+
+
 def test_numbers_are_read_to_their_last_bit(scene, tmp_path):
     random = np.random.default_rng(0)
     texts = [f"{value:.{digits}g}" for value in random.uniform(0, 1e3, 500) for digits in (1, 5, 16, 17, 25)]
