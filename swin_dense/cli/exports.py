@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from swin_dense.cli.app import AsJson, Device, Override, app, height_and_width, show_progress, whole_numbers
+from swin_dense.cli.app import (
+    AsJson,
+    Device,
+    Override,
+    app,
+    height_and_width,
+    importing,
+    show_progress,
+    whole_numbers,
+)
 from swin_dense.errors import ConfigError
 
 Model = Annotated[str, typer.Argument(help="Run folder, config or backbone variant.", metavar="RUN|CONFIG|VARIANT")]
@@ -75,19 +84,21 @@ def export_features(
         raise ConfigError(f'--stages takes numbers with commas between, for instance 1,2,3,4, not "{stages}"')
     if weights is not None and random_weights:
         raise ConfigError("pass --weights FILE or --random-weights, not both")
-    from swin_dense import export
-    from swin_dense.cli.report import print_report
-    from swin_dense.models.parts import clip_of, features_of, test_size_of
+    with importing():
+        from swin_dense import export
+        from swin_dense.cli.report import print_report
+        from swin_dense.models.parts import clip_of, features_of, test_size_of
 
-    if not (resize or native):
-        resize = test_size_of(model, overrides=overrides or ())
-    clip: dict[str, Any] = clip_of(model, overrides=overrides or ())
+        if not (resize or native):
+            resize = test_size_of(model, overrides=overrides or ())
+        clip: dict[str, Any] = clip_of(model, overrides=overrides or ())
+        part = features_of(
+            model, weights, random_weights=random_weights, stages=numbers, neck=neck, overrides=overrides or ()
+        )
     typed = {"frames": frames, "stride": stride, "segments": segments}
     clip |= {name: value for name, value in typed.items() if value is not None}
     store = export.export_features(
-        features_of(
-            model, weights, random_weights=random_weights, stages=numbers, neck=neck, overrides=overrides or ()
-        ),
+        part,
         images,
         output,
         **resize,
@@ -151,13 +162,15 @@ def export_onnx(
 ) -> None:
     """Writes a model as ONNX or torch.export and compares the file with it; exits with 1 beyond the tolerance."""
     size = None if shape is None else height_and_width(shape)
-    from swin_dense.cli.report import print_report
-    from swin_dense.export.deploy import check_output, export_model
-    from swin_dense.models.parts import load_part
+    with importing():
+        from swin_dense.cli.report import print_report
+        from swin_dense.export.deploy import check_output, export_model
+        from swin_dense.models.parts import load_part
 
-    check_output(output, to)
+        check_output(output, to)
+        loaded = load_part(model, weights, part=part, random_weights=random_weights, overrides=overrides or ())
     record = export_model(
-        load_part(model, weights, part=part, random_weights=random_weights, overrides=overrides or ()),
+        loaded,
         output,
         to=to,
         size=size,
@@ -197,14 +210,14 @@ def visualize_features(
     place = None if window is None else whole_numbers(window, ",")
     if window is not None and (place is None or len(place) not in (2, 3)):
         raise ConfigError(f'--window takes ROW,COLUMN, for instance 2,3, not "{window}"')
-    from swin_dense.cli.report import print_report
-    from swin_dense.images.finder import ImageFiles
-    from swin_dense.models.parts import load_inspected
-    from swin_dense.visualize.inspection import visualize_features as draw
+    chosen: dict[str, Any] = {"class_name": class_name, "random_weights": random_weights, "device": device}
+    with importing():
+        from swin_dense.cli.report import print_report
+        from swin_dense.images.finder import ImageFiles
+        from swin_dense.models.parts import load_inspected
+        from swin_dense.visualize.inspection import visualize_features as draw
 
-    inspected = load_inspected(
-        model, weights, class_name=class_name, random_weights=random_weights, device=device, overrides=overrides or ()
-    )
+        inspected = load_inspected(model, weights, overrides=overrides or (), **chosen)
     record = draw(
         inspected,
         ImageFiles([image])[0].image if inspected.read is None else inspected.read(image),

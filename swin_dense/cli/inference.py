@@ -17,6 +17,7 @@ from swin_dense.cli.app import (
     Override,
     app,
     device_count,
+    importing,
     refuse_options,
 )
 from swin_dense.errors import ConfigError, nearest
@@ -219,17 +220,18 @@ def _load(
     changes: list[str] | None = None,
 ) -> Any:
     """A whole model, once it is clear that its task takes the options that were typed, which may be `changes`."""
-    from swin_dense import models
-    from swin_dense.tasks import task_of
+    with importing():
+        from swin_dense import models
+        from swin_dense.tasks import task_of
 
-    config, run = models.find_config(model, data, overrides or ())
-    if config is None:
-        raise ConfigError(f"{model} is a backbone alone, without classes: name a run folder or a config")
-    others = [name for name in TASK_OPTIONS if name in context.params and name not in task_of(config).options]
-    refuse_options(context, others, f"not for {config.task}, which {model} is for")
-    if weights is None and run is None:
-        raise ConfigError(f"{model} is a config, and no run folder: name its weights with --weights FILE")
-    return models.load(model, weights, device, data=data, overrides=[*(overrides or ()), *(changes or ())])
+        config, run = models.find_config(model, data, overrides or ())
+        if config is None:
+            raise ConfigError(f"{model} is a backbone alone, without classes: name a run folder or a config")
+        others = [name for name in TASK_OPTIONS if name in context.params and name not in task_of(config).options]
+        refuse_options(context, others, f"not for {config.task}, which {model} is for")
+        if weights is None and run is None:
+            raise ConfigError(f"{model} is a config, and no run folder: name its weights with --weights FILE")
+        return models.load(model, weights, device, data=data, overrides=[*(overrides or ()), *(changes or ())])
 
 
 @app.command()
@@ -245,10 +247,12 @@ def serve(
     device: Device = None,
 ) -> None:
     """Serves a page in the browser to try a model on; nothing of what is dropped there stays on disk."""
-    from swin_dense.models import load as load_model
-    from swin_dense.serve import serve as serve_page
+    with importing():
+        from swin_dense.models import load as load_model
+        from swin_dense.serve import serve as serve_page
 
-    serve_page(load_model(model, weights, device, overrides=overrides or ()), host=host, port=port, max_mib=max_mib)
+        loaded = load_model(model, weights, device, overrides=overrides or ())
+    serve_page(loaded, host=host, port=port, max_mib=max_mib)
 
 
 @app.command()
@@ -289,13 +293,14 @@ def report(
         )
     elif runs and gt is None and predictions is None:
         refuse_options(context, of_files, "only with --gt; of a run, its config says it")
-        from swin_dense import models
-        from swin_dense.config import config_of_run
-        from swin_dense.tasks.report import write_report
+        with importing():
+            from swin_dense import models
+            from swin_dense.config import config_of_run
+            from swin_dense.tasks.report import write_report
 
-        for run in runs:
-            config_of_run(run)
-        loaded = [models.load(run, None, device, data=data, overrides=overrides or ()) for run in runs]
+            for run in runs:
+                config_of_run(run)
+            loaded = [models.load(run, None, device, data=data, overrides=overrides or ()) for run in runs]
         write_report(loaded, runs, output, device=device)
     else:
         raise ConfigError("report takes either RUN, one or several, or --gt FILE --predictions FILE")

@@ -134,3 +134,25 @@ def test_nothing_looks_for_garbage_while_a_command_imports():
                     raise error
         assert gc.isenabled()
     gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    ("words", "loader"),
+    [
+        (("predict", DEMO, "a.jpg", "--weights", "w.pth", "--output", "out"), "load"),
+        (("evaluate", DEMO, "--weights", "w.pth"), "load"),
+        (("serve", DEMO, "--weights", "w.pth"), "load"),
+        (("export-onnx", DEMO, "out.onnx", "--random-weights"), "parts.load_part"),
+        (("export-features", "swin_nano", "a.jpg", "--output", "out", "--random-weights"), "parts.features_of"),
+        (("visualize-features", "swin_nano", "a.jpg", "--output", "out", "--random-weights"), "parts.load_inspected"),
+    ],
+)
+def test_no_command_looks_for_garbage_while_it_loads_a_model(
+    words: tuple[str, ...], loader: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ConfigError(f"searched: {gc.isenabled()}")
+
+    monkeypatch.setattr(f"swin_dense.models.{loader}", load)
+    assert command(*words) == 2
+    assert "searched: False" in capsys.readouterr().err and gc.isenabled()
