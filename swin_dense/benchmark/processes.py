@@ -28,6 +28,7 @@ class RemoteContestant:
         self._connection, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=_serve, args=(theirs, multiprocessing.get_start_method(), make, arguments))
         self._process.start()
+        self._ended = False
         theirs.close()  # so that receiving ends if the process dies
 
     def ask(self, method: str, *arguments: Any) -> None:
@@ -49,7 +50,8 @@ class RemoteContestant:
         try:
             done, value = self._connection.recv()
         except (EOFError, OSError) as error:
-            self._process.join(5)
+            wait([self._process.sentinel], 5)
+            self._end()
             raise BenchmarkError(f"its process has ended with status {self._process.exitcode}") from error
         if not done:
             raise BenchmarkError(value)
@@ -63,6 +65,12 @@ class RemoteContestant:
     def close(self) -> None:
         """Ends the process and what it has started, such as the processes that compile for it."""
         self._connection.close()
+        self._end()
+
+    def _end(self) -> None:
+        if self._ended:  # its number may be that of other processes now
+            return
+        self._ended = True
         if hasattr(os, "killpg") and self._process.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
