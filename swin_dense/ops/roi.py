@@ -80,7 +80,8 @@ REGIONS_AT_ONCE = 64
 
 def _in_threads(compute: Callable[[slice], None], count: int, values: Tensor) -> None:
     """Calls a function for all of `count`, on the CPU in as many parts as threads pay for so many values."""
-    threads = min(torch.get_num_threads(), count, values.numel() // SMALLEST_SHARE)
+    most = torch.get_num_threads()
+    threads = min(most, count, values.numel() // SMALLEST_SHARE)
     if threads <= 1 or not values.is_cpu or torch.compiler.is_compiling():
         compute(slice(0, count))
         return
@@ -88,8 +89,13 @@ def _in_threads(compute: Callable[[slice], None], count: int, values: Tensor) ->
     without_gradients = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
 
     def share(part: slice) -> None:
-        with without_gradients():  # which each thread has to say for itself
-            compute(part)
+        torch.get_num_threads()  # or the thread would take over PyTorch's number later, when it first computes
+        torch.set_num_threads(1)  # of this thread, which would start as many again
+        try:
+            with without_gradients():  # which each thread has to say for itself
+                compute(part)
+        finally:
+            torch.set_num_threads(most)  # what other new threads begin with
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(share, map(slice, bounds, bounds[1:])))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from mmcv.ops import DeformRoIPool, RoIAlign, RoIPool, deform_roi_pool, roi_align, roi_pool
 
 from swin_dense.errors import UnsupportedOpError
+from swin_dense.ops import torchvision_kernels
 from swin_dense.ops.roi import add_gradient_in_order
 
 SCALE = 0.5
@@ -110,11 +115,19 @@ def test_the_deterministic_gradient_is_that_of_the_kernel(
     torch.testing.assert_close(found - 1, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_threads_share_regions_and_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def threads() -> Iterator[int]:
+    """How many threads PyTorch uses, which a test may change."""
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def test_threads_share_regions_and_channels(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     monkeypatch.setattr("swin_dense.ops.roi.SMALLEST_SHARE", 1)
     found = []
     for count in (1, 2, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        torch.set_num_threads(count)
         features = feature_map().requires_grad_()
         pooled = roi_align(features, torch.tensor(ROIS).double(), (2, 3), SCALE)
         upstream = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -124,6 +137,28 @@ def test_threads_share_regions_and_channels(monkeypatch: pytest.MonkeyPatch) -> 
                 assert torch.equal(roi_align(feature_map(), torch.tensor(ROIS).double(), (2, 3), SCALE), pooled)
     assert all(torch.equal(*pair) for some in found[1:] for pair in zip(some, found[0], strict=True))
     assert found[0][1].abs().sum() > 0
+
+
+def test_threads_start_no_threads_of_their_own(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """Each would start as many as PyTorch has: 4,096 on 64 cores."""
+    monkeypatch.setattr("swin_dense.ops.roi.SMALLEST_SHARE", 1)
+    torch.set_num_threads(3)
+    seen = []
+    for name in ("roi_align", "_roi_align_backward"):
+        kernel = getattr(torchvision_kernels, name)
+
+        def noted(*arguments: Any, kernel: Any = kernel) -> torch.Tensor:
+            seen.append((threading.get_ident(), torch.get_num_threads()))
+            pooled: torch.Tensor = kernel(*arguments)
+            return pooled
+
+        monkeypatch.setattr(torchvision_kernels, name, noted)
+    features = feature_map().requires_grad_()
+    roi_align(features, torch.tensor(ROIS).double(), (2, 3), SCALE).sum().backward()
+    assert len(seen) == 6 and threading.get_ident() not in dict(seen)
+    assert {count for _, count in seen} == {1} and torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3  # what other threads begin with
 
 
 def test_roi_align_gradient_from_a_transposed_head_is_right() -> None:
