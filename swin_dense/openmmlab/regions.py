@@ -24,7 +24,8 @@ class StandardRoIHead(roi_heads.StandardRoIHead):  # type: ignore[misc]  # mmdet
     def loss(self, x: Sequence[Tensor], rpn_results_list: Sequence[Any], batch_data_samples: Sequence[Any]) -> Any:
         """The losses of maps (B, C, H_i, W_i) and the proposals of each image."""
         assigner, sampler = self.bbox_assigner, self.bbox_sampler
-        if type(assigner) is not Assigner or not assigner.is_usual or type(sampler) is not Sampler:
+        is_usual = type(assigner) is Assigner and assigner.is_usual and type(sampler) is Sampler
+        if not (is_usual and any(len(one) for one in rpn_results_list)):
             return super().loss(x, rpn_results_list, batch_data_samples)
         instances = [one.gt_instances for one in batch_data_samples]
         sampled = sample_boxes(assigner, sampler, [one.bboxes for one in rpn_results_list], instances)

@@ -241,6 +241,22 @@ def test_the_second_stage_learns_as_mmdet_has_it(counts: Sequence[int], changes:
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("counts", [(3, 1, 20), (0, 2, 0), (0, 0, 0)])
+@pytest.mark.parametrize("proposals", [(0, 0, 0), (5, 0, 3)])
+@pytest.mark.parametrize("added", [True, False])
+def test_images_without_proposals_are_learnt_from_as_mmdet_has_it(
+    counts: Sequence[int], proposals: Sequence[int], added: bool
+) -> None:
+    torch.manual_seed(0)
+    heads = both(built(ROI, {"train_cfg__sampler__add_gt_as_proposals": added}))
+    truth, inputs, boxes = samples(counts), maps(), proposed(proposals)
+    found = []
+    for head in heads:
+        torch.manual_seed(1)
+        found.append(head.loss(inputs, copy.deepcopy(boxes), truth))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("counts", [(3, 1, 20), (0, 2, 0)])
 @pytest.mark.parametrize("added", [True, False])
 def test_heads_of_others_find_all_that_mmdet_says_of_sampled_boxes(counts: Sequence[int], added: bool) -> None:
