@@ -183,6 +183,8 @@ class Model:
         from torchvision.transforms.v2 import functional
 
         model: Any = self.feature_model()
+        if model.feature_specs[0].temporal_stride is not None:
+            raise ConfigError(f"{self.name}: features of videos are those of clips; export_features stores them")
         limits = {} if self.config is None else self.task.test_size(self.config)
         names = [spec.name for spec in model.feature_specs]
         for group in _groups(images, batch_size, each_image, read_image):

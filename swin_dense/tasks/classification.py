@@ -65,7 +65,7 @@ class ClassificationResult(Result):
     def __repr__(self) -> str:
         """Such as `ClassificationResult(tabby 71%, tiger cat 20%, ...)`."""
         shown = [f"{name} {share:.0%}" for name, share in self.top(3)]
-        return f"ClassificationResult({', '.join(shown)}{', ...' if len(self.class_names) > 3 else ''})"
+        return f"{type(self).__name__}({', '.join(shown)}{', ...' if len(self.class_names) > 3 else ''})"
 
     @property
     def label(self) -> int:

@@ -44,8 +44,8 @@ class VideoResult(ClassificationResult):
         >>> import torch
         >>> frames, seconds = torch.zeros(8, 3, 16, 16).byte(), torch.tensor([[0.9, 0.1], [0.2, 0.8]])
         >>> found = VideoResult(frames, torch.tensor([0.55, 0.45]), ("run", "jump"), seconds)
-        >>> found.name, found.timeline(1)
-        ('run', [[('run', 0.9)], [('jump', 0.8)]])
+        >>> found, found.timeline(1)
+        (VideoResult(run 55%, jump 45%), [[('run', 0.9)], [('jump', 0.8)]])
     """
 
     seconds: Tensor | None = None

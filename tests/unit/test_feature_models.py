@@ -77,3 +77,9 @@ def test_features_of_every_family_are_exported(name: str, tmp_path: Path) -> Non
 def test_a_mistyped_variant_is_named() -> None:
     with pytest.raises(ConfigError, match='did you mean "swin_nano"'):
         features_of("swin_nan", random_weights=True)
+
+
+@pytest.mark.filterwarnings("ignore:swin3d_nano")  # no weights are given
+def test_features_of_a_model_of_videos_are_refused_with_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="swin3d_nano: features of videos are those of clips; export_features stores"):
+        swin_dense.load("swin3d_nano", device="cpu").features(torch.zeros(3, 32, 32, dtype=torch.uint8))
