@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -61,7 +62,6 @@ class Pipeline:
     """Our pipeline or mmdet's, in its own process, on one thread."""
 
     def __init__(self, name: str, root: str, images: int) -> None:
-        """Opens the data set."""
         torch.set_num_threads(1)
         self.name, self.epoch = name, 0
         config = load_config(RECIPE, {"data.root": root, "data.keep_empty": True, "data.min_side": 0})
@@ -166,9 +166,12 @@ def benchmark_data(settings: DataSettings) -> dict[str, Any]:
         "left_out": left_out,
         "contestants": {},
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         root = settings.root or str(write_coco(Path(folder) / "coco", settings.images))
-        processes = {name: RemoteContestant(Pipeline, name, root, settings.images) for name in (OURS, *peers)}
+        processes = {
+            name: stack.enter_context(closing(RemoteContestant(Pipeline, name, root, settings.images)))
+            for name in (OURS, *peers)
+        }
         try:
             _check({name: one.call("at_one_size") for name, one in processes.items()})
             for one in processes.values():
@@ -179,16 +182,13 @@ def benchmark_data(settings: DataSettings) -> dict[str, Any]:
             for name, one in processes.items():
                 spread = Spread.of(seconds[name])
                 record["contestants"][name] = {
-                    **{f"{what}_ms": 1000 * getattr(spread, what) for what in ("median", "lowest", "highest")},
+                    **spread.milliseconds("_ms"),
                     "images_per_second": 1 / spread.median,
                     "peak_memory_gib": one.call("peak") / 2**30,
                 }
             record["images"] = processes[OURS].call("count")
         except BenchmarkError as error:
             raise BenchmarkError(f"a pipeline failed: {error}") from error
-        finally:
-            for one in processes.values():
-                one.close()
     done = record["contestants"]
     record["speedup"] = done["mmdet"]["median_ms"] / done[OURS]["median_ms"] if "mmdet" in done else None
     return record

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,6 @@ class Export:
     """Our export or the script with timm, in its own process."""
 
     def __init__(self, name: str, folder: str, weights: str, settings: ExportSettings) -> None:
-        """Makes the model."""
         self.name, self.settings = name, settings
         self.images, self.output = Path(folder), Path(folder).parent / f"features of {name}"
         self.device = torch.device(str(settings.device))
@@ -178,7 +178,7 @@ def benchmark_export(settings: ExportSettings) -> dict[str, Any]:
         "contestants": {},
         "speedup": None,
     }
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder, weights = Path(scratch) / "images", str(Path(scratch) / "weights.pth")
         folder.mkdir()
         random = np.random.default_rng(0)
@@ -187,18 +187,12 @@ def benchmark_export(settings: ExportSettings) -> dict[str, Any]:
         for number in range(settings.images):
             (folder / f"{number:06d}.jpg").write_bytes(pictures[number % len(pictures)])
         processes: dict[str, RemoteContestant] = {}
-        try:
-            for name in (*peers, OURS):
-                processes[name] = RemoteContestant(Export, name, str(folder), weights, settings)
-                processes[name].call("round")  # warms up, and leaves what is compared
-            maps = {name: one.call("first") for name, one in processes.items()}
-            _check(maps)
-            seconds = take_turns(
-                {name: partial(one.call, "round") for name, one in processes.items()}, settings.repeats
-            )
-        finally:
-            for one in processes.values():
-                one.close()
+        for name in (*peers, OURS):
+            one = stack.enter_context(closing(RemoteContestant(Export, name, str(folder), weights, settings)))
+            one.call("round")  # warms up, and leaves what is compared
+            processes[name] = one
+        _check({name: one.call("first") for name, one in processes.items()})
+        seconds = take_turns({name: partial(one.call, "round") for name, one in processes.items()}, settings.repeats)
     for name in (OURS, *peers):
         spread = Spread.of(seconds[name])
         record["contestants"][name] = {**spread.milliseconds("_ms"), "images_per_second": 1 / spread.median}

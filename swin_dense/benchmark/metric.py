@@ -7,10 +7,10 @@ metrics have to agree.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -68,7 +68,6 @@ class CocoEvaluation:
     """One way to score the same detections, in its own process."""
 
     def __init__(self, name: str, settings: MetricSettings) -> None:
-        """Generates ground truth and detections."""
         self.name, self.settings = name, settings
         self.truth, self.found = generate(settings.images, settings.detections, masks=settings.masks)
         self.kinds = ("bbox", "segm") if settings.masks else ("bbox",)
@@ -89,7 +88,7 @@ class CocoEvaluation:
             return seconds
         truth, rows = _copy(self.truth), _copy(self.rows)  # these libraries write into what they are given
         begin = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()):
             self.scores = self.evaluation(truth, rows, self.kinds)
         return time.perf_counter() - begin
 
@@ -102,7 +101,6 @@ class MeanIoUEvaluation:
     """Our mean IoU or mmseg's, in its own process."""
 
     def __init__(self, name: str, settings: MetricSettings) -> None:
-        """Generates label maps."""
         self.name, self.count = name, settings.label_maps
         random = np.random.default_rng(0)
         shapes = [random.integers(0, CLASSES, (12, 16)) for _ in range(MAPS)]
@@ -190,24 +188,19 @@ def benchmark_metric(settings: MetricSettings) -> dict[str, Any]:
 
 def _scores(make: Callable[..., Any], name: str, settings: MetricSettings) -> Any:
     """The metrics that a contestant finds, or what went wrong."""
-    process = RemoteContestant(make, name, settings)
     try:
-        process.call("round")
-        return process.call("results")
+        with closing(RemoteContestant(make, name, settings)) as process:
+            process.call("round")
+            return process.call("results")
     except BenchmarkError as error:
         return error
-    finally:
-        process.close()
 
 
 def _measure(make: Callable[..., Any], names: Sequence[str], settings: MetricSettings) -> dict[str, Any]:
     """Times one metric."""
-    processes = {name: RemoteContestant(make, name, settings) for name in names}
-    try:
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(closing(RemoteContestant(make, name, settings))) for name in names}
         seconds = take_turns({name: partial(one.call, "round") for name, one in processes.items()}, settings.repeats)
-    finally:
-        for one in processes.values():
-            one.close()
     found = {name: asdict(Spread.of(one)) for name, one in seconds.items()}
     rivals = [name for name in names if name != OURS]
     best = min(rivals, key=lambda name: found[name]["median"], default=None)

@@ -44,7 +44,6 @@ class TimeLimit:
     """Seconds that a benchmark may take; None is no limit."""
 
     def __init__(self, seconds: float | None, clock: Clock = time.monotonic) -> None:
-        """Starts counting."""
         self._seconds = seconds
         self._clock = clock
         self._start = clock()

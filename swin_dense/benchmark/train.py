@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -97,7 +98,6 @@ class Meter(Callback):
     """Measures a training from the end of the warm-up on."""
 
     def __init__(self, warm_up: int) -> None:
-        """Takes the number of steps that are not measured."""
         self.warm_up = warm_up
         self.losses: list[torch.Tensor] = []
         self.ends: list[float] = []
@@ -314,14 +314,12 @@ def _add(record: dict[str, Any], where: str, training: Training, limit: TimeLimi
 
 
 def _in_own_process(training: Training, method: str, limit: TimeLimit) -> dict[str, Any]:
-    process = RemoteContestant(_itself, training)
-    try:
-        process.ask(method)
-        return process.receive(limit.left()) or {}
-    except BenchmarkError as error:
-        return {"failed": str(error)}
-    finally:
-        process.close()
+    with closing(RemoteContestant(_itself, training)) as process:
+        try:
+            process.ask(method)
+            return process.receive(limit.left()) or {}
+        except BenchmarkError as error:
+            return {"failed": str(error)}
 
 
 def _itself(training: Training) -> Training:

@@ -91,7 +91,6 @@ class StopAtStep(Callback):
     """Asks for a stop as Ctrl-C does, once a number of optimizer steps is done."""
 
     def __init__(self, step: int) -> None:
-        """Sets the number."""
         self.step = step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -304,7 +304,6 @@ class WholeClassifier(nn.Module):
     """A network from normalised images (B, 3, H, W) to a tuple of its logits."""
 
     def __init__(self, network: SwinClassifier) -> None:
-        """Takes a classifier."""
         super().__init__()
         self.network = network
 

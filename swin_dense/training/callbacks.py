@@ -86,7 +86,6 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        """Sets the decay from one optimizer step to the next."""
 
         def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
             # Lightning's own form, decay * averaged + (1 - decay) * current, rounds even where both are equal: frozen
