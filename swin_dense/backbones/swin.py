@@ -31,6 +31,7 @@ from swin_dense.backbones.options import (
 from swin_dense.backbones.patches import PatchEmbed, resized_position_embedding
 from swin_dense.backbones.rolled import Grid, grid_of
 from swin_dense.backbones.rows import LayerNorm
+from swin_dense.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ class SwinTransformer(nn.Module):
             for index in self.out_indices
         )
 
+        self.in_channels = in_channels
         self.patch_embed = PatchEmbed(self.patch, in_channels, embed_dim)
         self.absolute_pos_embed: nn.Parameter | None = None
         if absolute_position_embedding:
@@ -242,9 +244,13 @@ class SwinTransformer(nn.Module):
 
         Returns:
             One contiguous (B, C_i, H_i, W_i) or (B, C_i, T_i, H_i, W_i) map per entry of `feature_specs`, finest first.
+
+        Raises:
+            DataError: The images have another shape, or are not floating-point numbers.
         """
         if torch.compiler.is_compiling():  # as a part of a larger model
             return self._maps(images, self._grids(images.shape[2:]))
+        self._check(images)
         if self._compiled is None:
             return self._maps(images)
         if self._dynamic:
@@ -252,6 +258,14 @@ class SwinTransformer(nn.Module):
             torch._dynamo.maybe_mark_dynamic(images, (0, *range(2, images.ndim)))
         with _one_graph():
             return self._compiled(images, self._grids(images.shape[2:]))
+
+    def _check(self, images: Tensor) -> None:
+        channels, sides = self.in_channels, "H, W" if len(self.window) == 2 else "T, H, W"
+        if images.ndim != len(self.window) + 2 or images.shape[1] != channels:
+            one = "; a single one is images[None]" if images.ndim == len(self.window) + 1 else ""
+            raise DataError(f"images of shape {tuple(images.shape)}: they must be (B, {channels}, {sides}){one}")
+        if not images.is_floating_point():
+            raise DataError(f"images are {images.dtype}: normalise them first, as (images / 255 - mean) / std")
 
     def compile(self, *, dynamic: bool | None = True, **options: Any) -> None:
         """Compiles the forward pass, in place, as one graph; it is compiled when it is first called.

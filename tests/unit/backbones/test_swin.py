@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from swin_dense.backbones import FeatureSpec, SwinTransformer
 from swin_dense.backbones.block import StageOptions, SwinBlock
 from swin_dense.backbones.windows import window_plan
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, DataError
 
 
 def small_backbone(**options: object) -> SwinTransformer:
@@ -304,3 +305,17 @@ def test_wrong_options_are_refused_by_name(options: dict[str, object], message: 
         both_stages(**options) if "out_indices" not in options else small_backbone(**options)
     assert message in str(error.value)
     assert name in str(error.value) or "num_heads" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 32, 32), "(3, 32, 32): they must be (B, 3, H, W); a single one is images[None]"),
+        (torch.zeros(2, 1, 32, 32), "(2, 1, 32, 32): they must be (B, 3, H, W)"),
+        (torch.zeros(2, 3, 4, 32, 32), "(2, 3, 4, 32, 32): they must be (B, 3, H, W)"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "torch.uint8: normalise them first"),
+    ],
+)
+def test_images_of_another_form_are_refused(images: torch.Tensor, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
+        both_stages()(images)
