@@ -241,7 +241,7 @@ class Archive:
             raise
         except KeyError as error:
             raise DataError(f"{path}: no such member in the zip file") from error
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # a way of packing that Python does not know
             raise DataError(f"{path}: {error}; pack it with store or deflate") from error
         except RuntimeError as error:
             raise DataError(f"{path}: encrypted; pack it without a password") from error

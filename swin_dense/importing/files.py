@@ -96,6 +96,7 @@ def closest(name: str, others: Sequence[str]) -> str | None:
 
     def alike(other: str) -> int:
         theirs = other.split("/")[:-1]
+        # Paths of unlike depth: what the deeper one has beyond the other has no counterpart.
         pairs = (*zip(folders, theirs, strict=False),), (*zip(folders[::-1], theirs[::-1], strict=False),)
         return sum(next((i for i, (a, b) in enumerate(one) if a != b), len(one)) for one in pairs)
 
