@@ -22,7 +22,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from swin_dense.errors import ConfigError, nearest
+from swin_dense.errors import ConfigError, nearest, option
 
 if TYPE_CHECKING:
     from swin_dense.config.classification import ClassificationConfig
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     Config: TypeAlias = DetectionConfig | SegmentationConfig | ClassificationConfig | VideoConfig
 else:
     Config = Any  # a whole config, of any task
+
+SUFFIXES = (".py", ".yml", ".yaml", ".json")
+"""Of config files, as mmengine reads them."""
+
+SHOWN = 5
+"""Run folders that a message names."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
@@ -57,6 +63,11 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     """
     path = Path(name_or_path)
     if os.path.isfile(path):  # unlike Path.is_file it answers for names that no file system takes, too
+        if path.suffix.lower() not in SUFFIXES:
+            run = (
+                f"the run folder that it lies in, {path.parent}" if _is_run(path.parent) else "a config (.py) or a run"
+            )
+            raise ConfigError(f"{path} is no config file; name {run}, and weights with {option('weights', 'FILE')}")
         return path
     name = path.as_posix().removesuffix(".py")
     recipes = {called: path for key, path in list_recipes().items() for called in (key, path.stem)}
@@ -64,17 +75,46 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
         return recipes[name]
     if os.path.isdir(path):
         raise ConfigError(f"{path} is a folder; name a config file, for instance {path / 'config.py'}")
-    near = difflib.get_close_matches(name, recipes, n=3)
+    own = f"{path}.py"
+    near = [own] if os.path.isfile(own) else difflib.get_close_matches(name, recipes, n=3)
+    in_folder = len(path.parts) > 1 and path.parent.name not in {key.partition("/")[0] for key in list_recipes()}
+    if path.suffix != ".py" and near != [own] and (in_folder or not near and _runs_in(path.parent)):
+        raise _missing_run(path)
     hint = f"did you mean {' or '.join(near)}?" if near else "swin-dense configs lists the recipes"
     raise ConfigError(f"{path}: no such config file, and no recipe of that name; {hint}")
 
 
 def config_of_run(folder: Path) -> Path:
     """The config file of a run folder."""
+    if not os.path.exists(folder):
+        raise _missing_run(folder)
     path = folder / "config.py"
     if not path.is_file():
-        raise ConfigError(f"{folder} is no run folder: it holds no config.py")
+        raise ConfigError(f"{folder} is no run folder: it holds no config.py{_named_runs(folder, folder.name)}")
     return path
+
+
+def _missing_run(path: Path) -> ConfigError:
+    """What to say of a run folder that is not there."""
+    folder = path.parent.absolute()
+    there = f"no folder in {folder} is a run" if os.path.isdir(folder) else f"there is no folder {folder}"
+    return ConfigError(f"{path}: no such run folder{_named_runs(path.parent, path.name) or f'; {there}'}")
+
+
+def _named_runs(folder: Path, near: str) -> str:
+    """The end of a message that names the runs in a folder, the nearest to a name first; "" where there are none."""
+    runs = _runs_in(folder)
+    first = difflib.get_close_matches(near, runs, n=SHOWN, cutoff=0)
+    more = f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else ""
+    return f"; the runs in {folder.absolute()} are {', '.join(first)}{more}" if runs else ""
+
+
+def _runs_in(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir() if _is_run(one)) if os.path.isdir(folder) else []
+
+
+def _is_run(folder: Path) -> bool:
+    return os.path.isfile(folder / "config.py") and os.path.isfile(folder / "run.json")
 
 
 @cache

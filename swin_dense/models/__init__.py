@@ -328,9 +328,9 @@ def find_config(
                 raise ConfigError(f"{source} is a backbone variant and has no config keys to change")
             return None, None
         if near := difflib.get_close_matches(str(source), VARIANTS, n=1, cutoff=0.8):
-            if not Path(source).exists():
+            if not os.path.exists(source):
                 raise ConfigError(f'there is no backbone variant "{source}"; did you mean "{near[0]}"?')
-        if Path(source).is_dir():
+        if os.path.isdir(source):  # unlike Path.is_dir it answers for names that no file system takes, too
             folder = Path(source)
             source = config_of_run(folder)
     config = load_config(source, overrides)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swin_dense.config import config_text, find_config, list_recipes, load_config
+from swin_dense.config import config_of_run, config_text, find_config, list_recipes, load_config
 from swin_dense.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -75,6 +76,58 @@ def test_an_unknown_name_is_an_error_with_the_nearest_names(
     with pytest.raises(ConfigError) as caught:
         load_config(name)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("runs/mime", "runs/mime: no such run folder; the runs in {here}/runs are mine, other"),
+        ("runs/ether", "runs/ether: no such run folder; the runs in {here}/runs are other, mine"),
+        ("empty/mine", "empty/mine: no such run folder; no folder in {here}/empty is a run"),
+        ("run/mine", "run/mine: no such run folder; there is no folder {here}/run"),
+        ("runs/mask-rcnn_swin-t_fpn_1x_coco", "no such run folder"),
+        ("runs/mime.py", "runs/mime.py: no such config file"),
+        (
+            "demo/mask-rcnn_swin-nano_shape",
+            "no such config file, and no recipe of that name; did you mean demo/mask-rcnn",
+        ),
+        ("own", "no such config file, and no recipe of that name; did you mean own.py?"),
+        (
+            "runs/mine/weights.safetensors",
+            "is no config file; name the run folder that it lies in, runs/mine, and weights",
+        ),
+        ("own.pth", 'own.pth is no config file; name a config (.py) or a run, and weights with weights="FILE"'),
+    ],
+)
+def test_a_missing_run_folder_names_those_that_are_there(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("runs/mine/config.py", "runs/mine/run.json", "runs/mine/weights.safetensors", "own.py", "own.pth"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    shutil.copytree("runs/mine", "runs/other")
+    Path("empty").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        load_config(name)
+    assert message.format(here=tmp_path) in str(caught.value)
+
+
+def test_a_run_folder_is_judged_by_itself_and_those_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(7):
+        (run := Path(f"runs/run{number}")).mkdir(parents=True)
+        (run / "config.py").touch()
+        (run / "run.json").touch()
+    with pytest.raises(
+        ConfigError, match="runs is no run folder: it holds no config.py; the runs in .*run.* and 2 more$"
+    ):
+        config_of_run(Path("runs"))
+    with pytest.raises(ConfigError, match="runs/run8: no such run folder; the runs in .* are run"):
+        config_of_run(Path("runs/run8"))
+    with pytest.raises(ConfigError, match="no such run folder"):  # in the folder of runs, names alone
+        monkeypatch.chdir("runs")
+        find_config("nun1")
 
 
 def test_a_config_may_be_a_name_a_file_a_dict_or_a_dataclass() -> None:
