@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -20,15 +21,24 @@ from torch.utils.data import Dataset
 
 from swin_dense.errors import DataError
 from swin_dense.images.files import locate, visible
-from swin_dense.images.store import BrightnessError, ImageStore, decode, orientation_of
+from swin_dense.images.store import BrightnessError, ImageError, ImageStore, decode, orientation_of
 from swin_dense.records import Batch, Sample, collate
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
-"""What counts as an image in a folder or zip file; a file that is named itself may have any other suffix."""
+"""What counts as an image in a folder or zip file, as a file without a suffix does that holds one; a file that is named
+itself may have any other suffix."""
+
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jfif", ".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
+"""Suffixes of pictures that are left out of a folder, and said to be: nearly all are of formats that are not read."""
+
+LISTED = (*SUFFIXES, *UNREAD, "")
+"""Suffixes of files that are looked at."""
 
 LISTS = (".txt", ".lst")
 """Suffixes of text files that name an image per line."""
 
+
+logger = logging.getLogger(__name__)
 
 _ADDRESS = re.compile("(https?|s3|gs|ftp):")
 
@@ -54,6 +64,31 @@ class ImageSource:
 @lru_cache(maxsize=64)
 def _store(root: Path) -> ImageStore:
     return ImageStore(root)
+
+
+def image_names(store: ImageStore) -> list[str]:
+    """Names of the images of a store: by their suffix, and without one by what the files hold.
+
+    Pictures of formats that are not read are left out with a warning.
+    """
+    return _images_among(store.names(LISTED), store)
+
+
+def _images_among(names: Sequence[str], store: ImageStore) -> list[str]:
+    suffixes = {name: Path(name).suffix.lower() for name in names}
+    if unread := [name for name, suffix in suffixes.items() if suffix in UNREAD]:
+        advice = "to have them read, save them as JPEG or PNG"
+        logger.warning("%s: left out %d pictures, such as %s; %s", store.root, len(unread), unread[0], advice)
+    return [name for name, suffix in suffixes.items() if suffix in SUFFIXES or not suffix and _opens(store, name)]
+
+
+def _opens(store: ImageStore, name: str) -> bool:
+    """Whether a file begins as an image does."""
+    try:
+        with store.open(name):
+            return True
+    except ImageError:
+        return False
 
 
 def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[ImageSource]:
@@ -94,12 +129,11 @@ def _sources(path: Path, output: Path | None) -> Iterator[ImageSource]:
             yield ImageSource(archive.path, inside)
         elif not inside or archive.has(inside):
             below = f"{inside}/" if inside else ""
-            yield from (
-                ImageSource(archive.path, below + name) for name in visible(archive.names_below(inside), SUFFIXES)
-            )
+            listed = [below + name for name in visible(archive.names_below(inside), LISTED)]
+            yield from (ImageSource(archive.path, name) for name in _images_among(listed, _store(archive.path)))
     elif path.is_dir():
         results = None if output is None or path.resolve().is_relative_to(output.resolve()) else output.resolve()
-        for name in ImageStore(path).names(SUFFIXES):
+        for name in image_names(ImageStore(path)):
             if results is None or not (path.resolve() / name).is_relative_to(results):
                 yield ImageSource(path, name)
     else:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from swin_dense.errors import DataError, nearest
 from swin_dense.images.files import escapes, exists, read_bytes
-from swin_dense.images.finder import SUFFIXES
+from swin_dense.images.finder import SUFFIXES, image_names
 from swin_dense.images.store import ImageStore
 from swin_dense.images.tars import TarImages
 from swin_dense.records import Ragged
@@ -174,7 +174,7 @@ def read_labelled(store: ImageStore, labels: Path | None, classes: ClassList) ->
     names, found, problems = [], [], []
     rows = store.label_rows() if labels is None else label_rows(labels)
     if rows is None:
-        for name in store.names(SUFFIXES):
+        for name in image_names(store):
             folder, slash, _ = name.partition("/")
             if not slash:
                 problems.append(f"{name}: lies in no folder of a class; move it into one")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from swin_dense.errors import DataError, Finding, nearest
-from swin_dense.images.finder import SUFFIXES
+from swin_dense.images.finder import image_names
 from swin_dense.images.labelled import (
     alike,
     class_folders,
@@ -116,7 +116,7 @@ def _open(images: Path, labels: Path | None) -> Split:
             words = dict(rows)
             return Split(store.root, store, words, frozenset((*store.class_names, *words.values())), [])
         if labels is None:
-            names = store.names(SUFFIXES)
+            names = image_names(store)
             words = {name: name.partition("/")[0] for name in names if "/" in name}
             fix = "move it into the folder of its class"
             problems = [

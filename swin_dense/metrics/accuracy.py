@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swin_dense.errors import DataError, option
-from swin_dense.images.finder import SUFFIXES
+from swin_dense.images.finder import image_names
 from swin_dense.images.labelled import read_class_list, read_label_list
 from swin_dense.images.store import ImageStore
 from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
@@ -254,7 +254,7 @@ def _labels_of(truth: Path) -> dict[str, str]:
     """Labels by file name, of a list or of folders."""
     if not truth.is_dir():
         return read_label_list(truth)
-    names = ImageStore(truth).names(SUFFIXES)
+    names = image_names(ImageStore(truth))
     if not names or not all("/" in name for name in names):
         first = next((truth / name for name in names if "/" not in name), truth)
         raise DataError(f"{first}: lies in no folder of a class; name a folder with a folder of images for each class")

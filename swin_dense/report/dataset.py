@@ -14,7 +14,7 @@ from swin_dense.coco.check import CheckReport
 from swin_dense.coco.instances import CocoInstances, read_instances
 from swin_dense.errors import DataError, Finding
 from swin_dense.images.alike import difference_hash, group_alike
-from swin_dense.images.finder import SUFFIXES
+from swin_dense.images.finder import image_names
 from swin_dense.images.labelled import open_images
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.check import SegmentationReport, SplitReport
@@ -286,7 +286,7 @@ def _labelled_sections(split: str, report: Any) -> list[Section]:
     pictures = []
     try:
         store = open_images(Path(report.place))
-        names = store.names(SUFFIXES)
+        names = image_names(store)
     except DataError:
         names = []
     for place in spread(len(names), 2 * SAMPLES):

@@ -174,3 +174,24 @@ def test_a_name_that_no_file_can_have_is_an_error_of_its_image(tmp_path: Path, n
     (tmp_path / "list.txt").write_text(name)
     with pytest.raises(DataError, match="cannot be (looked up|read) .File name too long"):
         ImageFiles([tmp_path / "list.txt"])[0]
+
+
+def test_images_without_a_suffix_are_found_by_what_they_hold(tmp_path: Path) -> None:
+    image, other = picture(tmp_path / "in" / "a.png"), picture(tmp_path / "in" / "b.png")
+    other.rename(other.with_suffix(""))
+    (tmp_path / "in" / "Python notes").write_text("Python")  # Pillow's first look takes it for a PPM
+    (tmp_path / "in" / "LICENSE").touch()
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as file:
+        for path in (tmp_path / "in").iterdir():
+            file.write(path, f"top/in/{path.name}")
+    assert paths(image.parent) == [str(image), str(other.with_suffix(""))]
+    assert paths(tmp_path / "in.zip" / "in") == [str(tmp_path / "in.zip" / "top/in" / name) for name in ("a.png", "b")]
+    assert ImageFiles([tmp_path / "in.zip"])[1].original_size == (4, 6)
+
+
+def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = picture(tmp_path / "a.png")
+    for name in ("b.HEIC", "c.avif", "notes.txt"):
+        (tmp_path / name).touch()
+    assert paths(tmp_path) == [str(image)]
+    assert f"{tmp_path}: left out 2 pictures, such as b.HEIC; to have them read, save them as JPEG" in caplog.text
