@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from swin_dense.errors import ConfigError, TrainingError, nearest
@@ -19,7 +19,7 @@ from swin_dense.files import atomic_write, written
 
 LOGGERS = {
     "csv": "",
-    "tensorboard": "TensorBoardLogger",
+    "tensorboard": "swin_dense.training.plugins.EventsLogger",
     "wandb": "WandbLogger",
     "mlflow": "MLFlowLogger",
     "comet": "CometLogger",
@@ -86,6 +86,15 @@ def _make(
         raise ConfigError(f'{key}: "{path}" cannot be imported ({error}); is its package installed?') from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f'{key}: "{path}" refuses its arguments {arguments}: {error}') from error
+
+
+class EventsLogger(TensorBoardLogger):
+    """TensorBoard's events alone: Lightning adds an `hparams.yaml`, empty here as the run folder holds the config."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes the events out."""
+        super(TensorBoardLogger, self).save()
 
 
 class MetricsTable(Logger):

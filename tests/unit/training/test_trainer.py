@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from swin_dense.config import TrainingConfig, load_config
 from swin_dense.errors import ConfigError
-from swin_dense.training.plugins import MetricsTable
+from swin_dense.training.plugins import EventsLogger, MetricsTable
 from swin_dense.training.trainer import (
     accumulation,
     check_trainer_options,
@@ -115,7 +115,7 @@ def test_milestones_that_a_shorter_training_never_reaches_are_named(
 
 
 def test_loggers_are_named(tmp_path: Path) -> None:
-    assert [type(one) for one in trainer_of(tmp_path).loggers] == [MetricsTable, TensorBoardLogger]
+    assert [type(one) for one in trainer_of(tmp_path).loggers] == [MetricsTable, EventsLogger]
     path = "lightning.pytorch.loggers.CSVLogger"
     mine = {"type": path, "save_dir": str(tmp_path), "name": "mine"}
     assert [type(one) for one in trainer_of(tmp_path, loggers=["csv", mine]).loggers] == [MetricsTable, CSVLogger]
@@ -125,6 +125,15 @@ def test_loggers_are_named(tmp_path: Path) -> None:
         trainer_of(tmp_path, loggers=["tensorbord"])
     with pytest.raises(ConfigError, match="cannot be imported"):
         trainer_of(tmp_path, loggers=["no_such_package.Logger"])
+
+
+def test_tensorboard_leaves_its_events_alone(tmp_path: Path) -> None:
+    _, events = trainer_of(tmp_path).loggers
+    assert isinstance(events, TensorBoardLogger)
+    events.log_metrics({"loss": 1.0}, step=1)
+    events.finalize("success")
+    (file,) = Path(events.log_dir).iterdir()
+    assert file.name.startswith("events.out.tfevents") and file.stat().st_size > 80
 
 
 def test_callbacks_are_named(tmp_path: Path) -> None:
