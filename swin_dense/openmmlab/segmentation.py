@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swin_dense.errors import ConfigError
+from swin_dense.errors import ConfigError, setting
 from swin_dense.openmmlab.model_dicts import build_model
 from swin_dense.openmmlab.quick_heads import QuickHeads
 from swin_dense.openmmlab.registry import mmseg_models
@@ -139,7 +139,9 @@ def _heads(network: Any, auxiliary: bool = True) -> Iterator[tuple[str, Any]]:
 
 
 def _check_preprocessor(preprocessor: Any) -> None:
-    key = "model.data_preprocessor"
+    key, size = "model.data_preprocessor", preprocessor.size
+    if size is not None and not (isinstance(size, (list, tuple)) and [*map(type, size)] == [int, int]):
+        raise ConfigError(f"{key}.size is {size!r}; set it to (height, width) of the training crop")
     if (preprocessor.size is None) == (preprocessor.size_divisor is None):
         raise ConfigError(f"{key}: set size=(height, width), that of the training crop, or else size_divisor")
     if preprocessor.test_cfg:
@@ -167,11 +169,15 @@ def _check_head(key: str, head: Any, padding_label: int) -> None:
 
 
 def _check_crop_size(batch: Batch, size: tuple[int, int]) -> None:
+    largest = tuple(max(one[side] for one in batch.sizes) for side in (0, 1))
+    key = setting("model.data_preprocessor.size", largest)
     for name, (height, width) in zip(batch.file_names, batch.sizes, strict=True):
         if height > size[0] or width > size[1]:
             raise ConfigError(
-                f"model.data_preprocessor.size is {tuple(size)}, but {name} comes as {height}x{width}; set it to the "
-                "size of the training crop, augmentation.crop_size"
+                f"{name} comes as {height}x{width}, more than model.data_preprocessor.size, {tuple(size)}, to which "
+                f"training images are padded: make it the size of the training crops, {key} (augmentation.crop_size), "
+                f"or with a data module of your own cut such crops: train_transform=official_transform({tuple(size)}), "
+                "of swin_dense.data.segmentation_transforms"
             )
 
 

@@ -253,5 +253,13 @@ def test_batch_norms_that_see_a_single_pixel_of_a_single_image_are_refused_with_
 def test_images_larger_than_the_crop_of_the_model_are_refused(segmenter: OpenMMLabSegmenter) -> None:
     model = demo_model()
     model["data_preprocessor"]["size"] = (64, 80)
-    with pytest.raises(ConfigError, match=r"size is \(64, 80\), but 0.jpg comes as 64x96"):
+    with pytest.raises(ConfigError, match=r"0.jpg comes as 64x96, .*size, \(64, 80\), .*size\": \(64, 96\)"):
         OpenMMLabSegmenter(model, CLASSES).losses(batch())
+
+
+@pytest.mark.parametrize("size", [64, (64,), "64"])
+def test_a_crop_that_is_no_height_and_width_is_refused(size: object) -> None:
+    model = demo_model()
+    model["data_preprocessor"]["size"] = size
+    with pytest.raises(ConfigError, match=r"size is .*64.*; set it to \(height, width\) of the training crop"):
+        OpenMMLabSegmenter(model, CLASSES)
