@@ -124,7 +124,7 @@ class ADE20KDataModule(ImageDataModule):
         test_transform: Transform | None = None,
         batch_size: int = 2,
         eval_batch_size: int = 1,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         seed: int = 0,
         limit_images: int | None = None,
     ) -> None:
@@ -146,7 +146,8 @@ class ADE20KDataModule(ImageDataModule):
                 leaves the images as they are, too.
             batch_size: Training images per device.
             eval_batch_size: Validation images per device.
-            num_workers: Reading processes per device; 0 reads in the training process.
+            num_workers: Reading processes per device; 0 reads in the training process, None has one for each core, up
+                to four.
             seed: Order and randomness of the training samples derive from it.
             limit_images: Use only the first images of training and of validation, to see whether a model can overfit.
 

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from swin_dense.data.loaders import BatchLoader, ResumableLoader, evaluation_loader, train_loader
+from swin_dense.data.loaders import BatchLoader, ResumableLoader, evaluation_loader, fitting_workers, train_loader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, check_lowest
@@ -44,7 +44,7 @@ class ImageDataModule(LightningDataModule):
         test_transform: Transform,
         batch_size: int,
         eval_batch_size: int,
-        num_workers: int,
+        num_workers: int | None,
         seed: int,
         limit_images: int | None,
     ) -> None:
@@ -54,7 +54,7 @@ class ImageDataModule(LightningDataModule):
         self.test_transform = test_transform
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.num_workers = num_workers
+        self.num_workers = fitting_workers() if num_workers is None else num_workers
         self.seed = seed
         self.limit_images = limit_images
         self.path_notes: dict[Path, str] = {}

@@ -51,7 +51,7 @@ class CocoDataModule(ImageDataModule):
         test_transform: Transform | None = None,
         batch_size: int = 2,
         eval_batch_size: int = 1,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         masks: bool = True,
         train_stuff: Path | None = None,
         seed: int = 0,
@@ -76,7 +76,8 @@ class CocoDataModule(ImageDataModule):
             test_transform: Applied to validation samples; None leaves them as they are, as `DetectorModule` resizes.
             batch_size: Training images per device.
             eval_batch_size: Validation images per device.
-            num_workers: Reading processes per device; 0 reads in the training process.
+            num_workers: Reading processes per device; 0 reads in the training process, None has one for each core, up
+                to four.
             masks: Whether instances have masks; detectors of boxes alone need none, and the annotations may lack them.
             train_stuff: Folder or zip file of label maps of the training images, as `CocoDataset` takes it.
             seed: Order and randomness of the training samples derive from it.

@@ -90,7 +90,7 @@ class ImageNetDataModule(ImageDataModule):
         test_transform: Transform | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 64,
-        num_workers: int = 4,
+        num_workers: int | None = None,
         seed: int = 0,
         limit_images: int | None = None,
     ) -> None:
@@ -110,7 +110,8 @@ class ImageNetDataModule(ImageDataModule):
                 side of 256. All must come out with one size.
             batch_size: Training images per device.
             eval_batch_size: Validation images per device.
-            num_workers: Reading processes per device; 0 reads in the training process.
+            num_workers: Reading processes per device; 0 reads in the training process, None has one for each core, up
+                to four.
             seed: Order and randomness of the training samples derive from it.
             limit_images: Use only the first images of training and of validation, to see whether a model can overfit.
 

@@ -122,7 +122,7 @@ class VideoDataModule(ImageDataModule):
         skip_broken: bool = False,
         batch_size: int = 8,
         eval_batch_size: int = 1,
-        num_workers: int = 4,
+        num_workers: int | None = None,
         seed: int = 0,
         limit_images: int | None = None,
     ) -> None:
@@ -146,7 +146,8 @@ class VideoDataModule(ImageDataModule):
                 Validation videos that cannot be decoded always are.
             batch_size: Training videos per device.
             eval_batch_size: Validation videos per device.
-            num_workers: Reading processes per device; 0 reads in the training process.
+            num_workers: Reading processes per device; 0 reads in the training process, None has one for each core, up
+                to four.
             seed: Order and randomness of the training samples derive from it.
             limit_images: Use only the first videos of training and of validation, to see whether a model can overfit.
 

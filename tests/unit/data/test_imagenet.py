@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ def test_labels_are_those_of_the_folders(root: Path) -> None:
     for batch in data.val_dataloader():
         assert batch.images.shape[1:] == (3, 224, 224)
         assert [data.class_names[label] for label in batch.labels] == [name.split("/")[0] for name in batch.file_names]
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 2), (64, 4)])
+def test_reading_processes_fit_the_machine_unless_they_are_named(
+    cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert ImageNetDataModule("root").num_workers == expected
+    assert ImageNetDataModule("root", num_workers=8).num_workers == 8
+
+
+def test_images_without_a_suffix_are_learnt_from(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "data")
+    image = next((tmp_path / "data" / "train").glob("*/*.*"))
+    expected, data = (ImageNetDataModule(place, num_workers=0) for place in (root, tmp_path / "data"))
+    image.rename(image.with_suffix(""))
+    for one in (expected, data):
+        one.setup("fit")
+    assert sorted(data.train_dataset.labels.tolist()) == sorted(expected.train_dataset.labels.tolist())
 
 
 @pytest.mark.parametrize("size", [(300, 500), (224, 224), (100, 90)])
