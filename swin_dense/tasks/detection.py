@@ -50,6 +50,8 @@ class DetectionResult(Result):
         >>> found = DetectionResult(torch.zeros(3, 16, 16, dtype=torch.uint8), one, ("cat", "dog"), (17, 18))
         >>> found.names, found.boxes.tolist()
         (['dog'], [[2.0, 2.0, 8.0, 6.0]])
+        >>> [one.names for one in found], found[found.scores > 0.95]
+        ([['dog']], DetectionResult())
         >>> found.to_coco(image_id=7)[0]["bbox"]
         [2.0, 2.0, 6.0, 4.0]
         >>> found.draw().size >= (16, 16)
@@ -63,6 +65,14 @@ class DetectionResult(Result):
 
     def __len__(self) -> int:
         return len(self.detections)
+
+    def __getitem__(self, index: Any) -> DetectionResult:
+        """Some of the objects: one by its position, several by a slice, a list of positions, or a mask."""
+        found = self.detections
+        kept = np.arange(len(self))[np.asarray(index) if isinstance(index, Tensor) else index].flatten()
+        masks = None if found.masks is None else [found.masks[i] for i in kept]
+        some = Detections(found.boxes[kept], found.scores[kept], found.labels[kept], masks)
+        return replace(self, detections=some)
 
     def __repr__(self) -> str:
         """Such as `DetectionResult(person 0.98, dog 0.71)`."""
@@ -140,10 +150,7 @@ class DetectionResult(Result):
 
     def above(self, threshold: float) -> DetectionResult:
         """The objects whose score is at least `threshold`."""
-        kept = int((self.scores >= threshold).sum())  # best first
-        found = self.detections
-        masks = None if found.masks is None else found.masks[:kept]
-        return replace(self, detections=Detections(found.boxes[:kept], found.scores[:kept], found.labels[:kept], masks))
+        return self[self.scores >= threshold]
 
 
 class DetectionTask(Task[DetectionConfig]):
