@@ -244,10 +244,19 @@ def _build(options: dict[str, Any]) -> Trainer:
         # torchrun and Slurm say how many nodes take part; a single machine says nothing.
         "num_nodes": int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1),
     }
+    interactive = hasattr(sys, "ps1") and "strategy" not in options
+    if interactive and options.get("devices", "auto") == "auto":
+        options = {**options, "devices": 1}
     try:
-        return Trainer(**{**defaults, **options})
+        trainer = Trainer(**{**defaults, **options})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    if interactive and trainer.world_size > 1:  # forks cannot use a CUDA that is in use, and their scores stay there
+        raise ConfigError(
+            f"trainer.devices: a notebook, or an interactive Python, computes on one device, not on "
+            f"{trainer.world_size}; use several from a script, or with swin-dense in a terminal"
+        )
+    return trainer
 
 
 def _precision(wanted: str, options: Mapping[str, Any]) -> str:

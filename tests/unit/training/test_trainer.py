@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,23 @@ def test_milestones_that_a_shorter_training_never_reaches_are_named(
     assert said == [
         f"schedule.milestones: {late} lie behind the last of {epochs} epochs: no step down of the learning rate there"
     ] * bool(late)
+
+
+def test_a_notebook_computes_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def several(**options: Any) -> Trainer:
+        """As where the devices of the machine are two."""
+        return Trainer(**{**options, "devices": 2 if (wanted := options.get("devices", "auto")) == "auto" else wanted})
+
+    two = {"trainer__devices": 2, "trainer__strategy": "ddp_notebook"}
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "ps1", ">>> ", raising=False)
+        assert trainer_of(tmp_path, **two).world_size == 2
+    monkeypatch.setattr("swin_dense.training.trainer.Trainer", several)
+    assert evaluation_trainer(device="cpu").world_size == 2
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    assert evaluation_trainer(device="cpu").world_size == 1
+    with pytest.raises(ConfigError, match=r"a notebook, .* on one device, not on 2; use several from"):
+        evaluation_trainer(2, device="cpu")
 
 
 def test_loggers_are_named(tmp_path: Path) -> None:
