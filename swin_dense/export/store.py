@@ -61,6 +61,8 @@ class FeatureStore(Dataset[dict[str, Any]]):
         >>> store = FeatureStore(folder / "features", names=("stage2", "stage4.pool"))
         >>> len(store), store.names
         (1, ('stage2', 'stage4.pool'))
+        >>> str(store).endswith("1 images, stage2, stage4.pool)")
+        True
         >>> store[0]["stage2"].shape  # ceil(50 / 8) x ceil(70 / 8) cells
         torch.Size([64, 7, 9])
         >>> store.read(0, "stage2", np.s_[:, 0, :3]).shape  # reads this part alone
@@ -101,6 +103,10 @@ class FeatureStore(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __repr__(self) -> str:
+        """Such as `FeatureStore(features/val: 4 images, stage1, stage2)`."""
+        return f"FeatureStore({self.folder}: {len(self)} {self.items}, {', '.join(self.names)})"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The features of one image by name, and its path."""
