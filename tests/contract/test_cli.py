@@ -24,7 +24,7 @@ DEMO = str(Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn
         (("train", DEMO, "--data", "absent"), "absent/"),
         (("train", DEMO, "--devices", "two"), "--devices takes a number"),
         (("train", DEMO, "--resume", "absent"), "--resume RUN, which continues with the config in RUN"),
-        (("train", "--resume", "absent"), "absent is no run folder"),
+        (("train", "--resume", "absent"), "absent: no such run folder; no folder in "),
         (("evaluate", DEMO), "name its weights with --weights FILE"),
         (("evaluate",), "evaluate takes either RUN, CONFIG --weights FILE, or --gt FILE"),
         (("evaluate", "--gt", "absent.json", "--predictions", "absent.json"), "absent.json"),

@@ -12,7 +12,7 @@ from torch import nn
 
 from swin_dense.config import Config, load_config
 from swin_dense.data.shapes import CLASS_NAMES, write_shapes
-from swin_dense.errors import DataError, WeightsError
+from swin_dense.errors import ConfigError, DataError, WeightsError
 from swin_dense.models import labels_of, load, load_whole
 from swin_dense.tasks.base import Labels
 from swin_dense.weights import save_weights
@@ -57,6 +57,12 @@ def test_weights_of_other_classes_are_refused_in_every_format(network: nn.Module
 def test_the_name_of_published_weights_that_is_no_file_is_answered_with_how_to_fetch_them() -> None:
     with pytest.raises(WeightsError, match="there is no file swin_t; .* swin-dense weights fetch swin_t, which"):
         load(settings("detection", "absent"), "swin_t")
+
+
+@pytest.mark.parametrize("name", ["runs/" + "a" * 5000, "a" * 5000 + "/run", "runs/nul\0", "runs/mine/best.ckpt"])
+def test_what_is_no_run_folder_is_said_to_be_none(name: str) -> None:
+    with pytest.raises(ConfigError, match="no such run folder"):
+        load(name)
 
 
 def test_weights_that_name_no_classes_in_json_are_refused(network: nn.Module, tmp_path: Path) -> None:

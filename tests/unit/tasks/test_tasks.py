@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from swin_dense.config import load_config
 from swin_dense.config.detection import AugmentationConfig, DetectionInferenceConfig
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.records import Sample
+from swin_dense.openmmlab.detection import encode_masks
+from swin_dense.records import Detections, Sample
 from swin_dense.tasks import detection
+from swin_dense.tasks.detection import DetectionResult
 from swin_dense.training import trainer as trainers
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -43,6 +46,22 @@ def photo(height: int, width: int) -> Sample:
 
 def aspect(sample: Sample) -> float:
     return sample.size[1] / sample.size[0]
+
+
+def test_objects_are_taken_by_position_slice_and_mask() -> None:
+    masks = encode_masks(torch.arange(32).view(4, 8) < torch.arange(3).view(3, 1, 1))
+    scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([1, 0, 1])
+    some = Detections(torch.arange(12.0).view(3, 4), scores, labels, masks)
+    found = DetectionResult(torch.zeros(3, 4, 8, dtype=torch.uint8), some, ("cat", "dog"), (17, 18))
+    assert [one.names for one in found] == [["dog"], ["cat"], ["dog"]] and len(found) == 3
+    assert torch.equal(found[-1].boxes, found.boxes[-1:]) and found.masks is not None
+    assert torch.equal(torch.cat([one.masks for one in found if one.masks is not None]), found.masks)
+    assert found[labels == 1].scores.tolist() == found[[0, 2]].scores.tolist() == scores[::2].tolist()
+    assert found[::-1].scores.tolist() == scores.flip(0).tolist() and not found[:0]
+    boxes = replace(found, detections=replace(some, masks=None))
+    assert boxes[1].masks is None and boxes[1].to_coco()[0]["category_id"] == 17
+    with pytest.raises(IndexError):
+        found[3]
 
 
 def test_the_official_policy_resizes_or_crops_with_equal_chance_and_flips_half_the_images() -> None:
