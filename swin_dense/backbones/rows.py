@@ -143,13 +143,18 @@ def is_plain(layer: nn.Module) -> bool:
 
     Adapters do that to a layer or its `forward`, and quantisation to its weight.
     """
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    hooks = hooks or has_hooks_of_all_modules()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return (
         type(layer) in (LayerNorm, Mlp, nn.Linear, nn.Conv2d, nn.Conv3d)
         and all(type(one) in (nn.Parameter, Tensor, NoneType) for one in layer._parameters.values())
-        and not (hooks or "forward" in vars(layer))
+        and runs_alone(layer)
     )
+
+
+def runs_alone(module: nn.Module) -> bool:
+    """Whether a call of a module is the `forward` of its class and nothing else."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    hooks = hooks or has_hooks_of_all_modules()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return not (hooks or "forward" in vars(module))
 
 
 def needs_gradient(module: nn.Module, tokens: Tensor) -> bool:

@@ -15,16 +15,41 @@ from typing import Any
 import numpy as np
 import torch
 from mmdet.models import dense_heads
+from mmdet.models.losses import (
+    BalancedL1Loss,
+    CIoULoss,
+    CrossEntropyLoss,
+    DIoULoss,
+    FocalLoss,
+    GIoULoss,
+    IoULoss,
+    L1Loss,
+    SmoothL1Loss,
+)
+from mmdet.models.task_modules import AnchorGenerator
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.backbones.rows import is_plain
+from swin_dense.backbones.rows import is_plain, runs_alone
 from swin_dense.openmmlab.plain.boxes import Maps, rows_of
 from swin_dense.openmmlab.sampling import Assigner, Sampler
 from swin_dense.ops.nms import nms
+
+LOSSES = (
+    CrossEntropyLoss,
+    FocalLoss,
+    L1Loss,
+    SmoothL1Loss,
+    BalancedL1Loss,
+    IoULoss,
+    GIoULoss,
+    DIoULoss,
+    CIoULoss,
+)
+"""Losses to which each anchor adds a term of its own: those that do not count add nothing."""
 
 
 class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
@@ -50,11 +75,15 @@ class RPNHead(dense_heads.RPNHead):  # type: ignore[misc]  # mmdet has no types
         return (
             type(self.assigner) is Assigner
             and self.assigner.is_usual
-            and type(self.sampler) is Sampler
+            and type(self.sampler) is Sampler  # asked to add objects, mmdet's takes them for anchors, and fails
+            and type(self.prior_generator) is AnchorGenerator
+            and not self.prior_generator.use_box_type
+            and all(type(one) in LOSSES and one.reduction == "mean" for one in (self.loss_cls, self.loss_bbox))
             and type(self.bbox_coder) is DeltaXYWHBBoxCoder
             and not self.bbox_coder.use_box_type
             and settings.nms.keys() <= {"type", "iou_threshold"}
             and settings.nms.get("type", "nms") == "nms"
+            and runs_alone(self)
             and all(is_plain(one) for one in (self.rpn_conv, self.rpn_cls, self.rpn_reg))
         )
 

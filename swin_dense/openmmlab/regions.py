@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from mmdet.models import roi_heads
 from mmdet.models.task_modules.samplers import SamplingResult
+from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -28,7 +29,8 @@ class StandardRoIHead(roi_heads.StandardRoIHead):  # type: ignore[misc]  # mmdet
         if not (is_usual and any(len(one) for one in rpn_results_list)):
             return super().loss(x, rpn_results_list, batch_data_samples)
         instances = [one.gt_instances for one in batch_data_samples]
-        sampled = sample_boxes(assigner, sampler, [one.bboxes for one in rpn_results_list], instances)
+        proposals = [get_box_tensor(one.bboxes) for one in rpn_results_list]
+        sampled = sample_boxes(assigner, sampler, proposals, instances)
         found = self.bbox_loss(x, sampled)
         losses = dict(found["loss_bbox"])
         if self.with_mask:
@@ -110,7 +112,7 @@ def box_targets(head: Any, sampling_results: Sequence[Any], rcnn_train_cfg: Any,
     """What boxes are to become: labels, their weights, and boxes with theirs: `BBoxHead.get_targets` of mmdet."""
     counts = [(len(one.pos_priors), len(one.neg_priors)) for one in sampling_results]
     priors, boxes, wanted = (
-        torch.cat([getattr(one, name) for one in sampling_results])
+        torch.cat([get_box_tensor(getattr(one, name)) for one in sampling_results])
         for name in ("pos_priors", "pos_gt_bboxes", "pos_gt_labels")
     )
     positive = np.repeat(np.tile([True, False], len(counts)), np.array(counts).flatten())

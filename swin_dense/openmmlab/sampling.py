@@ -6,7 +6,7 @@ Shapes: N boxes, K objects of an image.
 from __future__ import annotations
 
 import torch
-from mmdet.models.task_modules.assigners import AssignResult, MaxIoUAssigner
+from mmdet.models.task_modules.assigners import AssignResult, BboxOverlaps2D, MaxIoUAssigner
 from mmdet.models.task_modules.samplers import RandomSampler
 from torch import Tensor
 
@@ -18,15 +18,21 @@ class Assigner(MaxIoUAssigner):  # type: ignore[misc]  # mmdet has no types
     def is_usual(self) -> bool:
         """Whether the objects follow from the IoU alone, by `numbers`."""
         return bool(
-            self.gt_max_assign_all
+            self._is_known
+            and type(self.iou_calculator) is BboxOverlaps2D
             and self.perm_repeat_gt_cfg is None
             and self.gpu_assign_thr <= 0
             and self.ignore_iof_thr <= 0
         )
 
+    @property
+    def _is_known(self) -> bool:
+        """Whether `numbers` knows the options; of a threshold of another type mmdet makes no negative boxes."""
+        return bool(self.gt_max_assign_all and isinstance(self.neg_iou_thr, float | tuple))
+
     def assign_wrt_overlaps(self, overlaps: Tensor, gt_labels: Tensor) -> AssignResult:
         """The object of each box, from the IoU (K, N): its number from 1 on, 0 for none, -1 for neither."""
-        if not overlaps.numel() or not self.gt_max_assign_all:
+        if not overlaps.numel() or not self._is_known:
             return super().assign_wrt_overlaps(overlaps, gt_labels)
         best, found = self.numbers(overlaps)
         labels = torch.where(found > 0, gt_labels[(found - 1).clamp(min=0)], -1)

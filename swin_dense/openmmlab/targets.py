@@ -21,6 +21,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.task_modules.assigners import MaxIoUAssigner
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import get_box_tensor
 from mmdet.structures.mask import BitmapMasks
 from numpy.typing import NDArray
 from torch import Tensor
@@ -99,7 +100,7 @@ def mask_targets(sampling_results: Sequence[Any], batch_gt_instances: Sequence[A
     size = _pair(rcnn_train_cfg.mask_size)
     found = []
     for sampled, instances in zip(sampling_results, batch_gt_instances, strict=True):
-        boxes, objects, bitmaps = sampled.pos_priors, sampled.pos_assigned_gt_inds, instances.masks
+        boxes, objects, bitmaps = get_box_tensor(sampled.pos_priors), sampled.pos_assigned_gt_inds, instances.masks
         if not len(boxes):
             found.append(boxes.new_zeros(0, 1, *size))
             continue

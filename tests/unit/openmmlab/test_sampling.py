@@ -23,6 +23,8 @@ from swin_dense.openmmlab.targets import without_waits
         {"neg_iou_thr": 0.3, "min_pos_iou": 0.6},
         {"neg_iou_thr": 0.7, "match_low_quality": False},
         {"neg_iou_thr": 0.3, "gt_max_assign_all": False},
+        {"neg_iou_thr": [0.1, 0.4]},
+        {"neg_iou_thr": 1},
     ],
 )
 def test_boxes_are_assigned_as_by_mmdet(objects: int, options: dict[str, Any]) -> None:

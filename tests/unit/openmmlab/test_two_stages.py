@@ -168,8 +168,12 @@ def test_the_first_stage_learns_and_proposes_as_mmdet_has_it(counts: Sequence[in
     [
         {"test_cfg__nms": {"type": "soft_nms", "iou_threshold": 0.7}},
         {"train_cfg__assigner__ignore_iof_thr": 0.5},
+        {"train_cfg__assigner__neg_iou_thr": [0.1, 0.3]},  # a list: mmdet takes no anchor for a negative one
         {"train_cfg__sampler": {"type": "PseudoSampler"}},
         {"num_convs": 2},
+        {"anchor_generator__use_box_type": True},
+        {"loss_cls": {"type": "GHMC", "use_sigmoid": True}},
+        {"loss_bbox": {"type": "L1Loss", "reduction": "none"}},
     ],
 )
 def test_a_first_stage_with_other_parts_is_left_to_mmdet(changes: Mapping[str, Any]) -> None:
@@ -180,15 +184,20 @@ def test_a_first_stage_with_other_parts_is_left_to_mmdet(changes: Mapping[str, A
         torch.manual_seed(1)
         losses, proposals = head.loss_and_predict(inputs, truth, proposal_cfg=head.test_cfg)
         assert len(losses["loss_rpn_cls"]) == len(STRIDES)  # mmdet's, level by level
-        found.append([*losses["loss_rpn_cls"], *(one.bboxes for one in proposals)])
+        found.append([*losses["loss_rpn_cls"], *losses["loss_rpn_bbox"], *(one.bboxes for one in proposals)])
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-def test_a_first_stage_with_a_hook_calls_it_for_all_anchors() -> None:
+@pytest.mark.parametrize("part", ["rpn_conv", ""])
+def test_a_first_stage_with_a_hook_calls_it_for_all_anchors(part: str) -> None:
     torch.manual_seed(0)
     _, head = both(built(RPN, {}))
     seen = []
-    head.rpn_conv.register_forward_hook(lambda layer, inputs, output: seen.append(output.requires_grad))
+
+    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
+        seen.extend(one.requires_grad for one in ([output] if part else output[0]))
+
+    head.get_submodule(part).register_forward_hook(note)
     head.loss_and_predict(maps(), samples((3, 1, 4)), proposal_cfg=head.test_cfg)
     assert seen == [True] * len(STRIDES)
 
@@ -223,6 +232,8 @@ def proposed(counts: Sequence[int]) -> list[InstanceData]:
         {"train_cfg__sampler__add_gt_as_proposals": False, "train_cfg__sampler__neg_pos_ub": 2},
         {"bbox_head__reg_decoded_bbox": True, "bbox_head__loss_bbox": {"type": "GIoULoss"}},
         {"bbox_head__reg_class_agnostic": True, "mask_head": None, "mask_roi_extractor": None},
+        {"train_cfg__assigner__neg_iou_thr": [0.1, 0.3]},
+        {"train_cfg__assigner__iou_calculator": {"type": "BboxOverlaps2D_GLIP"}},
     ],
 )
 def test_the_second_stage_learns_as_mmdet_has_it(counts: Sequence[int], changes: Mapping[str, Any]) -> None:
@@ -239,6 +250,27 @@ def test_the_second_stage_learns_as_mmdet_has_it(counts: Sequence[int], changes:
     for name, expected in found[0][0].items():
         torch.testing.assert_close(found[1][0][name], expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
+
+
+def test_proposals_may_be_boxes_of_mmdet() -> None:
+    from mmdet.structures.bbox import HorizontalBoxes  # once mmdet can be imported
+
+    torch.manual_seed(0)
+    heads = both(built(ROI, {"train_cfg__sampler__add_gt_as_proposals": False}))
+    truth, inputs, found = samples((3, 1, 20)), maps(), []
+    for change in (None, "assigner"):  # all of ours, and ours behind mmdet's own sampling
+        if change:
+            for head in heads:
+                head.bbox_assigner.perm_repeat_gt_cfg = {}
+        torch.manual_seed(0)
+        boxes = proposed((90, 40, 7))
+        for one in boxes:
+            one.bboxes = HorizontalBoxes(one.bboxes)
+        for head in heads:
+            torch.manual_seed(1)
+            found.append(head.loss(inputs, copy.deepcopy(boxes), truth))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(found[3], found[2], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("counts", [(3, 1, 20), (0, 2, 0), (0, 0, 0)])
