@@ -10,6 +10,7 @@ import io
 import json
 import operator
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,7 +124,10 @@ class Accuracy:
 
     def confusion(self) -> NDArray[np.int64]:
         """(K, K) images by true (row) and surest class (column), of all ranks; every rank has to call it."""
-        return _confusion(self._gathered(), len(self._class_names))
+        rows, count = self._gathered(), len(self._class_names)
+        codes = torch.tensor([row.label * count + row.best[0] for row in rows], dtype=torch.int64)
+        matrix: NDArray[np.int64] = torch.bincount(codes, minlength=count * count).view(count, count).numpy()
+        return matrix
 
     def results(self) -> list[dict[str, Any]]:
         """The surest classes of the images of all ranks, in the order of ids; every rank has to call it.
@@ -164,27 +168,23 @@ class Accuracy:
 
 def accuracy_scores(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, Any]:
     """The scores of images, each with its true class and its surest classes; see `Accuracy.compute`."""
-    matrix = _confusion(rows, len(class_names))
+    surest: list[Counter[int]] = [Counter() for _ in class_names]  # a matrix of ImageNet-22K's classes takes 4 GB
+    for row in rows:
+        surest[row.label][row.best[0]] += 1
     per_class: dict[str, Any] = {}
-    for label, name in enumerate(class_names):
-        images = int(matrix[label].sum())
-        wrong = [(int(matrix[label, other]), int(other)) for other in np.flatnonzero(matrix[label]) if other != label]
+    for label, (name, found) in enumerate(zip(class_names, surest, strict=True)):
+        images, right = found.total(), found.pop(label, 0)
+        wrong = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
         per_class[name] = {
-            "accuracy": float(matrix[label, label] / images) if images else float("nan"),
+            "accuracy": right / images if images else float("nan"),
             "images": images,
-            "taken_for": {class_names[other]: n for n, other in sorted(wrong, key=lambda pair: (-pair[0], pair[1]))},
+            "taken_for": {class_names[other]: count for other, count in wrong},
         }
     return {
         "top1": sum(row.label == row.best[0] for row in rows) / len(rows),
         "top5": sum(row.label in row.best for row in rows) / len(rows),
         "per_class": per_class,
     }
-
-
-def _confusion(rows: Sequence[Row], count: int) -> NDArray[np.int64]:
-    codes = torch.tensor([row.label * count + row.best[0] for row in rows], dtype=torch.int64)
-    matrix: NDArray[np.int64] = torch.bincount(codes, minlength=count * count).view(count, count).numpy()
-    return matrix
 
 
 def evaluate_predicted_classes(truth: Path, predictions: Path, *, classes: Path | None = None) -> dict[str, Any]:

@@ -202,10 +202,16 @@ def _refuse_downloads(model: Any, key: str) -> None:
                 f"{key}.init_cfg: no weights are fetched while a model is built; set it to None and pass "
                 f"{option('weights', 'FILE')}"
             )
-        if model.get("pretrained"):
+        for name in ("pretrained", "teacher_ckpt"):
+            if model.get(name):
+                raise ConfigError(
+                    f"{key}.{name}: no weights are fetched while a model is built; leave it out and pass "
+                    f"{option('weights', 'FILE')}"
+                )
+        if model.get("language_model"):
             raise ConfigError(
-                f"{key}.pretrained: no weights are fetched while a model is built; leave it out and pass "
-                f"{option('weights', 'FILE')}"
+                f"{key}.language_model: it would be fetched, and data here has no texts to find objects by; choose a "
+                "detector of classes alone"
             )
         for name, value in model.items():
             _refuse_downloads(value, f"{key}.{name}")

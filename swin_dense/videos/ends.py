@@ -16,6 +16,9 @@ BOXES = frozenset((b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip"
 EBML, SEGMENT = 0x1A45DFA3, 0x18538067
 """The two elements at the top of Matroska and WebM files."""
 
+UNSTATED = 2**32 - 1
+"""What FFmpeg leaves for the length of an AVI file that it cannot come back to, such as a pipe."""
+
 
 def missing_bytes(path: Path) -> int:
     """How many bytes an MP4, QuickTime, Matroska, WebM or AVI file lacks at its end; 0 where it does not say."""
@@ -24,7 +27,8 @@ def missing_bytes(path: Path) -> int:
         start = file.read(12)
         file.seek(0)
         if start[:4] == b"RIFF" and start[8:] == b"AVI ":
-            end = 8 + int.from_bytes(start[4:8], "little")
+            length = int.from_bytes(start[4:8], "little")
+            end = 0 if length == UNSTATED else 8 + length
         elif start[:4] == EBML.to_bytes(4, "big"):
             end = _matroska_end(file, size)
         else:

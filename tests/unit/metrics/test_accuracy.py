@@ -49,6 +49,17 @@ def test_the_numbers_are_those_of_scikit_learn() -> None:
     assert sum(one["images"] for one in result["per_class"].values()) == len(IMAGE_IDS)
 
 
+def test_many_classes_need_no_matrix_of_them() -> None:
+    count = 200_000  # of which a matrix takes 320 GB
+    metric = Accuracy([str(number) for number in range(count)], [1, 2, 3])
+    scores = torch.zeros(3, count)
+    scores[:2, 7], scores[2, 9] = 1.0, 1.0
+    metric.update([1, 2, 3], scores, [7, 9, 9])
+    found = metric.compute()
+    assert found["top1"] == pytest.approx(2 / 3)
+    assert found["per_class"]["9"] == {"accuracy": 0.5, "images": 2, "taken_for": {"7": 1}}
+
+
 def test_of_equally_sure_classes_the_first_comes_first() -> None:
     metric = Accuracy(NAMES, [1, 2])
     metric.update([1, 2], torch.ones(2, 9), [0, 5])

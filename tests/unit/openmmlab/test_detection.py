@@ -173,6 +173,8 @@ def test_any_mmdet_backbone_serves() -> None:
         (("neck", "outs"), 5, "mmdet cannot build it"),
         (("backbone", "variant"), "swin_nan", "swin_nano"),
         (("backbone", "init_cfg"), {"type": "Pretrained", "checkpoint": "http://x"}, "model.backbone.init_cfg"),
+        (("teacher_ckpt",), "http://x", "model.teacher_ckpt: no weights are fetched"),
+        (("language_model",), {"type": "BertModel", "name": "bert"}, "model.language_model: it would be fetched"),
         (("data_preprocessor",), None, "data_preprocessor is missing"),
     ],
 )
