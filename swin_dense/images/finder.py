@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ LISTS = (".txt", ".lst")
 
 
 logger = logging.getLogger(__name__)
+
+GRACE = 60
+"""Seconds that a reading process goes on after SIGTERM, so that the main process can end a step, save and stop."""
 
 _ADDRESS = re.compile("(https?|s3|gs|ftp):")
 
@@ -178,13 +182,20 @@ def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | Non
 
 
 def set_worker_signals(worker: int) -> None:
-    """Makes a process that reads images live through Ctrl-C and end at SIGTERM, whatever handlers it inherited.
+    """Makes a process that reads images live through Ctrl-C and a first SIGTERM, whatever handlers it inherited.
 
-    Ctrl-C reaches every process of a terminal, and the main process needs its workers to end the step before it saves
-    and stops. SIGTERM is how a loader ends a worker that hangs.
+    Ctrl-C reaches every process of a terminal and SIGTERM every process of a service, and the main process needs its
+    workers to end the step before it saves and stops. SIGTERM is also how a loader ends a worker that hangs.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later if hasattr(signal, "alarm") else signal.SIG_DFL)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    """Ends the process at another SIGTERM, or after `GRACE` seconds; without its main process it ends by itself."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(GRACE)
 
 
 FORMS = "a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor"

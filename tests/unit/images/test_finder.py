@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -195,3 +198,19 @@ def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path: Path, caplo
         (tmp_path / name).touch()
     assert paths(tmp_path) == [str(image)]
     assert f"{tmp_path}: left out 2 pictures, such as b.HEIC; to have them read, save them as JPEG" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="Windows ends processes at once")
+def test_a_reading_process_lives_through_one_signal_of_each_kind_but_not_through_two_to_end() -> None:
+    code = """
+import os, signal
+from swin_dense.images.finder import set_worker_signals
+set_worker_signals(0)
+os.kill(os.getpid(), signal.SIGINT)
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive", 0 < signal.alarm(0) <= 60, flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("still alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("alive True\n", -signal.SIGTERM)
