@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,11 @@ from swin_dense.files import atomic_write
 from swin_dense.weights import save_weights
 from swin_dense.weights.files import read_checkpoint as read_tensors
 from swin_dense.weights.files import same_classes, unwrap
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]  # so that it can be asked for
 
 NETWORK = "model.network."
 """Prefix of the network's parameters in a training checkpoint."""
@@ -42,6 +48,30 @@ FREE = {"train_cfg", "test_cfg", "loss_weight", "drop_path_rate", "activation_ch
 def is_first_process() -> bool:
     """Whether this is the one process, of however many train together, that writes files and talks."""
     return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Makes a run folder, if there is none, and refuses one that another training on this machine fills just now."""
+    if fcntl is None or not is_first_process():
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems do not lock folders
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise TrainingError(
+                    f"{run} is being filled by another training: wait for its end, or name another folder: "
+                    f"{option('run', 'FOLDER')}"
+                ) from error
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_UN)  # processes that were forked meanwhile have it open, too
+        os.close(folder)
 
 
 def open_run(run: Path, config: Config) -> None:

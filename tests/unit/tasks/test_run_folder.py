@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from swin_dense.tasks.run_folder import (
     changed_settings,
     check_resumable,
     check_same_classes,
+    held,
     open_run,
     read_checkpoint,
     record_resume,
@@ -150,3 +153,24 @@ def test_a_damaged_best_checkpoint_is_named_and_the_weights_stay(content: Any, t
     with pytest.raises(TrainingError, match=r"best\.ckpt does not hold the best weights .*: restore it, or remove it"):
         write_weights(tmp_path, {})
     assert (tmp_path / "weights.safetensors").read_bytes() == b"as they were"
+
+
+def test_a_folder_takes_one_training_at_a_time(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "mine"
+    code = f"""
+from pathlib import Path
+from swin_dense.tasks.run_folder import held
+with held(Path({str(run)!r})):
+    print("held", flush=True)
+    input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdin is not None
+    try:
+        assert other.stdout.readline() == "held\n" and run.is_dir()
+        with pytest.raises(TrainingError, match='mine is being filled by another training.*run="FOLDER"'), held(run):
+            pass
+    finally:
+        other.communicate("\n")
+    with held(run):
+        assert list(run.iterdir()) == []
