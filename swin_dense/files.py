@@ -31,7 +31,8 @@ def written(path: Path, kept: str = "") -> Iterator[None]:
     except Exception as error:
         cause = _first_cause(error)
         name = cause.filename if isinstance(cause, OSError) else None
-        elsewhere = name is not None and Path(os.fsdecode(name)).parent != path.parent
+        place = path if name is None else Path(os.fsdecode(name))
+        elsewhere = place.parent != path.parent and place not in path.parents
         if elsewhere or not (isinstance(cause, OSError) or "(os error" in str(cause)):
             raise
         reason = getattr(cause, "strerror", None)

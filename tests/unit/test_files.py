@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -132,3 +133,13 @@ def test_where_the_system_takes_no_more_bytes_its_reason_is_what_the_user_sees(n
 def test_what_is_said_of_another_file_is_not_said_of_this_one(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"), atomic_write(tmp_path / "a" / "b"):
         (tmp_path / "absent").read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    path = tmp_path / "pictures" / "1.png"
+    with pytest.raises(OutputError, match="1.png cannot be written: Read-only file system"), atomic_write(path):
+        pass
