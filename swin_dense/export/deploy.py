@@ -32,6 +32,7 @@ from swin_dense.export.graph import (
     write_program,
 )
 from swin_dense.export.models import ModelPart, RawImages, WholeDetector, traceable, weights_hash
+from swin_dense.files import check_output_file
 from swin_dense.images.finder import ImageFiles
 from swin_dense.records import Size
 
@@ -132,8 +133,7 @@ def check_output(output: Path, to: str) -> None:
         other = next((name for name, suffix in SUFFIXES.items() if suffix == output.suffix), None)
         hint = f"add {option('to', other)}, or " if other else ""
         raise ConfigError(f"{output}: {to} is written to {SUFFIXES[to]} files; {hint}name the file *{SUFFIXES[to]}")
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder; name a file")
+    check_output_file(output)
 
 
 def _facts(part: ModelPart, graph: Graph) -> dict[str, Any]:

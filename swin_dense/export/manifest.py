@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from swin_dense.errors import ConfigError, DataError
-from swin_dense.files import atomic_write
+from swin_dense.files import atomic_write, check_output_folder
 from swin_dense.images.files import escapes
 
 FORMAT = 1
@@ -135,6 +135,7 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
     if not (folder / SETTINGS).is_file():
         if folder.exists() and (not folder.is_dir() or any(not one.name.startswith(".") for one in folder.iterdir())):
             raise ConfigError(f"{folder} is there and is no export of features; name another folder or remove it")
+        check_output_folder(folder)
         with atomic_write(folder / SETTINGS) as unfinished:
             unfinished.write_text(json.dumps(settings, indent=1), encoding="utf-8")
     # Read back in any case: of several processes that begin together, one has written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
@@ -32,6 +33,7 @@ from swin_dense.tasks.run_folder import (
     changed_settings,
     check_resumable,
     check_same_classes,
+    held,
     is_first_process,
     open_run,
     read_checkpoint,
@@ -123,8 +125,13 @@ def train(
     """
     run = run.absolute()  # whoever changes the working folder meanwhile, or before it is used
     config = replace(config, trainer={**config.trainer, **placement(devices, device)})
-    with surroundings(config.training.matmul_precision):
+    with surroundings(config.training.matmul_precision), ExitStack() as stack:
         check_output_folder(run)
+        try:
+            str(run).encode()  # TensorBoard and checkpoints write it as UTF-8
+        except UnicodeEncodeError as error:
+            fix = "name another folder, or run with PYTHONUTF8=1 where its name is UTF-8"
+            raise ConfigError(f"{ascii(str(run))}: the name of a run folder must be UTF-8; {fix}") from error
         check_trainer_options(config.trainer)
         done: dict[str, Any] = {}
         changes: dict[str, tuple[Any, Any]] = {}
@@ -138,6 +145,7 @@ def train(
         check_same_classes(run, done, data.class_names, renamed=new_classes is False)
         module = initial_module(config, data, weights, new_classes=new_classes, ignore=ignore, resume=resume)
         trainer = training_trainer(config, run, partial(task.draw_validation, data), done.get("steps", 0))
+        stack.enter_context(held(run))
         if resume:
             record_resume(run, config, changes)
         else:
@@ -150,7 +158,7 @@ def train(
         except (MisconfigurationException, ModuleNotFoundError) as error:  # of a callback, when it is set up
             raise ConfigError(f"trainer and callbacks: {' '.join(str(error).split())}") from error
         except OSError as error:
-            if error.errno is None or error.filename is not None:
+            if error.errno is None or error.filename is not None or isinstance(error, ConnectionError):
                 raise
             raise OutputError(f"{run} cannot be written: {error.strerror}") from error  # by a logger
         except torch.OutOfMemoryError as error:

@@ -9,6 +9,8 @@ import pytest
 
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError
+from swin_dense.export.deploy import check_output
+from swin_dense.export.manifest import begin
 from swin_dense.files import check_output_file, check_output_folder
 from swin_dense.tasks import task_of
 from swin_dense.tasks.evaluation import evaluate_module
@@ -59,3 +61,13 @@ def test_evaluation_and_training_refuse_before_they_read_anything(tmp_path: Path
         evaluate_module(task_of(segmentation), segmentation, None, (), predictions=tmp_path / "file")
     with pytest.raises(ConfigError, match="file is a file; name a folder"):
         train(detection, tmp_path / "file" / "run")
+    with pytest.raises(ConfigError, match=r"run.udcff': the name of a run folder must be UTF-8; name another"):
+        train(detection, tmp_path / "run\udcff")
+
+
+def test_exports_refuse_before_they_compute_anything(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        check_output(tmp_path / "file" / "model.onnx", "onnx")
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        begin(tmp_path / "file" / "features", {})
