@@ -83,6 +83,10 @@ def surroundings(matmul_precision: str | None = None) -> Iterator[None]:
             torch.set_float32_matmul_precision(matmul_precision)
         try:
             yield
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning exits, which would end more than a call
+                raise KeyboardInterrupt from error
+            raise
         finally:
             torch.set_float32_matmul_precision(products)
 

@@ -115,6 +115,15 @@ def test_milestones_that_a_shorter_training_never_reaches_are_named(
     ] * bool(late)
 
 
+@pytest.mark.parametrize(("raised", "expected"), [(KeyboardInterrupt, KeyboardInterrupt), (ValueError, SystemExit)])
+def test_ctrl_c_stays_one_although_lightning_exits(raised: type[BaseException], expected: type[BaseException]) -> None:
+    with pytest.raises(expected), surroundings():
+        try:
+            raise raised
+        except raised:
+            sys.exit(1)
+
+
 def test_a_notebook_computes_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def several(**options: Any) -> Trainer:
         """As where the devices of the machine are two."""
