@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import gridded_attention
-from swin_dense.backbones.rows import linear, linear_dtype
+from swin_dense.backbones.rows import NOTHING, Before, linear, linear_dtype
 from swin_dense.backbones.windows import window_groups
 
 LARGEST_CALL = 65_535
@@ -52,23 +52,26 @@ class Attention(nn.Module, ABC):
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels)
 
-    def forward(self, tokens: Tensor, mask: Tensor, window: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, mask: Tensor, window: Sequence[int] | None = None, before: Before = NOTHING
+    ) -> Tensor:
         """Lets the tokens (W, B, N, C) of each window attend to each other; returns the same shape.
 
-        `window` has so many tokens per dimension, N together; None takes those of the module, which are the most.
+        `window` has so many tokens per dimension, N together; None takes those of the module, which are the most. If
+        `before` is given, it makes these tokens of those given.
         """
-        qkv, bias = self.projected(tokens), self.position_bias(window)
+        qkv, bias = self.projected(tokens, before), self.position_bias(window)
         attend = grouped_attention if tokens.is_cpu and not torch.compiler.is_compiling() else fused_attention
         return linear(self.proj, attend(qkv, bias, mask))
 
-    def on_grid(self, tokens: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+    def on_grid(self, tokens: Tensor, window: Sequence[int], shift: Sequence[int], before: Before = NOTHING) -> Tensor:
         """Lets tokens (B, H, W, C) attend in the windows of the padded and shifted grid, where they stay."""
-        qkv, bias = self.projected(tokens), self.position_bias(window)
+        qkv, bias = self.projected(tokens, before), self.position_bias(window)
         padding = self.padding().to(qkv.dtype)
         return linear(self.proj, gridded_attention(qkv, padding, bias, window, shift))
 
     @abstractmethod
-    def projected(self, tokens: Tensor) -> Tensor:
+    def projected(self, tokens: Tensor, before: Before = NOTHING) -> Tensor:
         """Query, key and value (..., 3, heads, D) of tokens (..., C), whose scores are q k^T / sqrt(D)."""
 
     @abstractmethod
@@ -103,17 +106,17 @@ class WindowAttention(Attention):
         if relative_position_bias:
             self.relative_position_bias_table = nn.Parameter(torch.zeros(relative_position_count(window), heads))
 
-    def projected(self, tokens: Tensor) -> Tensor:
+    def projected(self, tokens: Tensor, before: Before = NOTHING) -> Tensor:
         """Query, key and value as projected; without the appearance term the first two are 0.
 
         The scores are then the bias alone, in every form of attention. `qkv` keeps its official name and shape, and its
         weights of query and key are not used.
         """
         if self.appearance_term:
-            qkv = linear(self.qkv, tokens)
+            qkv = linear(self.qkv, tokens, before)
         else:
             weight, bias = self.qkv.weight[self._values :], self.qkv.bias[self._values :]
-            qkv = self._value_alone(functional.linear(tokens, weight, bias))
+            qkv = self._value_alone(functional.linear(before(tokens), weight, bias))
         return torch.unflatten(qkv, -1, (3, self.heads, -1))
 
     def padding(self) -> Tensor:
@@ -163,9 +166,9 @@ class CosineAttention(Attention):
         self.q_bias = nn.Parameter(torch.zeros(channels))
         self.v_bias = nn.Parameter(torch.zeros(channels))
 
-    def projected(self, tokens: Tensor) -> Tensor:
+    def projected(self, tokens: Tensor, before: Before = NOTHING) -> Tensor:
         """Query and key normalised in each head, the query also multiplied by sqrt(D) / temperature."""
-        return self._scaled(functional.linear(tokens, self.qkv.weight, self._qkv_bias()))
+        return self._scaled(functional.linear(before(tokens), self.qkv.weight, self._qkv_bias()))
 
     def padding(self) -> Tensor:
         """Made of the biases alone; the key is zero."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,19 @@ from swin_dense.backbones.attention import Attention, CosineAttention, WindowAtt
 from swin_dense.backbones.gridded_attention import GridPartition, GridPlan, kernel_serves
 from swin_dense.backbones.patches import PatchMerging
 from swin_dense.backbones.rolled import Grid, RolledPartition, RolledPlan, grid_of
-from swin_dense.backbones.rows import LayerNorm, Mlp, has_norm_and_mlp, linear_dtype, needs_gradient, norm_and_mlp
+from swin_dense.backbones.rows import (
+    Before,
+    LayerNorm,
+    Mlp,
+    has_norm_and_mlp,
+    is_plain,
+    linear_dtype,
+    needs_gradient,
+    norm_and_mlp,
+)
 from swin_dense.backbones.windows import Partition, WindowPlan, fitted_window, window_plan
+
+AnyPartition = Partition | RolledPartition | GridPartition
 
 TEMPORAL_LAYERS = 2
 """Layers over time behind the last stage, where attention over space and time is split (Video Swin paper, Table 4)."""
@@ -70,7 +82,7 @@ class SwinBlock(nn.Module):
     def forward(
         self,
         rows: Tensor,
-        partition: Partition | RolledPartition | GridPartition,
+        partition: AnyPartition,
         over_time: RolledPartition | None = None,
     ) -> Tensor:
         """Runs the block on rows (R, C) that lie in the windows of `partition`; returns the same shape.
@@ -85,11 +97,8 @@ class SwinBlock(nn.Module):
             output[group] = self._run(rows[group], group_partition, None)
         return output
 
-    def _run(
-        self, rows: Tensor, partition: Partition | RolledPartition | GridPartition, over_time: RolledPartition | None
-    ) -> Tensor:
-        attend = partial(self._attend, partition)
-        attended = self._drop_path(with_norm(self.norm1, attend, rows, last=self.norms_last), partition)
+    def _run(self, rows: Tensor, partition: AnyPartition, over_time: RolledPartition | None) -> Tensor:
+        attended = self._drop_path(self._mixed(rows, partition), partition)
         if self.temporal is not None:
             assert over_time is not None
             rows = rows + attended
@@ -99,19 +108,14 @@ class SwinBlock(nn.Module):
         rows = rows + attended
         return rows + self._drop_path(with_norm(self.norm2, self.mlp, rows, last=self.norms_last), partition)
 
-    def _attend(self, partition: Partition | RolledPartition | GridPartition, rows: Tensor) -> Tensor:
-        # What autocast is going to round is rounded before it moves: fewer bytes. Padding is zero in every block, and
-        # takes part in attention like any token.
-        tokens = partition.fill(rows.to(linear_dtype(rows)))
-        if isinstance(partition, GridPartition):
-            attended = self.attn.on_grid(tokens, partition.window, partition.shift)
-        elif self.mixing == "mlp":
-            attended = self.spatial_mlp(tokens, partition.mask, partition.window)
-        else:
-            attended = self.attn(tokens, partition.mask, partition.window)
-        return partition.take(attended)
+    def _mixed(self, rows: Tensor, partition: AnyPartition) -> Tensor:
+        mixing = self.spatial_mlp if self.mixing == "mlp" else self.attn
+        if self.norms_last:
+            normalised: Tensor = self.norm1(_in_windows(mixing, rows, partition, None))
+            return normalised
+        return _in_windows(mixing, rows, partition, self.norm1)
 
-    def _drop_path(self, branch: Tensor, partition: Partition | RolledPartition | GridPartition) -> Tensor:
+    def _drop_path(self, branch: Tensor, partition: AnyPartition) -> Tensor:
         """Zeroes a branch (R, C) for some images, and scales it for the others so that its mean stays."""
         if self.drop_path == 0.0 or not self.training:
             return branch
@@ -134,8 +138,7 @@ class TemporalAttention(nn.Module):
 
     def forward(self, rows: Tensor, partition: RolledPartition) -> Tensor:
         """What is added to rows (R, C) that lie in the windows of `partition`."""
-        tokens = partition.fill(self.norm(rows, for_linear=True).to(linear_dtype(rows)))
-        return self.weight * partition.take(self.attn(tokens, partition.mask, partition.window))
+        return self.weight * _in_windows(self.attn, rows, partition, self.norm)
 
 
 class SwinStage(nn.Module):
@@ -216,10 +219,35 @@ def _attention(options: StageOptions) -> Attention:
     )
 
 
-def with_norm(norm: LayerNorm, branch: Callable[[Tensor], Tensor], tokens: Tensor, *, last: bool) -> Tensor:
+def with_norm(norm: LayerNorm, branch: Callable[..., Tensor], tokens: Tensor, *, last: bool) -> Tensor:
     """A branch beside a residual connection, with its norm before it or, in version 2, behind it."""
-    output: Tensor = norm(branch(tokens)) if last else branch(norm(tokens, for_linear=True))
+    output: Tensor
+    if last:
+        output = norm(branch(tokens))
+    elif isinstance(branch, Mlp) and is_plain(branch):
+        output = branch(tokens, norm)
+    else:
+        output = branch(norm(tokens, for_linear=True))
     return output
+
+
+def _in_windows(mixing: Any, rows: Tensor, partition: AnyPartition, norm: LayerNorm | None) -> Tensor:
+    """What attention, or a spatial MLP, makes of rows (R, C) in their windows, normalised before if a norm is given."""
+    before = [Before(norm, partial(_fill, partition))]
+    if not is_plain(mixing, (WindowAttention, CosineAttention)):  # hooks and wrappers are given the tokens themselves
+        rows, before = before[0](rows), []
+    mixed: Tensor
+    if isinstance(partition, GridPartition):
+        mixed = mixing.on_grid(rows, partition.window, partition.shift, *before)
+    else:
+        mixed = mixing(rows, partition.mask, partition.window, *before)
+    return partition.take(mixed)
+
+
+def _fill(partition: AnyPartition, rows: Tensor) -> Tensor:
+    """Rows in their windows, where padding, zero in every block, takes part in attention like any token."""
+    # What autocast is going to round is rounded before it moves: fewer bytes.
+    return partition.fill(rows.to(linear_dtype(rows)))
 
 
 def _on_cpu_with_values(rows: Tensor) -> bool:

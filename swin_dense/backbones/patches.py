@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swin_dense.backbones.rows import LayerNorm, is_plain, linear, linear_dtype
+from swin_dense.backbones.rows import Before, LayerNorm, is_plain, linear, linear_dtype
 from swin_dense.backbones.windows import contiguous
 
 
@@ -84,7 +84,7 @@ class PatchMerging(nn.Module):
         if self.norm_last:
             merged: Tensor = self.norm(linear(self.reduction, joined))
             return merged
-        return linear(self.reduction, self.norm(joined, for_linear=True))
+        return linear(self.reduction, joined, Before(self.norm))
 
 
 def resized_position_embedding(embedding: Tensor, grid: Sequence[int]) -> Tensor:

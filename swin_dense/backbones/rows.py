@@ -9,8 +9,9 @@ PyTorch brings along, adds the bias, and a GELU behind it, before it writes a ro
 serves in bfloat16, where products are short, if nothing is kept for a backward pass; and in float32, in any case, on
 processors of AMD, for which PyTorch's other library, Intel's MKL, has slower kernels.
 
-For its backward pass, an MLP keeps its hidden channels before the GELU alone and computes those behind it again: the
-two would be half of all that a block keeps.
+For its backward pass, a linear layer keeps what came before the norm or the GELU in front of it, which their gradients
+need in any case, and computes its input from that again: kept as well, the inputs would be two fifths of all that a
+block keeps.
 
 Shapes: R rows of C channels, the tokens of a batch in any order.
 """
@@ -19,10 +20,12 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +61,7 @@ class LayerNorm(nn.LayerNorm):
         """
         dtype = linear_dtype(tokens) if for_linear else None
         if self._has_kernel(tokens, channels_first):
-            is_cast = torch.is_autocast_enabled(tokens.device.type)
-            wanted = dtype or (torch.float32 if is_cast else tokens.dtype)
+            wanted = dtype or (torch.float32 if is_cast(tokens) else tokens.dtype)
             arguments = self.weight, self.bias, self.eps, wanted, channels_first
             normalised: Tensor = _Norm.apply(tokens.contiguous(), *arguments)
             return normalised
@@ -74,7 +76,7 @@ class LayerNorm(nn.LayerNorm):
         if not (_may_serve(tokens) and tokens.shape[-1] <= MOST_CHANNELS):
             return False
         # Autocast computes in float32 whatever the types are, and without it PyTorch wants them equal.
-        if not (torch.is_autocast_enabled(tokens.device.type) or tokens.dtype == self.weight.dtype):
+        if not (is_cast(tokens) or tokens.dtype == self.weight.dtype):
             return False
         backward = torch.is_grad_enabled() and (tokens.requires_grad or self.weight.requires_grad)
         sizes = tokens.shape[-1], backward, channels_first
@@ -90,30 +92,48 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(channels, MLP_RATIO * channels)
         self.fc2 = nn.Linear(MLP_RATIO * channels, channels)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Maps tokens (..., C) to (..., C)."""
+    def forward(self, tokens: Tensor, norm: LayerNorm | None = None) -> Tensor:
+        """Maps tokens (..., C) to (..., C), which a norm has normalised if one is given."""
+        before = Before(norm)
         if not needs_gradient(self, tokens):
-            return linear(self.fc2, linear(self.fc1, tokens, gelu=True))
-        hidden = linear(self.fc1, tokens)
-        if _is_eager(hidden) and is_plain(self.fc2):
-            mapped: Tensor = _Linear.apply(hidden, self.fc2.weight, self.fc2.bias, True)
-        else:
-            mapped = self.fc2(functional.gelu(hidden))
-        return mapped
+            return linear(self.fc2, linear(self.fc1, tokens, before, gelu=True))
+        return linear(self.fc2, linear(self.fc1, tokens, before), Before(function=functional.gelu))
 
 
-def linear(layer: nn.Linear, tokens: Tensor, *, gelu: bool = False) -> Tensor:
-    """Maps tokens (..., C) by a linear layer, and then by a GELU if asked."""
-    dtype = linear_dtype(tokens)
+class Before(NamedTuple):
+    """What comes before a linear layer: a norm, and then a function without parameters."""
+
+    norm: LayerNorm | None = None
+    function: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Computes the input of the layer."""
+        if self.norm is not None:
+            tokens = self.norm(tokens, for_linear=True)
+        return tokens if self.function is None else self.function(tokens)
+
+
+NOTHING = Before()
+
+
+def linear(layer: nn.Linear, tokens: Tensor, before: Before = NOTHING, *, gelu: bool = False) -> Tensor:
+    """Maps tokens (..., C) by a linear layer behind what comes before it, and then by a GELU if asked."""
+    inputs = before(tokens)
     mapped: Tensor
-    if tokens.is_cpu and _is_eager(tokens) and is_plain(layer) and onednn_is_right(dtype):
-        if not needs_gradient(layer, tokens):
-            parts = (one if one is None else one.to(dtype) for one in (tokens, layer.weight, layer.bias))
+    if not (_is_eager(inputs) and is_plain(layer)):
+        mapped = layer(inputs)
+    elif not needs_gradient(layer, inputs):
+        if inputs.is_cpu and onednn_is_right(dtype := linear_dtype(inputs)):
+            parts = (one if one is None else one.to(dtype) for one in (inputs, layer.weight, layer.bias))
             return _onednn_linear(*parts, gelu=gelu)
-        if dtype == tokens.dtype == layer.weight.dtype == torch.float32:
-            mapped = _Linear.apply(tokens, layer.weight, layer.bias, False)
-            return functional.gelu(mapped) if gelu else mapped
-    mapped = layer(tokens)
+        mapped = layer(inputs)
+    else:
+        if before.norm is not None and not is_plain(before.norm):  # it would run twice
+            tokens, before = inputs, NOTHING
+        if before == NOTHING and not _onednn_serves(inputs, layer.weight):
+            mapped = layer(inputs)
+        else:
+            mapped = _Linear.apply(inputs, layer.weight, layer.bias, tokens.detach(), before)
     return functional.gelu(mapped) if gelu else mapped
 
 
@@ -138,13 +158,16 @@ def norm_and_mlp(rows: Tensor, branch: Tensor, norm: LayerNorm, mlp: Mlp) -> Ten
     return triton_rows.norm_and_mlp(rows.contiguous(), branch.contiguous(), *arguments)
 
 
-def is_plain(layer: nn.Module) -> bool:
+PLAIN_LAYERS = (nn.Linear, nn.Conv2d, nn.Conv3d, LayerNorm, Mlp)
+
+
+def is_plain(layer: nn.Module, types: tuple[type[nn.Module], ...] = PLAIN_LAYERS) -> bool:
     """Whether what a layer computes follows from its parameters: no hook, nothing put in the place of a class.
 
     Adapters do that to a layer or its `forward`, and quantisation to its weight.
     """
     return (
-        type(layer) in (LayerNorm, Mlp, nn.Linear, nn.Conv2d, nn.Conv3d)
+        type(layer) in types
         and all(type(one) in (nn.Parameter, Tensor, NoneType) for one in layer._parameters.values())
         and runs_alone(layer)
     )
@@ -217,37 +240,45 @@ def _onednn_linear(tokens: Tensor, weight: Tensor, bias: Tensor | None, *, gelu:
 
 def _product(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer by the kernel that is faster where gradients are computed."""
-    if tokens.is_cpu and linear_dtype(tokens) == tokens.dtype == weight.dtype == torch.float32:
-        if onednn_is_right(torch.float32):
-            return _onednn_linear(tokens, weight, bias)
+    if _onednn_serves(tokens, weight):
+        return _onednn_linear(tokens, weight, bias)
     return functional.linear(tokens, weight, bias)
 
 
+def _onednn_serves(tokens: Tensor, weight: Tensor) -> bool:
+    """Whether its linear layer is the faster one even where gradients are computed."""
+    is_float32 = linear_dtype(tokens) == tokens.dtype == weight.dtype == torch.float32
+    return tokens.is_cpu and is_float32 and onednn_is_right(torch.float32)
+
+
 class _Linear(torch.autograd.Function):
-    """A linear layer, if asked with a GELU before it, of which only the input is kept."""
+    """A linear layer that keeps the tokens its input was computed from, and computes it again."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-        ctx.save_for_backward(tokens, weight)
-        ctx.gelu = gelu
-        return _product(functional.gelu(tokens) if gelu else tokens, weight, bias)
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, before: Before
+    ) -> Tensor:
+        ctx.save_for_backward(weight, tokens if ctx.needs_input_grad[1] else None)
+        device = tokens.device.type
+        ctx.before, ctx.autocast = before, (device, torch.get_autocast_dtype(device)) if is_cast(tokens) else None
+        return _product(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, weight = ctx.saved_tensors
-        wants_tokens, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        tokens, rows = tokens.to(gradient.dtype), gradient.flatten(0, -2)
-        tokens_gradient = weight_gradient = bias_gradient = None
+        weight, tokens = ctx.saved_tensors
+        wants_inputs, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        inputs_gradient = weight_gradient = bias_gradient = None
         if wants_weight:
-            weight_gradient = rows.T @ (functional.gelu(tokens) if ctx.gelu else tokens).flatten(0, -2)
+            with torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():
+                inputs = ctx.before(tokens)
+            weight_gradient = rows.T @ inputs.to(gradient.dtype).flatten(0, -2)
         if wants_bias:
             bias_gradient = rows.sum(0)
-        if wants_tokens:
-            tokens_gradient = _product(gradient, weight.to(gradient.dtype).T)
-            if ctx.gelu:
-                tokens_gradient = torch.ops.aten.gelu_backward(tokens_gradient, tokens)
-        return tokens_gradient, weight_gradient, bias_gradient, None
+        if wants_inputs:
+            inputs_gradient = _product(gradient, weight.to(gradient.dtype).T)
+        return inputs_gradient, weight_gradient, bias_gradient, None, None
 
 
 class _Norm(torch.autograd.Function):
@@ -321,9 +352,14 @@ def _random(device: torch.device, shapes: list[tuple[int, ...]]) -> list[Tensor]
 
 def linear_dtype(tokens: Tensor) -> torch.dtype:
     """The type in which the next linear layer computes: that of autocast, or else that of the tokens."""
+    if tokens.dtype == torch.float64 or not is_cast(tokens):
+        return tokens.dtype
+    return torch.get_autocast_dtype(tokens.device.type)
+
+
+def is_cast(tokens: Tensor) -> bool:
+    """Whether autocast is on where the tokens are."""
     device = tokens.device.type
     # Compilers of PyTorch before 2.12 stop at this question, whose answer is yes on all of their devices.
     may_cast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
-    if tokens.dtype == torch.float64 or not may_cast or not torch.is_autocast_enabled(device):
-        return tokens.dtype
-    return torch.get_autocast_dtype(device)
+    return may_cast and torch.is_autocast_enabled(device)
