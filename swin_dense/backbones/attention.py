@@ -19,11 +19,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import gridded_attention
-from swin_dense.backbones.rows import NOTHING, Before, linear, linear_dtype
+from swin_dense.backbones.rows import NOTHING, Before, is_amd_processor, linear, linear_dtype
 from swin_dense.backbones.windows import window_groups
 
 LARGEST_CALL = 65_535
 """Windows in one call of fused attention: more exceed the second and third dimension of a CUDA grid."""
+
+LONGEST_PRODUCTS = 64
+"""Tokens of a window up to which batched products in bfloat16 are faster than the fused kernel, on AMD's processors."""
 
 BIAS_ALIGNMENT = 8
 """What the strides of a bias must be multiples of, or the fused kernels of GPUs copy it first."""
@@ -241,7 +244,8 @@ def fused_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
 def grouped_attention(qkv: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
     """What `fused_attention` computes, a few windows at a time, which stay in the cache; for CPUs.
 
-    The backward pass computes the scores again instead of reading them back from memory, as FlashAttention does (arXiv
+    On processors of AMD, batched products serve in bfloat16 in place of the fused kernel, where windows are small. The
+    backward pass computes the scores again instead of reading them back from memory, as FlashAttention does (arXiv
     2205.14135, algorithm 4), and so also yields the gradient of the bias, for which CPUs have no fused kernel.
     """
     attended: Tensor = _GroupedAttention.apply(qkv, bias, mask)
@@ -267,26 +271,30 @@ class _GroupedAttention(torch.autograd.Function):
         # The fused kernel is silently refused where the bias wants a gradient. It takes a bias in float32 beside
         # tokens in half precision, which autocast would round.
         shared_bias = bias.detach()[None]
+        by_products = qkv.dtype == torch.bfloat16 and length <= LONGEST_PRODUCTS and is_amd_processor()
         with torch.autocast("cpu", enabled=False):
             for group, group_mask in window_groups(qkv.shape, mask):
-                group_bias = _masked_bias(shared_bias[0], group_mask, batch) if len(group_mask) else shared_bias
-                attended[group].flatten(0, 1).copy_(_attend(qkv[group].flatten(0, 1), group_bias))
-        ctx.save_for_backward(qkv, bias, mask, attended)
+                if by_products:
+                    query, key, value = _scaled_heads(qkv[group])
+                    found = (_attention_weights(query, key, bias, group_mask) @ value).transpose(2, 3)
+                else:
+                    group_bias = _masked_bias(shared_bias[0], group_mask, batch) if len(group_mask) else shared_bias
+                    found = _attend(qkv[group].flatten(0, 1), group_bias).view_as(attended[group])
+                attended[group] = found
+        ctx.save_for_backward(qkv, bias, mask)
         return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        qkv, bias, mask, attended = ctx.saved_tensors
+        qkv, bias, mask = ctx.saved_tensors
         qkv_gradient, bias_gradient = torch.empty_like(qkv), torch.zeros_like(bias)
         for group, group_mask in window_groups(qkv.shape, mask):
             query, key, value = _scaled_heads(qkv[group])
             weights = _attention_weights(query, key, bias, group_mask)
-            output, output_gradient = (x[group].transpose(2, 3).contiguous() for x in (attended, gradient))
-
-            # The softmax's backward needs sum(weights * their gradient), which equals sum(output * its gradient).
-            correction = (output * output_gradient).sum(-1, keepdim=True)
-            score_gradient = (output_gradient @ value.transpose(-1, -2)).sub_(correction).mul_(weights)
+            output_gradient = gradient[group].transpose(2, 3).contiguous()
+            weights_gradient = output_gradient @ value.transpose(-1, -2)
+            score_gradient = torch.ops.aten._softmax_backward_data(weights_gradient, weights, -1, weights.dtype)
             bias_gradient += score_gradient.sum((0, 1))
 
             query_gradient, key_gradient, value_gradient = _heads(qkv_gradient[group])

@@ -211,7 +211,7 @@ def _is_eager(tokens: Tensor) -> bool:
 def onednn_is_right(dtype: torch.dtype) -> bool:
     """Whether oneDNN's linear layer is faster, exists on this processor and computes what PyTorch's does."""
     # On Intel's processors it gained nothing in float32, and took a tenth longer on large images.
-    if dtype != torch.bfloat16 and not (dtype == torch.float32 and _is_amd_processor()):
+    if dtype != torch.bfloat16 and not (dtype == torch.float32 and is_amd_processor()):
         return False
     tokens, weight, bias = _random(torch.device("cpu"), [(150, 96), (384, 96), (384,)])
     with torch.inference_mode():
@@ -224,7 +224,8 @@ def onednn_is_right(dtype: torch.dtype) -> bool:
     return relative_error(found, exact) < TOLERANCES[dtype]
 
 
-def _is_amd_processor() -> bool:
+@cache
+def is_amd_processor() -> bool:
     """Whether it says so, on Windows or Linux."""
     processors = Path("/proc/cpuinfo")
     names = processors.read_text(encoding="utf-8", errors="replace") if processors.is_file() else platform.processor()

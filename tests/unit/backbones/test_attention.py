@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from swin_dense.backbones import windows
+from swin_dense.backbones import attention, windows
 from swin_dense.backbones.attention import WindowAttention, fused_attention, grouped_attention
 
 
@@ -59,8 +59,13 @@ def test_gradient_in_groups_is_right(boundary: int) -> None:
         assert all(torch.allclose(ours, theirs, atol=1e-12) for ours, theirs in zip(found, wanted, strict=True))
 
 
-@pytest.mark.parametrize("attend", [grouped_attention, fused_attention])
-def test_bfloat16_keeps_its_type_and_stays_near_float32(attend: object) -> None:
+@pytest.mark.parametrize(
+    ("attend", "is_amd"), [(grouped_attention, False), (grouped_attention, True), (fused_attention, False)]
+)
+def test_bfloat16_keeps_its_type_and_stays_near_float32(
+    attend: object, is_amd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "is_amd_processor", lambda: is_amd)
     qkv, bias, mask = attention_inputs()
     rounded = qkv.detach().bfloat16().requires_grad_()
     output = attend(rounded, bias, mask)
@@ -72,19 +77,19 @@ def test_bfloat16_keeps_its_type_and_stays_near_float32(attend: object) -> None:
 
 
 def test_module_splits_query_key_and_value_as_the_official_code() -> None:
-    attention = WindowAttention(channels=6, heads=2, window=(1, 2))
+    module = WindowAttention(channels=6, heads=2, window=(1, 2))
     with torch.no_grad():
-        attention.relative_position_bias_table.copy_(torch.randn(3, 2))
+        module.relative_position_bias_table.copy_(torch.randn(3, 2))
     tokens = torch.randn(4, 3, 2, 6)
-    query, key, value = attention.qkv(tokens).chunk(3, dim=-1)
+    query, key, value = module.qkv(tokens).chunk(3, dim=-1)
     offset = torch.tensor([[1, 0], [2, 1]])  # columns apart, query minus key, plus one
     heads = []
     for head, part in enumerate((slice(0, 3), slice(3, 6))):
         scores = query[..., part] @ key[..., part].transpose(-1, -2) / 3**0.5
-        scores = scores + attention.relative_position_bias_table[offset][:, :, head]
+        scores = scores + module.relative_position_bias_table[offset][:, :, head]
         heads.append(scores.softmax(-1) @ value[..., part])
-    expected = attention.proj(torch.cat(heads, dim=-1))
-    assert torch.allclose(attention(tokens, torch.zeros(0, 2, 2)), expected, atol=1e-6)
+    expected = module.proj(torch.cat(heads, dim=-1))
+    assert torch.allclose(module(tokens, torch.zeros(0, 2, 2)), expected, atol=1e-6)
 
 
 class RecordedKernel:
@@ -124,11 +129,32 @@ def test_bias_is_aligned_so_that_gpus_need_no_copy(length: int, batch: int, monk
         assert last == 1 and all(stride % 8 == 0 for stride in strides)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fused_kernel_of_cpus_serves_training_too(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "is_amd", "longest"),
+    [(torch.float32, True, 64), (torch.bfloat16, False, 64), (torch.bfloat16, True, 5)],
+)
+def test_the_fused_kernel_of_cpus_serves_training_too(
+    dtype: torch.dtype, is_amd: bool, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "is_amd_processor", lambda: is_amd)
+    monkeypatch.setattr(attention, "LONGEST_PRODUCTS", longest)
+    names = kernels_of_training(dtype)
+    assert FUSED in names
+    assert not names & {"aten::_scaled_dot_product_attention_math", "aten::softmax", "aten::bmm"}
+
+
+def test_products_serve_in_bfloat16_on_processors_of_amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "is_amd_processor", lambda: True)
+    names = kernels_of_training(torch.bfloat16)
+    assert FUSED not in names and "aten::bmm" in names
+
+
+FUSED = "aten::_scaled_dot_product_flash_attention_for_cpu"
+
+
+def kernels_of_training(dtype: torch.dtype) -> set[str]:
+    """Of the forward pass."""
     qkv, bias, mask = attention_inputs(dtype)
     with profile(activities=[ProfilerActivity.CPU]) as record:
         grouped_attention(qkv, bias.detach().float().requires_grad_(), mask)
-    names = {event.key for event in record.key_averages()}
-    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
-    assert not names & {"aten::_scaled_dot_product_attention_math", "aten::softmax", "aten::bmm"}
+    return {event.key for event in record.key_averages()}

@@ -170,7 +170,7 @@ def test_onednn_computes_linear_layers_in_float32_on_processors_of_amd_with_thei
     monkeypatch: Any, is_amd: bool
 ) -> None:
     monkeypatch.setattr(rows, "onednn_is_right", cache(rows.onednn_is_right.__wrapped__))
-    monkeypatch.setattr(rows, "_is_amd_processor", lambda: is_amd)
+    monkeypatch.setattr(rows, "is_amd_processor", lambda: is_amd)
     if is_amd and not rows.onednn_is_right(torch.float32):
         pytest.skip("this processor has no such kernel")
     mlp, tokens = random_mlp(), torch.randn(5, 49, 24, requires_grad=True)
@@ -201,10 +201,10 @@ def test_onednn_computes_linear_layers_in_float32_on_processors_of_amd_with_thei
 def test_the_maker_of_the_processor_is_read(monkeypatch: Any, tmp_path: Path, content: str, is_amd: bool) -> None:
     (tmp_path / "cpuinfo").write_text(content)
     monkeypatch.setattr(rows, "Path", lambda _: tmp_path / "cpuinfo")
-    assert rows._is_amd_processor() is is_amd
+    assert rows.is_amd_processor.__wrapped__() is is_amd
     monkeypatch.setattr(rows, "Path", lambda _: tmp_path / "absent")
     monkeypatch.setattr(rows.platform, "processor", lambda: "AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD")
-    assert rows._is_amd_processor()
+    assert rows.is_amd_processor.__wrapped__()
 
 
 def test_a_processor_whose_kernel_is_wrong_or_missing_is_left_to_pytorch(monkeypatch: Any) -> None:
@@ -214,7 +214,7 @@ def test_a_processor_whose_kernel_is_wrong_or_missing_is_left_to_pytorch(monkeyp
     def missing(*_: Tensor, gelu: bool) -> Tensor:
         return torch.ops.mkldnn.no_such_operator()
 
-    monkeypatch.setattr(rows, "_is_amd_processor", lambda: True)
+    monkeypatch.setattr(rows, "is_amd_processor", lambda: True)
     for broken in (wrong, missing):
         monkeypatch.setattr(rows, "_onednn_linear", broken)
         assert not any(rows.onednn_is_right.__wrapped__(dtype) for dtype in (torch.bfloat16, torch.float32))
