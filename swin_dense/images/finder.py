@@ -25,11 +25,11 @@ from swin_dense.images.files import locate, visible
 from swin_dense.images.store import BrightnessError, ImageError, ImageStore, decode, orientation_of
 from swin_dense.records import Batch, Sample, collate
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
 """What counts as an image in a folder or zip file, as a file without a suffix does that holds one; a file that is named
 itself may have any other suffix."""
 
-UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jfif", ".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
 """Suffixes of pictures that are left out of a folder, and said to be: nearly all are of formats that are not read."""
 
 LISTED = (*SUFFIXES, *UNREAD, "")

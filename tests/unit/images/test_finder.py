@@ -193,10 +193,10 @@ def test_images_without_a_suffix_are_found_by_what_they_hold(tmp_path: Path) -> 
 
 
 def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    image = picture(tmp_path / "a.png")
+    images = [picture(tmp_path / "a.png"), picture(tmp_path / "d.jfif")]
     for name in ("b.HEIC", "c.avif", "notes.txt"):
         (tmp_path / name).touch()
-    assert paths(tmp_path) == [str(image)]
+    assert paths(tmp_path) == [str(image) for image in images]
     assert f"{tmp_path}: left out 2 pictures, such as b.HEIC; to have them read, save them as JPEG" in caplog.text
 
 
