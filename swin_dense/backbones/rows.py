@@ -59,28 +59,8 @@ class LayerNorm(nn.LayerNorm):
         `for_linear` rounds them at once to what autocast would round them to before a linear layer; `channels_first`
         returns a contiguous map (B, C, ...).
         """
-        dtype = linear_dtype(tokens) if for_linear else None
-        if self._has_kernel(tokens, channels_first):
-            wanted = dtype or (torch.float32 if is_cast(tokens) else tokens.dtype)
-            arguments = self.weight, self.bias, self.eps, wanted, channels_first
-            normalised: Tensor = _Norm.apply(tokens.contiguous(), *arguments)
-            return normalised
-        if channels_first:
-            # As rows: a norm keeps its input for the backward pass, and PyTorch's default compiler stops at a view that
-            # is kept and whose strides have open sizes, since it cannot put them in order.
-            return super().forward(tokens.flatten(0, -2)).view(tokens.shape).movedim(-1, 1).contiguous()
-        output = super().forward(tokens)
-        return output if dtype in (None, output.dtype) else output.to(dtype)
-
-    def _has_kernel(self, tokens: Tensor, channels_first: bool) -> bool:
-        if not (_may_serve(tokens) and tokens.shape[-1] <= MOST_CHANNELS):
-            return False
-        # Autocast computes in float32 whatever the types are, and without it PyTorch wants them equal.
-        if not (is_cast(tokens) or tokens.dtype == self.weight.dtype):
-            return False
-        backward = torch.is_grad_enabled() and (tokens.requires_grad or self.weight.requires_grad)
-        sizes = tokens.shape[-1], backward, channels_first
-        return kernel_is_right(errors_of_norm, tokens.device, tokens.dtype, *sizes)
+        parameters = self.weight, self.bias
+        return _layer_norm(tokens, *parameters, self.eps, for_linear=for_linear, channels_first=channels_first)
 
 
 class Mlp(nn.Module):
@@ -106,9 +86,11 @@ class Before(NamedTuple):
     norm: LayerNorm | None = None
     function: Callable[[Tensor], Tensor] | None = None
 
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Computes the input of the layer."""
-        if self.norm is not None:
+    def __call__(self, tokens: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Computes the input of the layer, with those parameters of the norm if they are given."""
+        if self.norm is not None and weight is not None and bias is not None:
+            tokens = _layer_norm(tokens, weight, bias, self.norm.eps, for_linear=True)
+        elif self.norm is not None:
             tokens = self.norm(tokens, for_linear=True)
         return tokens if self.function is None else self.function(tokens)
 
@@ -133,7 +115,9 @@ def linear(layer: nn.Linear, tokens: Tensor, before: Before = NOTHING, *, gelu: 
         if before == NOTHING and not _onednn_serves(inputs, layer.weight):
             mapped = layer(inputs)
         else:
-            mapped = _Linear.apply(inputs, layer.weight, layer.bias, tokens.detach(), before)
+            # With the parameters that the norm has now; after `torch.func.functional_call` it has others.
+            kept = [tokens, *([] if before.norm is None else [before.norm.weight, before.norm.bias])]
+            mapped = _Linear.apply(inputs, layer.weight, layer.bias, before, *(one.detach() for one in kept))
     return functional.gelu(mapped) if gelu else mapped
 
 
@@ -256,30 +240,62 @@ class _Linear(torch.autograd.Function):
     """A linear layer that keeps the tokens its input was computed from, and computes it again."""
 
     @staticmethod
-    def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, before: Before
-    ) -> Tensor:
-        ctx.save_for_backward(weight, tokens if ctx.needs_input_grad[1] else None)
-        device = tokens.device.type
-        ctx.before, ctx.autocast = before, (device, torch.get_autocast_dtype(device)) if is_cast(tokens) else None
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, before: Before, *kept: Tensor) -> Tensor:
+        """Keeps the tokens, and the parameters of the norm if there is one, as `Before` takes them."""
+        ctx.save_for_backward(weight, *(kept if ctx.needs_input_grad[1] else ()))
+        device = inputs.device.type
+        ctx.before, ctx.autocast = before, (device, torch.get_autocast_dtype(device)) if is_cast(inputs) else None
         return _product(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, tokens = ctx.saved_tensors
+        weight, *kept = ctx.saved_tensors
         wants_inputs, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         rows = gradient.flatten(0, -2)
         inputs_gradient = weight_gradient = bias_gradient = None
         if wants_weight:
             with torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():
-                inputs = ctx.before(tokens)
+                inputs = ctx.before(*kept)
             weight_gradient = rows.T @ inputs.to(gradient.dtype).flatten(0, -2)
         if wants_bias:
             bias_gradient = rows.sum(0)
         if wants_inputs:
             inputs_gradient = _product(gradient, weight.to(gradient.dtype).T)
-        return inputs_gradient, weight_gradient, bias_gradient, None, None
+        return inputs_gradient, weight_gradient, bias_gradient, *[None] * (len(ctx.needs_input_grad) - 3)
+
+
+def _layer_norm(
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: float,
+    *,
+    for_linear: bool = False,
+    channels_first: bool = False,
+) -> Tensor:
+    dtype = linear_dtype(tokens) if for_linear else None
+    if _has_norm_kernel(tokens, weight, channels_first):
+        wanted = dtype or (torch.float32 if is_cast(tokens) else tokens.dtype)
+        normalised: Tensor = _Norm.apply(tokens.contiguous(), weight, bias, epsilon, wanted, channels_first)
+        return normalised
+    if channels_first:
+        # As rows: a norm keeps its input for the backward pass, and PyTorch's default compiler stops at a view that is
+        # kept and whose strides have open sizes, since it cannot put them in order.
+        rows = functional.layer_norm(tokens.flatten(0, -2), weight.shape, weight, bias, epsilon)
+        return rows.view(tokens.shape).movedim(-1, 1).contiguous()
+    output = functional.layer_norm(tokens, weight.shape, weight, bias, epsilon)
+    return output if dtype in (None, output.dtype) else output.to(dtype)
+
+
+def _has_norm_kernel(tokens: Tensor, weight: Tensor, channels_first: bool) -> bool:
+    if not (_may_serve(tokens) and tokens.shape[-1] <= MOST_CHANNELS):
+        return False
+    # Autocast computes in float32 whatever the types are, and without it PyTorch wants them equal.
+    if not (is_cast(tokens) or tokens.dtype == weight.dtype):
+        return False
+    backward = torch.is_grad_enabled() and (tokens.requires_grad or weight.requires_grad)
+    return kernel_is_right(errors_of_norm, tokens.device, tokens.dtype, tokens.shape[-1], backward, channels_first)
 
 
 class _Norm(torch.autograd.Function):

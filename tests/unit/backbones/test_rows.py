@@ -265,6 +265,29 @@ def test_a_norm_with_a_hook_runs_once() -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("frozen_norm", [False, True])
+def test_gradients_are_those_of_the_parameters_that_a_module_was_called_with(frozen_norm: bool) -> None:
+    """As learning to learn calls modules; they have their own parameters again when gradients are taken."""
+    norm, tokens = random_norm(), torch.randn(5, 49, 24)
+    modules = nn.ModuleDict({"mlp": random_mlp(), "norm": norm.requires_grad_(not frozen_norm)})
+    modules.forward = lambda rows: modules["mlp"](rows, modules["norm"])
+    given = {name: torch.randn_like(one) for name, one in modules.named_parameters()}
+    learnt = [one.requires_grad_() for name, one in given.items() if not (frozen_norm and "norm" in name)]
+    found = torch.autograd.grad(torch.func.functional_call(modules, given, tokens).square().sum(), learnt)
+    normalised = functional.layer_norm(tokens, (24,), given["norm.weight"], given["norm.bias"])
+    hidden = functional.gelu(functional.linear(normalised, given["mlp.fc1.weight"], given["mlp.fc1.bias"]))
+    mapped = functional.linear(hidden, given["mlp.fc2.weight"], given["mlp.fc2.bias"])
+    torch.testing.assert_close(found, torch.autograd.grad(mapped.square().sum(), learnt))
+
+
+def test_a_norm_that_was_changed_before_the_backward_pass_is_refused() -> None:
+    mlp, norm, tokens = random_mlp(), random_norm().requires_grad_(False), torch.randn(5, 49, 24)
+    mapped = mlp(tokens, norm)
+    norm.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="inplace operation"):
+        mapped.sum().backward()
+
+
 @pytest.mark.parametrize("sides", [(8, 12), (9, 10)])
 def test_a_block_keeps_ten_channels_for_each_of_a_token(sides: tuple[int, int]) -> None:
     """Rows before either norm (2), query, key and value (3), what attended (1) and hidden channels (4)."""
