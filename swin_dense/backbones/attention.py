@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import gridded_attention
-from swin_dense.backbones.rows import NOTHING, Before, is_amd_processor, linear, linear_dtype
+from swin_dense.backbones.rows import NOTHING, Before, is_amd_processor, is_plain, linear, linear_dtype
 from swin_dense.backbones.windows import window_groups
 
 LARGEST_CALL = 65_535
@@ -50,6 +50,7 @@ class Attention(nn.Module, ABC):
     def __init__(self, channels: int, heads: int, window: Sequence[int], *, qkv_bias: bool) -> None:
         """Creates the projections for windows of so many tokens per dimension."""
         super().__init__()
+        self.channels = channels
         self.heads = heads
         self.window = tuple(window)
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
@@ -73,13 +74,17 @@ class Attention(nn.Module, ABC):
         padding = self.padding().to(qkv.dtype)
         return linear(self.proj, gridded_attention(qkv, padding, bias, window, shift))
 
+    def padding(self) -> Tensor:
+        """Query, key and value (3, heads, D) of a padding token, which is zero."""
+        return self.projected(self.any_weight().new_zeros(self.channels))
+
+    def any_weight(self) -> Tensor:
+        """A weight, of whose type and device others are made; quantised layers have none, and are on a CPU."""
+        return next((one for one in self.parameters() if one.is_floating_point()), torch.zeros(()))
+
     @abstractmethod
     def projected(self, tokens: Tensor, before: Before = NOTHING) -> Tensor:
         """Query, key and value (..., 3, heads, D) of tokens (..., C), whose scores are q k^T / sqrt(D)."""
-
-    @abstractmethod
-    def padding(self) -> Tensor:
-        """Query, key and value (3, heads, D) of a padding token, which is zero."""
 
     @abstractmethod
     def position_bias(self, window: Sequence[int] | None = None) -> Tensor:
@@ -117,13 +122,17 @@ class WindowAttention(Attention):
         """
         if self.appearance_term:
             qkv = linear(self.qkv, tokens, before)
-        else:
+        elif is_plain(self.qkv):
             weight, bias = self.qkv.weight[self._values :], self.qkv.bias[self._values :]
             qkv = self._value_alone(functional.linear(before(tokens), weight, bias))
+        else:
+            qkv = self._value_alone(self.qkv(before(tokens))[..., self._values :])
         return torch.unflatten(qkv, -1, (3, self.heads, -1))
 
     def padding(self) -> Tensor:
         """The bias of the projections."""
+        if not is_plain(self.qkv):
+            return super().padding()
         padding = self.qkv.bias if self.appearance_term else self._value_alone(self.qkv.bias[self._values :])
         return padding.view(3, self.heads, -1)
 
@@ -131,7 +140,7 @@ class WindowAttention(Attention):
         """Looked up in the table, of which a smaller window sees the middle."""
         if self.relative_position_bias_table is None:
             length = math.prod(self.window if window is None else window)
-            return self.qkv.weight.new_zeros(self.heads, length, length)
+            return self.any_weight().new_zeros(self.heads, length, length)
         return relative_position_bias(self.relative_position_bias_table, self.window, window)
 
     def bias_table(self) -> Tensor | None:
@@ -141,7 +150,7 @@ class WindowAttention(Attention):
     @property
     def _values(self) -> int:
         """The first row of `qkv` that projects to values."""
-        return 2 * self.proj.in_features
+        return 2 * self.channels
 
     def _value_alone(self, value: Tensor) -> Tensor:
         """Puts zeros for query and key before values (..., C)."""
@@ -171,11 +180,15 @@ class CosineAttention(Attention):
 
     def projected(self, tokens: Tensor, before: Before = NOTHING) -> Tensor:
         """Query and key normalised in each head, the query also multiplied by sqrt(D) / temperature."""
-        return self._scaled(functional.linear(before(tokens), self.qkv.weight, self._qkv_bias()))
+        inputs, bias = before(tokens), self._qkv_bias()
+        if is_plain(self.qkv):
+            return self._scaled(functional.linear(inputs, self.qkv.weight, bias))
+        qkv = self.qkv(inputs)
+        return self._scaled(qkv + bias.to(qkv.dtype))
 
     def padding(self) -> Tensor:
         """Made of the biases alone; the key is zero."""
-        return self._scaled(self._qkv_bias())
+        return self._scaled(self._qkv_bias()) if is_plain(self.qkv) else super().padding()
 
     def position_bias(self, window: Sequence[int] | None = None) -> Tensor:
         """Computed for the offsets in the window."""

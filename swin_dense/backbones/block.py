@@ -31,6 +31,8 @@ from swin_dense.backbones.rows import (
     linear_dtype,
     needs_gradient,
     norm_and_mlp,
+    normalised,
+    runs_alone,
 )
 from swin_dense.backbones.windows import Partition, WindowPlan, fitted_window, window_plan
 
@@ -89,8 +91,10 @@ class SwinBlock(nn.Module):
 
         Where attention is factorized, they also lie in the windows `over_time`.
         """
-        # Groups are for the cache of a CPU, and need values to be read.
+        # Groups are for the cache of a CPU, and need values to be read; hooks are to see all rows at once.
         if not isinstance(partition, Partition) or not _on_cpu_with_values(rows) or needs_gradient(self, rows):
+            return self._run(rows, partition, over_time)
+        if not all(runs_alone(module) for module in self.modules() if module is not self):
             return self._run(rows, partition, over_time)
         output = torch.empty_like(rows)
         for group, group_partition in partition.groups():
@@ -170,7 +174,8 @@ class SwinStage(nn.Module):
         grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
         plan: WindowPlan | RolledPlan | GridPlan
         by_attention = self.mixing == "attention"
-        if by_attention and kernel_serves(tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)):
+        kernel = tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)
+        if by_attention and kernel_serves(*kernel) and all(_attends_on_grid(block) for block in self.blocks):
             plan = GridPlan(len(tokens), grid, window, shift)
         elif grids is None and self.temporal_window is None:
             plan = window_plan(tokens, window, shift)
@@ -207,6 +212,12 @@ class SwinStage(nn.Module):
         return window, [step if shifts else 0 for step, shifts in zip(shift, self.shift_windows, strict=True)]
 
 
+def _attends_on_grid(block: nn.Module) -> bool:
+    """Whether attention is its own `on_grid`, which calls neither a hook of it nor what was put in its place."""
+    attention = block.get_submodule("attn")
+    return isinstance(attention, Attention) and all(runs_alone(one) for one in (attention, attention.qkv))
+
+
 def _attention(options: StageOptions) -> Attention:
     if options.version == 2:
         return CosineAttention(options.channels, options.heads, options.window, options.pretrained_window)
@@ -227,7 +238,7 @@ def with_norm(norm: LayerNorm, branch: Callable[..., Tensor], tokens: Tensor, *,
     elif isinstance(branch, Mlp) and is_plain(branch):
         output = branch(tokens, norm)
     else:
-        output = branch(norm(tokens, for_linear=True))
+        output = branch(normalised(norm, tokens))
     return output
 
 

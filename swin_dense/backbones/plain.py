@@ -97,7 +97,7 @@ class PlainAttention(nn.Module):
         self.window = attention.window
         self.shift = tuple(side // 2 if shifts else 0 for side, shifts in zip(self.window, shifted, strict=True))
         self.fit_windows = fit_windows
-        rows = torch.arange(relative_position_count(self.window), device=attention.qkv.weight.device)
+        rows = torch.arange(relative_position_count(self.window), device=attention.any_weight().device)
         self.register_buffer("bias_index", relative_position_bias(rows[:, None], self.window)[0], persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:

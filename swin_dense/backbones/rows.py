@@ -63,6 +63,12 @@ class LayerNorm(nn.LayerNorm):
         return _layer_norm(tokens, *parameters, self.eps, for_linear=for_linear, channels_first=channels_first)
 
 
+def normalised(norm: nn.Module, tokens: Tensor) -> Tensor:
+    """What a norm, or what was put in its place, makes of tokens before a linear layer."""
+    output: Tensor = norm(tokens, for_linear=True) if isinstance(norm, LayerNorm) else norm(tokens)
+    return output
+
+
 class Mlp(nn.Module):
     """Two linear layers with a GELU between them, for each token by itself."""
 
@@ -91,7 +97,7 @@ class Before(NamedTuple):
         if self.norm is not None and weight is not None and bias is not None:
             tokens = _layer_norm(tokens, weight, bias, self.norm.eps, for_linear=True)
         elif self.norm is not None:
-            tokens = self.norm(tokens, for_linear=True)
+            tokens = normalised(self.norm, tokens)
         return tokens if self.function is None else self.function(tokens)
 
 

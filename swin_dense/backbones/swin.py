@@ -315,8 +315,9 @@ class SwinTransformer(nn.Module):
             shape = tokens.shape
             rows, tokens = stage(tokens, None if grids is None else grids[index:])
             if index in self.out_indices:
-                norm = self.get_submodule(self.norm_name(index))
-                maps.append(norm(rows.view(shape), channels_first=True))
+                norm, rows = self.get_submodule(self.norm_name(index)), rows.view(shape)
+                is_ours = isinstance(norm, LayerNorm)
+                maps.append(norm(rows, channels_first=True) if is_ours else norm(rows).movedim(-1, 1).contiguous())
             if index == self.out_indices[-1]:
                 break
         return tuple(maps)

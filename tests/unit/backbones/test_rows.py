@@ -329,42 +329,6 @@ def test_modules_in_the_place_of_attention_and_mlp_are_given_normalised_tokens()
     torch.testing.assert_close(block(tokens, partition), doubled(tokens, partition))
 
 
-class Tripled(Tensor):
-    """A weight that says itself what a linear layer with it computes, as quantised ones do."""
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is functional.linear:
-            return functional.linear(args[0], 3 * args[1].as_subclass(Tensor), *args[2:])
-        return super().__torch_function__(function, types, args, kwargs or {})
-
-
-@pytest.mark.parametrize("replaced", ["weight", "forward", "hook of all modules"])
-@pytest.mark.parametrize("gradient", [False, True])
-def test_what_is_put_in_the_place_of_a_layer_s_own_is_not_passed_by(
-    monkeypatch: Any, replaced: str, gradient: bool
-) -> None:
-    monkeypatch.setattr(rows, "onednn_is_right", lambda dtype: dtype == torch.float32)
-    mlp, tokens = random_mlp(), torch.randn(5, 49, 24)
-    handle = None
-    for layer in (mlp.fc1, mlp.fc2):
-        if replaced == "weight":
-            weight = layer.weight.detach().as_subclass(Tripled)
-            layer.weight = nn.Parameter(weight, requires_grad=False)
-        elif replaced == "forward":
-            monkeypatch.setattr(layer, "forward", lambda rows, layer=layer: nn.Linear.forward(layer, 3 * rows))
-    if replaced == "hook of all modules":
-        handle = nn.modules.module.register_module_forward_hook(lambda _, __, output: 3 * output)
-    try:
-        with torch.set_grad_enabled(gradient):
-            found, wanted = mlp(tokens), mlp.fc2(functional.gelu(mlp.fc1(tokens)))
-    finally:
-        if handle is not None:
-            handle.remove()
-            wanted = 3 * wanted  # the MLP is a module, too
-    torch.testing.assert_close(found, wanted)
-
-
 def random_norm() -> LayerNorm:
     norm = LayerNorm(24)
     for parameter in norm.parameters():
