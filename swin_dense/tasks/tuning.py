@@ -49,9 +49,15 @@ def tune(
     config = replace(config, training=training, trainer={**config.trainer, **placement("auto", device)})
     with surroundings(config.training.matmul_precision), TemporaryDirectory() as folder:
         logging.getLogger("lightning.pytorch.tuner").setLevel(logging.ERROR)
+        trainer = trial_trainer(config, Path(folder))
+        if what == "batch-size" and trainer.strategy.root_device.type not in BOUNDED:
+            raise ConfigError(
+                f"{option('tune', what)} needs a CUDA device: the search goes on until memory runs out, and on this "
+                f"one ({trainer.strategy.root_device.type}) the system would end the process then"
+            )
         data = data_set_up(config)
         module = initial_module(config, data, weights, new_classes=new_classes, ignore=ignore)
-        result: dict[str, Any] = TRIALS[what](config, trial_trainer(config, Path(folder)), module, data, steps)
+        result: dict[str, Any] = TRIALS[what](config, trainer, module, data, steps)
         return result
 
 
@@ -80,11 +86,6 @@ def _learning_rate(config: Any, trainer: Any, module: Any, data: Any, steps: int
 
 
 def _batch_size(config: Any, trainer: Any, module: Any, data: Any, steps: int) -> dict[str, Any]:
-    if trainer.strategy.root_device.type not in BOUNDED:
-        raise ConfigError(
-            f"{option('tune', 'batch-size')} needs a CUDA device: the search goes on until memory runs out, and on "
-            f"this one ({trainer.strategy.root_device.type}) the system would end the process then"
-        )
     trainer.accumulate_grad_batches, make_loader = 1, data.train_dataloader
 
     def loader() -> Any:

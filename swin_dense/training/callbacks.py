@@ -232,6 +232,9 @@ class ResumePoint(Callback):
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self._asked_to_stop:
+            if self.path.is_file():
+                resumed = training_resumed(self.path.parent)
+                print(f"stopped at once; continue from the last checkpoint with: {resumed}", file=sys.stderr)
             raise KeyboardInterrupt
         self._asked_to_stop = True
         print("stopping after this step; once more stops at once", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from swin_dense.config import Config, TrainingConfig
 from swin_dense.devices import chosen_device
@@ -248,17 +249,18 @@ def _build(options: dict[str, Any]) -> Trainer:
         # torchrun and Slurm say how many nodes take part; a single machine says nothing.
         "num_nodes": int(os.environ.get("GROUP_WORLD_SIZE") or os.environ.get("SLURM_NNODES") or 1),
     }
-    interactive = hasattr(sys, "ps1") and "strategy" not in options
-    if interactive and options.get("devices", "auto") == "auto":
+    if hasattr(sys, "ps1") and "strategy" not in options and options.get("devices", "auto") == "auto":
         options = {**options, "devices": 1}
     try:
         trainer = Trainer(**{**defaults, **options})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-    if interactive and trainer.world_size > 1:  # forks cannot use a CUDA that is in use, and their scores stay there
+    # Their scores would stay in them, and forks cannot use a CUDA that is in use.
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(
-            f"trainer.devices: a notebook, or an interactive Python, computes on one device, not on "
-            f"{trainer.world_size}; use several from a script, or with swin-dense in a terminal"
+            f"trainer.devices and trainer.strategy: no training in {trainer.world_size} forked or spawned processes. A "
+            "notebook, or an interactive Python, computes on one device; use several from a script, or with swin-dense "
+            "in a terminal, where trainer.strategy is ddp unless you set it"
         )
     return trainer
 

@@ -65,7 +65,8 @@ def test_the_batch_grows_until_memory_is_full(
 
     monkeypatch.setattr(ImageClassifier, "normalised", normalised)
     changes = {"data.batch_size": 1, "training.images_per_step": images_per_step}
-    with pytest.raises(ConfigError, match="batch-size.* needs a CUDA device"):
+    with monkeypatch.context() as patched, pytest.raises(ConfigError, match="batch-size.* needs a CUDA device"):
+        patched.setattr(tuning, "data_set_up", lambda _: pytest.fail("reads the data first"))
         tuning.tune(config(images, **changes), "batch-size", device="cpu")
     monkeypatch.setattr(tuning, "BOUNDED", ("cpu",))
     found = tuning.tune(config(images, **changes), "batch-size", device="cpu")

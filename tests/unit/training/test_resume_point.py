@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from helpers.commands import REPOSITORY
 from swin_dense.config import load_config
 from swin_dense.errors import TrainingInterruptedError
-from swin_dense.training.trainer import training_trainer
+from swin_dense.training.trainer import surroundings, training_trainer
 
 DEMO = REPOSITORY / "configs" / "demo"
 STEPS = DEMO / "upernet_swin-nano_shapes.py"
@@ -123,6 +123,26 @@ def test_a_signal_in_the_last_step_leaves_an_end_that_is_validated(
     assert first.validated + resumed.validated == [(step, float(step)) for step in expected]
     assert [weight_of(tmp_path / name) for name in ("best.ckpt", "last.ckpt")] == [expected[-1]] * 2
     assert train(tmp_path, config, *overrides, resume=True).validated == []
+
+
+@pytest.mark.parametrize(("every", "said"), [(1, "swin_dense.train(resume="), (1000, "")])
+def test_a_second_signal_stops_at_once_and_says_how_to_continue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int, said: str
+) -> None:
+    class Twice(Counting):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if self.global_step == 2:
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+            return super().training_step(batch, batch_idx)
+
+    options = [f"training.checkpoint_every={every}", "trainer.accelerator=cpu", "trainer.devices=1"]
+    trainer = training_trainer(load_config(EPOCHS, options), tmp_path, lambda *_: None)
+    with surroundings(), pytest.raises(SystemExit):
+        trainer.fit(Twice())
+    stderr = capsys.readouterr().err
+    assert ("stopped at once; continue from the last checkpoint with: " in stderr) == bool(said) and said in stderr
+    assert (tmp_path / "last.ckpt").is_file() == bool(said)
 
 
 def test_the_average_is_what_is_validated_and_saved_at_the_end(tmp_path: Path) -> None:

@@ -124,21 +124,24 @@ def test_ctrl_c_stays_one_although_lightning_exits(raised: type[BaseException], 
             sys.exit(1)
 
 
-def test_a_notebook_computes_on_one_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_computes_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def several(**options: Any) -> Trainer:
         """As where the devices of the machine are two."""
         return Trainer(**{**options, "devices": 2 if (wanted := options.get("devices", "auto")) == "auto" else wanted})
 
-    two = {"trainer__devices": 2, "trainer__strategy": "ddp_notebook"}
-    with monkeypatch.context() as patched:
-        patched.setattr(sys, "ps1", ">>> ", raising=False)
-        assert trainer_of(tmp_path, **two).world_size == 2
     monkeypatch.setattr("swin_dense.training.trainer.Trainer", several)
     assert evaluation_trainer(device="cpu").world_size == 2
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     assert evaluation_trainer(device="cpu").world_size == 1
-    with pytest.raises(ConfigError, match=r"a notebook, .* on one device, not on 2; use several from"):
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.accelerator_connector._IS_INTERACTIVE", True)
+    with pytest.raises(ConfigError, match=r"in 2 forked or spawned processes. A notebook, .* on one device; use sev"):
         evaluation_trainer(2, device="cpu")
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_processes_that_keep_their_scores_are_refused(tmp_path: Path, strategy: str) -> None:
+    with pytest.raises(ConfigError, match="strategy is ddp unless you set it"):
+        trainer_of(tmp_path, trainer__devices=2, trainer__strategy=strategy)
 
 
 def test_loggers_are_named(tmp_path: Path) -> None:
