@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from swin_dense.backbones.gridded_attention import gridded_attention
-from swin_dense.backbones.rows import NOTHING, Before, is_amd_processor, is_plain, linear, linear_dtype
+from swin_dense.backbones.rows import NOTHING, Before, is_amd_processor, is_eager, is_plain, linear, linear_dtype
 from swin_dense.backbones.windows import window_groups
 
 LARGEST_CALL = 65_535
@@ -353,8 +353,7 @@ def relative_position_bias(table: Tensor, window: Sequence[int], shown: Sequence
     """
     shown = window if shown is None else shown
     # As in the window plan: stand-in tensors of a tracer stay out of the cache.
-    is_real = type(table.data) is Tensor and not torch.compiler.is_compiling()
-    index_of = _cached_index if is_real else _build_index
+    index_of = _cached_index if is_eager(table.data) else _build_index
     length = math.prod(shown)
     index = index_of(tuple(window), tuple(shown), table.device)
     return table.t().index_select(1, index).view(-1, length, length)
@@ -381,8 +380,7 @@ def log_spaced_offsets(window: Sequence[int], pretrained_window: int, like: Tens
     They are in the order of the table that `relative_position_bias` takes, on the device and in the type of `like`. In
     windows of `pretrained_window` tokens a side the largest offset is `LARGEST_OFFSET` before its logarithm is taken.
     """
-    is_real = type(like.data) is Tensor and not torch.compiler.is_compiling()
-    offsets_of = _cached_offsets if is_real else _build_offsets
+    offsets_of = _cached_offsets if is_eager(like.data) else _build_offsets
     return offsets_of(tuple(window), pretrained_window, like.device, like.dtype)
 
 

@@ -81,7 +81,7 @@ class Mlp(nn.Module):
     def forward(self, tokens: Tensor, norm: LayerNorm | None = None) -> Tensor:
         """Maps tokens (..., C) to (..., C), which a norm has normalised if one is given."""
         before = Before(norm)
-        if not needs_gradient(self, tokens):
+        if not (is_eager(tokens) and needs_gradient(self, tokens)):
             return linear(self.fc2, linear(self.fc1, tokens, before, gelu=True))
         return linear(self.fc2, linear(self.fc1, tokens, before), Before(function=functional.gelu))
 
@@ -108,7 +108,7 @@ def linear(layer: nn.Linear, tokens: Tensor, before: Before = NOTHING, *, gelu: 
     """Maps tokens (..., C) by a linear layer behind what comes before it, and then by a GELU if asked."""
     inputs = before(tokens)
     mapped: Tensor
-    if not (_is_eager(inputs) and is_plain(layer)):
+    if not (is_eager(inputs) and is_plain(layer)):
         mapped = layer(inputs)
     elif not needs_gradient(layer, inputs):
         if inputs.is_cpu and onednn_is_right(dtype := linear_dtype(inputs)):
@@ -180,14 +180,14 @@ def needs_gradient(module: nn.Module, tokens: Tensor) -> bool:
 def _may_serve(tokens: Tensor) -> bool:
     """Whether there are tokens enough, of a known type, for a kernel in Triton."""
     return (
-        _is_eager(tokens)  # first: asked for a number of tokens, a compiler would compile small and large apart
+        is_eager(tokens)  # first: asked for a number of tokens, a compiler would compile small and large apart
         and tokens.device.type in ("cuda", "cpu")  # on a CPU only if asked to, as tests are
         and tokens.numel() >= LEAST_VALUES
         and tokens.dtype in TOLERANCES
     )
 
 
-def _is_eager(tokens: Tensor) -> bool:
+def is_eager(tokens: Tensor) -> bool:
     """Whether values are computed now; tracers, compilers and counters of operators are left what they understand."""
     return (
         not torch.compiler.is_compiling()

@@ -251,6 +251,11 @@ class SwinTransformer(nn.Module):
         if torch.compiler.is_compiling():  # as a part of a larger model
             return self._maps(images, self._grids(images.shape[2:]))
         self._check(images)
+        if torch.jit.is_tracing():  # type: ignore[no-untyped-call,attr-defined]  # torch leaves it untyped
+            from swin_dense.backbones.plain import PlainSwin  # it imports this file
+
+            maps: tuple[Tensor, ...] = PlainSwin(self)(images)
+            return maps
         if self._compiled is None:
             return self._maps(images)
         if self._dynamic:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import pytest
 import torch
 
@@ -34,6 +37,19 @@ def test_shares_the_parameters() -> None:
     backbone = SwinTransformer(8, (2, 2), (1, 2), 4, out_indices=(0, 1))
     own = {id(parameter) for parameter in backbone.parameters()}
     assert {id(parameter) for parameter in PlainSwin(backbone).parameters()} == own
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("options", [{}, {"version": 2}, {"mixing": "mlp"}], ids=str)
+def test_is_what_pytorch_s_tracer_is_given_in_place_of_the_backbone(options: dict[str, Any]) -> None:
+    """Of a plan of windows it would keep one size of image; TensorBoard's graphs and counters of operators trace so."""
+    backbone = randomised(SwinTransformer(8, (2, 2), (1, 2), 4, out_indices=(0, 1), **options)).eval()
+    traced, file = torch.jit.trace(backbone, torch.rand(2, 3, 45, 70)), io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    other = torch.rand(1, 3, 61, 33)
+    for right, ours in zip(backbone(other), torch.jit.load(file)(other), strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("index", [0, 1])
