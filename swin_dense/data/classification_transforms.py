@@ -1,7 +1,8 @@
-"""The official transforms of classification, with torchvision's and timm's implementations; see `transforms`.
+"""The official transforms of classification, of images and of clips, with torchvision's and timm's implementations.
 
 Training: a random part of the image at a random aspect ratio (bicubic), mirrored or not, RandAugment. Random erasing,
-Mixup and CutMix follow where the batch is normalised: they are of `training.classification`.
+Mixup and CutMix follow where the batch is normalised: they are of `training.classification`. What is drawn is the same
+for every frame of a clip. See `transforms` for how they work.
 """
 
 from __future__ import annotations
@@ -119,9 +120,7 @@ def random_part(
         flip_probability: How often an image is mirrored.
         rand_augment: In timm's notation; None does without.
     """
-    if not 0 < scale[0] <= scale[1] or not 0 < ratio[0] <= ratio[1] or size < 1:
-        raise ConfigError(f"random crop: no part of size {size}, scale {scale} and ratio {ratio} can be drawn")
-    crop = v2.RandomResizedCrop(size, scale, ratio, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    crop = _random_crop(size, scale, ratio, interpolation=InterpolationMode.BICUBIC, antialias=True)
     steps: list[Transform] = [crop, RandomHorizontalFlip(flip_probability)]
     if rand_augment is not None:
         steps.append(RandAugment(rand_augment, size))
@@ -132,3 +131,48 @@ def random_part(
 def official_transform(size: int = 224) -> Transform:
     """The published recipe of training on ImageNet."""
     return random_part(size, (0.08, 1.0), (3 / 4, 4 / 3), 0.5, RAND_AUGMENT)
+
+
+def _random_crop(size: int, scale: tuple[float, float], ratio: tuple[float, float], **options: Any) -> Transform:
+    if not 0 < scale[0] <= scale[1] or not 0 < ratio[0] <= ratio[1] or size < 1:
+        raise ConfigError(f"random crop: no part of size {size}, scale {scale} and ratio {ratio} can be drawn")
+    crop: Transform = v2.RandomResizedCrop(size, scale, ratio, **options)
+    return crop
+
+
+def random_clip_view(
+    size: int = 224,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip_probability: float = 0.5,
+    rand_augment: tuple[int, int] | None = None,
+    erase_probability: float = 0.0,
+) -> Transform:
+    """The transform of training clips up to `size` x `size` pixels; the defaults are those of Kinetics.
+
+    Args:
+        size: Side in pixels.
+        scale: Least and greatest part of a frame's area that is seen.
+        ratio: Least and greatest width per height of that part.
+        flip_probability: How often a clip is mirrored; 0 where classes tell left from right, as in Something-Something.
+        rand_augment: Number of operations and their magnitude, 0 to 30, of RandAugment (arXiv 1909.13719); None does
+            without. The official recipe of Something-Something has (4, 7).
+        erase_probability: How often a rectangle, the same of all frames, is painted over with ImageNet's mean colour,
+            which is 0 once the images are normalised (arXiv 1708.04896).
+    """
+    if not 0 <= flip_probability <= 1 or not 0 <= erase_probability <= 1:
+        raise ConfigError(f"probabilities lie in 0..1, not {flip_probability} and {erase_probability}")
+    steps: list[Transform] = [
+        _random_crop(size, scale, ratio, interpolation=InterpolationMode.BILINEAR, antialias=False),
+        v2.RandomHorizontalFlip(flip_probability),
+    ]
+    if rand_augment is not None:
+        operations, magnitude = rand_augment
+        if operations < 1 or not 0 <= magnitude <= 30:
+            raise ConfigError(f"rand_augment: {rand_augment} must be at least 1 operation and a magnitude of 0 to 30")
+        fill = list(MEAN_COLOUR)
+        steps.append(v2.RandAugment(operations, magnitude, interpolation=InterpolationMode.BILINEAR, fill=fill))
+    if erase_probability > 0:
+        steps.append(v2.RandomErasing(erase_probability, value=list(MEAN_COLOUR)))
+    transform: Transform = Compose(steps)
+    return transform

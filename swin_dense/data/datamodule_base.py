@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from swin_dense.data.loaders import BatchLoader, ResumableLoader, evaluation_loader, fitting_workers, train_loader
+from swin_dense.data.loaders import BatchLoader, ResumableLoader, fitting_workers
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.transforms import Transform
+from swin_dense.data.transforms import ImageOnly, Transform
 from swin_dense.errors import DataError, check_lowest
 from swin_dense.records import Batch
 
@@ -92,14 +92,17 @@ class ImageDataModule(LightningDataModule):
         sizes = self.image_sizes()[: self.limit_images]
         sampler = TrainBatchSampler(sizes, self.batch_size, self.seed, *self._rank_and_world_size())
         options = {"num_workers": self.num_workers, "size_divisor": self.size_divisor}
-        return train_loader(self.train_dataset, self.train_transform, sampler, self._position, **options)
+        return ResumableLoader(self.train_dataset, self.train_transform, sampler, self._position, **options)
 
     def val_dataloader(self) -> BatchLoader:
-        """The loader of this rank's validation batches, each a `Batch` without instances."""
+        """The loader of this rank's validation batches, in the order of the data set.
+
+        They carry no instances, since the metric reads its own ground truth; label maps are as they are on disk.
+        """
         assert self.val_dataset is not None, "call setup first"
         sampler = EvaluationSampler(len(self.val_image_ids), self.eval_batch_size, *self._rank_and_world_size())
         options = {"num_workers": self.num_workers, "size_divisor": self.size_divisor}
-        return evaluation_loader(self.val_dataset, self.test_transform, sampler, **options)
+        return BatchLoader(self.val_dataset, ImageOnly(self.test_transform), sampler, **options)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.data.samplers import EvaluationSampler, IndexedItems, SampleKey, SeededDataset, TrainBatchSampler
-from swin_dense.data.transforms import ImageOnly, Transform
+from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, SwinDenseError, TrainingError
 from swin_dense.images.finder import set_worker_signals
 from swin_dense.records import Batch, Sample, collate
@@ -63,20 +63,21 @@ class BatchLoader(DataLoader[Any]):
 
     def __init__(
         self,
-        dataset: SeededDataset[Sample],
+        dataset: IndexedItems[Sample],
+        transform: Transform,
         order: TrainBatchSampler | EvaluationSampler,
         *,
         size_divisor: int,
         num_workers: int,
         **_: Any,
     ) -> None:
-        """Sets what training and evaluation ask of a `DataLoader` alike.
+        """Sets what training and evaluation ask of a `DataLoader` alike; transforms are seeded for each sample.
 
         Lightning makes loaders again with other arguments, such as a sampler of its own, for `overfit_batches` and
         `predict`; ours are right for both.
         """
         super().__init__(
-            ReportingDataset(dataset),
+            ReportingDataset(SeededDataset(dataset, transform, order.seed)),
             sampler=order,
             batch_size=None,
             collate_fn=partial(_collate, size_divisor=size_divisor),
@@ -109,13 +110,14 @@ class ResumableLoader(BatchLoader):
 
     def __init__(
         self,
-        dataset: SeededDataset[Sample],
+        dataset: IndexedItems[Sample],
+        transform: Transform,
         order: TrainBatchSampler,
         position: Callable[[], tuple[int, int]],
         **options: Any,
     ) -> None:
         """Ties a loader to the `position` of training: current epoch, and index of the next batch in it."""
-        super().__init__(dataset, order, **options)
+        super().__init__(dataset, transform, order, **options)
         self.order = order
         self.position = position
 
@@ -142,28 +144,6 @@ class ResumableLoader(BatchLoader):
                 f"cannot go on in the middle of an epoch, because its batches would differ: {'; '.join(changes)}; "
                 "resume with the old values, or from a checkpoint saved at the end of an epoch"
             )
-
-
-def train_loader(
-    dataset: IndexedItems[Sample],
-    transform: Transform,
-    sampler: TrainBatchSampler,
-    position: Callable[[], tuple[int, int]],
-    **options: int,
-) -> ResumableLoader:
-    """The loader of training batches, which goes on where training stands; transforms are seeded for each sample."""
-    seeded = SeededDataset(dataset, transform, sampler.seed)
-    return ResumableLoader(seeded, sampler, position, **options)
-
-
-def evaluation_loader(
-    dataset: IndexedItems[Sample], transform: Transform, sampler: EvaluationSampler, **options: int
-) -> BatchLoader:
-    """The loader of batches to predict on, in the order of the data set.
-
-    They carry no instances, since the metric reads its own ground truth; label maps are as they are on disk.
-    """
-    return BatchLoader(SeededDataset(dataset, ImageOnly(transform), seed=0), sampler, **options)
 
 
 def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | Failure:

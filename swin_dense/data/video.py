@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import Identity
 
+from swin_dense.data.classification_transforms import random_clip_view
 from swin_dense.data.datamodule_base import ImageDataModule
 from swin_dense.data.transforms import Transform
-from swin_dense.data.video_transforms import random_clip_view
 from swin_dense.errors import ConfigError
 from swin_dense.images.labelled import ClassList
 from swin_dense.records import Sample

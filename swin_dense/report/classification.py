@@ -15,7 +15,7 @@ from swin_dense.metrics.accuracy import Row, accuracy_scores
 from swin_dense.report import charts
 from swin_dense.report.confusion import BINS, confused_pairs, confusion_chart
 from swin_dense.report.page import Block, Chart, Gallery, Section, Table, Tiles, number, percent, shown
-from swin_dense.visualize.classification import draw_classification, draw_video
+from swin_dense.visualize.classification import draw_classification
 
 SHOWN = 12
 """Mistakes, and right answers that were the least sure."""
@@ -122,11 +122,10 @@ def _images(evidence: ClassificationEvidence) -> list[Section]:
             row, image = evidence.rows[place], evidence.read(place)
             names = [evidence.class_names[label] for label in row.best]
             best = list(zip(names, row.probabilities or [0.0] * len(names), strict=True))
-            draw = draw_video if image.ndim == 4 else draw_classification
             caption = f"{row.file_name}: {evidence.class_names[row.label]}, taken for {names[0]}"
             if title != "most confident mistakes":
                 caption = f"{row.file_name}: {names[0]}"
-            pictures.append(shown(draw(image, best, evidence.class_names[row.label]), caption))
+            pictures.append(shown(draw_classification(image, best, evidence.class_names[row.label]), caption))
         if pictures:
             galleries.append(Gallery(pictures, title, small=True))
     return [Section("Images", galleries)] if galleries else []

@@ -83,7 +83,7 @@ class ClassificationResult(Result):
         return [(self.class_names[label], float(self.probabilities[label])) for label in order]
 
     def draw(self) -> Image.Image:
-        """The image with its surest classes below it; enlarged by a whole factor where it is small."""
+        """The image, or frames of a video, with its surest classes below; small ones are enlarged by a whole factor."""
         from swin_dense.visualize.classification import draw_classification
 
         return Image.fromarray(draw_classification(self.image, self.top(SHOWN)))

@@ -48,7 +48,7 @@ def draw_samples(config: Config, folder: Path, count: int = 16) -> list[Path]:
 
 def _drawn(sample: Sample, data: Any) -> Picture:
     """A sample with whatever it has to be learnt from."""
-    picture = as_picture(film_strip(sample.image) if sample.image.ndim == 4 else sample.image)
+    picture = as_picture(film_strip(sample.image))
     if sample.label_map is not None and sample.instances is None:
         return draw_segmentation(picture, sample.label_map, data.class_names, data.palette)
     if sample.instances is not None:

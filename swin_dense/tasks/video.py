@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from swin_dense.backbones import SwinClassifier
@@ -17,7 +16,7 @@ from swin_dense.errors import ConfigError
 from swin_dense.inference.video import VideoClassifier, VideoInference
 from swin_dense.records import Classification
 from swin_dense.tasks.base import Demo, Inputs, Labels
-from swin_dense.tasks.classification import SHOWN, ClassificationResult, ClassificationTask, build_classifier
+from swin_dense.tasks.classification import ClassificationResult, ClassificationTask, build_classifier
 from swin_dense.videos.clips import ClipSampling, Views
 
 if TYPE_CHECKING:
@@ -57,12 +56,6 @@ class VideoResult(ClassificationResult):
             [(name, round(share, 4)) for name, share in replace(self, probabilities=row, seconds=None).top(count)]
             for row in rows
         ]
-
-    def draw(self) -> Image.Image:
-        """Some frames side by side with the surest classes below them."""
-        from swin_dense.visualize.classification import draw_video
-
-        return Image.fromarray(draw_video(self.image, self.top(SHOWN)))
 
 
 class VideoTask(ClassificationTask):
@@ -173,14 +166,6 @@ class VideoTask(ClassificationTask):
             ]
         return [row]
 
-    def draw_validation(self, data: Any, image_id: int, found: Classification, path: Path) -> None:
-        from swin_dense.visualize.classification import draw_video
-        from swin_dense.visualize.pictures import save_picture
-
-        sample = data.val_dataset[image_id]
-        best = VideoResult(sample.image, found.probabilities.cpu(), data.class_names).top(SHOWN)
-        save_picture(path, draw_video(sample.image, best, data.class_names[sample.label]))
-
     def check_data(self, config: Any, progress: Any) -> dict[str, Any]:
         from swin_dense.videos.check import check_videos
 
@@ -227,8 +212,8 @@ def train_transform(config: VideoConfig) -> Transform:
     """The random transform of training clips."""
     from torchvision.transforms.v2 import Compose
 
+    from swin_dense.data.classification_transforms import random_clip_view
     from swin_dense.data.user_transforms import UserTransforms
-    from swin_dense.data.video_transforms import random_clip_view
 
     augmentation = config.augmentation
     part = random_clip_view(

@@ -19,6 +19,9 @@ from swin_dense.records import Batch
 from swin_dense.training.callbacks import HEADLINES
 from swin_dense.training.optim import adamw
 
+ADAMW = ("learning_rate", "weight_decay", "betas", "no_decay", "layer_decay", "backbone_factor")
+"""Hyperparameters of a module that are keyword arguments of `adamw`."""
+
 APPLIED = ("lr", "weight_decay", "betas")
 """Options of an optimizer's groups that are the run's settings, not what it has learnt."""
 
@@ -27,7 +30,8 @@ class DenseModule(LightningModule):
     """Glue between a model, its loss terms, its optimizer and its score, for any Lightning trainer.
 
     Logs every loss term as `train/NAME` and their sum as `train/loss`, each the mean since the last line of the log,
-    and every metric as `val/NAME` or `val/KIND_NAME` (`test/...` in `Trainer.test`).
+    and every metric as `val/NAME` or `val/KIND_NAME` (`test/...` in `Trainer.test`). The settings of a module are its
+    hyperparameters, `hparams`.
 
     Attributes:
         model: The model.
@@ -36,17 +40,8 @@ class DenseModule(LightningModule):
         trained_epoch: Epoch of the last training batch, counted from 0.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        metric: Any,
-        inference: Any,
-        optimizer: Mapping[str, Any],
-        seed: int,
-        patience: int,
-        compile: bool = False,
-    ) -> None:
-        """Takes the parts, as the tasks' own modules describe them; `optimizer` holds keyword arguments of `adamw`."""
+    def __init__(self, model: Any, metric: Any, inference: Any) -> None:
+        """Takes the parts, as the tasks' own modules describe them."""
         super().__init__()
         self.model = getattr(model, "module", model)
         if not isinstance(self.model, nn.Module) or not hasattr(self.model, "network"):
@@ -57,10 +52,6 @@ class DenseModule(LightningModule):
             )
         self.metric = metric
         self.inference = inference
-        self.optimizer_options = optimizer
-        self.seed = seed
-        self.patience = patience
-        self.compiles = compile
         self.scores: dict[str, Any] = {}
         self.trained_epoch = 0
         self._sums: dict[str, Tensor] = {}
@@ -100,7 +91,8 @@ class DenseModule(LightningModule):
         """
         if stage == "fit" and not self.model.training:
             self.model.train()
-        if stage == "fit" and self.compiles:  # in every process: what is compiled cannot be sent to spawned ones
+        # In every process: what is compiled cannot be sent to spawned ones.
+        if stage == "fit" and self.hparams.get("compile"):
             getattr(self.network, "backbone", self.network).compile(dynamic=True)
         data = getattr(self.trainer, "datamodule", None)
         if data is None or stage == "predict":
@@ -112,7 +104,7 @@ class DenseModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch, a scalar; what it draws depends on its place in the training alone."""
         self.trained_epoch = self.current_epoch
-        with seeded(self.seed, self.current_epoch, batch_idx, self.global_rank, device=self.device):
+        with seeded(self.hparams["seed"], self.current_epoch, batch_idx, self.global_rank, device=self.device):
             terms = self.losses(batch)
         total = total_loss(terms)
         self._watch = _Watch(terms, total, batch)
@@ -128,7 +120,7 @@ class DenseModule(LightningModule):
         assert self._watch is not None
         self._broken_batches = 0 if self._watch.is_finite() else self._broken_batches + 1
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if self._broken_batches > (self.patience if scaled else 0):
+        if self._broken_batches > (self.hparams["patience"] if scaled else 0):
             if self._rate_is_searched:  # which has gone beyond the rates that can be trained with
                 self.trainer.should_stop = True
                 return
@@ -183,7 +175,7 @@ class DenseModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW and the schedule, stepped after every optimizer step."""
-        optimizer = adamw(self.model, **self.optimizer_options)
+        optimizer = adamw(self.model, **{name: self.hparams[name] for name in ADAMW if name in self.hparams})
         self._settings = [{name: group[name] for name in APPLIED} for group in optimizer.param_groups]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -16,7 +17,7 @@ from swin_dense.inference.segmentation import SegmentationInference
 from swin_dense.metrics import CocoMetric, MeanIoU
 from swin_dense.records import IGNORE_INDEX, Batch, Detections, Segmentation
 from swin_dense.training.base import DenseModule, configured_inference
-from swin_dense.training.optim import NO_DECAY, steps_per_epoch, warmup_multistep, warmup_polynomial
+from swin_dense.training.optim import NO_DECAY, polynomial_factor, steps_per_epoch, warmup_multistep
 
 
 class DetectorModule(DenseModule):
@@ -76,18 +77,9 @@ class DetectorModule(DenseModule):
             patience: Batches in a row whose loss may be not finite in float16, where the gradient scaler skips them.
             compile: Compile the backbone when a training begins (`SwinTransformer.compile`).
         """
-        optimizer = {
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "betas": betas,
-            "no_decay": no_decay,
-            "layer_decay": layer_decay,
-        }
         inference = inference or configured_inference(model) or DetectionInference(EvaluationSize(800, 1333))
-        super().__init__(model, metric, inference, optimizer, seed, patience, compile)
+        super().__init__(model, metric, inference)
         self.save_hyperparameters(ignore=["model", "metric", "inference"])
-        self.milestones = milestones
-        self.schedule_options = {"gamma": gamma, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
 
     def make_metric(self, data: Any, images: int | None = None, **options: Any) -> CocoMetric:
         """COCO's metrics on the first `images` validation images of a `CocoDataModule` that is set up; None for all."""
@@ -106,12 +98,12 @@ class DetectorModule(DenseModule):
 
     def schedule(self, optimizer: Optimizer) -> LambdaLR:
         """Warm-up, then steps down after some of the epochs."""
-        steps = steps_per_epoch(self.trainer)
-        milestones = self.milestones
-        if milestones is None:
+        steps, settings = steps_per_epoch(self.trainer), self.hparams
+        if (milestones := settings["milestones"]) is None:
             epochs = int(self.trainer.estimated_stepping_batches) // steps
             milestones = [max(1, epochs * 2 // 3), max(1, epochs * 11 // 12)]  # not before the first epoch ends
-        return warmup_multistep(optimizer, milestones=milestones, steps_per_epoch=steps, **self.schedule_options)
+        options = {name: settings[name] for name in ("gamma", "warmup_steps", "warmup_ratio")}
+        return warmup_multistep(optimizer, milestones=milestones, steps_per_epoch=steps, **options)
 
 
 class SegmenterModule(DenseModule):
@@ -169,17 +161,9 @@ class SegmenterModule(DenseModule):
             patience: Batches in a row whose loss may be not finite in float16, where the gradient scaler skips them.
             compile: Compile the backbone when a training begins (`SwinTransformer.compile`).
         """
-        optimizer = {
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "betas": betas,
-            "no_decay": no_decay,
-            "layer_decay": layer_decay,
-        }
         inference = inference or configured_inference(model) or SegmentationInference(EvaluationSize(None, None))
-        super().__init__(model, metric, inference, optimizer, seed, patience, compile)
+        super().__init__(model, metric, inference)
         self.save_hyperparameters(ignore=["model", "metric", "inference"])
-        self.schedule_options = {"power": power, "warmup_steps": warmup_steps, "warmup_ratio": warmup_ratio}
 
     def make_metric(self, data: Any, images: int | None = None, **options: Any) -> MeanIoU:
         """Mean IoU of the first `images` validation images of an `ADE20KDataModule` that is set up; None for all."""
@@ -195,4 +179,5 @@ class SegmenterModule(DenseModule):
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError("the learning rate decays over the whole training: give the Trainer max_steps=...")
-        return warmup_polynomial(optimizer, steps=int(steps), **self.schedule_options)
+        options = {name: self.hparams[name] for name in ("power", "warmup_steps", "warmup_ratio")}
+        return LambdaLR(optimizer, partial(polynomial_factor, steps=int(steps), **options))

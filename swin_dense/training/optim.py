@@ -120,13 +120,3 @@ def warmup_multistep(
     """`multistep_factor` as a scheduler that is stepped after every optimizer step; `milestones` are epochs."""
     steps = [epoch * steps_per_epoch for epoch in milestones]
     return LambdaLR(optimizer, partial(multistep_factor, milestones=steps, **options))
-
-
-def warmup_polynomial(optimizer: Optimizer, *, steps: int, **options: Any) -> LambdaLR:
-    """`polynomial_factor` as a scheduler that is stepped after every optimizer step."""
-    return LambdaLR(optimizer, partial(polynomial_factor, steps=steps, **options))
-
-
-def warmup_cosine(optimizer: Optimizer, *, steps: int, **options: Any) -> LambdaLR:
-    """`cosine_factor` as a scheduler that is stepped after every optimizer step."""
-    return LambdaLR(optimizer, partial(cosine_factor, steps=steps, **options))

@@ -32,12 +32,12 @@ _SURE, _OTHER = (31, 119, 180), (199, 217, 233)
 
 
 def draw_classification(image: Tensor, best: Sequence[tuple[str, float]], truth: str | None = None) -> Picture:
-    """An image (3, H, W) uint8 RGB with the names and probabilities of its surest classes, surest first, below it.
+    """An image (3, H, W) uint8 RGB, or the strip of a clip, with its surest classes and their probabilities below it.
 
-    The picture (H', W', 3) is enlarged by a whole factor where the image is small; a caption names the true class, and
-    whether the surest one is right.
+    `best` has the surest class first. The picture (H', W', 3) is enlarged by a whole factor where the image is small; a
+    caption names the true class, and whether the surest one is right.
     """
-    picture = enlarged(as_picture(image))
+    picture = enlarged(as_picture(film_strip(image)))
     entries = [
         LegendEntry(_OTHER if place else _SURE, (f"{100 * share:.1f} %",), name)
         for place, (name, share) in enumerate(best)
@@ -48,14 +48,9 @@ def draw_classification(image: Tensor, best: Sequence[tuple[str, float]], truth:
     return captioned(drawn, f"{truth}: {'right' if best[0][0] == truth else 'wrong'}")
 
 
-def draw_video(frames: Tensor, best: Sequence[tuple[str, float]], truth: str | None = None) -> Picture:
-    """A clip (T, 3, H, W) uint8 RGB as a strip, with the names of its surest classes below."""
-    return draw_classification(film_strip(frames), best, truth)
-
-
-def film_strip(frames: Tensor) -> Tensor:
-    """Up to `FRAMES` frames of a clip (T, 3, H, W), spread evenly, side by side: (3, H, frames * W)."""
-    return frames[spread(len(frames), FRAMES)].movedim(0, 2).flatten(2, 3)
+def film_strip(image: Tensor) -> Tensor:
+    """Up to `FRAMES` frames of a clip (T, 3, H, W), spread evenly, as (3, H, frames * W); images as they are."""
+    return image if image.ndim == 3 else image[spread(len(image), FRAMES)].movedim(0, 2).flatten(2, 3)
 
 
 def draw_timeline(seconds: NDArray[np.float32], class_names: Sequence[str], output: Path) -> None:

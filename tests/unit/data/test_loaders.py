@@ -14,9 +14,9 @@ from torch.utils.data import Subset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose
 
-from swin_dense.data.loaders import ResumableLoader, evaluation_loader, train_loader
+from swin_dense.data.loaders import BatchLoader, ResumableLoader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
-from swin_dense.data.transforms import RandomHorizontalFlip, RandomShortSide, short_side_or_crop
+from swin_dense.data.transforms import ImageOnly, RandomHorizontalFlip, RandomShortSide, short_side_or_crop
 from swin_dense.errors import DataError, TrainingError
 from swin_dense.images.store import ImageError
 from swin_dense.records import Batch, Instances, Sample
@@ -45,7 +45,7 @@ class Noise:
 
 def training(num_workers: int, epoch: int = 2, start: int = 0, seed: int = 5) -> ResumableLoader:
     sampler = TrainBatchSampler(SIZES, 2, seed)
-    return train_loader(Noise(), TRAINING, sampler, lambda: (epoch, start), num_workers=num_workers, size_divisor=32)
+    return ResumableLoader(Noise(), TRAINING, sampler, lambda: (epoch, start), num_workers=num_workers, size_divisor=32)
 
 
 def assert_equal(ours: list[Batch], theirs: list[Batch]) -> None:
@@ -97,8 +97,8 @@ def test_an_interrupted_epoch_is_continued_only_with_the_same_batches() -> None:
 
 
 def test_evaluation_is_in_order_without_instances_and_never_repeats() -> None:
-    loader = evaluation_loader(
-        Noise(), RandomShortSide((20,), 40), EvaluationSampler(10, 4), num_workers=0, size_divisor=32
+    loader = BatchLoader(
+        Noise(), ImageOnly(RandomShortSide((20,), 40)), EvaluationSampler(10, 4), num_workers=0, size_divisor=32
     )
     batches = list(loader)
     assert [batch.image_ids for batch in batches] == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)]
@@ -131,9 +131,9 @@ def test_what_is_wrong_with_the_data_is_said_alike_with_any_number_of_workers(
     options = {"num_workers": num_workers, "size_divisor": 32}
     some = Subset(Damaged(), images)
     order = EvaluationSampler(len(images), 2)
-    evaluation = evaluation_loader(some, RandomShortSide((20,), 40), order, **options)
+    evaluation = BatchLoader(some, ImageOnly(RandomShortSide((20,), 40)), order, **options)
     sampler = TrainBatchSampler(SIZES[images], 1, seed=5)
-    for loader in (evaluation, train_loader(some, TRAINING, sampler, lambda: (0, 0), **options)):
+    for loader in (evaluation, ResumableLoader(some, TRAINING, sampler, lambda: (0, 0), **options)):
         for _ in range(2):  # its workers persist
             with pytest.raises(DataError) as caught:
                 list(loader)
@@ -141,7 +141,7 @@ def test_what_is_wrong_with_the_data_is_said_alike_with_any_number_of_workers(
 
 
 def test_a_mistake_of_ours_in_a_worker_stays_a_traceback() -> None:
-    loader = train_loader(
+    loader = ResumableLoader(
         Noise(), lambda sample: 1 / 0, TrainBatchSampler(SIZES, 2, 5), lambda: (0, 0), num_workers=1, size_divisor=32
     )
     with pytest.raises(ZeroDivisionError, match="Original Traceback"):

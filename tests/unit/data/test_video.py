@@ -13,8 +13,8 @@ from torchvision import tv_tensors
 
 from helpers.video_files import write_frames
 from swin_dense.data import VideoDataModule
+from swin_dense.data.classification_transforms import random_clip_view
 from swin_dense.data.moving_shapes import MOTIONS, draw_motion, write_moving_shapes
-from swin_dense.data.video_transforms import random_clip_view
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.records import Sample
 from swin_dense.videos.clips import ClipSampling, Views

@@ -12,6 +12,7 @@ from swin_dense.backbones import create_classifier
 from swin_dense.errors import ConfigError
 from swin_dense.inference.classification import ImageClassifier
 from swin_dense.records import Batch
+from swin_dense.training.base import ADAMW
 from swin_dense.training.classification import ClassifierModule, Mixing
 from swin_dense.training.optim import adamw, cosine_factor
 
@@ -78,7 +79,8 @@ def test_the_loss_is_smoothed_cross_entropy() -> None:
 def test_vectors_and_bias_tables_do_not_decay_and_all_else_does(version: int) -> None:
     """The official rules: no decay for what has one dimension, ends in .bias, or makes biases or temperatures."""
     network = create_classifier("swin_nano", 5, version=version)
-    groups = adamw(network, **ClassifierModule(ImageClassifier(network)).optimizer_options).param_groups
+    module = ClassifierModule(ImageClassifier(network))
+    groups = adamw(network, **{name: module.hparams[name] for name in ADAMW}).param_groups
     kept = {id(one) for group in groups if group["weight_decay"] == 0 for one in group["params"]}
     for name, parameter in network.named_parameters():
         kinds = ("relative_position_bias_table", "cpb_mlp", "logit_scale")

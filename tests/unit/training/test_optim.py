@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import nn
 
 from swin_dense.backbones import create_backbone
+from swin_dense.training import SegmenterModule
 from swin_dense.training.optim import (
     NO_DECAY,
     adamw,
     multistep_factor,
     polynomial_factor,
     warmup_multistep,
-    warmup_polynomial,
 )
+
+
+class Model(nn.Module):
+    """A segmenter, as far as a module asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Linear(1, 1)
 
 
 def test_norms_and_position_tables_are_not_decayed_and_biases_are() -> None:
@@ -77,7 +89,10 @@ def test_the_polynomial_schedule_warms_up_on_a_decay_that_has_begun() -> None:
 
 def test_the_polynomial_scheduler_follows_its_formula() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler = warmup_polynomial(optimizer, steps=10, power=1.0, warmup_steps=2, warmup_ratio=0.5)
+    module = SegmenterModule(Model(), power=1.0, warmup_steps=2, warmup_ratio=0.5)
+    trainer = SimpleNamespace(estimated_stepping_batches=10)
+    module.trainer = cast(Trainer, trainer)
+    scheduler = module.schedule(optimizer)
     rates = []
     for _ in range(10):
         rates.append(scheduler.get_last_lr()[0])
