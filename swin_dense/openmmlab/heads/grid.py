@@ -65,6 +65,12 @@ def to_boxes(points: Tensor) -> Tensor:
     return points[..., :2, :].flatten(-2)
 
 
+def clipped(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """Boxes (..., 4) inside an image of this height and width."""
+    x, y = boxes[..., 0::2].clamp(0, size[1]), boxes[..., 1::2].clamp(0, size[0])
+    return torch.stack([x, y], dim=-1).flatten(-2)
+
+
 def mask_points(points: Tensor, strides: Tensor) -> Tensor:
     """The origins (P, 2) of the masks of Mask RepPoints V2: the middle of the points (P, n, 2), half a cell on."""
     return points.mean(dim=1) + (strides / 2)[:, None]

@@ -15,7 +15,7 @@ from mmdet.models.utils import filter_scores_and_topk
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, mask_points, to_boxes, to_points
+from swin_dense.openmmlab.heads.grid import Grid, clipped, flatten_levels, mask_points, to_boxes, to_points
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _candidates(
         for offsets in (predicted.first_offsets, predicted.refined_offsets)
     )
     found = InstanceData(
-        bboxes=_corrected(_clip(to_boxes(refined), image_size), outputs, level, image, strides, image_size),
+        bboxes=_corrected(clipped(to_boxes(refined), image_size), outputs, level, image, strides, image_size),
         scores=scores,
         labels=labels,
         points=mask_points(first, chosen.strides),
@@ -96,7 +96,7 @@ def _corrected(
         return boxes
     source = 0 if level <= 2 else 1
     corners = outputs[source].corner_logits[image : image + 1], outputs[source].corner_offsets[image : image + 1]
-    return _clip(refine_corners(boxes[None], *corners, strides[source])[0], image_size)
+    return clipped(refine_corners(boxes[None], *corners, strides[source])[0], image_size)
 
 
 def refine_corners(boxes: Tensor, logits: Tensor, offsets: Tensor, stride: int) -> Tensor:
@@ -117,12 +117,6 @@ def refine_corners(boxes: Tensor, logits: Tensor, offsets: Tensor, stride: int) 
     offset = offsets.flatten(2).gather(2, places.repeat_interleave(2, dim=1))
     moved: Tensor = (torch.stack([x, y], dim=2).flatten(1, 2) + offset) * stride  # (B, 4, N)
     return moved.transpose(1, 2)
-
-
-def _clip(boxes: Tensor, image_size: Sequence[int]) -> Tensor:
-    height, width = image_size[:2]
-    limit = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limit)
 
 
 def _suppress(found: Any, meta: Mapping[str, Any], settings: Mapping[str, Any], rescale: bool) -> Any:

@@ -5,13 +5,14 @@ Where there is no candidate its score is `NOTHING`. Shapes: B images, N candidat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from swin_dense.openmmlab.heads.grid import clipped
 from swin_dense.ops import torchvision_kernels
 
 NOTHING = -1.0
@@ -48,26 +49,20 @@ def taken(rows: Tensor, places: Tensor) -> Tensor:
     return padded.gather(1, places[..., None].expand(-1, -1, rows.shape[-1]))
 
 
-def clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) inside an image of this height and width."""
-    height, width = size
-    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-    return torch.stack([x, y], dim=-1).flatten(-2)
-
-
 def decoded(coder: Any, anchors: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
     """What an mmdet coder makes of anchors (R, 4) and deltas (R, 4k): boxes (R, k, 4), clipped where it clips."""
     boxes = coder.decode(anchors, deltas).unflatten(-1, (-1, 4))
     return clipped(boxes, size) if coder.clip_border else boxes
 
 
-def without_small(candidates: Candidates, side: float) -> Candidates:
-    """The same with `NOTHING` where a box is not wider and higher than `side`, which may be negative."""
-    if side < 0:
-        return candidates
-    boxes, scores, labels = candidates
-    large = (boxes[..., 2:] - boxes[..., :2] > side).all(dim=-1)
-    return Candidates(boxes, scores.masked_fill(~large, NOTHING), labels)
+def best_of_levels(levels: Iterable[Candidates], settings: Mapping[str, Any]) -> Candidates:
+    """What mmdet's dense heads keep of the candidates of all levels by their `test_cfg`: large ones, uncovered ones."""
+    boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+    if (side := settings.get("min_bbox_size", -1)) >= 0:
+        large = (boxes[..., 2:] - boxes[..., :2] > side).all(dim=-1)
+        scores = scores.masked_fill(~large, NOTHING)
+    together = Candidates(boxes, scores, labels)
+    return suppressed(together, settings["nms"]["iou_threshold"], settings["max_per_img"])
 
 
 def suppressed(candidates: Candidates, iou_threshold: float, count: int) -> Candidates:

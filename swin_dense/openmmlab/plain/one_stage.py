@@ -9,22 +9,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from swin_dense.openmmlab.heads.grid import Grid, flatten_levels, to_boxes
+from swin_dense.openmmlab.heads.grid import Grid, clipped, flatten_levels, to_boxes
 from swin_dense.openmmlab.heads.reppoints_v2_inference import LevelOutputs, refine_corners
 from swin_dense.openmmlab.plain.boxes import (
     NOTHING,
     Candidates,
     Maps,
-    clipped,
+    best_of_levels,
     decoded,
     rows_of,
-    suppressed,
     taken,
     top,
-    without_small,
 )
 from swin_dense.openmmlab.plain.operators import with_plain_operators
 
@@ -39,9 +36,7 @@ class DenseStage(nn.Module, ABC):
 
     def forward(self, maps: Maps, size: tuple[int, int]) -> Candidates:
         """The detections (B, D) of images of `size`."""
-        together = Candidates(*(torch.cat(parts, dim=1) for parts in zip(*self.levels(maps, size), strict=True)))
-        together = without_small(together, self.settings.get("min_bbox_size", -1))
-        return suppressed(together, self.settings["nms"]["iou_threshold"], self.settings["max_per_img"])
+        return best_of_levels(self.levels(maps, size), self.settings)
 
     @abstractmethod
     def levels(self, maps: Maps, size: tuple[int, int]) -> Iterator[Candidates]:

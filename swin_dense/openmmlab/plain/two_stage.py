@@ -15,12 +15,12 @@ from swin_dense.openmmlab.plain.boxes import (
     Candidates,
     Maps,
     best_of,
+    best_of_levels,
     decoded,
     rows_of,
     suppressed,
     taken,
     top,
-    without_small,
 )
 from swin_dense.openmmlab.plain.operators import BatchFirst, with_plain_operators
 from swin_dense.ops import torchvision_kernels
@@ -47,9 +47,7 @@ class Proposals(nn.Module):
             deltas = taken(rows_of(deltas, 4), places)
             boxes = decoded(head.bbox_coder, anchors.flatten(0, 1), deltas.flatten(0, 1), size)
             levels.append(Candidates(boxes.view_as(anchors), scores, torch.full_like(places, level)))
-        together = Candidates(*(torch.cat(parts, dim=1) for parts in zip(*levels, strict=True)))
-        together = without_small(together, settings.get("min_bbox_size", -1))
-        return suppressed(together, settings["nms"]["iou_threshold"], settings["max_per_img"])
+        return best_of_levels(levels, settings)
 
 
 class TwoStages(nn.Module):
