@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swin_dense.data.ade20k import ADE20KDataModule
-    from swin_dense.data.datamodules import CocoDataModule
+    from swin_dense.data.coco import CocoDataModule
     from swin_dense.data.imagenet import ImageNetDataModule
     from swin_dense.data.video import VideoDataModule
 
@@ -15,7 +15,7 @@ __all__ = ["ADE20KDataModule", "CocoDataModule", "ImageNetDataModule", "VideoDat
 
 _MODULES = {
     "ADE20KDataModule": "swin_dense.data.ade20k",
-    "CocoDataModule": "swin_dense.data.datamodules",
+    "CocoDataModule": "swin_dense.data.coco",
     "ImageNetDataModule": "swin_dense.data.imagenet",
     "VideoDataModule": "swin_dense.data.video",
 }

@@ -23,7 +23,7 @@ from swin_dense.records import Detections
 from swin_dense.tasks.base import Demo, Labels, Result, Task
 
 if TYPE_CHECKING:
-    from swin_dense.data.datamodules import CocoDataModule
+    from swin_dense.data.coco import CocoDataModule
     from swin_dense.data.transforms import Transform
     from swin_dense.export.models import WholeDetector
     from swin_dense.report.page import Section
@@ -168,7 +168,7 @@ class DetectionTask(Task[DetectionConfig]):
     def data_module(self, config: DetectionConfig) -> CocoDataModule:
         from torchvision.transforms.v2 import Identity
 
-        from swin_dense.data.datamodules import CocoDataModule
+        from swin_dense.data.coco import CocoDataModule
         from swin_dense.openmmlab.model_dicts import has_masks, has_semantic_branch
 
         data, root = config.data, Path(config.data.root)

@@ -13,7 +13,7 @@ from torch import Tensor
 from swin_dense.backbones import SwinClassifier
 from swin_dense.config.video import VideoConfig, VideoViewsConfig
 from swin_dense.errors import ConfigError
-from swin_dense.inference.video import VideoClassifier, VideoInference
+from swin_dense.inference.classification import VideoClassifier, VideoInference
 from swin_dense.records import Classification
 from swin_dense.tasks.base import Demo, Inputs, Labels
 from swin_dense.tasks.classification import ClassificationResult, ClassificationTask, build_classifier

@@ -16,8 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from swin_dense.errors import ConfigError
-from swin_dense.inference.classification import ClassificationInference
-from swin_dense.inference.video import VideoInference
+from swin_dense.inference.classification import ClassificationInference, VideoInference
 from swin_dense.metrics import Accuracy
 from swin_dense.records import Batch, Classification
 from swin_dense.training.base import DenseModule, configured_inference

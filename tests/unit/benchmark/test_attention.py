@@ -13,8 +13,14 @@ from helpers.commands import command
 from helpers.random_values import randomised
 from swin_dense.backbones import SwinTransformer
 from swin_dense.backbones.attention import WindowAttention
-from swin_dense.benchmark.attention import METHODS, AttentionSettings, benchmark_attention
-from swin_dense.benchmark.sliding import blocked_sliding_attention, naive_sliding_attention, sliding_bias
+from swin_dense.benchmark.attention import (
+    METHODS,
+    AttentionSettings,
+    benchmark_attention,
+    blocked_sliding_attention,
+    naive_sliding_attention,
+    sliding_bias,
+)
 from swin_dense.errors import ConfigError
 
 GRIDS = [(14, 14), (9, 16), (3, 5), (1, 1)]
