@@ -42,9 +42,12 @@ def print_report(record: Mapping[str, Any], *shown: RenderableType, as_json: boo
 def score_tables(scores: Mapping[str, Any]) -> tuple[Table, Table]:
     """The metrics over the whole data set, and those of every class, of what a metric of any task returns."""
     if "top1" in scores:
-        return accuracy_table(scores), per_class_accuracy_table(scores)
+        percent = {name: 100 * scores[name] for name in ("top1", "top5")}
+        return headline_table("accuracy, %", percent), per_class_accuracy_table(scores)
     if "mIoU" in scores:
-        return miou_table(scores), per_class_iou_table(scores)
+        percent = {name: scores[name] for name in ("mIoU", "mAcc", "aAcc")}
+        title = "intersection over union (IoU) and accuracy (Acc), %"
+        return headline_table(title, percent), per_class_iou_table(scores)
     return ap_table(scores), per_class_table(scores)
 
 
@@ -69,12 +72,12 @@ def per_class_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def miou_table(results: Mapping[str, Any]) -> Table:
-    """The metrics of a segmentation over the whole data set."""
-    table = _table("intersection over union (IoU) and accuracy (Acc), %")
-    for name in ("mIoU", "mAcc", "aAcc"):
-        table.add_column(name, justify="right", min_width=6, style="bold" if name == "mIoU" else None)
-    table.add_row(*(_number(results[name]) for name in ("mIoU", "mAcc", "aAcc")))
+def headline_table(title: str, percent: Mapping[str, float]) -> Table:
+    """The metrics over the whole data set, in percent, the first of which counts most."""
+    table = _table(title)
+    for name in percent:
+        table.add_column(name, justify="right", min_width=6, style=None if table.columns else "bold")
+    table.add_row(*map(_number, percent.values()))
     return table
 
 
@@ -83,15 +86,6 @@ def per_class_iou_table(results: Mapping[str, Any]) -> Table:
     table = _table("by class, %", "class", {"IoU": 7, "Acc": 7})
     for name, metrics in results["per_class"].items():
         table.add_row(escape(name), _number(metrics["IoU"]), _number(metrics["Acc"]))
-    return table
-
-
-def accuracy_table(results: Mapping[str, Any]) -> Table:
-    """The accuracy of a classifier over the whole data set."""
-    table = _table("accuracy, %")
-    for name in ("top1", "top5"):
-        table.add_column(name, justify="right", min_width=6, style="bold" if name == "top1" else None)
-    table.add_row(*(_number(100 * results[name]) for name in ("top1", "top5")))
     return table
 
 

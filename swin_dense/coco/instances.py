@@ -6,7 +6,7 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from hotcoco import mask as rle_codec
 from pycocotools import mask as coco_mask
 from torch import Tensor
+from torchvision import tv_tensors
 
 from swin_dense.coco.ahead import read_ahead
 from swin_dense.coco.columns import Rows, read_columns
 from swin_dense.errors import DataError, Finding
-from swin_dense.records import Ragged, Rle, Size
+from swin_dense.records import Instances, Ragged, Rle, Size
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,25 @@ class CocoInstances:
         first, end = self.first_polygon[annotation : annotation + 2].tolist()
         merged: Rle = coco_mask.merge(coco_mask.frPyObjects([self.polygons[one] for one in range(first, end)], *size))
         return merged
+
+    def instances(self, image: int, places: Tensor, *, masks: bool) -> Instances:
+        """Some annotations of an image, all given by their positions, in the form in which a sample has them."""
+        height, width = self.image_sizes[image].tolist()
+        corners, sides = self.boxes[places, :2], self.boxes[places, 2:]
+        boxes = torch.cat([corners, corners + sides], dim=1).float()
+        return Instances(
+            boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            masks=tv_tensors.Mask(self._decoded(places.tolist(), height, width)) if masks else None,
+            labels=self.labels[places],
+            crowd=self.crowd[places],
+        )
+
+    def _decoded(self, places: Sequence[int], height: int, width: int) -> Tensor:
+        """(N, H, W) bool masks of some annotations of one image."""
+        if not places:
+            return torch.zeros((0, height, width), dtype=torch.bool)
+        masks = rle_codec.decode([self.mask(place) for place in places])  # (H, W, N), each mask in column order
+        return torch.from_numpy(masks.transpose(2, 0, 1).view(np.bool_))
 
     def outline_extents(self) -> npt.NDArray[np.float64]:
         """(m, 4) left, top, right, bottom of all polygons of each annotation; NaN where it has none."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from hotcoco import mask as rle_codec
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Identity
@@ -124,17 +121,9 @@ class CocoDataset(Dataset[Sample]):
     def instances(self, index: int) -> Instances:
         """The instances of one image, in pixels of the image on disk, without reading the image."""
         data, row = self.annotations, int(self._rows[index])
-        height, width = data.image_sizes[row].tolist()
         first, end = data.first_annotation[row : row + 2].tolist()
         places = first + torch.nonzero(self._is_used[first:end]).flatten()
-        corners, sides = data.boxes[places, :2], data.boxes[places, 2:]
-        boxes = torch.cat([corners, corners + sides], dim=1).float()
-        return Instances(
-            boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-            masks=tv_tensors.Mask(_decode_masks(data, places.tolist(), height, width)) if self._masks else None,
-            labels=data.labels[places],
-            crowd=data.crowd[places],
-        )
+        return data.instances(row, places, masks=self._masks)
 
 
 class CocoDataModule(ImageDataModule):
@@ -308,11 +297,3 @@ def _read_stuff(store: ImageStore, image_name: str, size: Size) -> tv_tensors.Ma
     if labels.shape != size:
         raise DataError(f"{path} is {labels.shape[0]}x{labels.shape[1]}, but its image {size[0]}x{size[1]}; replace it")
     return tv_tensors.Mask(torch.from_numpy(STUFF.classes(labels, path)))
-
-
-def _decode_masks(annotations: CocoInstances, places: Sequence[int], height: int, width: int) -> Tensor:
-    """(N, H, W) bool masks of some annotations of one image."""
-    if not places:
-        return torch.zeros((0, height, width), dtype=torch.bool)
-    masks = rle_codec.decode([annotations.mask(place) for place in places])  # (H, W, N), each mask in column order
-    return torch.from_numpy(masks.transpose(2, 0, 1).view(np.bool_))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, nearest, option
 from swin_dense.export.boxes import read_boxes
-from swin_dense.export.clips import ClipReader, ClipSource, find_clips
+from swin_dense.export.clips import ClipReader, find_clips
 from swin_dense.export.compute import Extractor, Feature, ImageReader, LoadedImage, TargetSize
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
-from swin_dense.images.finder import ImageSource, find_images, set_worker_signals
+from swin_dense.images.finder import find_images, set_worker_signals
 from swin_dense.records import Progress, Size
 from swin_dense.videos.clips import ClipSampling
 
@@ -132,7 +132,7 @@ def export_features(
     extractor = Extractor(checked, chosen_device(device), dtype, maps=maps, pool=pool)
     inputs = [Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images]
     clips = _clips(extractor, frames, stride, segments, boxes)
-    sources: Sequence[ImageSource | ClipSource] = find_images(inputs) if clips is None else find_clips(inputs, clips)
+    sources: Any = find_images(inputs) if clips is None else find_clips(inputs, clips)
     paths = [source.path for source in sources]
     wanted_boxes = None if boxes is None else read_boxes(Path(boxes), paths)
     if not (maps or pool or boxes):
@@ -157,7 +157,9 @@ def export_features(
     begin(folder, settings)
     block = min(max(-(-len(paths) // BLOCKS), SMALLEST_BLOCK), LARGEST_BLOCK)
     left = [] if is_complete(folder) else _what_is_left(len(paths), block, done_ranges(folder), rank, world_size)
-    reader = _reader(sources, target, wanted_boxes, clips)
+    reader: Dataset[LoadedImage] = (
+        ImageReader(sources, target, wanted_boxes) if clips is None else ClipReader(sources, target, clips)
+    )
     loader: Iterable[LoadedImage] = DataLoader(
         reader,
         sampler=left,
@@ -184,12 +186,6 @@ def _clips(
     if boxes is not None:
         raise ConfigError(f"{option('boxes', str(boxes))}: features of boxes are of images; this model takes videos")
     return ClipSampling(32 if frames is None else frames, 2 if stride is None else stride, bool(segments))
-
-
-def _reader(
-    sources: Sequence[Any], target: TargetSize, boxes: Mapping[int, Tensor] | None, clips: ClipSampling | None
-) -> Dataset[LoadedImage]:
-    return ImageReader(sources, target, boxes) if clips is None else ClipReader(sources, target, clips)
 
 
 def _store_all(images: Iterable[LoadedImage], new_shard: Callable[[int], _Shard], block: int, *, skip: bool) -> None:

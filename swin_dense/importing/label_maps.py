@@ -7,7 +7,6 @@ stand for them in label maps in colours; those with other colours are left out, 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,8 @@ from swin_dense.images.store import ImageStore
 from swin_dense.importing.files import SourceImages, closest, folder_of, split_of, text_lines
 from swin_dense.importing.masks import mask_files
 from swin_dense.importing.records import Imported, ImportedImage, UnusableError
-from swin_dense.importing.voc import BACKGROUND_FIRST, splits_of
+from swin_dense.importing.voc import BACKGROUND_FIRST, VOID, pngs_by_stem, splits_of
 from swin_dense.label_maps.files import read_label_file
-
-VOID = 255
-"""The label of a pixel without a class."""
 
 _PLACES = np.array([2**16, 2**8, 1])
 """What red, green and blue count in the number of a colour."""
@@ -41,10 +37,7 @@ def read_label_maps(source: Path) -> Imported:
     folder = next((one for one in LABEL_FOLDERS if any(one in name.split("/")[:-1] for name in masks)), None)
     if folder is None:
         raise DataError(f"{root}: no folder of label maps in it; call it SegmentationClass or masks")
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for name in masks:
-        if folder in name.split("/")[:-1]:
-            by_stem[Path(name).stem].append(name)
+    by_stem = pngs_by_stem(root, folder)
     listed = next((root / name for name in ("labelmap.txt", "classes.txt") if (root / name).is_file()), None)
     colours: dict[int, int] = {}
     if listed is not None:

@@ -45,6 +45,7 @@ BACKGROUND_FIRST = ("background", *CLASSES)
 """The labels 0 to 20 of `SegmentationClass`."""
 
 VOID = 255
+"""The label of a pixel without a class."""
 FLAGS = ("difficult", "truncated", "occluded")
 LEAST_OVERLAP = 0.5
 """Intersection over union of an object's box with the box of its mask."""
@@ -72,7 +73,7 @@ def read_voc(source: Path) -> Imported:
     if read:
         imported.notes.append(f"pixels are counted from {first}, as the coordinates show")
     splits = splits_of(root)
-    masks = _by_stem(root, "SegmentationObject")
+    masks = pngs_by_stem(root, "SegmentationObject")
     flags = dict.fromkeys(FLAGS, 0)
     for one in read:
         with imported.dropping(one.path):
@@ -170,7 +171,7 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return both / (one[2] * one[3] + other[2] * other[3] - both)
 
 
-def _by_stem(root: Path, folder: str) -> dict[str, list[str]]:
+def pngs_by_stem(root: Path, folder: str) -> dict[str, list[str]]:
     """The PNGs of every folder of this name, by their names without suffix."""
     found: dict[str, list[str]] = {}
     for name in list_files(root, (".png",)):

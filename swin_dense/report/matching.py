@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pycocotools import mask as rle_codec
-from torchvision import tv_tensors
 
 from swin_dense.coco.instances import CocoInstances, images_beside
 from swin_dense.coco.results import ImageResults, checked_results, read_rows, scored_iou_types
@@ -133,17 +131,5 @@ def detections_of(results: ImageResults | None, size: tuple[int, int]) -> Detect
 
 def instances_of(truth: CocoInstances, row: int, masks: bool = True) -> Instances:
     """The annotated objects of an image in the form in which they are drawn, with `masks` where all have some."""
-    height, width = truth.image_sizes[row].tolist()
-    first, end = truth.first_annotation[row : row + 2].tolist()
-    boxes = truth.boxes[first:end]
-    drawn = None
-    if masks and end > first and bool(truth.has_outline[first:end].all()):
-        decoded = rle_codec.decode([truth.mask(place) for place in range(first, end)])
-        drawn = tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(decoded.transpose(2, 0, 1))).bool())
-    corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1).float()
-    return Instances(
-        tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width)),
-        drawn,
-        truth.labels[first:end],
-        truth.crowd[first:end],
-    )
+    places = torch.arange(*truth.first_annotation[row : row + 2].tolist())
+    return truth.instances(row, places, masks=masks and len(places) > 0 and bool(truth.has_outline[places].all()))

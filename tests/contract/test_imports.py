@@ -36,7 +36,7 @@ ALLOWED = {
     "isolation": {"torch", "numpy"},
     # Files of the user.
     "images": {"torch", "torchvision", "numpy", "PIL", "pyarrow", *LEAVES},
-    "coco": {"torch", "numpy", "msgspec", "pycocotools", "swin_dense.images", *LEAVES},
+    "coco": {"torch", "torchvision", "numpy", "msgspec", "pycocotools", "hotcoco", "swin_dense.images", *LEAVES},
     "label_maps": {"numpy", "PIL", "swin_dense.images", *LEAVES},
     "videos": {"torch", "torchvision", "numpy", "av", "swin_dense.images", *LEAVES},
     # Data sets of other formats.
