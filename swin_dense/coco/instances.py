@@ -92,6 +92,10 @@ class CocoInstances:
         merged: Rle = coco_mask.merge(coco_mask.frPyObjects([self.polygons[one] for one in range(first, end)], *size))
         return merged
 
+    def masks(self) -> list[Rle]:
+        """Those of all annotations, each of which has one."""
+        return [self.mask(place) for place in range(len(self.ids))]
+
     def instances(self, image: int, places: Tensor, *, masks: bool) -> Instances:
         """Some annotations of an image, all given by their positions, in the form in which a sample has them."""
         height, width = self.image_sizes[image].tolist()

@@ -68,7 +68,7 @@ def read_class_list(path: Path) -> ClassList:
     A line is a name, which is also that of the folder; or a folder and a name with a tab between them, or with a space
     where the folder is called like `n01440764`. Of two classes of one name each gets its folder's beside it.
     """
-    lines = [line.strip() for line in _lines(path, "class list") if line.strip()]
+    lines = [line.strip() for line in list_text(path, "class list").splitlines() if line.strip()]
     if not lines:
         raise DataError(f"{path}: names no classes; write one per line")
     rows = [line.split("\t", 1) if "\t" in line else line.split(None, 1) for line in lines]
@@ -230,7 +230,7 @@ def label_rows(path: Path, suffixes: Sequence[str] = SUFFIXES) -> list[tuple[str
     A line that is not a name and a label is a name with the label "".
     """
     rows = []
-    for line in filter(None, map(str.strip, _lines(path, "list of labels"))):
+    for line in filter(None, map(str.strip, list_text(path, "list of labels").splitlines())):
         name, tab, word = line.rpartition("\t")
         if not tab:
             name, _, word = line.rpartition(" ") if line.count(" ") == 1 else _split(line, suffixes)
@@ -244,10 +244,11 @@ def _split(line: str, suffixes: Sequence[str]) -> tuple[str, str, str]:
     return (found[1], " ", found[2]) if found else line.rpartition(" ")
 
 
-def _lines(path: Path, what: str) -> list[str]:
-    if not exists(path):
+def list_text(path: Path, what: str) -> str:
+    """What a list, or a file in a zip file, says."""
+    if not exists(path) or path.is_dir():
         raise DataError(f"{path}: no such {what}")
     try:
-        return read_bytes(path, MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
+        return read_bytes(path, MAX_LIST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is no text file ({error})") from error

@@ -174,7 +174,7 @@ class CocoMetric:
                 f" the first is {missing[0]}; predict on them all, or name the images to score"
             )
         if self._masks is None and "segm" in self._iou_types:
-            self._masks = _masks(self._truth)
+            self._masks = self._truth.masks()
         return score(
             self._truth,
             results,
@@ -222,7 +222,7 @@ def evaluate_coco_files(
     return score(
         truth,
         results,
-        masks=_masks(truth) if "segm" in iou_types else None,
+        masks=truth.masks() if "segm" in iou_types else None,
         image_ids=truth.image_ids.tolist(),
         category_ids=truth.category_ids,
         iou_types=iou_types,
@@ -240,10 +240,6 @@ def read_truth(annotations: Path | Mapping[str, Any] | CocoInstances, *, masks: 
     truth, findings = read_instances(source, need_file_names=False)
     refuse_errors(truth.file, [*findings, *apply_rules(truth, masks=masks)])
     return truth
-
-
-def _masks(truth: CocoInstances) -> list[Rle]:
-    return [truth.mask(place) for place in range(len(truth.ids))]
 
 
 def _merged(gathered: Sequence[Mapping[int, ImageResults]]) -> dict[int, ImageResults]:

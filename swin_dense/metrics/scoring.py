@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,12 @@ ENGINES = ("hotcoco", "faster-coco-eval", "pycocotools")
 IOU_TYPES = ("bbox", "segm")
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve metrics, in the order in which every COCO tool prints them."""
+
+FASTER_COCO: tuple[Callable[[], Any], Callable[..., Any]] = (
+    partial(faster_coco_eval.COCO, print_function=lambda *_: None),
+    partial(faster_coco_eval.COCOeval_faster, print_function=lambda *_: None),
+)
+"""Data set and evaluation of faster-coco-eval, which print nothing."""
 
 CocoResults = dict[str, dict[str, Any]]
 """By IoU type ("bbox", "segm"): each of `COCO_METRICS` as a float, and "per_class", the AP by class name."""
@@ -78,9 +84,7 @@ def score(
         scores[iou_type] = {name: float(value) for name, value in zip(COCO_METRICS, stats, strict=True)}
         # (IoU thresholds, recall thresholds, categories, areas, detections per image), -1 without ground truth.
         precision = evaluation.eval["precision"][:, :, :, 0, -1]
-        scores[iou_type]["per_class"] = {
-            names[id_]: _mean_precision(precision[:, :, places[id_]]) for id_ in category_ids
-        }
+        scores[iou_type]["per_class"] = {names[id_]: known_mean(precision[:, :, places[id_]]) for id_ in category_ids}
     return scores
 
 
@@ -195,23 +199,35 @@ def _evaluate(wanted: EngineSide, found: EngineSide, iou_type: str, engine: str)
     """Runs an engine and returns its evaluation object, with `stats` and `eval` filled."""
     if engine == "hotcoco":
         return hotcoco_evaluation(wanted, found, iou_type)
-    coco = partial(faster_coco_eval.COCO, print_function=_print_nothing)
-    evaluation_of = partial(faster_coco_eval.COCOeval_faster, print_function=_print_nothing)
+    coco, evaluation_of = FASTER_COCO
     quiet: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if engine == "pycocotools":
         # It prints unconditionally. Only then: a progress bar on another thread loses what it prints meanwhile.
         coco, evaluation_of, quiet = COCO, COCOeval, contextlib.redirect_stdout(io.StringIO())
     with quiet:
-        sides = []
-        for one in (wanted, found):
-            side = coco()
-            side.dataset = one.data_set()
-            side.createIndex()
-            sides.append(side)
-        evaluation = evaluation_of(*sides, iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
+        return evaluation_of_sides(coco, evaluation_of, [wanted.data_set(), found.data_set()], iou_type)
+
+
+def evaluation_of_sides(
+    coco: Callable[[], Any],
+    evaluation_of: Callable[..., Any],
+    sides: Sequence[dict[str, Any]],
+    iou_type: str,
+    most: int | None = None,
+) -> Any:
+    """The evaluation of an engine with pycocotools' interface; `most` detections of an image count, if stated."""
+    data_sets = []
+    for side in sides:
+        data_set = coco()
+        data_set.dataset = side
+        data_set.createIndex()
+        data_sets.append(data_set)
+    evaluation = evaluation_of(*data_sets, iou_type)
+    if most is not None:
+        evaluation.params.maxDets = [most]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
     return evaluation
 
 
@@ -248,10 +264,7 @@ def _with_text(mask: Rle) -> Rle:
     return mask if isinstance(counts, str) else {"size": mask["size"], "counts": counts.decode("ascii")}
 
 
-def _print_nothing(*_: object) -> None:
-    """Takes the place of the engine's `print`."""
-
-
-def _mean_precision(precision: NDArray[np.float64]) -> float:
-    known = precision[precision > -1]
+def known_mean(values: NDArray[np.float64]) -> float:
+    """The mean of what is known, and not -1; -1 where nothing is."""
+    known = values[values > -1]
     return float(known.mean()) if known.size else -1.0

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faster_coco_eval
 import numpy as np
 
 from swin_dense.coco.instances import CocoInstances
@@ -16,7 +15,14 @@ from swin_dense.coco.parsing import read_json
 from swin_dense.coco.results import ImageResults, checked_results, read_rows, scored_iou_types
 from swin_dense.files import atomic_write
 from swin_dense.metrics.coco import read_truth
-from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, engine_sides
+from swin_dense.metrics.scoring import (
+    COCO_METRICS,
+    FASTER_COCO,
+    IOU_TYPES,
+    engine_sides,
+    evaluation_of_sides,
+    known_mean,
+)
 
 SIZES = ("all", "small", "medium", "large")
 """COCO's areas: below 32 x 32 pixels, below 96 x 96, and above."""
@@ -48,7 +54,7 @@ def write_coco_tables(
     truth = read_truth(gt, masks="segm" in kinds)
     results = checked_results(rows_of, truth, kinds)
     ids = truth.image_ids.tolist() if image_ids is None else list(image_ids)
-    masks = [truth.mask(place) for place in range(len(truth.ids))] if "segm" in kinds else None
+    masks = truth.masks() if "segm" in kinds else None
     summary: dict[str, dict[str, float]] = {}
     classes: list[list[Any]] = []
     sizes: list[list[Any]] = []
@@ -60,10 +66,10 @@ def write_coco_tables(
         for place, name in enumerate(truth.class_names):
             of_class = [precision[:, :, place, 0, -1], precision[0, :, place, 0, -1], precision[5, :, place, 0, -1]]
             of_sizes = [precision[:, :, place, size, -1] for size in (1, 2, 3)]
-            classes.append([kind, name, *map(_mean, (*of_class, *of_sizes, recall[:, place, 0, -1]))])
+            classes.append([kind, name, *map(known_mean, (*of_class, *of_sizes, recall[:, place, 0, -1]))])
         for size, name in enumerate(SIZES):
             parts = precision[..., size, -1], precision[0, ..., size, -1], precision[5, ..., size, -1]
-            sizes.append([kind, name, *map(_mean, (*parts, recall[..., size, -1]))])
+            sizes.append([kind, name, *map(known_mean, (*parts, recall[..., size, -1]))])
     content = read_json(gt)
     if any("neg_category_ids" in image for image in content["images"]):
         for kind in kinds:
@@ -105,29 +111,9 @@ def _evaluation(
         frequency = {category["id"]: category.get("frequency", "f") for category in lvis["categories"]}
         for row, category_id in zip(sides[0]["categories"], truth.category_ids, strict=True):
             row["frequency"] = frequency[category_id]
-    data_sets = []
-    for side in sides:
-        data_set = faster_coco_eval.COCO(print_function=_print_nothing)
-        data_set.dataset = side
-        data_set.createIndex()
-        data_sets.append(data_set)
-    evaluation_of = partial(faster_coco_eval.COCOeval_faster, print_function=_print_nothing)
-    evaluation = evaluation_of(*data_sets, kind, lvis_style=lvis is not None)
-    if lvis is not None:
-        evaluation.params.maxDets = [LVIS_DETECTIONS]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
-
-
-def _print_nothing(*_: object) -> None:
-    """Takes the place of the engine's `print`."""
-
-
-def _mean(values: Any) -> float:
-    known = values[values > -1]
-    return float(known.mean()) if known.size else -1.0
+    coco, evaluation_of = FASTER_COCO
+    in_style = partial(evaluation_of, lvis_style=lvis is not None)
+    return evaluation_of_sides(coco, in_style, sides, kind, None if lvis is None else LVIS_DETECTIONS)
 
 
 def _write(path: Path, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

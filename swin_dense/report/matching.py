@@ -84,7 +84,7 @@ class DetectionEvidence:
     @cached_property
     def masks(self) -> list[Any] | None:
         """Of all annotations, where they are needed."""
-        return [self.truth.mask(place) for place in range(len(self.truth.ids))] if "segm" in self.kinds else None
+        return self.truth.masks() if "segm" in self.kinds else None
 
     @cached_property
     def evaluated(self) -> dict[str, Evaluated]:

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from swin_dense.errors import DataError, nearest, setting
-from swin_dense.images.files import escapes, list_files, missing_files, read_bytes
-from swin_dense.images.labelled import MAX_LIST_BYTES, ClassList, label_rows, read_class_list
+from swin_dense.images.files import escapes, list_files, missing_files
+from swin_dense.images.labelled import ClassList, label_rows, list_text, read_class_list
 from swin_dense.records import Ragged
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
@@ -207,7 +207,7 @@ def _with_files(root: Path, rows: Iterable[_Row]) -> list[ListedVideo]:
 
 def _named(root: Path, listed: Path) -> list[ListedVideo]:
     """A list of names and labels; absolute names have to lie below the root."""
-    if listed.suffix.lower() == ".csv" and "," in (text := _text(listed)):
+    if listed.suffix.lower() == ".csv" and "," in (text := list_text(listed, "list of videos")):
         rows = [(row[0].strip(), row[-1].strip() if row[1:] else "") for row in csv.reader(text.splitlines()) if row]
     else:
         rows = label_rows(listed, SUFFIXES)
@@ -226,7 +226,7 @@ def _named(root: Path, listed: Path) -> list[ListedVideo]:
 
 def _kinetics(listed: Path) -> list[_Row] | None:
     """The rows of an official list of Kinetics; None of a list without its columns."""
-    table = csv.DictReader(_text(listed).splitlines())
+    table = csv.DictReader(list_text(listed, "list of videos").splitlines())
     columns = {"label", "youtube_id", "time_start", "time_end"}
     if not columns <= set(table.fieldnames or ()):
         return None
@@ -270,15 +270,6 @@ def _labels_json(path: Path) -> ClassList:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_text(path))
+        return json.loads(list_text(path, "list of videos"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON ({error}); restore it") from error
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise DataError(f"{path}: no such list of videos")
-    try:
-        return read_bytes(path, MAX_LIST_BYTES).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text file ({error})") from error
