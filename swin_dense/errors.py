@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -118,6 +119,31 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReport:
+    """What is wrong with data that was checked; the reports of the checks say besides what is in it."""
+
+    problems: tuple[Finding, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether training can use the data: there may be warnings, but no errors."""
+        return not self.severities()["errors"]
+
+    def severities(self) -> dict[str, int]:
+        """How many errors and warnings there are."""
+        counts = Counter(problem.severity for problem in self.problems)
+        return {"errors": counts["error"], "warnings": counts["warning"]}
+
+    def findings(self) -> dict[str, Any]:
+        """The findings by name, ready for JSON, counted by kind."""
+        return {
+            "ok": self.ok,
+            "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
 
 
 _typed = ContextVar("_typed", default=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ import numpy as np
 
 from swin_dense.coco.instances import CocoInstances, images_beside, read_instances, select
 from swin_dense.coco.rules import apply_rules, compare_categories, find_empty_selection
-from swin_dense.errors import DataError, Finding, Severity
+from swin_dense.errors import DataError, DataReport, Finding, Severity
 from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.records import Progress
 
@@ -26,7 +25,7 @@ COUNTED = ("images", "annotations", "categories", "crowd", "empty_images", "smal
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(DataReport):
     """What is in a data set, and what is wrong with it. Counts are of well-formed records.
 
     Attributes:
@@ -35,7 +34,6 @@ class CheckReport:
         counts: By the names in `COUNTED`.
         instances_per_class: Annotations by class name, without crowd regions.
         left_out: What training would not learn from, and how many.
-        problems: All findings.
     """
 
     annotations: str
@@ -43,25 +41,16 @@ class CheckReport:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     instances_per_class: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
-    problems: tuple[Finding, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether training can use the data: there may be warnings, but no errors."""
-        return not any(problem.severity == "error" for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything by name, ready for JSON, with the findings counted by severity and by kind."""
-        severities = Counter(problem.severity for problem in self.problems)
         return {
             "annotations": self.annotations,
             "images": self.images,
-            "ok": self.ok,
-            "counts": {**self.counts, "errors": severities["error"], "warnings": severities["warning"]},
+            "counts": {**self.counts, **self.severities()},
             "left_out_of_training": self.left_out,
             "instances_per_class": self.instances_per_class,
-            "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
-            "problems": [problem.to_dict() for problem in self.problems],
+            **self.findings(),
         }
 
 

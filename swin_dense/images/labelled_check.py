@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swin_dense.errors import DataError, Finding, nearest
+from swin_dense.errors import DataError, DataReport, Finding, nearest
 from swin_dense.images.finder import image_names
 from swin_dense.images.labelled import (
     alike,
@@ -29,7 +29,7 @@ Place = tuple[Path, Path | None]
 
 
 @dataclass(frozen=True)
-class LabelledReport:
+class LabelledReport(DataReport):
     """What is in one split, and what is wrong with it.
 
     Attributes:
@@ -40,23 +40,15 @@ class LabelledReport:
 
     place: str
     counts: dict[str, int]
-    problems: tuple[Finding, ...]
     per_class: dict[str, int]
-
-    @property
-    def ok(self) -> bool:
-        """Whether training can use the data: there may be warnings, but no errors."""
-        return not any(problem.severity == "error" for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything by name, ready for JSON, with the findings counted by kind."""
         return {
             "annotations": self.place,
-            "ok": self.ok,
             "counts": self.counts,
             "left_out_of_training": {},
-            "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
-            "problems": [problem.to_dict() for problem in self.problems],
+            **self.findings(),
         }
 
 
@@ -222,4 +214,6 @@ def report_of(place: Path, split: Split, problems: list[Finding], items: str = "
         f"fewest_{items}_of_a_class": min(sizes),
         f"most_{items}_of_a_class": max(sizes),
     }
-    return LabelledReport(str(place), numbers, tuple(problems), {word: counts[word] for word in sorted(split.classes)})
+    return LabelledReport(
+        str(place), numbers, {word: counts[word] for word in sorted(split.classes)}, problems=tuple(problems)
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from swin_dense.errors import ConfigError, DataError, Finding
+from swin_dense.errors import ConfigError, DataError, DataReport, Finding
 from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.label_maps.classes import read_classes
 from swin_dense.label_maps.conversion import LabelConversion
@@ -68,33 +68,20 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class SegmentationReport:
+class SegmentationReport(DataReport):
     """What is in a data set, and what is wrong with it; `classes` is None where no class list was found."""
 
     classes: str | None
     class_names: tuple[str, ...]
     splits: dict[str, SplitReport]
-    problems: tuple[Finding, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether training can use the data: there may be warnings, but no errors."""
-        return not any(problem.severity == "error" for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything by name, ready for JSON, with the findings counted by severity and by kind."""
-        severities = Counter(problem.severity for problem in self.problems)
         return {
             "classes": self.classes,
-            "ok": self.ok,
-            "counts": {
-                "classes": len(self.class_names),
-                "errors": severities["error"],
-                "warnings": severities["warning"],
-            },
+            "counts": {"classes": len(self.class_names), **self.severities()},
             "splits": {name: split.to_dict() for name, split in self.splits.items()},
-            "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
-            "problems": [problem.to_dict() for problem in self.problems],
+            **self.findings(),
         }
 
 
@@ -110,7 +97,7 @@ def check_ade(
     try:
         layout = official_layout(root, classes)
     except DataError as error:
-        return SegmentationReport(None, (), {}, (Finding.of_error("layout", root, error),))
+        return SegmentationReport(None, (), {}, problems=(Finding.of_error("layout", root, error),))
     return check_segmentation(
         {"training": (layout.train_images, layout.train_labels), "validation": (layout.val_images, layout.val_labels)},
         layout.classes,
@@ -135,12 +122,12 @@ def check_segmentation(
     try:
         class_names, _ = read_classes(classes)
     except DataError as error:
-        return SegmentationReport(str(classes), (), {}, (Finding.of_error("class-list", classes, error),))
+        return SegmentationReport(str(classes), (), {}, problems=(Finding.of_error("class-list", classes, error),))
     try:
         conversion = LabelConversion(len(class_names), label_shift, ignore_index)
     except ConfigError as error:
         problem = Finding.of_error("label-conversion", classes, error)
-        return SegmentationReport(str(classes), class_names, {}, (problem,))
+        return SegmentationReport(str(classes), class_names, {}, problems=(problem,))
     reports: dict[str, SplitReport] = {}
     problems: list[Finding] = []
     for name, folders in splits.items():
@@ -156,7 +143,7 @@ def check_segmentation(
     seen = {row.label for report in reports.values() for row in report.histogram if row.pixels}
     label_folders = ", ".join(report.labels for report in reports.values())
     problems += conversion_findings(seen, class_names, conversion, label_folders)
-    return SegmentationReport(str(classes), class_names, reports, tuple(problems))
+    return SegmentationReport(str(classes), class_names, reports, problems=tuple(problems))
 
 
 @dataclass(frozen=True)
