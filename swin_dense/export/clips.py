@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from swin_dense.errors import DataError
-from swin_dense.export.compute import LoadedImage, TargetSize
+from swin_dense.export.compute import ImageReader, LoadedImage, TargetSize
 from swin_dense.files import sha256_of
 from swin_dense.videos.clips import ClipSampling
 from swin_dense.videos.finder import find_videos
@@ -48,26 +47,16 @@ def find_clips(inputs: Sequence[Path], sampling: ClipSampling) -> list[ClipSourc
     return sources
 
 
-class ClipReader(Dataset[LoadedImage]):
+class ClipReader(ImageReader):
     """Reads, hashes, decodes and resizes clips; may be used in worker processes."""
 
     def __init__(self, sources: Sequence[ClipSource], target: TargetSize, sampling: ClipSampling) -> None:
-        self.sources, self.target, self.sampling = sources, target, sampling
+        super().__init__(sources, target)
+        self.sampling = sampling
 
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, number: int) -> LoadedImage:
-        """Reads one clip; whatever is wrong with it is said in the record."""
-        source = self.sources[number]
+    def _read(self, number: int, source: Any) -> LoadedImage:
         if source.error is not None:
-            return LoadedImage(number, source.path, error=source.error)
-        try:
-            return self._read(number, source)
-        except (DataError, OSError) as error:
-            return LoadedImage(number, source.path, error=str(error))
-
-    def _read(self, number: int, source: ClipSource) -> LoadedImage:
+            raise DataError(source.error)
         video = VideoFile(source.file)
         indices = self.sampling.covering(len(video))[source.number]
         try:

@@ -20,7 +20,6 @@ from torchvision.transforms.v2 import functional as kernels
 from swin_dense.backbones import FeatureSpec
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import CELLS, check_inside, pool_map, pool_pyramid
-from swin_dense.images.finder import ImageSource
 from swin_dense.records import MAX_ENLARGED, Size, rescaled_size
 
 
@@ -96,10 +95,8 @@ class LoadedImage:
 class ImageReader(Dataset[LoadedImage]):
     """Reads, hashes, decodes and resizes images; may be used in worker processes."""
 
-    def __init__(
-        self, sources: Sequence[ImageSource], target: TargetSize, boxes: Mapping[int, Tensor] | None = None
-    ) -> None:
-        """Prepares to read; boxes (N, 4) are by the index of the image, None if no image has any."""
+    def __init__(self, sources: Sequence[Any], target: TargetSize, boxes: Mapping[int, Tensor] | None = None) -> None:
+        """Prepares to read each `ImageSource`; boxes (N, 4) are by the index of the image, None if no image has any."""
         self.sources, self.target, self.boxes = sources, target, boxes
 
     def __len__(self) -> int:
@@ -113,7 +110,7 @@ class ImageReader(Dataset[LoadedImage]):
         except (DataError, OSError) as error:
             return LoadedImage(number, source.path, error=str(error))
 
-    def _read(self, number: int, source: ImageSource) -> LoadedImage:
+    def _read(self, number: int, source: Any) -> LoadedImage:
         image, content = source.store.read(source.name).as_subclass(Tensor), source.store.content(source.name)
         size = (image.shape[1], image.shape[2])
         boxes = None if self.boxes is None else self.boxes.get(number, torch.empty(0, 4))

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, nearest, option
@@ -157,9 +157,7 @@ def export_features(
     begin(folder, settings)
     block = min(max(-(-len(paths) // BLOCKS), SMALLEST_BLOCK), LARGEST_BLOCK)
     left = [] if is_complete(folder) else _what_is_left(len(paths), block, done_ranges(folder), rank, world_size)
-    reader: Dataset[LoadedImage] = (
-        ImageReader(sources, target, wanted_boxes) if clips is None else ClipReader(sources, target, clips)
-    )
+    reader = ImageReader(sources, target, wanted_boxes) if clips is None else ClipReader(sources, target, clips)
     loader: Iterable[LoadedImage] = DataLoader(
         reader,
         sampler=left,
