@@ -24,7 +24,7 @@ from swin_dense.errors import DataError, option
 from swin_dense.images.finder import image_names
 from swin_dense.images.labelled import read_class_list, read_label_list
 from swin_dense.images.store import ImageStore
-from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
+from swin_dense.metrics.distributed import merged_on_first_rank, scored_together
 
 BEST = 5
 """Classes of an image that are kept, surest first."""
@@ -136,8 +136,7 @@ class Accuracy:
             On rank 0, rows {"file_name", "classes", "probabilities"} as `swin-dense predict` writes them, ready for
             JSON. On other ranks, which have nothing to write, an empty list.
         """
-        gathered = gather_to_first_rank(self._rows)
-        rows = {} if gathered is None else {image_id: row for rank in gathered[::-1] for image_id, row in rank.items()}
+        rows = merged_on_first_rank(self._rows) or {}
         return [
             {
                 "file_name": rows[image_id].file_name,
@@ -152,18 +151,7 @@ class Accuracy:
         self._rows = {}
 
     def _gathered(self) -> list[Row]:
-        gathered = gather_to_first_rank(self._rows)
-        answer: tuple[list[Row], list[int]] | None = None
-        if gathered is not None:
-            rows = {image_id: row for rank in reversed(gathered) for image_id, row in rank.items()}
-            answer = list(rows.values()), sorted(self._image_ids - rows.keys())
-        found, missing = broadcast_from_first_rank(answer)
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(self._image_ids)} images to score were never seen, the first is {missing[0]};"
-                " predict on them all, or name the images to score"
-            )
-        return found
+        return scored_together(self._rows, self._image_ids, lambda rows: list(rows.values()))
 
 
 def accuracy_scores(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 from swin_dense.coco.instances import CocoInstances, read_instances
 from swin_dense.coco.results import ImageResults, checked_results, image_results, read_rows, scored_iou_types
 from swin_dense.coco.rules import apply_rules, refuse_errors
-from swin_dense.errors import DataError, SwinDenseError
-from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
+from swin_dense.errors import DataError
+from swin_dense.metrics.distributed import merged_on_first_rank, scored_together
 from swin_dense.metrics.scoring import COCO_METRICS, ENGINES, IOU_TYPES, CocoResults, check_choices, score
 from swin_dense.records import Detections, Rle
 
@@ -121,22 +121,7 @@ class CocoMetric:
         Raises:
             DataError: If not every image has been seen.
         """
-        gathered = gather_to_first_rank(self._results)
-        results: CocoResults | None = None
-        failure: Exception | None = None
-        if gathered is not None:
-            try:
-                results = self._score(_merged(gathered))
-            except Exception as error:  # the other ranks wait for an answer, whatever went wrong
-                failure = error
-        message = None if failure is None else str(failure)
-        results, message, is_users = broadcast_from_first_rank((results, message, isinstance(failure, SwinDenseError)))
-        if failure is not None:
-            raise failure
-        if message is not None:
-            raise DataError(message) if is_users else RuntimeError(f"scoring failed on rank 0: {message}")
-        assert results is not None
-        return results
+        return scored_together(self._results, self._image_ids, self._score, f"{self._truth.file}: ")
 
     def results(self) -> list[dict[str, Any]]:
         """Returns the detections of all ranks as rows of a COCO result file; every rank has to call it.
@@ -146,8 +131,7 @@ class CocoMetric:
             scored, "segmentation", ready for JSON, in the order of image ids. On other ranks, which have nothing to
             write, an empty list.
         """
-        gathered = gather_to_first_rank(self._results)
-        merged = {} if gathered is None else _merged(gathered)
+        merged = merged_on_first_rank(self._results) or {}
         return [row for image_id in sorted(merged) for row in self._rows(image_id, merged[image_id])]
 
     def reset(self) -> None:
@@ -167,12 +151,6 @@ class CocoMetric:
             )
 
     def _score(self, results: Mapping[int, ImageResults]) -> CocoResults:
-        missing = sorted(self._image_ids - results.keys())
-        if missing:
-            raise DataError(
-                f"{self._truth.file}: {len(missing)} of {len(self._image_ids)} images to score were never seen,"
-                f" the first is {missing[0]}; predict on them all, or name the images to score"
-            )
         if self._masks is None and "segm" in self._iou_types:
             self._masks = self._truth.masks()
         return score(
@@ -240,11 +218,3 @@ def read_truth(annotations: Path | Mapping[str, Any] | CocoInstances, *, masks: 
     truth, findings = read_instances(source, need_file_names=False)
     refuse_errors(truth.file, [*findings, *apply_rules(truth, masks=masks)])
     return truth
-
-
-def _merged(gathered: Sequence[Mapping[int, ImageResults]]) -> dict[int, ImageResults]:
-    """One entry per image; of an image that several ranks saw, that of the first rank."""
-    merged: dict[int, ImageResults] = {}
-    for results in gathered:
-        merged = {**results, **merged}
-    return merged

@@ -6,7 +6,7 @@ Shapes: K classes, (H, W) pixels.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from swin_dense.label_maps.classes import read_class_names
 from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.files import LabelMap, count_labels, in_chunks, read_label_file
 from swin_dense.label_maps.layout import LABEL_SUFFIXES, find_class_list, names_by_stem
-from swin_dense.metrics.distributed import broadcast_from_first_rank, gather_to_first_rank
+from swin_dense.metrics.distributed import scored_together
 from swin_dense.records import IGNORE_INDEX
 
 MAX_CLASSES = 4096
@@ -130,25 +130,17 @@ class MeanIoU:
 
     def confusion(self) -> Matrix:
         """(K, K) pixels by true (row) and predicted class (column), of all ranks; every rank has to call it."""
-        gathered = gather_to_first_rank(self._counts)
-        answer: tuple[Matrix, list[int]] | None = None
-        if gathered is not None:
-            counts = {image_id: one for rank in reversed(gathered) for image_id, one in rank.items()}
-            total = torch.zeros(len(self._class_names), len(self._class_names), dtype=torch.int64)
-            for one in counts.values():
-                total += one
-            answer = total.numpy(), sorted(self._image_ids - counts.keys())
-        matrix, missing = broadcast_from_first_rank(answer)
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(self._image_ids)} images to score were never seen, the first is {missing[0]};"
-                " predict on them all, or name the images to score"
-            )
-        return matrix
+        return scored_together(self._counts, self._image_ids, self._total)
 
     def reset(self) -> None:
         """Forgets every image, for the next evaluation."""
         self._counts = {}
+
+    def _total(self, counts: Mapping[int, Tensor]) -> Matrix:
+        total = torch.zeros(len(self._class_names), len(self._class_names), dtype=torch.int64)
+        for one in counts.values():
+            total += one
+        return total.numpy()
 
 
 def check_class_count(count: int) -> None:
