@@ -80,7 +80,8 @@ class Attention(nn.Module, ABC):
 
     def any_weight(self) -> Tensor:
         """A weight, of whose type and device others are made; quantised layers have none, and are on a CPU."""
-        return next((one for one in self.parameters() if one.is_floating_point()), torch.zeros(()))
+        weights = [one for one in self.parameters() if one.is_floating_point()]
+        return weights[0] if weights else torch.zeros(())
 
     @abstractmethod
     def projected(self, tokens: Tensor, before: Before = NOTHING) -> Tensor:

@@ -22,16 +22,17 @@ import logging
 import platform
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.modules.module import _has_any_global_hook as has_hooks_of_all_modules
+from torch.nn.modules import module as all_modules
 
 from swin_dense.backbones.gridded_attention import TOLERANCES, kernel_is_right, relative_error
 
@@ -86,7 +87,8 @@ class Mlp(nn.Module):
         return linear(self.fc2, linear(self.fc1, tokens, before), Before(function=functional.gelu))
 
 
-class Before(NamedTuple):
+@dataclass(frozen=True)  # a named tuple with a norm would stop the compiler of PyTorch 2.6
+class Before:
     """What comes before a linear layer: a norm, and then a function without parameters."""
 
     norm: LayerNorm | None = None
@@ -166,8 +168,9 @@ def is_plain(layer: nn.Module, types: tuple[type[nn.Module], ...] = PLAIN_LAYERS
 def runs_alone(module: nn.Module) -> bool:
     """Whether a call of a module is the `forward` of its class and nothing else."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    hooks = hooks or has_hooks_of_all_modules()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return not (hooks or "forward" in vars(module))
+    hooks = hooks or all_modules._global_forward_hooks or all_modules._global_forward_pre_hooks
+    hooks = hooks or all_modules._global_backward_hooks or all_modules._global_backward_pre_hooks
+    return not (hooks or "forward" in module.__dict__)
 
 
 def needs_gradient(module: nn.Module, tokens: Tensor) -> bool:

@@ -95,7 +95,7 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
             for message in CHATTER:
                 warnings.filterwarnings("ignore", message)
             network = registry.build(ConfigDict(parts))
-            if torch.get_default_device().type != "meta":
+            if not torch.empty(0).is_meta:  # PyTorch 2.6 names another default device there
                 network.init_weights()
     except BUILDING_ERRORS as error:
         reason = f"{type(error).__name__}: {error}"
