@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -89,6 +90,7 @@ class DenseModule(LightningModule):
 
         A model in evaluation mode, as `swin_dense.load` gives it, is set to train: Lightning would keep the mode.
         """
+        check_precision(self.trainer)
         if stage == "fit" and not self.model.training:
             self.model.train()
         # In every process: what is compiled cannot be sent to spawned ones.
@@ -256,6 +258,16 @@ def metrics(scores: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def configured_inference(model: Any) -> Any:
     """How a model of `swin_dense.load` is run on images, by its config; None for a plain module."""
     return None if isinstance(model, nn.Module) else getattr(model, "inference", None)
+
+
+def check_precision(trainer: Trainer) -> None:
+    """Refuses what converts batches: records cannot be, and boxes and losses are computed in float32."""
+    plugin = trainer.precision_plugin
+    if type(plugin).convert_input is not Precision.convert_input:
+        raise ConfigError(
+            f'precision "{trainer.precision}", {type(trainer.strategy).__name__}: Lightning would convert boxes and '
+            "labels, too; take precision bf16-mixed, 16-mixed or 32-true, and strategy ddp for several devices"
+        )
 
 
 def total_loss(terms: Mapping[str, Tensor]) -> Tensor:

@@ -23,6 +23,7 @@ from swin_dense.config import Config, TrainingConfig
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, nearest
 from swin_dense.isolation import isolated
+from swin_dense.training.base import check_precision
 from swin_dense.training.callbacks import (
     BestCheckpoint,
     MovingAverage,
@@ -255,6 +256,7 @@ def _build(options: dict[str, Any]) -> Trainer:
         trainer = Trainer(**{**defaults, **options})
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    check_precision(trainer)
     # Their scores would stay in them, and forks cannot use a CUDA that is in use.
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(

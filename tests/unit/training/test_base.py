@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 
 from swin_dense.backbones import create_classifier
@@ -105,8 +106,10 @@ def steps_done(values: list[float], patience: int, scaler: object | None) -> int
 
 
 def trainer_of(scaler: object | None) -> Any:
+    precision: Any = Precision()
+    precision.scaler = scaler
     return SimpleNamespace(
-        precision_plugin=SimpleNamespace(scaler=scaler),
+        precision_plugin=precision,
         optimizers=[SimpleNamespace(param_groups=[{"lr": 1e-4}])],
         world_size=1,
         current_epoch=0,

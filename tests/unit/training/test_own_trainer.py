@@ -18,6 +18,7 @@ from helpers.trainers import BATCH_SIZE, IMAGES, Brightness, OneBox, Seen, ade, 
 from swin_dense.data import VideoDataModule
 from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
+from swin_dense.errors import ConfigError
 from swin_dense.records import Batch, Detections
 from swin_dense.training import DetectorModule, SegmenterModule, VideoClassifierModule
 from swin_dense.videos.clips import ClipSampling, Views
@@ -63,6 +64,12 @@ def test_the_polynomial_decay_ends_with_the_trainer(shapes: Path, tmp_path: Path
     trainer.fit(module, datamodule=data)
     steps = trainer.global_step
     assert rates.seen == pytest.approx([1 - (step + 1) / steps for step in range(steps)])
+
+
+def test_a_precision_that_converts_batches_is_refused(shapes: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, max_epochs=1, precision="bf16-true")
+    with pytest.raises(ConfigError, match="Lightning would convert boxes and labels, too; take precision bf16-mixed"):
+        trainer.fit(DetectorModule(OneBox()), datamodule=coco(shapes))
 
 
 def test_a_model_in_evaluation_mode_is_set_to_train_and_one_with_parts_of_it_is_left_alone(

@@ -144,6 +144,12 @@ def test_processes_that_keep_their_scores_are_refused(tmp_path: Path, strategy: 
         trainer_of(tmp_path, trainer__devices=2, trainer__strategy=strategy)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_a_precision_that_converts_batches_is_refused_with_one_that_does_not(tmp_path: Path, precision: str) -> None:
+    with pytest.raises(ConfigError, match=f'precision "{precision}", SingleDeviceStrategy: .* take .* bf16-mixed'):
+        trainer_of(tmp_path, trainer__precision=precision)
+
+
 def test_loggers_are_named(tmp_path: Path) -> None:
     assert [type(one) for one in trainer_of(tmp_path).loggers] == [MetricsTable, EventsLogger]
     path = "lightning.pytorch.loggers.CSVLogger"
