@@ -307,9 +307,10 @@ def test_a_run_stopped_in_the_middle_of_a_batch_repeats_that_batch(
     coco: Path, tmp_path: Path, where: dict[str, tuple[int, int]], num_workers: int
 ) -> None:
     whole, _ = fit(data_module(coco))
+    before = multiprocessing.active_children()  # of tests whose loaders are still there
     with pytest.raises(RuntimeError):
         fit(data_module(coco, num_workers=num_workers), callbacks=[Interrupt(tmp_path / "stopped.ckpt", **where)])
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= set(before)
     torch.load(tmp_path / "stopped.ckpt", weights_only=True)  # what we store is safe to load
     resumed, _ = fit(data_module(coco, num_workers=num_workers), tmp_path / "stopped.ckpt")
     assert_goes_on(whole, resumed, 12 - where["training"][1] if "training" in where else 6)
