@@ -70,12 +70,13 @@ class RolledPartition:
         self.before = [0] * len(self.grid)
         if not cyclic:
             self.before = [side - step if step else 0 for side, step in zip(window, shift, strict=True)]
-            self.counts = tuple(count + (step > 0) for count, step in zip(self.counts, shift, strict=True))
+            self.counts = tuple(count + int(step > 0) for count, step in zip(self.counts, shift, strict=True))
             self.shift = (0,) * len(self.grid)
         self.padded = [count * side for count, side in zip(self.counts, window, strict=True)]
         self.shape = math.prod(self.counts), batch, math.prod(window)
-        mask = region_mask(shift_regions(self.padded, window, self.shift, device))
-        self.mask = mask if any(self.shift) else mask[:0]
+        self.mask = torch.empty(0, self.shape[2], self.shape[2], device=device)
+        if any(self.shift):
+            self.mask = region_mask(shift_regions(self.padded, window, self.shift, device))
 
     def fill(self, rows: Tensor) -> Tensor:
         """Puts rows (R, C) into the windows, (W, B, N, C), whose padding is zero."""
