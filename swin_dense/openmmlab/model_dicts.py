@@ -251,7 +251,13 @@ def _fill_in_channels(model: dict[str, Any], registry: Any) -> None:
     if not isinstance(backbone, dict) or backbone.get("type") != BACKBONE:
         return
     with torch.device("meta"):
-        widths = [spec.channels for spec in registry.build(backbone).feature_specs]
+        built = registry.build(backbone)
+    if len(built.window) == 3:
+        raise ConfigError(
+            f"model.backbone.variant: {backbone.get('variant')} is for videos; detectors and segmenters take images: "
+            'name one for these, such as "swin_tiny"'
+        )
+    widths = [spec.channels for spec in built.feature_specs]
     if model.get("neck") is not None:
         for key, neck in list(_dicts(model, "neck", "model"))[:1]:
             _fill_in(neck, key, "the backbone's maps", widths)

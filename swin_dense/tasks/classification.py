@@ -135,7 +135,12 @@ class ClassificationTask(Task[ClassificationConfig]):
         return ImageClassifier(self.build_network(model, num_classes))
 
     def build_network(self, model: Mapping[str, Any], num_classes: int) -> SwinClassifier:
-        return build_classifier(model, num_classes)
+        network = build_classifier(model, num_classes)
+        if len(network.window) != 2:
+            raise ConfigError(
+                "model.backbone: a classifier of images has windows of (rows, columns); name one such as swin_tiny"
+            )
+        return network
 
     def initial_weights(self, config: ClassificationConfig, weights: Path) -> Path | Mapping[str, Tensor]:
         if config.data.class_map is None:

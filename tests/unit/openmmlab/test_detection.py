@@ -172,6 +172,7 @@ def test_any_mmdet_backbone_serves() -> None:
         (("neck", "in_channels"), [1, 2, 3, 4], "model.neck.in_channels is"),
         (("neck", "outs"), 5, "mmdet cannot build it"),
         (("backbone", "variant"), "swin_nan", "swin_nano"),
+        (("backbone", "variant"), "swin3d_tiny", "is for videos; detectors and segmenters take images"),
         (("backbone", "init_cfg"), {"type": "Pretrained", "checkpoint": "http://x"}, "model.backbone.init_cfg"),
         (("teacher_ckpt",), "http://x", "model.teacher_ckpt: no weights are fetched"),
         (("language_model",), {"type": "BertModel", "name": "bert"}, "model.language_model: it would be fetched"),

@@ -220,6 +220,7 @@ def test_synchronised_norms_stay_on_accelerators_and_are_plain_ones_in_a_single_
             "model.auxiliary_head.in_channels is 64, but the backbone's maps 2 have",
         ),
         (("backbone", "variant"), "swin_nan", "swin_nano"),
+        (("backbone", "variant"), "swin3d_tiny", "is for videos; detectors and segmenters take images"),
         (("backbone", "init_cfg"), {"type": "Pretrained", "checkpoint": "http://x"}, "model.backbone.init_cfg"),
         (("pretrained",), "open-mmlab://resnet50_v1c", "model.pretrained"),
         (("data_preprocessor",), None, "data_preprocessor is missing"),

@@ -10,6 +10,7 @@ import torch
 from swin_dense.backbones import create_classifier
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError, WeightsError
+from swin_dense.tasks import task_named
 from swin_dense.tasks.classification import TASK, build_classifier, with_mapped_head
 from swin_dense.tasks.training import load_initial_weights
 from swin_dense.weights import save_weights
@@ -39,6 +40,19 @@ def test_a_model_dict_gives_a_classifier_of_the_classes_of_the_data() -> None:
 def test_a_wrong_model_dict_is_answered_with_its_key(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_classifier({**MODEL, **changes}, 7)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "variant", "message"),
+    [
+        ("classification", "ImageClassifier", "swin3d_tiny", "of images has windows of .* such as swin_tiny"),
+        ("video", "VideoClassifier", "swin_tiny", "of videos has windows of .* such as swin3d_tiny"),
+    ],
+)
+def test_a_backbone_for_the_other_kind_of_input_is_refused(task: str, kind: str, variant: str, message: str) -> None:
+    model = {"type": kind, "backbone": {"type": "SwinDense", "variant": variant}}
+    with pytest.raises(ConfigError, match=message):
+        task_named(task).build_model(model, 7)
 
 
 @pytest.mark.parametrize("style", ["swin-dense", "timm", "torchvision", "huggingface"])
