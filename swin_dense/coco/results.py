@@ -152,7 +152,7 @@ def checked_results(
     file_of: dict[int, Path] = {}
     names = _FileNames(truth)
     for file, given in rows_of.items():
-        rows = names.join(file, given)
+        rows = _with_categories_of(truth, file, names.join(file, given))
         boxes = "bbox" in iou_types and all(row.get("bbox") for row in rows)
         found = _checked_file(file, rows, truth, boxes=boxes, masks="segm" in iou_types or not boxes)
         for image_id in found:
@@ -207,6 +207,33 @@ class _FileNames:
         exact = [image_id for image_id in found if self.by_id[image_id] == file_name]
         found = exact or found
         return found[0] if len(found) == 1 else None
+
+
+def _with_categories_of(truth: CocoInstances, file: Path, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows with the ids of the categories that they name, where they mean others.
+
+    The ids of `predict` are those of the data that a model was trained on, and the same classes may have other ids
+    elsewhere.
+    """
+    name_of = dict(zip(truth.category_ids, truth.class_names, strict=True))
+    id_of = {name: category_id for category_id, name in name_of.items() if truth.class_names.count(name) == 1}
+    named = {
+        (row["category"], row["category_id"])
+        for row in rows
+        if type(row.get("category")) is str and type(row.get("category_id")) is int
+    }
+    wrong = {pair for pair in named if name_of.get(pair[1]) != pair[0]}
+    if not wrong:
+        return rows
+    for name, category_id in sorted(wrong):
+        if name not in id_of and category_id in name_of:
+            raise DataError(
+                f"{file}: rows of the category {name!r} have the category_id {category_id}, which is "
+                f"{name_of[category_id]!r} in {truth.file}; write the names and ids of its categories"
+            )
+    logger.warning("%s: category_id is another one in %s; rows are joined by category", file, truth.file)
+    meant = (id_of.get(str(row.get("category", "")), row.get("category_id")) for row in rows)
+    return [row | {"category_id": category_id} for row, category_id in zip(rows, meant, strict=True)]
 
 
 def _is_same(path: str, other: str | None) -> bool:

@@ -219,6 +219,33 @@ def test_ids_count_where_file_names_agree_or_are_not_known(scene, files, rows, c
     assert "joined" not in caplog.text
 
 
+def with_names(scene, rows):
+    """The rows as `predict` writes them: with the names of their categories."""
+    names = {one["id"]: one["name"] for one in scene["categories"]}
+    return [row | {"category": names[row["category_id"]]} for row in rows]
+
+
+@pytest.mark.parametrize("move", [lambda ids: ids[1:] + ids[:1], lambda ids: [one + 1 for one in ids]])
+def test_rows_of_predict_are_joined_by_the_name_of_their_category(scene, files, rows, move, caplog):
+    """A model may have been trained on data that gave the same classes other ids, among them those of other classes."""
+    ids = [one["id"] for one in scene["categories"]]
+    moved = dict(zip(ids, move(ids), strict=True))
+    ours = [row | {"category_id": moved[row["category_id"]]} for row in with_names(scene, rows)]
+    assert evaluate_coco_files(*files(ours))["bbox"]["AP"] == pytest.approx(1)
+    assert "rows are joined by category" in caplog.text
+
+
+def test_rows_of_another_category_with_the_same_id_are_refused(scene, files, rows):
+    ours = [row | {"category": "other"} for row in rows]
+    with pytest.raises(DataError, match=r"category 'other' have the category_id \d+, which is '.*' in .*truth"):
+        evaluate_coco_files(*files(ours))
+
+
+def test_ids_of_categories_count_where_names_agree(scene, files, rows, caplog):
+    assert evaluate_coco_files(*files(with_names(scene, rows)))["bbox"]["AP"] == pytest.approx(1)
+    assert "joined" not in caplog.text
+
+
 def test_the_ground_truth_may_lie_in_a_zip_file(scene, files, rows, tmp_path):
     _, predictions = files(rows)
     with zipfile.ZipFile(tmp_path / "annotations.zip", "w") as file:
