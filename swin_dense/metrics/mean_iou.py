@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from swin_dense.coco.parsing import read_json
 from swin_dense.errors import DataError, option
 from swin_dense.images.store import ImageStore
 from swin_dense.label_maps.classes import read_class_names
@@ -325,6 +326,8 @@ def match_label_maps(
         names = tuple(str(number - label_shift) for number in range(max(last, 0) + 1))
     check_class_count(len(names))
     truth, predicted = (LabelConversion(len(names), shift, ignore_index) for shift in shifts)
+    if class_list is not None:
+        _check_numbers(stores[1], predicted, names, class_list)
     return MatchedLabelMaps(stores, pairs, (truth, predicted), names, class_list)
 
 
@@ -333,6 +336,32 @@ def _label_folder(predictions: Path) -> Path:
     filled = predictions.parent if predictions.name == "predictions.json" else predictions
     labels = filled / "labels"
     return labels if (filled / "predictions.json").is_file() and labels.is_dir() else predictions
+
+
+def _check_numbers(store: ImageStore, conversion: LabelConversion, names: Sequence[str], class_list: Path) -> None:
+    """Refuses label maps of `predict` whose numbers mean other classes than in a list that has them in another order.
+
+    The JSON file beside them says which classes occur in each. Maps are read until each class was met.
+    """
+    said = store.root.parent / "predictions.json"
+    rows = read_json(said) if store.root.name == "labels" and said.is_file() else []
+    met: set[str] = set()
+    for row in rows if isinstance(rows, list) else []:
+        classes, file = (row.get("classes"), row.get("labels")) if isinstance(row, dict) else (None, None)
+        if not isinstance(classes, dict) or type(file) is not str or met >= classes.keys():
+            continue
+        name = file.removeprefix("labels/")
+        if not (store.root / name).is_file():
+            continue
+        labels = conversion.table[read_label_file(store, name).labels]
+        found = {names[label] for label in np.unique(labels).tolist() if 0 <= label < len(names)}
+        if found != classes.keys() and classes.keys() <= set(names):
+            raise DataError(
+                f"{store.root / name}: its numbers are those of {', '.join(sorted(found))} in {class_list}, and {said} "
+                f"says {', '.join(sorted(classes))}: name the list of the data that the model was trained on, "
+                f"{option('classes', 'FILE')}"
+            )
+        met |= classes.keys()
 
 
 def _pairs(ground_truth: ImageStore, predictions: ImageStore) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Folders of label PNGs: which file is scored against which, which label is which class, and faults by their file."""
 
+import json
 import math
 import subprocess
 import sys
@@ -47,6 +48,45 @@ def test_the_class_list_beside_annotations_is_found_and_another_may_be_given(fol
     (tmp_path / "names.txt").write_text("A\nB\nC\n")
     scores = evaluate_label_map_files(*folders, label_shift=-1, classes=tmp_path / "names.txt")
     assert list(scores["per_class"]) == ["A", "B", "C"]
+
+
+@pytest.fixture
+def predicted(folders, tmp_path):
+    """What `predict` fills a folder with: the labels, and which classes occur in each."""
+    (tmp_path / "predicted").mkdir()
+    folders[1].rename(tmp_path / "predicted" / "labels")
+    rows = [
+        {"labels": "labels/a.png", "classes": {"sky": 2 / 3, "road": 1 / 3}},
+        {"labels": "labels/sub/a.png", "classes": {"sky": 1 / 3, "road": 1 / 3, "tree": 1 / 3}},
+    ]
+    (tmp_path / "predicted" / "predictions.json").write_text(json.dumps(rows))
+    return folders[0], tmp_path / "predicted"
+
+
+@pytest.mark.parametrize(
+    ("order", "clash"),
+    [("sky road tree", None), ("road sky tree", None), ("tree road sky", "a.png: its numbers are those of road, tree")],
+)
+def test_numbers_that_mean_other_classes_in_the_list_are_refused(predicted, tmp_path, order, clash):
+    """Only where a map shows it: two classes that occur together everywhere may still have changed places."""
+    (tmp_path / "names.txt").write_text("\n".join(order.split()))
+    options = {"label_shift": -1, "classes": tmp_path / "names.txt"}
+    if clash is None:
+        assert evaluate_label_map_files(*predicted, **options)["aAcc"] == pytest.approx(80)
+    else:
+        with pytest.raises(DataError, match=clash):
+            evaluate_label_map_files(*predicted, **options)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[3]", '[{"labels": 3, "classes": []}]', '[{"labels": "labels/b.png", "classes": {"A": 1}}]']
+)
+def test_other_names_and_rows_that_say_nothing_stand_in_no_way(predicted, tmp_path, content):
+    (tmp_path / "names.txt").write_text("A\nB\nC\n")
+    options = {"label_shift": -1, "classes": tmp_path / "names.txt"}
+    assert evaluate_label_map_files(*predicted, **options)["aAcc"] == pytest.approx(80)
+    (tmp_path / "predicted" / "predictions.json").write_text(content)
+    assert evaluate_label_map_files(*predicted, **options)["aAcc"] == pytest.approx(80)
 
 
 def test_a_class_list_between_commas_is_found_too(folders, tmp_path):
