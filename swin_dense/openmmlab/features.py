@@ -33,10 +33,11 @@ class NetworkMaps(nn.Module):
         self.backbone = network.backbone
         self.neck: nn.Module | None = network.neck if neck else None
         device = next(network.parameters()).device
+        self.eval()  # as a statement: many a backbone of theirs returns nothing of eval()
         with torch.inference_mode():
-            maps = self.backbone.eval()(torch.zeros(1, 3, PROBE, PROBE, device=device))
+            maps = self.backbone(torch.zeros(1, 3, PROBE, PROBE, device=device))
             all_stages = specs_of("stage", maps)
-            levels = () if self.neck is None else specs_of("p", self.neck.eval()(maps))
+            levels = () if self.neck is None else specs_of("p", self.neck(maps))
         names = [spec.name for spec in all_stages]
         self.places = list(range(len(names))) if stages is None else [place_of(stage, names) for stage in stages]
         self.feature_specs = (*(all_stages[place] for place in self.places), *levels)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones import FeatureSpec, SwinTransformer
 from swin_dense.backbones.block import StageOptions, SwinBlock
@@ -230,6 +231,21 @@ class TestDropPath:
         dropped = of_image
         assert set(dropped.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
         assert dropped.mean().item() == pytest.approx(1.0, abs=0.03)
+
+    def test_draws_the_same_whether_or_not_gradients_are_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without gradients windows are handled in groups; a reentrant checkpoint repeats a pass that had none."""
+        monkeypatch.setattr("swin_dense.backbones.windows.GROUP_TOKENS", 9)
+        model, images = both_stages(drop_path_rate=0.5), random_images(4, 72, 72).requires_grad_()
+        found = []
+        for reentrant in (None, False, True):
+            model.zero_grad()
+            torch.manual_seed(0)
+            maps = model(images) if reentrant is None else checkpoint(model, images, use_reentrant=reentrant)
+            sum((x * x).mean() for x in maps).backward()
+            found.append([*maps, *(parameter.grad for parameter in model.parameters())])
+        for other in found[1:]:
+            for ours, plain in zip(other, found[0], strict=True):
+                torch.testing.assert_close(ours, plain)
 
     def test_drops_nothing_in_evaluation(self) -> None:
         model = both_stages(drop_path_rate=0.9).eval()

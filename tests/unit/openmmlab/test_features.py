@@ -12,6 +12,7 @@ from helpers.random_values import randomised
 from swin_dense.backbones import create_backbone
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, WeightsError
+from swin_dense.export.models import IMAGENET
 from swin_dense.models.parts import features_of
 from swin_dense.models.parts import test_size_of as size_of
 from swin_dense.openmmlab import detection, segmentation
@@ -48,6 +49,22 @@ def test_a_detector_gives_its_stages_and_levels_padded_as_its_heads_see_them(det
         maps = model(images)
     for found, expected in zip(maps, (stages[1], stages[2], *levels), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_resnet_gives_its_stages_and_levels(tmp_path: Path) -> None:
+    """mmdet's own backbones return nothing of `train()` and `eval()`."""
+    config = CONFIGS / "demo" / "mask-rcnn_resnet-nano_shapes.py"
+    network = randomised(detection.build_network(load_config(config).model, num_classes=3))
+    save_weights(network, tmp_path / "w.safetensors")
+    model: Any = features_of(config, weights=tmp_path / "w.safetensors", stages=(4,), neck=True)
+    assert [spec.name for spec in model.feature_specs][:2] == ["stage4", "p2"]
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        maps = model(images)
+        mean, std = torch.tensor(IMAGENET.mean).view(3, 1, 1), torch.tensor(IMAGENET.std).view(3, 1, 1)
+        expected = network.eval().extract_feat((images - mean) / std)
+    for found, level in zip(maps[1:], expected, strict=True):
+        torch.testing.assert_close(found, level, rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_neck_the_stages_of_backbone_weights_will_do(tmp_path: Path) -> None:
