@@ -86,7 +86,7 @@ def stats(
 
 def _architecture(variant: str, pixels: tuple[int, int] | None, as_json: bool) -> None:
     from swin_dense.cli.report import architecture_table, print_report
-    from swin_dense.stats.architecture import architecture
+    from swin_dense.stats import architecture
 
     stages = [stage.to_dict() for stage in architecture(variant, *(pixels or ()))]
     print_report({"variant": variant, "stages": stages}, architecture_table(variant, stages), as_json=as_json)
@@ -94,7 +94,7 @@ def _architecture(variant: str, pixels: tuple[int, int] | None, as_json: bool) -
 
 def _complexity(size: tuple[int, int], window: int, channels: int, plot: Path | None, as_json: bool) -> None:
     from swin_dense.cli.report import complexity_table, print_report
-    from swin_dense.stats.complexity import attention_complexity, complexity_by_image_side
+    from swin_dense.stats import attention_complexity, complexity_by_image_side
 
     record = attention_complexity(*size, window, channels).to_dict()
     if plot is not None:

@@ -32,11 +32,9 @@ COMPILED_SIZES = ((2, 232, 264), (2, 243, 301))
 """More than one image, and more than one window in each stage: those are compiled apart."""
 
 
-def backbone_checks(
-    device: torch.device, variants: Sequence[str] = ("swin_tiny", "swin_base_384", "swinv2_tiny")
-) -> Iterator[tuple[str, Measurement]]:
+def backbone_checks(device: torch.device) -> Iterator[tuple[str, Measurement]]:
     """Maps and gradients of each variant, many windows, and, on CUDA, what waits for the device."""
-    for variant in variants:
+    for variant in ("swin_tiny", "swin_base_384", "swinv2_tiny"):
         for precision in (*PRECISIONS, WHOLE):
             for size in SIZES:
                 measure = partial(_measure, variant, device, precision, SIZES[size])

@@ -11,7 +11,7 @@ import copy
 import csv
 import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -66,11 +66,9 @@ ALL = 100_000
 """More than there is to choose from."""
 
 
-def step_checks(
-    device: torch.device, folder: Path, systems: Sequence[str] = SYSTEMS
-) -> Iterator[tuple[str, Measurement]]:
+def step_checks(device: torch.device, folder: Path) -> Iterator[tuple[str, Measurement]]:
     """One training step of each system in each precision; `folder` takes the generated images."""
-    for system in systems:
+    for system in SYSTEMS:
         for precision in reversed(PRECISIONS) if device.type == "cpu" else PRECISIONS:
             yield f"training step: {system}, {precision}", partial(_measure_step, system, device, precision, folder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,15 @@ DETECTORS = ("mask-rcnn_swin-nano_shapes", "mask-reppoints-v2_swin-nano_shapes")
 SEGMENTER = "upernet_swin-nano_shapes"
 
 
-def usage_checks(
-    device: torch.device, folder: Path, detectors: Sequence[str] = DETECTORS
-) -> Iterator[tuple[str, Measurement]]:
+def usage_checks(device: torch.device, folder: Path) -> Iterator[tuple[str, Measurement]]:
     """Everything that `swin_dense.load` gives a user; `folder` takes images and stores."""
-    for number, name in enumerate(detectors):
+    for number, name in enumerate(DETECTORS):
         yield f"predict: {name}", partial(_measure_detections, name, device, folder, 2 if number else 5)
     yield f"predict: {SEGMENTER}", partial(_measure_segmentation, device, folder)
-    for name in ("swin_nano", detectors[0], SEGMENTER):
+    for name in ("swin_nano", DETECTORS[0], SEGMENTER):
         yield f"features: {name}", partial(_measure_features, name, device)
         yield f"export: {name}", partial(_measure_export, name, device, folder)
-    for name in ("swin_nano", detectors[0], SEGMENTER):
+    for name in ("swin_nano", DETECTORS[0], SEGMENTER):
         yield f"Grad-CAM: {name}", partial(_measure_grad_cam, name, device)
     yield "metrics: MeanIoU", partial(_measure_mean_iou, device)
     yield "metrics: CocoMetric", partial(_measure_coco, device, folder)

@@ -1,4 +1,4 @@
-"""From image files to the tensors that are stored: how each image is read, at which size, what the model makes of it.
+"""From files to the tensors that are stored: how each image or clip is read, at which size, what the model makes of it.
 
 Only images of exactly one size are computed together. To pad a smaller image would change its features: the zeros of
 the padding become tokens that take part in attention.
@@ -10,6 +10,8 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +22,11 @@ from torchvision.transforms.v2 import functional as kernels
 from swin_dense.backbones import FeatureSpec
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import CELLS, check_inside, pool_map, pool_pyramid
+from swin_dense.files import sha256_of
 from swin_dense.records import MAX_ENLARGED, Size, rescaled_size
+from swin_dense.videos.clips import ClipSampling
+from swin_dense.videos.finder import find_videos
+from swin_dense.videos.reader import VideoError, VideoFile
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,60 @@ class ImageReader(Dataset[LoadedImage]):
         if target != size:  # as for tests: bilinear, without antialiasing
             image = kernels.resize(image, list(target), antialias=False)
         return LoadedImage(number, source.path, hashlib.sha256(content).hexdigest(), size, image, boxes)
+
+
+class ClipSource(NamedTuple):
+    """One clip of a video file, or a file that has none."""
+
+    file: Path
+    path: str  # with the seconds in which it begins and ends: "dog.mp4#t=2.133,4.267" (W3C Media Fragments)
+    number: int  # of the clip in the video
+    error: str | None = None
+
+
+def find_clips(inputs: Sequence[Path], sampling: ClipSampling) -> list[ClipSource]:
+    """Lists the clips of videos, one after another in each; reads the packets of every file, and decodes nothing.
+
+    A video that cannot be opened is listed with its error.
+    """
+    sources = []
+    for file in find_videos(inputs):
+        try:
+            video = VideoFile(file)
+        except VideoError as error:
+            sources.append(ClipSource(file, str(file), 0, str(error)))
+            continue
+        for number, indices in enumerate(sampling.covering(len(video)).tolist()):
+            end = indices[-1] + (1 if sampling.segments else sampling.stride)
+            stop = video.duration if end >= len(video) else float(video.times[end])
+            begin = float(video.times[indices[0]])
+            sources.append(ClipSource(file, f"{file}#t={begin:.3f},{stop:.3f}", number))
+    return sources
+
+
+class ClipReader(ImageReader):
+    """Reads, hashes, decodes and resizes clips; may be used in worker processes."""
+
+    def __init__(self, sources: Sequence[ClipSource], target: TargetSize, sampling: ClipSampling) -> None:
+        super().__init__(sources, target)
+        self.sampling = sampling
+
+    def _read(self, number: int, source: Any) -> LoadedImage:
+        if source.error is not None:
+            raise DataError(source.error)
+        video = VideoFile(source.file)
+        indices = self.sampling.covering(len(video))[source.number]
+        try:
+            size = self.target.of(video.size)
+        except DataError as error:
+            raise DataError(f"{source.path}: {error}") from error
+        pixels: Tensor = video.read(indices, size=size).as_subclass(Tensor)
+        spanned = len(video) if self.sampling.segments else self.sampling.length
+        seconds = torch.from_numpy(video.times[indices]).float()
+        return LoadedImage(number, source.path, _digest(source.file), (spanned, *video.size), pixels, seconds=seconds)
+
+
+_digest = lru_cache(maxsize=16)(sha256_of)  # the clips of a file are read one after another
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

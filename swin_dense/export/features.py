@@ -23,8 +23,15 @@ from torch.utils.data import DataLoader
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, nearest, option
 from swin_dense.export.boxes import read_boxes
-from swin_dense.export.clips import ClipReader, find_clips
-from swin_dense.export.compute import Extractor, Feature, ImageReader, LoadedImage, TargetSize
+from swin_dense.export.compute import (
+    ClipReader,
+    Extractor,
+    Feature,
+    ImageReader,
+    LoadedImage,
+    TargetSize,
+    find_clips,
+)
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore

@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 PARTS = ("backbone", "neck", "whole")
 """What of a model can be exported as one file."""
 
-PUBLISHED_FRAMES = 32
-"""Frames of the clips that sizes of Video Swin are published for."""
-
 
 def features_of(
     source: Any,
@@ -211,11 +208,11 @@ def _describe(config: Config) -> str:
 
 def sizes_of(source: Any, height: int, width: int, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> ModelStats:
     """Parameters and multiply-adds of a config or a variant, for the published class count; no data set is read."""
-    from swin_dense.stats import model_stats
+    from swin_dense.stats import FRAMES, model_stats
 
     config, _ = find_config(source, None, overrides)
     if config is None:
-        frames = (PUBLISHED_FRAMES,) if len(VARIANTS[str(source)].window) == 3 else ()
+        frames = (FRAMES,) if len(VARIANTS[str(source)].window) == 3 else ()
         blank = torch.zeros(1, 3, *frames, height, width)
         return model_stats(
             build_backbone(str(source), None)[0], lambda module: module(blank.to(next(module.parameters()).device))

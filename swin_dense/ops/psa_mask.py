@@ -27,14 +27,9 @@ def psamask_forward(
     half_w_mask: int,
 ) -> None:
     """Spreads (B, hM * wM, H, W) to (B, H * W, H, W)."""
-    # Axes: image, the other place's row and column, the place's row and column.
     relative = input.reshape(num_, h_mask, w_mask, h_feature, w_feature)
-    places_y, places_x = (torch.arange(size, device=input.device) for size in (h_feature, w_feature))
-    row = places_y[:, None] - places_y + half_h_mask
-    column = places_x[:, None] - places_x + half_w_mask
-    near = ((row >= 0) & (row < h_mask))[:, None, :, None] & ((column >= 0) & (column < w_mask))[:, None]
-    rows, columns = row.clamp(0, h_mask - 1)[:, None, :, None], column.clamp(0, w_mask - 1)[:, None]
-    spread = relative[:, rows, columns, places_y[:, None], places_x].masked_fill(~near, 0.0)
+    y, x = (torch.arange(size, device=input.device) for size in (h_feature, w_feature))
+    spread = _taken(relative, y[:, None] - y + half_h_mask, x[:, None] - x + half_w_mask)
     output.copy_(_by_type(spread.reshape(output.shape), psa_type))
 
 
@@ -51,15 +46,22 @@ def psamask_backward(
     half_w_mask: int,
 ) -> None:
     """Gradient (B, hM * wM, H, W) of what was spread."""
-    # Axes: image, the channel's row and column, the place's row and column.
     upstream = _by_type(grad_output, psa_type).reshape(num_, h_feature, w_feature, h_feature, w_feature)
-    places_y, places_x = (torch.arange(size, device=grad_output.device) for size in (h_feature, w_feature))
-    row = torch.arange(h_mask, device=grad_output.device)[:, None] + places_y - half_h_mask
-    column = torch.arange(w_mask, device=grad_output.device)[:, None] + places_x - half_w_mask
-    inside = ((row >= 0) & (row < h_feature))[:, None, :, None] & ((column >= 0) & (column < w_feature))[:, None]
-    rows, columns = row.clamp(0, h_feature - 1)[:, None, :, None], column.clamp(0, w_feature - 1)[:, None]
-    gathered = upstream[:, rows, columns, places_y[:, None], places_x].masked_fill(~inside, 0.0)
+    i, j, y, x = (torch.arange(n, device=grad_output.device) for n in (h_mask, w_mask, h_feature, w_feature))
+    gathered = _taken(upstream, i[:, None] + y - half_h_mask, j[:, None] + x - half_w_mask)
     grad_input.copy_(gathered.reshape(grad_input.shape))
+
+
+def _taken(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """What places (y, x) of maps (B, M, N, H, W) find at rows (P, H) and columns (Q, W) of M x N, or 0 beyond them.
+
+    The result is (B, P, Q, H, W).
+    """
+    height, width = maps.shape[1:3]
+    inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[:, None]
+    y, x = (torch.arange(size, device=maps.device) for size in maps.shape[3:])
+    rows, columns = rows.clamp(0, height - 1)[:, None, :, None], columns.clamp(0, width - 1)[:, None]
+    return maps[:, rows, columns, y[:, None], x].masked_fill(~inside, 0.0)
 
 
 def _by_type(attention: Tensor, psa_type: int) -> Tensor:

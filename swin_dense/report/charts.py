@@ -37,91 +37,102 @@ Curve = tuple[Any, Any]
 """x and y of a line's points."""
 
 
+OPTIONS: Any = {
+    "svg.fonttype": "none",  # texts stay texts, in the reader's own fonts
+    "svg.hashsalt": "report",  # the same chart gives the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.parse_math": False,  # class names may hold dollars
+    "axes.prop_cycle": rcsetup.cycler("color", COLOURS),
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.15,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+"""Matplotlib's settings while a chart is drawn."""
+
+
 @contextmanager
-def _figure(title: str, note: str, width: float, height: float, wide: bool, made: list[Chart]) -> Iterator[Any]:
-    """Axes to draw on, in inches; the chart is in `made` afterwards."""
-    options: Any = {
-        "svg.fonttype": "none",  # texts stay texts, in the reader's own fonts
-        "svg.hashsalt": "report",  # the same chart gives the same file
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "text.parse_math": False,  # class names may hold dollars
-        "axes.prop_cycle": rcsetup.cycler("color", COLOURS),
-        **{
-            name: INK
-            for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-        },
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.15,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-    }
-    with matplotlib.rc_context(options):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.subplots()
-        axes.patch.set_alpha(0)
-        yield axes
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=8)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+def _in_style() -> Iterator[None]:
+    with matplotlib.rc_context(OPTIONS):
+        yield
+
+
+def _axes(width: float = 5.2, height: float = 3.4) -> Any:
+    """Axes to draw on, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    for background in (figure, axes):
+        background.patch.set_alpha(0)
+    return axes
+
+
+def _chart(axes: Any, title: str, note: str, wide: bool = False) -> Chart:
+    """What was drawn."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=8)
+    file = io.StringIO()
+    axes.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue().replace(INK, "currentColor")
     text = re.sub(r"(<svg[^>]*>)", rf"\1{STYLE}", text, count=1)
     encoded = base64.b64encode(text.encode("utf-8")).decode("ascii")
-    made.append(Chart(f"data:image/svg+xml;base64,{encoded}", title, note, wide))
+    return Chart(f"data:image/svg+xml;base64,{encoded}", title, note, wide)
 
 
+@_in_style()
 def lines(title: str, x: str, y: str, curves: Mapping[str, Curve], *, note: str = "", **options: Any) -> Chart:
     """Curves by name.
 
-    `options` are `smoothed` (pale as they are, and their running mean), `marker`, `diagonal` (what a perfect answer
-    would be), `steps`, and settings of matplotlib's axes such as `ylim`.
+    `options` are `smoothed` (pale as they are, and their running mean), `marker`, and settings of matplotlib's axes
+    such as `ylim`.
     """
     smoothed, marker = options.pop("smoothed", False), options.pop("marker", None)
-    diagonal, wide = options.pop("diagonal", False), options.pop("wide", False)
-    made: list[Chart] = []
-    with _figure(title, note, 10.6 if wide else 5.2, 3.4, wide, made) as axes:
-        for name, (where, values) in curves.items():
-            drawn = running_mean(np.asarray(values, dtype=float)) if smoothed else values
-            (line,) = axes.plot(where, drawn, label=name, linewidth=1.8, marker=marker, markersize=4)
-            if smoothed:
-                axes.plot(where, values, color=line.get_color(), alpha=0.25, linewidth=0.7)
-        if diagonal:
-            axes.plot([0, 1], [0, 1], color=INK, alpha=0.4, linewidth=1, linestyle="--")
-        axes.set(xlabel=x, ylabel=y, **options)
-    return made[0]
+    axes = _axes()
+    for name, (where, values) in curves.items():
+        drawn = running_mean(np.asarray(values, dtype=float)) if smoothed else values
+        (line,) = axes.plot(where, drawn, label=name, linewidth=1.8, marker=marker, markersize=4)
+        if smoothed:
+            axes.plot(where, values, color=line.get_color(), alpha=0.25, linewidth=0.7)
+    axes.set(xlabel=x, ylabel=y, **options)
+    return _chart(axes, title, note)
 
 
+@_in_style()
 def bars(title: str, x: str, rows: Mapping[str, Sequence[float]], names: Sequence[str], *, note: str = "") -> Chart:
     """Horizontal bars, the first on top: for each name a number of every row."""
-    made: list[Chart] = []
     thickness = 0.8 / len(rows)
-    with _figure(title, note, 5.2, max(2.4, 0.9 + len(names) * max(0.26, 0.2 * len(rows))), False, made) as axes:
-        places = np.arange(len(names))[::-1]
-        for at, (row, values) in enumerate(rows.items()):
-            shift = (len(rows) - 1) / 2 - at
-            drawn = np.nan_to_num(np.asarray(values, dtype=float))
-            axes.barh(places + shift * thickness, drawn, thickness * 0.92, label=row if len(rows) > 1 else None)
-            for place, value in zip(places, values, strict=True):
-                text = "–" if np.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-                axes.annotate(
-                    text,
-                    (0 if np.isnan(value) else value, place + shift * thickness),
-                    (3, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=7.5,
-                )
-        axes.set_yticks(places, names)
-        axes.set_xlabel(x)
-        axes.margins(x=0.12)
-        axes.grid(visible=False, axis="y")
-    return made[0]
+    axes = _axes(5.2, max(2.4, 0.9 + len(names) * max(0.26, 0.2 * len(rows))))
+    places = np.arange(len(names))[::-1]
+    for at, (row, values) in enumerate(rows.items()):
+        shift = (len(rows) - 1) / 2 - at
+        drawn = np.nan_to_num(np.asarray(values, dtype=float))
+        axes.barh(places + shift * thickness, drawn, thickness * 0.92, label=row if len(rows) > 1 else None)
+        for place, value in zip(places, values, strict=True):
+            text = "–" if np.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+            axes.annotate(
+                text,
+                (0 if np.isnan(value) else value, place + shift * thickness),
+                (3, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=7.5,
+            )
+    axes.set_yticks(places, names)
+    axes.set_xlabel(x)
+    axes.margins(x=0.12)
+    axes.grid(visible=False, axis="y")
+    return _chart(axes, title, note)
 
 
+@_in_style()
 def heat(
     title: str,
     matrix: NDArray[Any],
@@ -132,25 +143,24 @@ def heat(
     note: str = "",
 ) -> Chart:
     """Shares of 0..1 as squares, the fuller the more; `labels` say what rows and columns are."""
-    made: list[Chart] = []
     count = len(rows)
     side = min(10.6, 2.2 + 0.33 * count)
     wide = side > 5.4
     fade = np.ones((256, 4))
     fade[:, :3] = matplotlib.colors.to_rgb(COLOURS[0])
     fade[:, 3] = np.linspace(0, 1, 256)
-    with _figure(title, note, max(side, 5.2), max(3.4, side * 0.92), wide, made) as axes:
-        axes.pcolormesh(matrix, cmap=ListedColormap(fade), vmin=0, vmax=1, rasterized=count > MOST_CLASSES)
-        axes.invert_yaxis()
-        axes.set_aspect("equal")
-        axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
-        axes.set_yticks(np.arange(count) + 0.5, rows)
-        axes.tick_params(length=0, labelsize=8 if count <= 20 else 7)
-        axes.set(xlabel=labels[1], ylabel=labels[0])
-        axes.grid(visible=False)
-        if count <= 14:
-            _write_shares(axes, matrix)
-    return made[0]
+    axes = _axes(max(side, 5.2), max(3.4, side * 0.92))
+    axes.pcolormesh(matrix, cmap=ListedColormap(fade), vmin=0, vmax=1, rasterized=count > MOST_CLASSES)
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
+    axes.set_yticks(np.arange(count) + 0.5, rows)
+    axes.tick_params(length=0, labelsize=8 if count <= 20 else 7)
+    axes.set(xlabel=labels[1], ylabel=labels[0])
+    axes.grid(visible=False)
+    if count <= 14:
+        _write_shares(axes, matrix)
+    return _chart(axes, title, note, wide)
 
 
 def _write_shares(axes: Axes, matrix: NDArray[Any]) -> None:
@@ -160,41 +170,41 @@ def _write_shares(axes: Axes, matrix: NDArray[Any]) -> None:
             axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center", fontsize=7.5, color=ink)
 
 
-def reliability(title: str, bins: Sequence[Mapping[str, float]], *, note: str = "") -> Chart:
+@_in_style()
+def reliability(bins: Sequence[Mapping[str, float]], note: str) -> Chart:
     """How often predictions of a confidence are right, beside how often they ought to be."""
-    made: list[Chart] = []
-    with _figure(title, note, 5.2, 3.4, False, made) as axes:
-        filled = [one for one in bins if one["count"]]
-        middles = [(one["bin_lower"] + one["bin_upper"]) / 2 for one in filled]
-        width = 0.92 * (bins[0]["bin_upper"] - bins[0]["bin_lower"])
-        axes.bar(middles, [one["avg_accuracy"] for one in filled], width, label="are right")
-        most = max((one["count"] for one in filled), default=1)
-        axes.bar(
-            middles,
-            [-0.18 * one["count"] / most for one in filled],
-            width,
-            color=INK,
-            alpha=0.25,
-            label="how many there are",
-        )
-        axes.plot([0, 1], [0, 1], color=INK, alpha=0.5, linewidth=1, linestyle="--", label="would be honest")
-        axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(-0.2, 1.02))
-        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    return made[0]
+    axes = _axes()
+    filled = [one for one in bins if one["count"]]
+    middles = [(one["bin_lower"] + one["bin_upper"]) / 2 for one in filled]
+    width = 0.92 * (bins[0]["bin_upper"] - bins[0]["bin_lower"])
+    axes.bar(middles, [one["avg_accuracy"] for one in filled], width, label="are right")
+    most = max((one["count"] for one in filled), default=1)
+    axes.bar(
+        middles,
+        [-0.18 * one["count"] / most for one in filled],
+        width,
+        color=INK,
+        alpha=0.25,
+        label="how many there are",
+    )
+    axes.plot([0, 1], [0, 1], color=INK, alpha=0.5, linewidth=1, linestyle="--", label="would be honest")
+    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1), ylim=(-0.2, 1.02))
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    return _chart(axes, "calibration of the confidence", note)
 
 
+@_in_style()
 def histogram(title: str, x: str, y: str, groups: Mapping[str, NDArray[Any]], bins: Any, **options: Any) -> Chart:
     """How many values lie in each bin, for one group or several, as shares where there are several."""
-    made: list[Chart] = []
     note = options.pop("note", "")
-    with _figure(title, note, 5.2, 3.4, False, made) as axes:
-        for name, values in groups.items():
-            counts, edges = np.histogram(values, bins)
-            shares = counts / max(counts.sum(), 1) if len(groups) > 1 else counts
-            axes.stairs(shares, edges, fill=len(groups) == 1, alpha=0.9, linewidth=1.8, label=name or None)
-        axes.set(xlabel=x, ylabel=y, **options)
-        if options.get("xscale") == "log":  # plain numbers, as formulas are off
-            axes.xaxis.set_major_locator(LogLocator(base=2))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-    return made[0]
+    axes = _axes()
+    for name, values in groups.items():
+        counts, edges = np.histogram(values, bins)
+        shares = counts / max(counts.sum(), 1) if len(groups) > 1 else counts
+        axes.stairs(shares, edges, fill=len(groups) == 1, alpha=0.9, linewidth=1.8, label=name or None)
+    axes.set(xlabel=x, ylabel=y, **options)
+    if options.get("xscale") == "log":  # plain numbers, as formulas are off
+        axes.xaxis.set_major_locator(LogLocator(base=2))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    return _chart(axes, title, note)

@@ -79,7 +79,7 @@ def classification_sections(evidence: ClassificationEvidence) -> list[Section]:
         expected, largest, bins = calibration(evidence.confidence, evidence.right)
         tiles.append(("calibration error", percent(expected).text, "of confidence, %; expected (ECE)"))
         note = f"Expected calibration error (ECE) {100 * expected:.1f} %, largest error of a bin {100 * largest:.1f} %."
-        errors.append(charts.reliability("calibration of the confidence", bins, note=note))
+        errors.append(charts.reliability(bins, note))
         errors.append(_accuracy_by_confidence(evidence.confidence, evidence.right))
     errors += [confusion_chart(matrix, names, evidence.items), confused_pairs(matrix, names, evidence.items)]
     of_prediction = matrix.sum(axis=0)

@@ -1,8 +1,9 @@
-"""Classes that are taken for each other, and how much of what is shown."""
+"""What reports of all tasks share: classes that are taken for each other, and how much of what is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,16 @@ BINS = 10
 
 NOTHING = "nothing"
 """The last row and column of a confusion matrix of objects: what is not annotated, or not found."""
+
+
+T = TypeVar("T")
+
+
+def worst_and_best(ranked: Sequence[T]) -> tuple[tuple[str, Sequence[T]], ...]:
+    """The images that are shown of those ranked, worst first, by what they are called; each once."""
+    worst = ranked[:SHOWN_IMAGES]
+    best = [one for one in ranked[::-1] if one not in worst][:SHOWN_IMAGES]
+    return ("worst", worst), ("best", best)
 
 
 def confusion_chart(matrix: NDArray[np.int64], names: Sequence[str], what: str = "objects", note: str = "") -> Chart:

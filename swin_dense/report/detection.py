@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from swin_dense.metrics.scoring import COCO_METRICS
+from swin_dense.metrics.scoring import COCO_METRICS, known_mean
 from swin_dense.report import charts
-from swin_dense.report.confusion import BINS, NOTHING, SHOWN_IMAGES, SHOWN_PAIRS, confused_pairs, confusion_chart
+from swin_dense.report.confusion import NOTHING, SHOWN_PAIRS, confused_pairs, confusion_chart, worst_and_best
 from swin_dense.report.matching import DetectionEvidence, Evaluated, detections_of, instances_of
 from swin_dense.report.page import Block, Gallery, Section, Table, Tiles, number, percent, shown
 from swin_dense.visualize.detections import draw_comparison
@@ -65,9 +65,8 @@ def _scores(evidence: DetectionEvidence) -> Section:
         for name, meaning in (("AP", "mean over IoU 0.5 to 0.95"), ("AP50", "at IoU 0.5"))
     ]
     main = evidence.evaluated[evidence.kinds[-1]]
-    calibration = main.engine.calibration(n_bins=BINS, iou_threshold=0.5)
     tiles.append(("best threshold", f"{main.threshold:.2f}", "confidence with the best F1 at IoU 0.5"))
-    tiles.append(("calibration error", percent(calibration["ece"]).text, "of confidence, %; expected (ECE)"))
+    tiles.append(("calibration error", percent(main.calibration["ece"]).text, "of confidence, %; expected (ECE)"))
     rows = [
         [KINDS[kind], *(percent(one.scores[name]) for name in COCO_METRICS)] for kind, one in evidence.evaluated.items()
     ]
@@ -94,19 +93,14 @@ def _classes(evidence: DetectionEvidence) -> Section:
         precision, recall = one.engine.eval["precision"], one.engine.eval["recall"]
         for name, (thresholds, area) in by_area.items():
             headings.append(f"{name} {KINDS[kind]}")
-            columns.append({place: _mean(precision[thresholds, :, place - 1, area, -1]) for place in used})
+            columns.append({place: known_mean(precision[thresholds, :, place - 1, area, -1]) for place in used})
         headings.append(f"AR {KINDS[kind]}")
-        columns.append({place: _mean(recall[:, place - 1, 0, -1]) for place in used})
+        columns.append({place: known_mean(recall[:, place - 1, 0, -1]) for place in used})
     rows = [
         [name, number(objects[place], 0), *(percent(column[place]) for column in columns)]
         for place, name in used.items()
     ]
     return Section("Classes", [Table(headings, rows)], "Percent. A dash: no such object among the images.")
-
-
-def _mean(values: Any) -> float:
-    known = np.asarray(values)[np.asarray(values) > -1]
-    return float(known.mean()) if known.size else -1.0
 
 
 def _curves(evidence: DetectionEvidence, main: Evaluated) -> Section:
@@ -142,12 +136,11 @@ def _curves(evidence: DetectionEvidence, main: Evaluated) -> Section:
             note=f"F1 is best ({sweep['f1'].max(initial=0):.3f}) at {main.threshold:.2f}: a threshold for predict.",
         )
     )
-    calibration = main.engine.calibration(n_bins=BINS, iou_threshold=0.5)
+    calibration = main.calibration
     blocks.append(
         charts.reliability(
-            "calibration of the confidence",
             calibration["bins"],
-            note=f"Right is a detection that matches an object at IoU 0.5. Expected calibration error (ECE) "
+            f"Right is a detection that matches an object at IoU 0.5. Expected calibration error (ECE) "
             f"{100 * calibration['ece']:.1f} %, largest error of a bin {100 * calibration['mce']:.1f} %.",
         )
     )
@@ -257,14 +250,12 @@ def _images(evidence: DetectionEvidence, main: Evaluated) -> list[Section]:
         if total:
             ranked.append((2 * right[place] / total, -(wrong[place] + missed), image_id, place))
     ranked.sort()
-    worst = ranked[:SHOWN_IMAGES]
-    best = [one for one in ranked[::-1] if one not in worst][:SHOWN_IMAGES]
     rows = enumerate(evidence.truth.image_ids.tolist())
     names = {image_id: evidence.truth.file_names.text(row) for row, image_id in rows}
     sections = []
     if evidence.read is not None and ranked:
         blocks = []
-        for title, group in (("worst", worst), ("best", best)):
+        for title, group in worst_and_best(ranked):
             pictures = []
             for f1, _, image_id, place in group:
                 caption = (

@@ -18,6 +18,7 @@ from swin_dense.images.store import ImageStore
 from swin_dense.metrics.coco import read_truth
 from swin_dense.metrics.scoring import COCO_METRICS, IOU_TYPES, EngineSide, engine_sides, hotcoco_evaluation
 from swin_dense.records import Detections, Instances
+from swin_dense.report.confusion import BINS
 
 
 class Evaluated:
@@ -56,6 +57,12 @@ class Evaluated:
             "recall": hits / max(wanted, 1),
             "f1": 2 * hits / (kept + wanted),
         }
+
+    @cached_property
+    def calibration(self) -> dict[str, Any]:
+        """Hotcoco's, of the confidence: "ece" and "mce", the expected and the largest error, and "bins"."""
+        calibration: dict[str, Any] = self.engine.calibration(n_bins=BINS, iou_threshold=0.5)
+        return calibration
 
     @property
     def threshold(self) -> float:

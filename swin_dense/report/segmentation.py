@@ -21,7 +21,7 @@ from swin_dense.label_maps.layout import names_by_stem
 from swin_dense.metrics.mean_iou import MatchedLabelMaps, count_pairs, segmentation_metrics
 from swin_dense.records import IGNORE_INDEX
 from swin_dense.report import charts
-from swin_dense.report.confusion import SHOWN_IMAGES, confused_pairs, confusion_chart
+from swin_dense.report.confusion import confused_pairs, confusion_chart, worst_and_best
 from swin_dense.report.page import Gallery, Section, Table, Tiles, number, shown
 from swin_dense.visualize.pictures import Picture, as_picture, beside, captioned, enlarged
 from swin_dense.visualize.segmentation import draw_segmentation_comparison
@@ -145,9 +145,7 @@ def segmentation_sections(evidence: SegmentationEvidence) -> list[Section]:
 def _galleries(evidence: SegmentationEvidence) -> Iterator[Gallery]:
     scores = evidence.counted[1]
     ranked = sorted((one for one in range(len(scores)) if scores[one][0] >= 0), key=lambda one: scores[one])
-    worst = ranked[:SHOWN_IMAGES]
-    best = [one for one in ranked[::-1] if one not in worst][:SHOWN_IMAGES]
-    for title, group in (("worst", worst), ("best", best)):
+    for title, group in worst_and_best(ranked):
         pictures = []
         for place in group:
             one = evidence.images[place]

@@ -266,7 +266,7 @@ def videos(folder: Path) -> None:
     """What `check-data --video` says of each list, and then what training and features read."""
     from swin_dense.data.video import VideoDataset
     from swin_dense.errors import SwinDenseError
-    from swin_dense.export.clips import find_clips
+    from swin_dense.export.compute import find_clips
     from swin_dense.videos.check import check_videos
     from swin_dense.videos.clips import ClipSampling
     from swin_dense.videos.labelled import find_video_classes, read_labelled_videos

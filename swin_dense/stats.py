@@ -1,4 +1,4 @@
-"""Sizes of a model: its parameters, and the multiply-adds of one forward pass.
+"""Sizes of a model: its parameters, and the multiply-adds of one forward pass; and the paper's own numbers beside them.
 
 The convention is that of the published tables. One multiply-add counts once (it is called "FLOPs" there). Every
 convolution, deformable ones included, and every matrix product counts: linear layers, and both products of attention,
@@ -28,25 +28,32 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import import_module
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from swin_dense.backbones.attention import CosineAttention
+from swin_dense.backbones import VARIANTS, create_backbone
+from swin_dense.backbones.attention import CosineAttention, WindowAttention
+from swin_dense.backbones.block import SwinStage
+from swin_dense.backbones.windows import window_plan
+from swin_dense.errors import ConfigError
 
 Forward = Callable[[nn.Module], object]
 """Runs one forward pass of the module that it is given, whose inputs are made on that module's own device, for instance
 `lambda model: model(torch.empty(1, 3, 800, 1280, device=next(model.parameters()).device))`."""
 
 Shape = tuple[int, ...]
+
+FRAMES = 32
+"""Frames of the clips that Video Swin is trained on, and that its sizes are published for."""
 
 
 @dataclass(frozen=True)
@@ -194,3 +201,167 @@ _FORMULAS = {
     torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops,
 }
 """Operators that `FlopCounterMode` does not know, by what they compute."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds of one attention layer."""
+
+    equation: int
+    counted: int  # in the running code; more than by equation (2) where padding fills the last windows
+
+
+@dataclass(frozen=True)
+class AttentionComplexity:
+    """Attention over a whole map beside attention inside windows.
+
+    Attributes:
+        height: Rows of tokens.
+        width: Tokens in a row.
+        window: Side of the windows in tokens.
+        channels: Channels of a token.
+        global_attention: Equation 1, and `WindowAttention` with one window that is the map.
+        window_attention: Equation 2, and `WindowAttention` as a block runs it.
+        saved: The first equation less the second.
+    """
+
+    height: int
+    width: int
+    window: int
+    channels: int
+    global_attention: Cost
+    window_attention: Cost
+    saved: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts and numbers, for JSON."""
+        return asdict(self)
+
+
+def attention_complexity(height: int, width: int, window: int, channels: int) -> AttentionComplexity:
+    """Evaluates equations 1 and 2, and counts the multiply-adds of the code that they are about.
+
+    On h x w tokens of C channels, with windows of M x M tokens (Swin paper, section 3.2):
+
+        MSA:    4 h w C^2 + 2 (h w)^2 C    (1)
+        W-MSA:  4 h w C^2 + 2 M^2 h w C    (2)
+
+    multiply-adds, softmax left out. The first term is the projections, the second both products of attention.
+
+    Args:
+        height: Rows of tokens, h.
+        width: Tokens in a row, w.
+        window: Side of the square windows in tokens, M.
+        channels: Channels of a token, C.
+
+    Raises:
+        ConfigError: A size is below one.
+
+    Example:
+        >>> from swin_dense.stats import attention_complexity
+        >>> complexity = attention_complexity(112, 112, window=7, channels=128)
+        >>> complexity.saved
+        40124743680
+        >>> complexity.window_attention
+        Cost(equation=979435520, counted=979435520)
+    """
+    for name, value in {"height": height, "width": width, "window": window, "channels": channels}.items():
+        if value < 1:
+            raise ConfigError(f"{name}={value}: must be at least 1")
+    area = height * width
+    projections = 4 * area * channels**2
+    whole = Cost(projections + 2 * area**2 * channels, _counted((height, width), (height, width), channels))
+    windows = Cost(projections + 2 * window**2 * area * channels, _counted((height, width), (window,) * 2, channels))
+    saved = whole.equation - windows.equation
+    return AttentionComplexity(height, width, window, channels, whole, windows, saved)
+
+
+def complexity_by_image_side(window: int, channels: int) -> tuple[list[int], dict[str, list[Cost]]]:
+    """Sides of square images in pixels, and both costs on their finest map, which has 4 pixels a token."""
+    sides = list(range(128, 1025, 128))
+    costs = [attention_complexity(side // 4, side // 4, window, channels) for side in sides]
+    return sides, {
+        "whole map, equation 1": [cost.global_attention for cost in costs],
+        f"windows of {window}x{window}, equation 2": [cost.window_attention for cost in costs],
+    }
+
+
+def _counted(grid: tuple[int, int], window: tuple[int, int], channels: int) -> int:
+    """Counts attention of one image's tokens, on the meta device; heads do not change the count."""
+    tokens = torch.empty(1, *grid, channels, device="meta")
+    with torch.device("meta"):
+        attention = WindowAttention(channels, heads=1, window=window)
+
+    def forward(module: torch.nn.Module) -> Tensor:
+        plan = window_plan(tokens, window, (0, 0))
+        regular = plan.partitions[0]
+        rows = plan.from_grid[0](tokens.flatten(0, -2))
+        return regular.take(module(regular.fill(rows), regular.mask, window))
+
+    return count_macs(attention, forward).total
+
+
+@dataclass(frozen=True)
+class StageArchitecture:
+    """One row of the table.
+
+    Attributes:
+        name: Of the stage's map, "stage1" is the finest.
+        downsampling: Pixels per cell.
+        output: Cells of the map, (H, W); of videos (T, H, W).
+        joined: Pixels, or cells of the stage before, that are joined into one; of videos, pixels of frames first.
+        channels: Channels of a token, "dim" in the paper.
+        window: Tokens of a window, (rows, columns); of videos (frames, rows, columns).
+        heads: Attention heads.
+        blocks: Number of blocks.
+    """
+
+    name: str
+    downsampling: int
+    output: tuple[int, ...]
+    joined: tuple[int, ...]
+    channels: int
+    window: tuple[int, ...]
+    heads: int
+    blocks: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain numbers and lists, for JSON."""
+        return asdict(self)
+
+
+def architecture(variant: str, height: int | None = None, width: int | None = None) -> list[StageArchitecture]:
+    """The stages of a variant, and the size of their maps for images of (height, width) pixels, or 32 such frames.
+
+    Args:
+        variant: A key of `VARIANTS`.
+        height: Of the images; None takes the size that the variant is pre-trained at.
+        width: Of the images; None takes the height.
+
+    Raises:
+        ConfigError: The variant is unknown.
+
+    Example:
+        >>> from swin_dense.stats import architecture
+        >>> for stage in architecture("swin_tiny"):
+        ...     print(stage.downsampling, stage.output, stage.channels, stage.window, stage.heads, stage.blocks)
+        4 (56, 56) 96 (7, 7) 3 2
+        8 (28, 28) 192 (7, 7) 6 2
+        16 (14, 14) 384 (7, 7) 12 6
+        32 (7, 7) 768 (7, 7) 24 2
+    """
+    with torch.device("meta"):
+        backbone = create_backbone(variant)
+        height = VARIANTS[variant].pretrain_image_size if height is None else height
+        with torch.inference_mode():
+            frames = () if backbone.feature_specs[0].temporal_stride is None else (FRAMES,)
+            maps = backbone(torch.empty(1, 3, *frames, height, height if width is None else width))
+    stages: list[StageArchitecture] = []
+    layers = cast(Iterable[SwinStage], backbone.layers)
+    for spec, features, stage in zip(backbone.feature_specs, maps, layers, strict=True):
+        heads, blocks = spec.channels // stage.head_dim, len(stage.blocks)
+        size, joined = tuple(features.shape[2:]), (2, 2) if stages else backbone.patch_embed.patch_size
+        stages.append(
+            StageArchitecture(spec.name, spec.stride, size, joined, spec.channels, stage.window, heads, blocks)
+        )
+    return stages

@@ -1,8 +1,9 @@
-"""What counts as a multiply-add, what does not, and where it is booked."""
+"""What counts as a multiply-add and where it is booked; the paper's equations 1 and 2, and its Table 7."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +11,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import DeformConv2d
 
-from swin_dense.stats import MacCount, count_macs, count_parameters, model_stats
+from helpers.commands import command
+from swin_dense.backbones import SwinTransformer
+from swin_dense.errors import ConfigError
+from swin_dense.stats import (
+    Cost,
+    MacCount,
+    architecture,
+    attention_complexity,
+    count_macs,
+    count_parameters,
+    model_stats,
+)
 
 DEVICES = pytest.mark.parametrize("device", ["cpu", "meta"])
+
+# Channels, heads and blocks of each stage; everything else is the same in all four columns of the table.
+TABLE_7 = {
+    "swin_tiny": ((96, 192, 384, 768), (3, 6, 12, 24), (2, 2, 6, 2)),
+    "swin_small": ((96, 192, 384, 768), (3, 6, 12, 24), (2, 2, 18, 2)),
+    "swin_base": ((128, 256, 512, 1024), (4, 8, 16, 32), (2, 2, 18, 2)),
+    "swin_large": ((192, 384, 768, 1536), (6, 12, 24, 48), (2, 2, 18, 2)),
+}
 
 
 def total(module: nn.Module, *inputs: Tensor) -> int:
@@ -145,3 +165,94 @@ def test_a_model_that_needs_values_is_counted_on_the_cpu() -> None:
 def test_a_failing_forward_pass_is_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         model_stats(nn.Linear(4, 4), lambda model: model(torch.empty(1, 3, device=model.weight.device)))
+
+
+def test_the_code_costs_what_the_equations_say_and_windows_save_what_they_save() -> None:
+    complexity = attention_complexity(112, 112, window=7, channels=128)
+    assert complexity.saved == 40_124_743_680
+    for cost in (complexity.global_attention, complexity.window_attention):
+        assert cost.counted == cost.equation
+
+
+def test_padding_of_the_last_windows_is_counted_on_top_of_the_equation() -> None:
+    """10 x 13 tokens lie in 2 x 2 windows of 7 x 7."""
+    padded, whole = (
+        attention_complexity(*size, window=7, channels=8).window_attention for size in ((10, 13), (14, 14))
+    )
+    assert padded == Cost(equation=130 * (4 * 8**2 + 2 * 49 * 8), counted=whole.counted)
+
+
+def macs(side: int, *, window: int) -> int:
+    with torch.device("meta"):
+        backbone = SwinTransformer(32, (2, 2), (2, 4), window, out_indices=(0, 1), fit_windows=True)
+        return count_macs(backbone, lambda module: module(torch.empty(1, 3, side, side))).total
+
+
+def test_our_backbone_grows_linearly_with_area_and_global_attention_quadratically() -> None:
+    sides = (112, 224, 448)
+    small, middle, large = (macs(side, window=7) for side in sides)
+    assert middle == 4 * small and large == 4 * middle
+    small, middle, large = (macs(side, window=side // 4) for side in sides)  # one window is the whole map
+    quadratic = (middle - 4 * small) // 12  # of a * area + b * area^2, the second part at the smallest side
+    assert quadratic > 0
+    assert large == 16 * (small - quadratic) + 256 * quadratic
+
+
+def test_the_command_shows_both_and_draws_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("stats", "--complexity", "--size", "112x112", "--window", "7", "--channels", "128")
+    assert command(*words, "--plot", str(tmp_path / "cost.svg"), "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == attention_complexity(112, 112, 7, 128).to_dict()
+    assert "40,124,743,680" in captured.err
+    assert (tmp_path / "cost.svg").read_text().count("<path") > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--complexity", "--window", "0"), "window=0: must be at least 1"),
+        (("--complexity", "--plot", "cost.doc"), ".png, .svg or .pdf"),
+        (("swin_tiny", "--complexity"), "not taken with --complexity"),
+        (("swin_tiny", "--window", "7"), "--window: only taken with --complexity"),
+        ((), "stats takes CONFIG or VARIANT, or --complexity"),
+    ],
+)
+def test_a_mistake_is_named(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("stats", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_size_below_one_is_refused_in_python() -> None:
+    with pytest.raises(ConfigError, match="channels=0"):
+        attention_complexity(7, 7, 7, 0)
+
+
+@pytest.mark.parametrize("variant", TABLE_7)
+def test_the_architecture_is_that_of_table_7(variant: str) -> None:
+    stages = architecture(variant)
+    assert [stage.downsampling for stage in stages] == [4, 8, 16, 32]
+    assert [stage.output for stage in stages] == [(56, 56), (28, 28), (14, 14), (7, 7)]
+    assert [stage.joined for stage in stages] == [(4, 4), (2, 2), (2, 2), (2, 2)]
+    assert [stage.window for stage in stages] == [(7, 7)] * 4
+    assert (
+        tuple(zip(*((stage.channels, stage.heads, stage.blocks) for stage in stages), strict=True)) == TABLE_7[variant]
+    )
+
+
+def test_the_command_prints_it_in_the_layout_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("stats", "swin_tiny", "--architecture", "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["stages"][2]["output"] == [14, 14]
+    row = next(line for line in captured.err.splitlines() if "14x14" in line)
+    assert row.split() == "3 16x 14x14 concat 2x2, 384-d, LN [win 7x7, dim 384, head 12] x 6".split()
+
+
+def test_maps_are_those_of_the_image_size_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("stats", "swin_tiny", "--architecture", "--shape", "800x1280", "--json") == 0
+    assert [stage["output"] for stage in json.loads(capsys.readouterr().out)["stages"]][0] == [200, 320]
+
+
+def test_that_of_videos_has_frames_before_rows_and_columns() -> None:
+    first, second = architecture("swin3d_tiny")[:2]
+    assert (first.output, first.joined, first.window) == ((16, 56, 56), (2, 4, 4), (8, 7, 7))
+    assert (second.output, second.joined) == ((16, 28, 28), (2, 2))
