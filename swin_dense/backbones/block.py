@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from swin_dense.backbones.attention import Attention, CosineAttention, WindowAttention
-from swin_dense.backbones.gridded_attention import GridPartition, GridPlan, kernel_serves
+from swin_dense.backbones.gridded_attention import GridPartition, grid_plan, kernel_serves
 from swin_dense.backbones.patches import PatchMerging
-from swin_dense.backbones.rolled import Grid, RolledPartition, RolledPlan, grid_of
+from swin_dense.backbones.rolled import Grid, RolledPartition, grid_of, rolled_plan
 from swin_dense.backbones.rows import (
     Before,
     LayerNorm,
@@ -34,7 +34,7 @@ from swin_dense.backbones.rows import (
     normalised,
     runs_alone,
 )
-from swin_dense.backbones.windows import Partition, WindowPlan, fitted_window, window_plan
+from swin_dense.backbones.windows import Partition, StillPlan, WindowPlan, fitted_window, window_plan
 
 AnyPartition = Partition | RolledPartition | GridPartition
 
@@ -174,21 +174,21 @@ class SwinStage(nn.Module):
         """
         window, shift = self._window_and_shift(tokens, self.window)
         grid = tokens.shape[1:-1] if grids is None else grids[0].tokens
-        plan: WindowPlan | RolledPlan | GridPlan
+        plan: WindowPlan | StillPlan
         by_attention = self.mixing == "attention"
         kernel = tokens.device, linear_dtype(tokens), self.head_dim, tuple(window)
         if by_attention and kernel_serves(*kernel) and all(_attends_on_grid(block) for block in self.blocks):
-            plan = GridPlan(len(tokens), grid, window, shift)
+            plan = grid_plan(len(tokens), grid, window, shift)
         elif grids is None and self.temporal_window is None:
             plan = window_plan(tokens, window, shift)
         else:
             cut = grid_of(grid, window) if grids is None else grids[0]
-            plan = RolledPlan(len(tokens), cut, window, shift, tokens.device, cyclic=by_attention)
+            plan = rolled_plan(len(tokens), cut, window, shift, tokens.device, cyclic=by_attention)
         over_time: Sequence[RolledPartition | None] = (None, None)
         if self.temporal_window is not None:  # the rows are in raster order
             cut = grid_of(grid, self.temporal_window)
             cuts = self._window_and_shift(tokens, self.temporal_window)
-            over_time = RolledPlan(len(tokens), cut, *cuts, tokens.device).partitions
+            over_time = rolled_plan(len(tokens), cut, *cuts, tokens.device).partitions
         rows = plan.from_grid[0](tokens.flatten(0, -2))
         for index, block in enumerate(self.blocks):
             if index > 0 and any(shift):

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.backbones.rolled import Unmoved
-from swin_dense.backbones.windows import MASKED
+from swin_dense.backbones.windows import MASKED, StillPlan
 from swin_dense.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -67,15 +66,10 @@ class GridPartition(NamedTuple):
         return tokens.flatten(0, 2)
 
 
-class GridPlan:
-    """A `WindowPlan` in which no row moves."""
-
-    def __init__(self, batch: int, grid: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> None:
-        """Cuts a batch of grids (H, W) into regular and into shifted windows."""
-        shape, sides = (1, batch, math.prod(grid)), (tuple(grid), tuple(window))
-        self.partitions = tuple(GridPartition(shape, *sides, tuple(steps)) for steps in ([0] * len(window), shift))
-        self.from_grid = Unmoved(), Unmoved()
-        self.shift = Unmoved()
+def grid_plan(batch: int, grid: Sequence[int], window: Sequence[int], shift: Sequence[int]) -> StillPlan:
+    """A batch of grids (H, W) cut into regular and into shifted windows."""
+    shape, sides = (1, batch, math.prod(grid)), (tuple(grid), tuple(window))
+    return StillPlan((GridPartition(shape, *sides, (0,) * len(window)), GridPartition(shape, *sides, tuple(shift))))
 
 
 def kernel_serves(device: torch.device, dtype: torch.dtype, dim: int, window: tuple[int, ...]) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.backbones.windows import contiguous, region_mask, shift_regions
+from swin_dense.backbones.windows import StillPlan, contiguous, region_mask, shift_regions
 
 
 class Grid(NamedTuple):
@@ -32,19 +32,6 @@ def grid_of(tokens: Sequence[int], window: Sequence[int]) -> Grid:
     """The sizes of a stage whose grid has so many tokens, in windows of so many, per dimension."""
     counts = ((count + side - 1) // side for count, side in zip(tokens, window, strict=True))
     return Grid(tuple(tokens), tuple(counts))
-
-
-class Unmoved:
-    """The permutation that leaves rows where they are."""
-
-    @property
-    def inverse(self) -> Unmoved:
-        """Itself."""
-        return self
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Returns the rows."""
-        return rows
 
 
 class RolledPartition:
@@ -106,21 +93,11 @@ class RolledPartition:
         return contiguous(tokens).view(self.batch * math.prod(self.grid), channels)
 
 
-class RolledPlan:
-    """Where the tokens of a batch of equal grids lie in regular and in shifted windows, as `WindowPlan` says."""
-
-    def __init__(
-        self,
-        batch: int,
-        grid: Grid,
-        window: Sequence[int],
-        shift: Sequence[int],
-        device: torch.device,
-        *,
-        cyclic: bool = True,
-    ) -> None:
-        """Cuts a grid into regular and into shifted windows."""
-        steps = ([0] * len(shift), shift)
-        self.partitions = tuple(RolledPartition(batch, grid, window, step, device, cyclic=cyclic) for step in steps)
-        self.from_grid = Unmoved(), Unmoved()
-        self.shift = Unmoved()
+def rolled_plan(
+    batch: int, grid: Grid, window: Sequence[int], shift: Sequence[int], device: torch.device, *, cyclic: bool = True
+) -> StillPlan:
+    """A grid cut into regular and into shifted windows."""
+    regular, shifted = (
+        RolledPartition(batch, grid, window, steps, device, cyclic=cyclic) for steps in ([0] * len(shift), shift)
+    )
+    return StillPlan((regular, shifted))

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,6 +107,27 @@ class WindowPlan:
         tensors = [part for one in (*self.from_grid, self.shift) for part in (one.index, one.inverse_index)]
         tensors += [part for one in self.partitions for part in (one.mask, one.places) if part is not None]
         return sum(tensor.nbytes for tensor in tensors)
+
+
+class Unmoved:
+    """The permutation that leaves rows where they are."""
+
+    @property
+    def inverse(self) -> Unmoved:
+        """Itself."""
+        return self
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Returns the rows."""
+        return rows
+
+
+class StillPlan(NamedTuple):
+    """A `WindowPlan` in which no row moves: its partitions find the tokens of their windows in raster order."""
+
+    partitions: tuple[Any, Any]
+    from_grid: tuple[Unmoved, Unmoved] = (Unmoved(), Unmoved())
+    shift: Unmoved = Unmoved()
 
 
 class PlanCache:
