@@ -7,9 +7,11 @@ normalises them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 from torchvision import tv_tensors
+
+T = TypeVar("T")
+Found = TypeVar("Found")
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -334,3 +339,10 @@ class Ragged:
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 """Passes the items of a check on while it shows how many of a total have gone by."""
+
+
+def in_threads(check: Callable[[T], Found], items: Sequence[T], progress: Progress | None) -> Iterator[tuple[T, Found]]:
+    """Each item of a check with what was found in it, several of which are looked at at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(check, items)
+        yield from zip(items, progress(found, len(items)) if progress else found, strict=True)

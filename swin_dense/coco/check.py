@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from swin_dense.coco.instances import CocoInstances, images_beside, read_instanc
 from swin_dense.coco.rules import apply_rules, compare_categories, find_empty_selection
 from swin_dense.errors import DataError, DataReport, Finding, Severity
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.records import Progress
+from swin_dense.records import Progress, in_threads
 
 SMALL, MEDIUM = 32**2, 96**2
 """Areas in pixels at which COCO's small instances end, and its medium ones."""
@@ -167,12 +165,10 @@ def _image_findings(data: CocoInstances, images: Path, progress: Progress | None
             return Finding(error.kind, str(store.root / name), f"{name}: {error.fault}", error.fix, ids[row])
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked: Iterable[Finding | None] = pool.map(check, range(len(ids)))
-        for finding in progress(checked, len(ids)) if progress else checked:
-            # The annotation rules have named escaping file names already.
-            if finding and finding.kind != "escaping-file-name":
-                yield finding
+    for _, finding in in_threads(check, range(len(ids)), progress):
+        # The annotation rules have named escaping file names already.
+        if finding and finding.kind != "escaping-file-name":
+            yield finding
     if turned:
         yield _turned_images(data, store.root, sorted(turned))
 

@@ -16,7 +16,7 @@ from swin_dense.backbones.attention import LARGEST_CALL
 from swin_dense.backbones.gridded_attention import TOLERANCES as KERNEL_TOLERANCES
 from swin_dense.backbones.rows import errors_of_mlp, errors_of_norm
 from swin_dense.backbones.windows import plan_cache
-from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
+from swin_dense.doctor.device import PRECISIONS, Measured, Measurement, difference
 
 WHOLE = "bfloat16 weights"
 """The model itself in bfloat16, without autocast."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
+from swin_dense.doctor.device import PRECISIONS, Measured, Measurement, difference
 from swin_dense.ops import OPS
 
 TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from swin_dense.config import load_config
 from swin_dense.data.shapes import write_shapes
 from swin_dense.doctor.backbone import autocast
-from swin_dense.doctor.checks import PRECISIONS, Measured, Measurement, difference
+from swin_dense.doctor.device import PRECISIONS, Measured, Measurement, difference
 from swin_dense.errors import TrainingInterruptedError
 from swin_dense.isolation import seeded
 from swin_dense.records import IGNORE_INDEX, Batch

@@ -17,7 +17,7 @@ from torch import nn
 import swin_dense
 from swin_dense.data.scenes import draw_scene
 from swin_dense.data.shapes import write_shapes
-from swin_dense.doctor.checks import Measured, Measurement, difference
+from swin_dense.doctor.device import Measured, Measurement, difference
 from swin_dense.export import export_features
 from swin_dense.metrics import CocoMetric, MeanIoU
 from swin_dense.models import Model

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from swin_dense.images.labelled import (
     read_class_list,
 )
 from swin_dense.images.store import ImageError, ImageStore
-from swin_dense.records import Progress
+from swin_dense.records import Progress, in_threads
 
 Place = tuple[Path, Path | None]
 """Where the images of a split lie, and the list of their labels, if there is one."""
@@ -162,12 +161,10 @@ def _check_images(
     store, names = split.store, list(split.words)
     if store is None:
         return problems
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results: Iterable[tuple[str, Finding | None]] = pool.map(lambda one: _check_image(store, one), names)
-        for image, (digest, finding) in zip(names, progress(results, len(names)) if progress else results, strict=True):
-            problems += [finding] if finding else []
-            if digest:
-                seen[digest].append((name, image))
+    for image, (digest, finding) in in_threads(partial(_check_image, store), names, progress):
+        problems += [finding] if finding else []
+        if digest:
+            seen[digest].append((name, image))
     return problems
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from os import PathLike
@@ -25,7 +23,7 @@ from swin_dense.importing.geometry import with_box_outline
 from swin_dense.importing.layouts import FORMATS, required_format
 from swin_dense.importing.records import IN_TWO_SPLITS, Imported, ImportedImage
 from swin_dense.label_maps.classes import read_class_names
-from swin_dense.records import Progress
+from swin_dense.records import Progress, in_threads
 
 TARGETS = ("coco", "label-maps")
 
@@ -338,7 +336,7 @@ def _readable(
 ) -> tuple[list[ImportedImage], list[Hash]]:
     """The images that can be decoded and have the size that they are annotated for; several are read at a time."""
 
-    def check(image: ImportedImage) -> Hash | ImageError | None:
+    def check(image: ImportedImage) -> Any:
         try:
             pixels = ImageStore(image.path.parent).read(image.path.name, image.size)
         except ImageError as error:
@@ -346,14 +344,12 @@ def _readable(
         return difference_hash(pixels.numpy().transpose(1, 2, 0)) if with_hashes else None
 
     kept, hashes = [], []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        answers: Iterable[Any] = pool.map(check, images)
-        for image, answer in zip(images, progress(answers, len(images)) if progress else answers, strict=True):
-            if isinstance(answer, ImageError):
-                imported.drop(answer.kind, image.path, answer.fault, answer.fix)
-            else:
-                kept.append(image)
-                hashes.append(answer)
+    for image, answer in in_threads(check, images, progress):
+        if isinstance(answer, ImageError):
+            imported.drop(answer.kind, image.path, answer.fault, answer.fix)
+        else:
+            kept.append(image)
+            hashes.append(answer)
     return kept, hashes
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.files import count_labels, read_label_file
 from swin_dense.label_maps.layout import Pair, match_pairs, official_layout
 from swin_dense.label_maps.rules import conversion_findings, coverage_findings
-from swin_dense.records import Progress
+from swin_dense.records import Progress, in_threads
 
 Split = tuple[Path, Path]
 """Where images and label maps of a split lie."""
@@ -167,13 +165,11 @@ def _check_split(
     pixels: Counter[int] = Counter()
     image_counts: Counter[int] = Counter()
     palettes = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked: Iterable[_CheckedPair] = pool.map(lambda pair: _check_pair(images, labels, pair, conversion), pairs)
-        for one in progress(checked, len(pairs)) if progress else checked:
-            pixels.update(one.pixels)
-            image_counts.update(one.pixels.keys())
-            palettes += one.has_palette
-            problems += one.problems
+    for _, one in in_threads(lambda pair: _check_pair(images, labels, pair, conversion), pairs, progress):
+        pixels.update(one.pixels)
+        image_counts.update(one.pixels.keys())
+        palettes += one.has_palette
+        problems += one.problems
     if palettes:
         message = f"{palettes} of {len(pairs)} label files have a palette, whose indices are read as the labels"
         fix = "make sure that they are, as in PASCAL VOC, and not those of a coloured picture"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from swin_dense.errors import DataError, Finding
 from swin_dense.files import sha256_of
 from swin_dense.images.labelled_check import LabelledReport, Place, Split, duplicates, report_of
-from swin_dense.records import Progress
+from swin_dense.records import Progress, in_threads
 from swin_dense.videos.clips import ClipSampling
 from swin_dense.videos.ends import missing_bytes
 from swin_dense.videos.labelled import (
@@ -123,13 +121,10 @@ def _check_files(
     """Decodes all videos, several at a time, and notes what is in each."""
     problems: list[Finding] = []
     shortest = 2 if sampling is None else sampling.length
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results: Iterable[tuple[str, list[Finding]]] = pool.map(lambda one: _check_file(root, one, shortest), videos)
-        shown = progress(results, len(videos)) if progress else results
-        for video, (digest, findings) in zip(videos, shown, strict=True):
-            problems += findings
-            if digest and video.word:
-                seen[digest].append((name, video.name))
+    for video, (digest, findings) in in_threads(lambda one: _check_file(root, one, shortest), videos, progress):
+        problems += findings
+        if digest and video.word:
+            seen[digest].append((name, video.name))
     return problems
 
 

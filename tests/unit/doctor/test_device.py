@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.commands import command
-from swin_dense.doctor.checks import Measured, difference, run_checks
+from swin_dense.doctor.device import Measured, difference, run_checks
 from swin_dense.doctor.operators import CASES, operator_checks
 from swin_dense.ops import OPS, roi
 
