@@ -21,11 +21,11 @@ from swin_dense.data.segmentation_transforms import official_transform
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.images.store import ImageStore
+from swin_dense.label_maps.check import coverage_findings
 from swin_dense.label_maps.classes import Palette, read_classes
 from swin_dense.label_maps.conversion import LabelConversion
 from swin_dense.label_maps.files import count_labels, read_label_file
 from swin_dense.label_maps.layout import find_class_list, match_pairs, official_layout
-from swin_dense.label_maps.rules import coverage_findings
 from swin_dense.records import Ragged, Sample
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The official transforms of classification, of images and of clips, with torchvision's and timm's implementations.
 
 Training: a random part of the image at a random aspect ratio (bicubic), mirrored or not, RandAugment. Random erasing,
-Mixup and CutMix follow where the batch is normalised: they are of `training.classification`. What is drawn is the same
+Mixup and CutMix follow where the batch is normalised: they are of `training.modules`. What is drawn is the same
 for every frame of a clip. See `transforms` for how they work.
 """
 

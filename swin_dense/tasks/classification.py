@@ -150,7 +150,7 @@ class ClassificationTask(Task[ClassificationConfig]):
 
     def lightning_module(self, config: ClassificationConfig, model: Any, **settings: Any) -> ClassifierModule:
         from swin_dense.training import ClassifierModule
-        from swin_dense.training.classification import Mixing
+        from swin_dense.training.modules import Mixing
 
         augmentation = config.augmentation
         mixing = Mixing(

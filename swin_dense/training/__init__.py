@@ -1,6 +1,5 @@
 """Lightning modules, their optimizers and callbacks."""
 
-from swin_dense.training.classification import ClassifierModule, VideoClassifierModule
-from swin_dense.training.modules import DetectorModule, SegmenterModule
+from swin_dense.training.modules import ClassifierModule, DetectorModule, SegmenterModule, VideoClassifierModule
 
 __all__ = ["ClassifierModule", "DetectorModule", "SegmenterModule", "VideoClassifierModule"]

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from swin_dense.errors import ConfigError, option
 from swin_dense.openmmlab.plain.boxes import Candidates
-from swin_dense.openmmlab.plain.one_stage import AnchorStage, PointStage
-from swin_dense.openmmlab.plain.two_stage import MaskStages, QueryStages, TwoStages
+from swin_dense.openmmlab.plain.stages import AnchorStage, MaskStages, PointStage, QueryStages, TwoStages
 
 HEADS: dict[str, Callable[[Any], nn.Module]] = {
     "StandardRoIHead": TwoStages,

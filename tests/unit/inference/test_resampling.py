@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from swin_dense.inference.resampling import BilinearAxis, MosaicAxis
+from swin_dense.inference.segmentation import BilinearAxis, MosaicAxis
 
 lengths = st.integers(1, 40)
 

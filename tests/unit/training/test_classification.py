@@ -13,7 +13,7 @@ from swin_dense.errors import ConfigError
 from swin_dense.inference.classification import ImageClassifier
 from swin_dense.records import Batch
 from swin_dense.training.base import ADAMW
-from swin_dense.training.classification import ClassifierModule, Mixing
+from swin_dense.training.modules import ClassifierModule, Mixing
 from swin_dense.training.optim import adamw, cosine_factor
 
 
