@@ -65,6 +65,7 @@ def detection_data(values: Mapping[str, Any], model: dict[str, Any], left_out: l
     if stuff and (model.get("roi_head") or {}).get("semantic_head"):
         data["train_stuff"] = stuff.rstrip("/")
     augmentation = _detection_augmentation(train_steps, left_out)
+    _pad([*test_steps, *train_steps], model.get("data_preprocessor"), left_out)
     return {"data": data, "augmentation": augmentation | _test_size(test_steps, left_out)}, repeats
 
 
@@ -151,6 +152,8 @@ def _detection_augmentation(steps: Steps, left_out: list[str]) -> dict[str, Any]
             found["flip_probability"] = float(step.get("prob") or 0)
         elif kind == "RandomChoice" and (policy := _crop_policy(step)):
             found |= policy
+        elif kind == "Pad" and _padded_side([step], steps):
+            continue  # the preprocessor does it
         elif "short_sides" not in found and (sizes := _short_sides(step, left_out)):
             found |= sizes
         else:
@@ -161,6 +164,46 @@ def _detection_augmentation(steps: Steps, left_out: list[str]) -> dict[str, Any]
             "train_pipeline: no resizing of ours in it; a shorter side of 800, a longer one of 1333 at most"
         )
     return found
+
+
+def _pad(steps: Steps, preprocessor: dict[str, Any] | None, left_out: list[str]) -> None:
+    """Has the preprocessor pad as the pipelines do: some models need images of one size, or of whole strides."""
+    side = _padded_side(steps, steps)
+    if side is None or preprocessor is None:
+        return
+    preprocessor["pad_size_divisor"] = side
+    left_out.append(
+        f"pipelines: images are padded to {side} pixels, or multiples of it, by "
+        "model.data_preprocessor.pad_size_divisor; change it where you change the size of the images"
+    )
+    values = [one.get("pad_val", 0) for one in steps if one.get("type") == "Pad"]
+    colours = {_colour(one.get("img", 0) if isinstance(one, Mapping) else one) for one in values}
+    if len(colours) == 1 and not preprocessor.get("mean"):
+        preprocessor["pad_value"] = colours.pop()
+    elif colours:
+        left_out.append("train_pipeline: Pad with a colour; the mean is taken here")
+
+
+def _colour(value: Any) -> float:
+    """The padding of all channels; of channels that differ that of the first."""
+    return float(value[0] if isinstance(value, list | tuple) else value)
+
+
+def _padded_side(steps: Steps, pipeline: Steps) -> int | None:
+    """The side in pixels that images are padded to, or to a multiple of; None where they are not, or to no square."""
+    for step in steps:
+        scale = step.get("scale")
+        if step.get("type") == "Resize" and scale and not step.get("keep_ratio", False):
+            size = scale  # the model expects images of one size
+        elif step.get("type") != "Pad":
+            continue
+        elif step.get("pad_to_square"):
+            size = next((one["scale"] for one in pipeline if one.get("type") == "Resize" and one.get("scale")), None)
+        else:
+            size = step.get("size") or step.get("size_divisor")
+        if size and len(sides := set(_pair(size))) == 1 and None not in sides:
+            return sides.pop()
+    return None
 
 
 def _steps(steps: Steps) -> Iterator[Mapping[str, Any]]:

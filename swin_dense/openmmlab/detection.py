@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, InstallationError
 from swin_dense.openmmlab.model_dicts import build_model, has_masks, has_semantic_branch
 from swin_dense.openmmlab.registry import mmdet_models
 from swin_dense.records import IGNORE_INDEX, Batch, Detections, Instances, Rle
@@ -41,8 +41,13 @@ class OpenMMLabDetector(nn.Module):
         self.has_masks = has_masks(model)
         self.has_semantic_branch = has_semantic_branch(model)
         self._learns = False
+        self._progress = {"epoch": 0, "iter": 0}
         for part in _precise_parts(self.network):
             part.register_forward_hook(_in_float32)
+
+    def begin_step(self, epoch: int, step: int) -> None:
+        """Says where a training stands: what TOOD, BoxInst and YOLOX learn depends on it."""
+        self._progress = {"epoch": epoch, "iter": step}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term of a batch with instances: scalars by mmdet's names, lists over levels and stages summed.
@@ -63,8 +68,15 @@ class OpenMMLabDetector(nn.Module):
 
             without_waits(self.network)
             self._learns = True
+        from mmengine.logging import MessageHub
+
+        MessageHub.get_current_instance().update_info_dict(self._progress)  # where mmdet's models look it up
         inputs, data_samples = self._preprocess(batch, training=True)
-        terms = self.network.loss(inputs, data_samples)
+        try:
+            terms = self.network.loss(inputs, data_samples)
+        except ImportError as error:  # of what a single model needs, such as PAA
+            reason = str(error).replace("pip install sklearn", "pip install scikit-learn")
+            raise InstallationError(f"the model needs a package that is not installed: {reason}") from error
         return {
             name: torch.stack([value.mean() for value in values]).sum()
             for name, values in ((name, value if isinstance(value, list) else [value]) for name, value in terms.items())
@@ -130,6 +142,7 @@ def _data_samples(batch: Batch, training: bool) -> Iterator[Any]:
                 "ori_shape": batch.original_sizes[i],
                 "img_shape": (height, width),
                 "scale_factor": (width / original_width, height / original_height),
+                "border": (0, height, 0, width),  # where the image lies in its padding; CenterNet asks for it
             }
         )
         if training:
@@ -160,7 +173,8 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
 
 def _to_detections(predicted: Any) -> Detections:
     order = predicted.scores.argsort(descending=True, stable=True)
-    masks = encode_masks(predicted.masks) if "masks" in predicted else None
+    # Bool, but for a SOLO that finds nothing.
+    masks = encode_masks(predicted.masks.bool()) if "masks" in predicted else None
     return Detections(
         boxes=predicted.bboxes[order].float().cpu(),
         scores=predicted.scores[order].float().cpu(),

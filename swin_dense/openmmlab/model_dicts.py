@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from swin_dense.errors import ConfigError, nearest, option
 from swin_dense.openmmlab.registry import BACKBONE, quiet_logger
@@ -94,13 +95,24 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
         with DefaultScope.overwrite_default_scope(registry.scope), quiet_logger(), warnings.catch_warnings():
             for message in CHATTER:
                 warnings.filterwarnings("ignore", message)
-            network = registry.build(ConfigDict(parts))
-            if not torch.empty(0).is_meta:  # PyTorch 2.6 names another default device there
+            if torch.empty(0).is_meta:  # PyTorch 2.6 names another default device there
+                with _KnownNumbers():
+                    network = registry.build(ConfigDict(parts)).to("meta")
+            else:
+                network = registry.build(ConfigDict(parts))
                 network.init_weights()
     except BUILDING_ERRORS as error:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"model: {registry.scope} cannot build it: {reason}") from error
     return network if torch.cuda.is_available() else revert_sync_batchnorm(network)
+
+
+class _KnownNumbers(TorchFunctionMode):
+    """Rows of numbers on the CPU: of transformers' drop path rates, which they read while they are built."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        return function(*args, **({"device": "cpu"} | options if function is torch.linspace else options))
 
 
 def _set_class_count(model: Any, num_classes: int) -> int:

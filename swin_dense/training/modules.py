@@ -67,6 +67,7 @@ class DetectorModule(DenseModule):
 
         Args:
             model: What `swin_dense.load` gives, or an `nn.Module` with `network`, `losses`, `predict` and `has_masks`.
+                If it has `begin_step(epoch, step)`, that is called before `losses`.
             metric: Scores its detections; None makes a `CocoMetric` of the trainer's data module.
             inference: How the detector is run on images; None does as the config of what `swin_dense.load` gives, or
                 shows each once, within 800 and 1333 pixels.
@@ -97,6 +98,12 @@ class DetectorModule(DenseModule):
             iou_types=("bbox", "segm") if self.model.has_masks else ("bbox",),
             **options,
         )
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Every loss term of a batch by its name, at this place in the training."""
+        if hasattr(self.model, "begin_step"):
+            self.model.begin_step(self.current_epoch, self.global_step)
+        return super().losses(batch)
 
     def score(self, batch: Batch, predictions: list[Detections]) -> None:
         """Hands the detections of a batch to the metric."""

@@ -43,6 +43,37 @@ def test_every_packaged_config_with_a_swin_transformer(package: str, count: int)
         assert [known for known, said in zip(expected, done.left_out, strict=True) if known not in said] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "backbone"),
+    [
+        ("mmdet::pvt/retinanet_pvtv2-b0_fpn_1x_coco", "PyramidVisionTransformerV2"),
+        ("mmdet::efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco", "EfficientNet"),
+        ("mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512", "MixVisionTransformer"),
+    ],
+)
+def test_backbones_of_theirs_whose_drop_path_rises_stay_what_they_are(name: str, backbone: str) -> None:
+    """They read the rates while they are built, which is done without values."""
+    assert convert_config(name).config.model["backbone"]["type"] == backbone
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco", {"pad_size_divisor": 640}),
+        ("mmdet::yolox/yolox_tiny_8xb8-300e_coco", {"pad_size_divisor": 416, "pad_value": 114}),
+        ("mmdet::ssd/ssd300_coco", {"pad_size_divisor": 300}),
+        ("mmdet::yolo/yolov3_d53_8xb8-ms-608-273e_coco", {"pad_size_divisor": 32}),
+        ("mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco", {"pad_size_divisor": 32, "pad_mask": True}),
+    ],
+)
+def test_images_are_padded_to_the_sizes_that_a_model_is_made_for(name: str, expected: dict[str, object]) -> None:
+    done = convert_config(name)
+    preprocessor = done.config.model["data_preprocessor"]
+    assert {key: value for key, value in preprocessor.items() if key.startswith("pad_")} == expected
+    is_said = any("padded to" in line and "pad_size_divisor" in line for line in done.left_out)
+    assert is_said == (expected["pad_size_divisor"] != 32)
+
+
 def test_it_is_our_recipe_where_we_have_the_same_one() -> None:
     ours = load_config("upernet_swin-t_512_160k_ade20k")
     theirs = convert_config("mmseg::swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512").config

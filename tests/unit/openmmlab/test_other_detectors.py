@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from swin_dense.config import load_config
-from swin_dense.errors import ConfigError, DataError
+from swin_dense.errors import ConfigError, DataError, InstallationError
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.openmmlab.model_dicts import has_masks
 from swin_dense.openmmlab.registry import BACKBONE, mmdet_models
@@ -26,6 +26,9 @@ QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 PACKAGED = {
     "RetinaNet": "retinanet/retinanet_r50_fpn_1x_coco.py",
     "FCOS": "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+    "TOOD": "tood/tood_r50_fpn_1x_coco.py",
+    "SOLO": "solo/solo_r50_fpn_1x_coco.py",
+    "BoxInst": "boxinst/boxinst_r50_fpn_ms-90k_coco.py",
     "DINO": "dino/dino-4scale_r50_8xb2-12e_coco.py",
     "DyHead": "dyhead/atss_r50_fpn_dyhead_1x_coco.py",
     "Mask2Former": "mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
@@ -65,7 +68,7 @@ def on_swin_nano(name: str) -> dict[str, Any]:
     model = copy.deepcopy(packaged(PACKAGED[name]))
     outputs = model.backbone.out_indices
     first = model.panoptic_head if name == "Mask2Former" else model.neck[0] if name == "DyHead" else model.neck
-    if "start_level" in first:  # necks that leave the first of four maps alone
+    if first.get("start_level"):  # necks that leave the first of four maps alone
         outputs, first.start_level = (1, 2, 3), 0
     model.backbone = {"type": BACKBONE, "variant": "swin_nano", "out_indices": outputs}
     del first["in_channels"]
@@ -101,7 +104,7 @@ def batch(masks: bool) -> Batch:
 def test_two_steps_and_a_prediction(name: str) -> None:
     torch.manual_seed(0)
     detector = OpenMMLabDetector(on_swin_nano(name), CLASSES)
-    assert detector.has_masks == (name == "Mask2Former")
+    assert detector.has_masks == (name in ("SOLO", "BoxInst", "Mask2Former"))
     learnt = batch(detector.has_masks)
     before = {key: value.clone() for key, value in detector.network.named_parameters()}
     module = DetectorModule(detector, metric=cast(Any, None), inference=cast(Any, None))  # nothing is validated
@@ -119,6 +122,58 @@ def test_two_steps_and_a_prediction(name: str) -> None:
         assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([width, height, width, height])).all()
         assert (found.masks is not None) == detector.has_masks
         assert all(mask["size"] == [height, width] for mask in found.masks or ())
+
+
+def test_models_are_told_where_the_training_stands() -> None:
+    """TOOD assigns its objects as ATSS does in the first epochs; BoxInst brings one of its losses in step by step."""
+    tood = OpenMMLabDetector(on_swin_nano("TOOD"), CLASSES)
+    tood.network.bbox_head.initial_epoch = 1
+    boxinst = OpenMMLabDetector(on_swin_nano("BoxInst"), CLASSES)
+    boxinst.network.mask_head.warmup_iters = 10
+    shares = []
+    for epoch, step in ((0, 0), (1, 5), (1, 20)):
+        tood.begin_step(epoch, step)
+        tood.losses(batch(masks=False))
+        assert tood.network.bbox_head.epoch == epoch
+        boxinst.begin_step(epoch, step)
+        torch.manual_seed(0)
+        shares.append(boxinst.losses(batch(masks=True))["loss_mask_pairwise"].item())
+    assert shares[2] > 0
+    assert shares == pytest.approx([0.0, 0.5 * shares[2], shares[2]])
+
+
+def test_the_batch_is_resized_where_yolox_wants_it_to() -> None:
+    model = copy.deepcopy(packaged("yolox/yolox_tiny_8xb8-300e_coco.py"))
+    model.data_preprocessor.batch_augments[0].interval = 2
+    detector = OpenMMLabDetector(model, CLASSES)
+    seen: list[Any] = []
+    detector.network.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    for step in range(4):
+        detector.begin_step(0, step)
+        assert all(torch.isfinite(value) for value in detector.losses(batch(masks=False)).values())
+    assert seen[0] == seen[1] == (96, 96) and seen[2] == seen[3] and min(seen[3]) >= 320
+
+
+def test_centernet_predicts() -> None:
+    model = copy.deepcopy(packaged("centernet/centernet_r18_8xb16-crop512-140e_coco.py"))
+    model.backbone.init_cfg = None
+    detector = OpenMMLabDetector(model, CLASSES).eval()
+    learnt = batch(masks=False)
+    with torch.no_grad():
+        found = detector.predict(learnt)
+    assert [len(one) > 0 for one in found] == [True, True]
+
+
+def test_a_package_that_a_model_needs_is_named() -> None:
+    model = on_swin_nano("TOOD")
+    detector = OpenMMLabDetector(model, CLASSES)
+
+    def loss(inputs: Any, data_samples: Any) -> Any:
+        raise ImportError('Please run "pip install sklearn" to install sklearn first.')
+
+    detector.network.loss = loss
+    with pytest.raises(InstallationError, match='the model needs a package.*"pip install scikit-learn"'):
+        detector.losses(batch(masks=False))
 
 
 def test_class_weights_follow_the_class_count() -> None:
