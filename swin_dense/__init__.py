@@ -305,14 +305,13 @@ def export_features(
 
     with isolated():
         from swin_dense import export
-        from swin_dense.models.parts import clip_of, features_of, test_size_of
+        from swin_dense.models.parts import features_of, view_of
 
         overrides = options.pop("overrides", ())
         chosen = {key: options.pop(key) for key in ("random_weights", "stages", "neck") if key in options}
         model = features_of(source, weights, overrides=overrides, **chosen)
-        if not options.pop("native", False) and not {"size", "short_side"} & options.keys():
-            options |= test_size_of(source, overrides=overrides)
-        options = clip_of(source, overrides=overrides) | options
+        native = options.pop("native", False) or not {"size", "short_side"}.isdisjoint(options)
+        options = view_of(source, resized=not native, overrides=overrides) | options
         return export.export_features(model, images, Path(output), **options)
 
 

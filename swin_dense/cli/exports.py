@@ -87,22 +87,19 @@ def export_features(
     with importing():
         from swin_dense import export
         from swin_dense.cli.report import print_report
-        from swin_dense.models.parts import clip_of, features_of, test_size_of
+        from swin_dense.models.parts import features_of, view_of
 
-        if not (resize or native):
-            resize = test_size_of(model, overrides=overrides or ())
-        clip: dict[str, Any] = clip_of(model, overrides=overrides or ())
+        view: dict[str, Any] = view_of(model, resized=not (resize or native), overrides=overrides or ())
         part = features_of(
             model, weights, random_weights=random_weights, stages=numbers, neck=neck, overrides=overrides or ()
         )
     typed = {"frames": frames, "stride": stride, "segments": segments}
-    clip |= {name: value for name, value in typed.items() if value is not None}
+    view |= resize | {name: value for name, value in typed.items() if value is not None}
     store = export.export_features(
         part,
         images,
         output,
-        **resize,
-        **clip,
+        **view,
         maps=maps,
         pool=pool,
         boxes=roi,

@@ -66,16 +66,16 @@ def features_of(
     return as_feature_model(_feature_part(config, str(source), path, stages, neck)).eval()
 
 
-def test_size_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
-    """The size at which a config tests, as arguments of `export_features`; empty for a backbone variant."""
-    config, _ = find_config(source, None, overrides)
-    return {} if config is None else task_of(config).test_size(config)
+def view_of(source: Any, *, resized: bool, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
+    """What a config sees, as arguments of `export_features`; empty for a backbone variant.
 
-
-def clip_of(source: Any, *, overrides: Sequence[str] | Mapping[str, Any] = ()) -> dict[str, int]:
-    """The clips that a config of videos trains on, as arguments of `export_features`; empty for any other."""
+    That is images of the size at which it tests, if they are to be `resized`, and clips as it trains on.
+    """
     config, _ = find_config(source, None, overrides)
-    return {} if config is None else task_of(config).clip(config)
+    if config is None:
+        return {}
+    task = task_of(config)
+    return {**(task.test_size(config) if resized else {}), **task.clip(config)}
 
 
 def _feature_part(

@@ -15,7 +15,7 @@ from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export import FeatureStore, export_features
 from swin_dense.export.models import IMAGENET
-from swin_dense.models.parts import clip_of
+from swin_dense.models.parts import view_of
 from swin_dense.videos.reader import VideoFile
 
 CLIP: dict[str, Any] = {"frames": 8, "stride": 2, "short_side": 32, "device": "cpu"}
@@ -117,7 +117,7 @@ def test_with_segments_a_video_is_one_clip_spread_over_it(
         expected = backbone(IMAGENET(clip).transpose(0, 1)[None])
     assert torch.allclose(store[0]["stage4.pool"], expected[-1][0].mean(dim=(1, 2, 3)), atol=1e-5)
     config = load_config("swin3d-b_32_ssv2", {"data.root": "."})
-    assert clip_of(config) == {"frames": 32, "stride": config.data.stride, "segments": True}
+    assert view_of(config, resized=False) == {"frames": 32, "stride": config.data.stride, "segments": True}
 
 
 def test_clips_are_of_videos_alone(tmp_path: Path, backbone: torch.nn.Module, videos: Path) -> None:

@@ -13,8 +13,7 @@ from swin_dense.backbones import create_backbone
 from swin_dense.config import load_config
 from swin_dense.errors import ConfigError, WeightsError
 from swin_dense.export.models import IMAGENET
-from swin_dense.models.parts import features_of
-from swin_dense.models.parts import test_size_of as size_of
+from swin_dense.models.parts import features_of, view_of
 from swin_dense.openmmlab import detection, segmentation
 from swin_dense.weights import save_weights
 
@@ -90,9 +89,9 @@ def test_a_segmenter_gives_its_stages(tmp_path: Path) -> None:
 
 
 def test_the_size_is_that_at_which_the_config_tests() -> None:
-    assert size_of(load_config(DETECTOR)) == {"short_side": 128, "max_long_side": 128}
-    assert size_of(load_config(SEGMENTER, ["augmentation.test_scale=[2048, 512]"])) == {
+    assert view_of(load_config(DETECTOR), resized=True) == {"short_side": 128, "max_long_side": 128}
+    assert view_of(load_config(SEGMENTER, ["augmentation.test_scale=[2048, 512]"]), resized=True) == {
         "short_side": 512,
         "max_long_side": 2048,
     }
-    assert size_of(load_config(SEGMENTER, ["augmentation.test_scale=None"])) == {}
+    assert view_of(load_config(SEGMENTER, ["augmentation.test_scale=None"]), resized=True) == {}
