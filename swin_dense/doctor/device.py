@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from swin_dense.devices import chosen_device, find_devices
+from swin_dense.doctor.installation import installed_versions
 from swin_dense.errors import ConfigError, TrainingInterruptedError
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -164,11 +164,11 @@ def check_device(name: str, only: Sequence[str] = ()) -> DeviceReport:
     if not checks:
         raise ConfigError(f"no check has {' or '.join(only)} in its name")
     known = [one.description for one in find_devices() if one.name.partition(":")[0] == device.type]
-    installed = {name: _version(name) for name in LIBRARIES}
+    installed = installed_versions()
     return DeviceReport(
         device=str(device),
         description=known[device.index or 0],
-        versions={name: version for name, version in installed.items() if version is not None},
+        versions={name: installed[name] for name in LIBRARIES if name in installed},
         checks=checks,
     )
 
@@ -190,10 +190,3 @@ def all_checks(device: torch.device, folder: Path) -> Iterator[tuple[str, Measur
         training_checks(device, folder / "training"),
         compiled_checks(device),
     )
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
