@@ -62,6 +62,12 @@ class UserTransforms:
         return sample if sample.instances is None else replace(sample, instances=keep_visible(sample.instances))
 
 
+def with_user_transforms(steps: Sequence[Transform], extra: Sequence[Any]) -> Transform:
+    """Transforms of training samples, and behind them those of a config's `augmentation.extra`."""
+    transform: Transform = v2.Compose([*steps, UserTransforms(extra, "augmentation.extra")])
+    return transform
+
+
 class SanitizeInstances(v2.SanitizeBoundingBoxes):  # type: ignore[misc]  # torchvision has no types
     """Torchvision's, for samples: labels and crowd flags go with their boxes, and the label map is no mask of them."""
 

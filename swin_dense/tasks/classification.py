@@ -361,10 +361,8 @@ def _check_keys(key: str, part: Mapping[str, Any], known: Sequence[str], kind: s
 
 def train_transform(augmentation: ClassificationAugmentationConfig) -> Transform:
     """The random transform of training images."""
-    from torchvision.transforms.v2 import Compose
-
     from swin_dense.data.classification_transforms import random_part
-    from swin_dense.data.user_transforms import UserTransforms
+    from swin_dense.data.user_transforms import with_user_transforms
 
     part = random_part(
         augmentation.size,
@@ -373,5 +371,4 @@ def train_transform(augmentation: ClassificationAugmentationConfig) -> Transform
         augmentation.flip_probability,
         augmentation.rand_augment,
     )
-    transform: Transform = Compose([part, UserTransforms(augmentation.extra, "augmentation.extra")])
-    return transform
+    return with_user_transforms([part], augmentation.extra)

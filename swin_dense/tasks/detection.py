@@ -316,19 +316,15 @@ TASK = DetectionTask()
 
 def train_transform(augmentation: AugmentationConfig) -> Transform:
     """The random transform of training images."""
-    from torchvision.transforms.v2 import Compose
-
     from swin_dense.data.transforms import RandomHorizontalFlip, RandomShortSide, short_side_or_crop
-    from swin_dense.data.user_transforms import UserTransforms
+    from swin_dense.data.user_transforms import with_user_transforms
 
     resize: Transform = RandomShortSide(augmentation.short_sides, augmentation.max_long_side)
     if augmentation.crop_short_sides:
         resize = short_side_or_crop(
             augmentation.short_sides, augmentation.max_long_side, augmentation.crop_short_sides, augmentation.crop_range
         )
-    extra = UserTransforms(augmentation.extra, "augmentation.extra")
-    transform: Transform = Compose([resize, RandomHorizontalFlip(augmentation.flip_probability), extra])
-    return transform
+    return with_user_transforms([resize, RandomHorizontalFlip(augmentation.flip_probability)], augmentation.extra)
 
 
 def inference(

@@ -275,11 +275,9 @@ TASK = SegmentationTask()
 
 def train_transform(augmentation: SegmentationAugmentationConfig) -> Transform:
     """The random transform of training images and their label maps."""
-    from torchvision.transforms.v2 import Compose
-
     from swin_dense.data.segmentation_transforms import PhotoMetricDistortion, RandomClassCrop, RandomRatioResize
     from swin_dense.data.transforms import RandomHorizontalFlip
-    from swin_dense.data.user_transforms import UserTransforms
+    from swin_dense.data.user_transforms import with_user_transforms
 
     steps: list[Transform] = [
         RandomRatioResize(augmentation.scale, augmentation.ratio_range),
@@ -288,8 +286,7 @@ def train_transform(augmentation: SegmentationAugmentationConfig) -> Transform:
     ]
     if augmentation.photometric_distortion:
         steps.append(PhotoMetricDistortion())
-    transform: Transform = Compose([*steps, UserTransforms(augmentation.extra, "augmentation.extra")])
-    return transform
+    return with_user_transforms(steps, augmentation.extra)
 
 
 def write_label_map(folder: Path, label_shift: int, file_name: str, found: Segmentation | SegmentationResult) -> None:

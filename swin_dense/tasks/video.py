@@ -210,10 +210,8 @@ def views(config: VideoConfig, wanted: VideoViewsConfig) -> Views:
 
 def train_transform(config: VideoConfig) -> Transform:
     """The random transform of training clips."""
-    from torchvision.transforms.v2 import Compose
-
     from swin_dense.data.classification_transforms import random_clip_view
-    from swin_dense.data.user_transforms import UserTransforms
+    from swin_dense.data.user_transforms import with_user_transforms
 
     augmentation = config.augmentation
     part = random_clip_view(
@@ -224,5 +222,4 @@ def train_transform(config: VideoConfig) -> Transform:
         augmentation.rand_augment,
         augmentation.erase_probability,
     )
-    transform: Transform = Compose([part, UserTransforms(augmentation.extra, "augmentation.extra")])
-    return transform
+    return with_user_transforms([part], augmentation.extra)
