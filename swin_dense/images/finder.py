@@ -209,7 +209,8 @@ def is_single(images: object) -> bool:
         if place is not None:
             return place[1] in place[0]
         return not path.is_dir() and path.suffix.lower() not in LISTS
-    return isinstance(images, Image.Image | np.ndarray | Tensor)
+    # An open file would be an iterable of lines, and bytes one of numbers: they are refused as what they are.
+    return isinstance(images, Image.Image | np.ndarray | Tensor | bytes | bytearray) or hasattr(images, "read")
 
 
 def each_image(images: Any) -> Iterator[Any]:
@@ -241,7 +242,8 @@ def read_image(image: Any) -> Tensor:
         _check(image, channels=0, wanted="(3, H, W) uint8")
         pixels = image.detach().cpu().as_subclass(Tensor)
         return pixels
-    raise DataError(f"{type(image).__name__} is no image: pass {FORMS}")
+    hint = "; PIL.Image.open makes an image of an open file, and of io.BytesIO(...)" if is_single(image) else ""
+    raise DataError(f"{type(image).__name__} is no image: pass {FORMS}{hint}")
 
 
 def _from_pillow(image: Image.Image) -> Tensor:

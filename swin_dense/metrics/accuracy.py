@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swin_dense.errors import DataError, option
+from swin_dense.images.files import list_files
 from swin_dense.images.finder import image_names
 from swin_dense.images.labelled import read_class_list, read_label_list
 from swin_dense.images.store import ImageStore
@@ -192,11 +193,11 @@ def are_classes(truth: Path, predictions: Path) -> bool:
 def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tuple[list[Row], tuple[str, ...]]:
     """The labelled images with the classes that `swin-dense predict` has written, and the class names.
 
-    Images are matched by their whole names, or else by the last parts.
+    Images are matched by their whole names, or else by the last parts; by the name alone where no two have the same.
 
     Args:
         truth: Text file of lines "path label", whose labels are numbers or names of classes; or a folder with a folder
-            of images for each class.
+            of images, or of videos where these were predicted, for each class.
         predictions: `predictions.csv` or `predictions.json` of `swin-dense predict`, or their folder.
         classes: Text file with one class per line, in the order of labels; needed where labels are numbers.
 
@@ -206,24 +207,29 @@ def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tupl
     listed = None if classes is None else read_class_list(classes)
     named = {} if listed is None else dict(zip(listed.folders, listed.names, strict=True))
     named |= {} if listed is None else {str(label): name for label, name in enumerate(listed.names)}
-    labels = {name: named.get(word, word) for name, word in _labels_of(truth).items()}
+    best = _read_predictions(predictions)
+    labels = {name: named.get(word, word) for name, word in _labels_of(truth, best).items()}
     if listed is None and any(word.isdigit() for word in labels.values()):
         raise DataError(
             f"{truth}: its labels are numbers; name a file with one class name per line: {option('classes', 'FILE')}"
         )
-    best = _read_predictions(predictions)
     by_last: dict[str, list[str]] = {}
     for name in best:
         by_last.setdefault(name.replace("\\", "/").rpartition("/")[2], []).append(name)
+    last_of_truth = Counter(name.rpartition("/")[2] for name in labels)
     pairs: list[tuple[str, str, str]] = []
     problems = []
     for name, word in labels.items():
-        near = [name] if name in best else by_last.get(name.rpartition("/")[2], [])
-        near = [one for one in near if one.replace("\\", "/").endswith(f"/{name}")] or near
+        last = name.rpartition("/")[2]
+        near = [name] if name in best else by_last.get(last, [])
+        # Folders of classes often hold files of the same names: another's prediction is none of this one.
+        near = [one for one in near if _is_end(name, one)] or (near if last_of_truth[last] == 1 else [])
         if len(near) == 1:
             pairs.append((name, word, near[0]))
         else:
             problems.append(f"{name}: {f'{len(near)} predictions' if near else 'no prediction'}")
+    uses = Counter(found for _, _, found in pairs)
+    problems += [f"{name}: its prediction, {found}, is another's, too" for name, _, found in pairs if uses[found] > 1]
     if problems or not pairs:
         raise DataError(f"{predictions}: {len(problems)} of {len(labels)} images cannot be scored", problems)
     met = {one for _, word, found in pairs for one in (word, *best[found][0])}
@@ -238,14 +244,26 @@ def predicted_rows(truth: Path, predictions: Path, classes: Path | None) -> tupl
     return rows, names
 
 
-def _labels_of(truth: Path) -> dict[str, str]:
-    """Labels by file name, of a list or of folders."""
+def _is_end(name: str, other: str) -> bool:
+    """Whether one of two paths is the other, or its last parts."""
+    one, two = (f"/{each.replace(chr(92), '/')}" for each in (name, other))
+    return one.endswith(two) or two.endswith(one)
+
+
+def _labels_of(truth: Path, predicted: Collection[str]) -> dict[str, str]:
+    """Labels by file name, of a list, or of folders of what the predictions are of."""
     if not truth.is_dir():
         return read_label_list(truth)
-    names = image_names(ImageStore(truth))
-    if not names or not all("/" in name for name in names):
-        first = next((truth / name for name in names if "/" not in name), truth)
-        raise DataError(f"{first}: lies in no folder of a class; name a folder with a folder of images for each class")
+    from swin_dense.videos.labelled import SUFFIXES
+
+    of_videos = any(name.lower().endswith(SUFFIXES) for name in predicted)
+    kind = "videos" if of_videos else "images"
+    names = list_files(truth, SUFFIXES) if of_videos else image_names(ImageStore(truth))
+    advice = f"name a folder with a folder of {kind} for each class"
+    if not names:
+        raise DataError(f"{truth}: no {kind} in it; {advice}")
+    if first := next((name for name in names if "/" not in name), None):
+        raise DataError(f"{truth / first}: lies in no folder of a class; {advice}")
     return {name: name.partition("/")[0] for name in names}
 
 

@@ -111,7 +111,7 @@ def _take_weights(part: Any, key: str, weights: dict[str, str]) -> None:
     if not isinstance(part, dict):
         return
     init = part.get("init_cfg")
-    if isinstance(init, Mapping) and init.get("type") == "Pretrained":
+    if isinstance(init, Mapping) and (init.get("type") == "Pretrained" or "checkpoint" in init):  # PVT: no type
         weights[f"{key}.init_cfg"] = str(part.pop("init_cfg").get("checkpoint"))
     if isinstance(part.get("pretrained"), str):
         weights[f"{key}.pretrained"] = part["pretrained"]

@@ -173,12 +173,15 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
 
 def _to_detections(predicted: Any) -> Detections:
     order = predicted.scores.argsort(descending=True, stable=True)
-    # Bool, but for a SOLO that finds nothing.
+    # Masks are bool and labels are whole, but for a SOLO that finds nothing.
     masks = encode_masks(predicted.masks.bool()) if "masks" in predicted else None
+    # CenterNet may find a negative width or height, above all before it has learnt: there is nothing in such a box.
+    boxes = predicted.bboxes[order].float()
+    boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)
     return Detections(
-        boxes=predicted.bboxes[order].float().cpu(),
+        boxes=boxes.cpu(),
         scores=predicted.scores[order].float().cpu(),
-        labels=predicted.labels[order].cpu(),
+        labels=predicted.labels[order].long().cpu(),
         masks=None if masks is None else [masks[i] for i in order.tolist()],
     )
 

@@ -209,7 +209,7 @@ def _refuse_downloads(model: Any, key: str) -> None:
             _refuse_downloads(item, f"{key}.{i}")
     elif isinstance(model, dict):
         init = model.get("init_cfg")
-        if isinstance(init, dict) and init.get("type") == "Pretrained":
+        if isinstance(init, dict) and (init.get("type") == "Pretrained" or "checkpoint" in init):  # PVT: no type
             raise ConfigError(
                 f"{key}.init_cfg: no weights are fetched while a model is built; set it to None and pass "
                 f"{option('weights', 'FILE')}"

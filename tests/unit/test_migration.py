@@ -53,7 +53,9 @@ def test_every_packaged_config_with_a_swin_transformer(package: str, count: int)
 )
 def test_backbones_of_theirs_whose_drop_path_rises_stay_what_they_are(name: str, backbone: str) -> None:
     """They read the rates while they are built, which is done without values."""
-    assert convert_config(name).config.model["backbone"]["type"] == backbone
+    done = convert_config(name)
+    assert done.config.model["backbone"]["type"] == backbone
+    assert list(done.weights) == ["model.backbone.init_cfg"] and "init_cfg" not in done.config.model["backbone"]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,38 @@ def work(rank: int) -> dict[str, Any]:
 
 
 class TestFiles:
+    def test_a_prediction_counts_for_one_image(self, tmp_path: Path) -> None:
+        (tmp_path / "found.json").write_text(json.dumps([{"file_name": "/x/cat/1.jpg", "classes": ["cat"]}]))
+        for truth, message in (
+            ("cat/1.jpg cat\ndog/1.jpg dog\n", "1 of 2 images cannot be scored\n.*dog/1.jpg: no prediction"),
+            ("cat/1.jpg cat\nx/cat/1.jpg dog\n", "x/cat/1.jpg: its prediction, /x/cat/1.jpg, is another's, too"),
+        ):
+            (tmp_path / "truth.txt").write_text(truth)
+            with pytest.raises(DataError, match=message):
+                evaluate_predicted_classes(tmp_path / "truth.txt", tmp_path / "found.json")
+        (tmp_path / "truth.txt").write_text("elsewhere/1.jpg dog\n")  # the only one of its name
+        assert evaluate_predicted_classes(tmp_path / "truth.txt", tmp_path / "found.json")["top1"] == 0.0
+
+    @pytest.mark.parametrize("suffix", [".jpg", ".MP4"])
+    def test_folders_of_images_or_videos_are_the_truth_of_what_was_predicted(self, tmp_path: Path, suffix: str) -> None:
+        rows = []
+        for name, said in (("cat/1", "cat"), ("cat/2", "dog"), ("dog/1", "dog")):
+            path = tmp_path / "truth" / f"{name}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            rows.append({"file_name": str(path), "classes": [said]})
+        (tmp_path / "truth" / "cat" / ("notes.txt" if suffix == ".jpg" else "cover.jpg")).touch()
+        (tmp_path / "found.json").write_text(json.dumps(rows))
+        scores = evaluate_predicted_classes(tmp_path / "truth", tmp_path / "found.json")
+        assert scores["top1"] == pytest.approx(2 / 3) and scores["per_class"]["cat"]["taken_for"] == {"dog": 1}
+        (tmp_path / "truth" / "dog" / f"2{suffix}").touch()
+        with pytest.raises(DataError, match="1 of 4 images cannot be scored"):
+            evaluate_predicted_classes(tmp_path / "truth", tmp_path / "found.json")
+        (tmp_path / "truth" / f"3{suffix}").touch()  # and in no folder
+        kind = "images" if suffix == ".jpg" else "videos"
+        with pytest.raises(DataError, match=rf"3{suffix}: lies in no folder of a class; .* of {kind} for each class"):
+            evaluate_predicted_classes(tmp_path / "truth", tmp_path / "found.json")
+
     def test_predictions_are_scored_against_a_list_of_labels(self, tmp_path: Path) -> None:
         (tmp_path / "truth.txt").write_text("a.jpg 0\nsub/b c.jpg 1\nd.jpg\tdog\n")
         (tmp_path / "names.txt").write_text("n00000001 cat\nn00000002 dog\nn00000003 cow\n")

@@ -174,6 +174,7 @@ def test_any_mmdet_backbone_serves() -> None:
         (("backbone", "variant"), "swin_nan", "swin_nano"),
         (("backbone", "variant"), "swin3d_tiny", "is for videos; detectors and segmenters take images"),
         (("backbone", "init_cfg"), {"type": "Pretrained", "checkpoint": "http://x"}, "model.backbone.init_cfg"),
+        (("backbone", "init_cfg"), {"checkpoint": "http://x"}, "model.backbone.init_cfg: no weights are fetched"),
         (("teacher_ckpt",), "http://x", "model.teacher_ckpt: no weights are fetched"),
         (("language_model",), {"type": "BertModel", "name": "bert"}, "model.language_model: it would be fetched"),
         (("data_preprocessor",), None, "data_preprocessor is missing"),

@@ -118,6 +118,7 @@ def test_two_steps_and_a_prediction(name: str) -> None:
         predicted = detector.eval().predict(learnt)
     for found, (height, width) in zip(predicted, learnt.original_sizes, strict=True):
         assert len(found) == len(found.boxes) and set(found.labels.tolist()) <= set(range(CLASSES))
+        assert found.labels.dtype == torch.int64
         assert torch.equal(found.scores, found.scores.sort(descending=True).values)
         assert (found.boxes >= 0).all() and (found.boxes <= torch.tensor([width, height, width, height])).all()
         assert (found.masks is not None) == detector.has_masks
@@ -162,6 +163,10 @@ def test_centernet_predicts() -> None:
     with torch.no_grad():
         found = detector.predict(learnt)
     assert [len(one) > 0 for one in found] == [True, True]
+    with torch.no_grad():
+        detector.network.bbox_head.wh_head[-1].bias.fill_(-5)  # sizes may be negative: there is nothing in such a box
+        for one in detector.predict(learnt):
+            assert (one.boxes[:, 2:] == one.boxes[:, :2]).all()
 
 
 def test_a_package_that_a_model_needs_is_named() -> None:
