@@ -35,6 +35,7 @@ REFUSED = {
     "LoadTrackAnnotations": "reads videos",
     "TransformBroadcaster": "reads several views of an image",
     "RandomSamplingNegPos": "learns from captions",
+    "GenerateEdge": "learns the edges of classes",
     "LoadPanopticAnnotations": "learns stuff from panoptic label maps",
 }
 

@@ -130,6 +130,9 @@ def _set_class_count(model: Any, num_classes: int) -> int:
             places += _set_class_count(value, num_classes)
     if places and isinstance(model.get("loss_cls"), dict):
         _set_class_weights(model["loss_cls"], num_classes)
+    if places:
+        for key, loss in _dicts(model, "loss_decode", "model"):
+            _check_class_weights(f"model: {key.removeprefix('model.')}", loss, num_classes)
     return places
 
 
@@ -145,6 +148,19 @@ def _set_class_weights(loss: dict[str, Any], num_classes: int) -> None:
             'and "no object"; give one for each'
         )
     loss["class_weight"] = [*classes[:1] * num_classes, no_object]
+
+
+def _check_class_weights(key: str, loss: dict[str, Any], num_classes: int) -> None:
+    """Refuses a list of weights of another data set's classes, which fails in the first step; equal ones are none."""
+    weights = loss.get("class_weight")
+    if not isinstance(weights, list | tuple) or len(weights) == num_classes:
+        return
+    if len(set(weights)) != 1:
+        raise ConfigError(
+            f"{key}.class_weight has {len(weights)} different weights, but there are {num_classes} classes; give one "
+            "for each in their order, or None"
+        )
+    loss["class_weight"] = [weights[0]] * num_classes
 
 
 def _check_panoptic(model: dict[str, Any]) -> None:
@@ -185,20 +201,20 @@ def class_dependent_tensors(
     masks of each class, embeddings of labels that queries are made of.
     """
     with torch.device("meta"):
-        fewer, more = (build(_with_equal_weights(model), count).state_dict() for count in COMPARED_CLASS_COUNTS)
+        fewer, more = (build(with_equal_weights(model), count).state_dict() for count in COMPARED_CLASS_COUNTS)
     return [name for name, tensor in fewer.items() if tensor.shape != more[name].shape]
 
 
-def _with_equal_weights(model: Any) -> Any:
+def with_equal_weights(model: Any) -> Any:
     """The same with one weight for all classes: lists of weights fit the number of classes of the data alone."""
     if isinstance(model, list | tuple):
-        return [_with_equal_weights(item) for item in model]
+        return type(model)([with_equal_weights(item) for item in model])
     if not isinstance(model, Mapping):
         return model
     return {
         key: [1.0] * len(value)
         if key == "class_weight" and isinstance(value, list | tuple)
-        else _with_equal_weights(value)
+        else with_equal_weights(value)
         for key, value in model.items()
     }
 

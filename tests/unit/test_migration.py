@@ -58,6 +58,14 @@ def test_backbones_of_theirs_whose_drop_path_rises_stay_what_they_are(name: str,
     assert list(done.weights) == ["model.backbone.init_cfg"] and "init_cfg" not in done.config.model["backbone"]
 
 
+def test_weights_of_classes_are_kept_and_edges_are_refused() -> None:
+    done = convert_config("mmseg::ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024")
+    (loss, _) = done.config.model["decode_head"]["loss_decode"]
+    assert len(loss["class_weight"]) == 19
+    with pytest.raises(ConfigError, match="GenerateEdge learns the edges of classes, which ours cannot do"):
+        convert_config("mmseg::pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes")
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

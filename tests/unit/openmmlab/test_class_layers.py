@@ -80,8 +80,10 @@ def test_buffers_count_too() -> None:
             {*layers(*(f"bbox_head.cls_branches.{i}" for i in range(7))), "dn_query_generator.label_embedding.weight"},
         ),
         ("mask2former/mask2former_r50_8xb2-lsj-50e_coco", set(layers("panoptic_head.cls_embed"))),
+        ("pvt/retinanet_pvtv2-b0_fpn_1x_coco", set(layers("bbox_head.retina_cls"))),
+        ("ssd/ssd300_coco", set(layers(*(f"bbox_head.cls_convs.{i}.0" for i in range(6))))),
     ],
-    ids=["embeddings of labels for denoising", "queries"],
+    ids=["embeddings of labels for denoising", "queries", "drop path rates that are read", "tuples that are asked for"],
 )
 def test_they_are_found_in_models_of_mmdet(name: str, expected: set[str]) -> None:
     assert set(class_dependent_tensors(packaged(name), detection.build_network)) == expected

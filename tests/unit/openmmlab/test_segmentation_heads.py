@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from swin_dense.errors import ConfigError
 from swin_dense.openmmlab.segmentation import OpenMMLabSegmenter
 from swin_dense.records import IGNORE_INDEX, Batch
 
@@ -128,3 +129,14 @@ def test_it_learns_and_predicts(model: dict[str, Any], stride: int, decode_terms
     resized = nn.functional.interpolate(logits, (64, 64), mode="bilinear", align_corners=segmenter.align_corners)
     right = resized.argmax(1) == labels()
     assert right[:, 6:].float().mean() > 0.8
+
+
+def test_weights_of_the_classes_of_another_data_set_are_refused() -> None:
+    loss: dict[str, Any] = {"type": "CrossEntropyLoss", "class_weight": [1.0, 2.0, 3.0]}
+    head = {**SEGFORMER["decode_head"], "loss_decode": [{"type": "DiceLoss"}, loss]}
+    model = {"type": "EncoderDecoder", "data_preprocessor": PREPROCESSOR, "backbone": BACKBONE, "decode_head": head}
+    message = r"loss_decode.1.class_weight has 3 different weights, but there are 5 classes; give one for each"
+    with pytest.raises(ConfigError, match=message):
+        OpenMMLabSegmenter(model, CLASSES)
+    loss["class_weight"] = [0.5] * 19
+    assert OpenMMLabSegmenter(model, CLASSES).network.decode_head.loss_decode[1].class_weight == [0.5] * CLASSES
