@@ -128,14 +128,11 @@ def _has(value: Any, key: str) -> bool:
 def _build(config: Config, source: object) -> None:
     """Builds the model, as shapes alone: a config that is written is one that works."""
     from swin_dense.openmmlab import detection, segmentation
-    from swin_dense.openmmlab.model_dicts import with_equal_weights
 
-    # Weights of classes belong to the data that the config was written for, whose number is not known here.
-    model = with_equal_weights(config.model)
     build = detection.build_network if config.task == "detection" else segmentation.build_network
     try:
         with torch.device("meta"):
-            build(model, 80)
+            build(config.model, 80)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
 

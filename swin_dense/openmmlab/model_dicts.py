@@ -84,6 +84,8 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
     from mmengine.registry import DefaultScope
 
     parts = copy.deepcopy(dict(model))
+    if for_shapes := torch.empty(0).is_meta:  # PyTorch 2.6 names another default device there
+        parts = _with_equal_weights(parts)
     if not _set_class_count(parts, num_classes):
         raise ConfigError('model: no head has "num_classes"; set it to any value, the data set\'s is filled in')
     _check_panoptic(parts)
@@ -95,7 +97,7 @@ def build_model(model: Mapping[str, Any], num_classes: int, registry: Any) -> An
         with DefaultScope.overwrite_default_scope(registry.scope), quiet_logger(), warnings.catch_warnings():
             for message in CHATTER:
                 warnings.filterwarnings("ignore", message)
-            if torch.empty(0).is_meta:  # PyTorch 2.6 names another default device there
+            if for_shapes:
                 with _KnownNumbers():
                     network = registry.build(ConfigDict(parts)).to("meta")
             else:
@@ -201,20 +203,20 @@ def class_dependent_tensors(
     masks of each class, embeddings of labels that queries are made of.
     """
     with torch.device("meta"):
-        fewer, more = (build(with_equal_weights(model), count).state_dict() for count in COMPARED_CLASS_COUNTS)
+        fewer, more = (build(model, count).state_dict() for count in COMPARED_CLASS_COUNTS)
     return [name for name, tensor in fewer.items() if tensor.shape != more[name].shape]
 
 
-def with_equal_weights(model: Any) -> Any:
+def _with_equal_weights(model: Any) -> Any:
     """The same with one weight for all classes: lists of weights fit the number of classes of the data alone."""
     if isinstance(model, list | tuple):
-        return type(model)([with_equal_weights(item) for item in model])
+        return type(model)([_with_equal_weights(item) for item in model])
     if not isinstance(model, Mapping):
         return model
     return {
         key: [1.0] * len(value)
         if key == "class_weight" and isinstance(value, list | tuple)
-        else with_equal_weights(value)
+        else _with_equal_weights(value)
         for key, value in model.items()
     }
 

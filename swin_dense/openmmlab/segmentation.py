@@ -7,7 +7,8 @@ logits of whole images, windows or several scales become label maps is not its b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ class OpenMMLabSegmenter(nn.Module):
         self.num_classes = num_classes
         self.network = build_network(model, num_classes)
         self.align_corners = bool(self.network.align_corners)
+        for part in self.network.modules():
+            if getattr(part, "rand_init", False) and hasattr(part, "_build_bases"):  # of the Hamburger head of SegNeXt
+                part._build_bases = partial(_bases, part)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term of a batch with label maps: scalars by mmseg's names.
@@ -65,6 +69,19 @@ class OpenMMLabSegmenter(nn.Module):
     def _preprocessor(self, images: Tensor) -> Any:
         # Lightning moves parameters without telling mmengine's preprocessor, which would carry the images back.
         return self.network.data_preprocessor.to(images.device)
+
+
+def _bases(part: Any, images: int, *sizes: int, device: torch.device) -> Tensor:
+    """Where a Hamburger begins to factorize the maps of each image: at random in training, and else alike.
+
+    Drawn at every call, they made another prediction of the same image each time, and another in each batch.
+    """
+    build: Callable[..., Tensor] = type(part)._build_bases
+    if part.training:
+        return build(part, images, *sizes, device=device)
+    with torch.random.fork_rng([]):  # they are drawn on the CPU
+        torch.default_generator.manual_seed(0)
+        return build(part, 1, *sizes, device=device).repeat(images, 1, 1)
 
 
 def _losses(network: Any, inputs: Tensor, samples: list[Any]) -> dict[str, Tensor]:

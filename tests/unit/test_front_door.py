@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -159,13 +158,8 @@ def test_results_do_not_depend_on_the_batch(model: Model, segmenter: Model, phot
         (Image.new("F", (8, 8)), "mode F without a known range of brightness"),
         ("absent.png", "no such image"),
         (7, "int is no image: pass a path, a PIL image"),
-        (io.BytesIO(b"a\nb"), r"BytesIO is no image: .*PIL.Image.open makes an image of an open file"),
-        (b"bytes", r"bytes is no image: .*of io.BytesIO\(...\)"),
     ],
-    ids=[
-        *("gray", "channels first", "float", "channels last", "no rows", "no columns", "mode F", "no file", "number"),
-        *("open file", "bytes"),
-    ],
+    ids=["gray", "channels first", "float", "channels last", "no rows", "no columns", "mode F", "no file", "number"],
 )
 def test_what_is_no_image_is_refused(model: Model, image: Any, fault: str) -> None:
     with pytest.raises(DataError, match=fault):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from swin_dense.errors import DataError
-from swin_dense.images.finder import ImageFiles, find_images
+from swin_dense.images.finder import ImageFiles, each_image, find_images, is_single, read_image
 
 
 def picture(path: Path, red: int = 0) -> Path:
@@ -214,3 +215,10 @@ print("still alive")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("alive True\n", -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("image", [io.BytesIO(b"a\nb"), b"bytes"], ids=["open file", "bytes"])
+def test_an_open_file_is_refused_as_one_and_not_read_line_by_line(image: object) -> None:
+    assert is_single(image)
+    with pytest.raises(DataError, match=rf"{type(image).__name__} is no image: .*PIL.Image.open makes an image of"):
+        read_image(next(each_image(image)))

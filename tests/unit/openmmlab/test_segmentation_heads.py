@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -140,3 +141,19 @@ def test_weights_of_the_classes_of_another_data_set_are_refused() -> None:
         OpenMMLabSegmenter(model, CLASSES)
     loss["class_weight"] = [0.5] * 19
     assert OpenMMLabSegmenter(model, CLASSES).network.decode_head.loss_decode[1].class_weight == [0.5] * CLASSES
+
+
+def test_a_hamburger_predicts_the_same_each_time_and_in_any_batch() -> None:
+    """Its bases are drawn in every pass; SegNeXt has one."""
+    head = {**HEAD, "type": "LightHamHead", "in_index": [1, 2, 3], "ham_channels": 16, "ham_kwargs": {"MD_R": 4}}
+    model = {"type": "EncoderDecoder", "data_preprocessor": PREPROCESSOR, "backbone": BACKBONE, "decode_head": head}
+    torch.manual_seed(0)
+    segmenter = OpenMMLabSegmenter(model, CLASSES).eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        first, again = segmenter.logits(images), copy.deepcopy(segmenter).logits(images)
+        alone = segmenter.logits(images[1:])
+        assert torch.equal(first, again)
+        torch.testing.assert_close(first[1:], alone)
+        segmenter.train()
+        assert not torch.equal(segmenter.logits(images), segmenter.logits(images))
