@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from swin_dense.images.labelled import open_images
 from swin_dense.metrics.accuracy import are_classes, predicted_rows
@@ -12,6 +15,7 @@ from swin_dense.report.detection import detection_sections
 from swin_dense.report.matching import detections_in_files
 from swin_dense.report.page import write_page
 from swin_dense.report.segmentation import segmentation_in_files, segmentation_sections
+from swin_dense.videos.labelled import SUFFIXES
 
 
 def write_file_report(
@@ -40,8 +44,7 @@ def write_file_report(
     if are_classes(gt, predictions):
         rows, names = predicted_rows(gt, predictions, classes)
         folder = gt if images is None and gt.is_dir() else images
-        store = None if folder is None else open_images(folder)
-        read = None if store is None else lambda row: store.read(rows[row].file_name)
+        read = None if folder is None else _reader(folder, [row.file_name for row in rows])
         sections = classification_sections(ClassificationEvidence(rows, names, read))
     elif gt.is_dir():
         maps = match_label_maps(
@@ -56,3 +59,19 @@ def write_file_report(
     else:
         sections = detection_sections(detections_in_files(gt, predictions, images))
     write_page(output, predictions.stem, [str(gt), str(predictions)], sections)
+
+
+def _reader(folder: Path, names: Sequence[str]) -> Callable[[int], Tensor]:
+    """What gives the image at a position among those named, of a video the frame in its middle."""
+    if not any(name.lower().endswith(SUFFIXES) for name in names):
+        store = open_images(folder)
+        return lambda place: store.read(names[place])
+
+    def middle(place: int) -> Tensor:
+        from swin_dense.videos.reader import VideoFile
+
+        video = VideoFile(folder / names[place])
+        frame: Tensor = video.read([len(video) // 2])[0]
+        return frame
+
+    return middle

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from helpers.commands import command
+from swin_dense.data.moving_shapes import write_video
 
 
 def label_map(path: Path, labels: list[list[int]]) -> None:
@@ -60,6 +61,20 @@ def test_classes_that_were_predicted(
     truth = tmp_path / ("truth.txt" if by_list else "val")
     scores = scored(truth, tmp_path / named, tmp_path / "page.html", capsys)
     assert scores["top1"] == pytest.approx(2 / 3) and scores["top5"] == 1
+
+
+def test_classes_of_videos_that_were_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their frames are shown; a picture beside them is no video."""
+    rows = []
+    for name in ("still/1.mp4", "zoom/1.mp4"):
+        path = tmp_path / "val" / name
+        path.parent.mkdir(parents=True)
+        write_video(path, np.full((5, 32, 48, 3), 99, np.uint8), rate=10)
+        rows.append({"file_name": f"val/{name}", "classes": ["still", "zoom"], "probabilities": [0.7, 0.3]})
+    label_map(tmp_path / "val" / "still" / "cover.png", [[1]])
+    (tmp_path / "found.json").write_text(json.dumps(rows))
+    scores = scored(tmp_path / "val", tmp_path / "found.json", tmp_path / "page.html", capsys)
+    assert scores["top1"] == 0.5 and "data:image/jpeg" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_images_beside_the_folders_of_classes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
