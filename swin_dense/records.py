@@ -178,6 +178,14 @@ class Detections:
         return len(self.scores)
 
 
+def without_negative_sizes(boxes: Tensor) -> Tensor:
+    """Boxes (N, 4) XYXY as they are, but empty where a width or height is negative: there is nothing in such a box.
+
+    CenterNet and Sparse R-CNN may find one, above all before they have learnt.
+    """
+    return torch.cat([boxes[:, :2], torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """The class of every pixel of one image, in pixels of the image on disk.

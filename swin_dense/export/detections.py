@@ -20,7 +20,7 @@ from torch.nn import functional
 from torchvision.ops import box_iou
 
 from swin_dense.export.graph import whole_model
-from swin_dense.records import Batch, Detections, Rle, Size
+from swin_dense.records import Batch, Detections, Rle, Size, without_negative_sizes
 
 OUTPUTS = {
     "boxes": "(batch, detections, 4) float32, x1, y1, x2, y2 in pixels of the input; zero from `count` on",
@@ -69,7 +69,7 @@ class ExportedDetector(nn.Module):
         self, boxes: Tensor, scores: Tensor, labels: Tensor, masks: Any, seen: Size, original: Size
     ) -> Detections:
         scale = boxes.new_tensor([seen[1] / original[1], seen[0] / original[0]]).repeat(2)
-        boxes = boxes / scale
+        boxes = without_negative_sizes(boxes / scale)
         if self.mask_threshold is None:
             return Detections(boxes, scores, labels)
         pasted = [paste(mask, box, original, self.mask_threshold) for mask, box in zip(masks, boxes, strict=True)]

@@ -6,7 +6,8 @@ images, N objects of an image, K classes, (H, W) pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from swin_dense.errors import DataError, InstallationError
 from swin_dense.openmmlab.model_dicts import build_model, has_masks, has_semantic_branch
 from swin_dense.openmmlab.registry import mmdet_models
-from swin_dense.records import IGNORE_INDEX, Batch, Detections, Instances, Rle
+from swin_dense.records import IGNORE_INDEX, Batch, Detections, Instances, Rle, without_negative_sizes
 from swin_dense.rle import compress_runs
 
 MOST_ENCODED = 2**26
@@ -44,6 +45,8 @@ class OpenMMLabDetector(nn.Module):
         self._progress = {"epoch": 0, "iter": 0}
         for part in _precise_parts(self.network):
             part.register_forward_hook(_in_float32)
+        for head in _mask_heads(self.network):
+            head._predict_by_feat_single = partial(_masks_in_image, head)
 
     def begin_step(self, epoch: int, step: int) -> None:
         """Says where a training stands: what TOOD, BoxInst and YOLOX learn depends on it."""
@@ -120,6 +123,37 @@ def _precise_parts(network: Any) -> Iterator[nn.Module]:
         yield network.bbox_head
 
 
+def _mask_heads(network: Any) -> Iterator[Any]:
+    from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+
+    yield from (part for part in network.modules() if isinstance(part, FCNMaskHead))
+
+
+def _masks_in_image(
+    head: Any,
+    mask_preds: Tensor,
+    bboxes: Tensor,
+    labels: Tensor,
+    img_meta: dict[str, Any],
+    rcnn_test_cfg: Any,
+    rescale: bool = False,
+    activate_map: bool = False,
+) -> Tensor:
+    """Masks of boxes in an image, and empty ones of boxes beside it; with `rescale`, `bboxes` change, too.
+
+    Boxes may lie beside it where nothing clips them, as in QueryInst; mmdet fails there on a CPU.
+    """
+    height, width = img_meta["img_shape"][:2]
+    beside = (bboxes[:, 2:] <= 0).any(1) | (bboxes[:, 0] >= width) | (bboxes[:, 1] >= height)
+    boxes = torch.where(beside[:, None], bboxes.new_tensor([0, 0, 1, 1]), bboxes)
+    predict: Callable[..., Tensor] = type(head)._predict_by_feat_single
+    masks = predict(head, mask_preds, boxes, labels, img_meta, rcnn_test_cfg, rescale, activate_map)
+    if rescale:
+        bboxes /= bboxes.new_tensor(img_meta["scale_factor"]).repeat(2)
+    masks[beside] = False
+    return masks
+
+
 def _in_float32(part: nn.Module, inputs: Any, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(one.float() for one in outputs)
 
@@ -175,11 +209,8 @@ def _to_detections(predicted: Any) -> Detections:
     order = predicted.scores.argsort(descending=True, stable=True)
     # Masks are bool and labels are whole, but for a SOLO that finds nothing.
     masks = encode_masks(predicted.masks.bool()) if "masks" in predicted else None
-    # CenterNet may find a negative width or height, above all before it has learnt: there is nothing in such a box.
-    boxes = predicted.bboxes[order].float()
-    boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)
     return Detections(
-        boxes=boxes.cpu(),
+        boxes=without_negative_sizes(predicted.bboxes[order].float()).cpu(),
         scores=predicted.scores[order].float().cpu(),
         labels=predicted.labels[order].long().cpu(),
         masks=None if masks is None else [masks[i] for i in order.tolist()],

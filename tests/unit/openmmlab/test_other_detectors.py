@@ -169,6 +169,26 @@ def test_centernet_predicts() -> None:
             assert (one.boxes[:, 2:] == one.boxes[:, :2]).all()
 
 
+def test_a_box_beside_the_image_has_an_empty_mask_and_the_others_keep_theirs() -> None:
+    """As QueryInst may find one, whose boxes nothing clips; mmdet fails there on a CPU."""
+    config = load_config("mask-rcnn_swin-nano_shapes")
+    roi_head = OpenMMLabDetector(config.model, CLASSES).network.roi_head
+    head, settings = roi_head.mask_head, roi_head.test_cfg
+    meta = {"img_shape": (60, 80), "ori_shape": (30, 40), "scale_factor": (2.0, 2.0)}
+    boxes = torch.tensor([[10.0, 5, 50, 40], [90, 10, 120, 30], [30, -40, 50, -10], [-8, -8, 20, 30], [20, 70, 40, 99]])
+    labels, generator = torch.tensor([0, 1, 2, 3, 4]), torch.Generator().manual_seed(3)
+    logits = 4 * torch.randn(5, CLASSES, 28, 28, generator=generator)
+    inside = torch.tensor([0, 3])
+    expected = type(head)._predict_by_feat_single(
+        head, logits[inside], boxes[inside], labels[inside], meta, settings, rescale=True
+    )
+    found = boxes.clone()
+    masks = head._predict_by_feat_single(logits, found, labels, meta, settings, rescale=True)
+    assert masks.shape == (5, 30, 40) and masks[inside].any((1, 2)).all()
+    assert masks[inside].equal(expected) and not masks[[1, 2, 4]].any()
+    assert found.equal(boxes / 2)  # mmdet scales them in place
+
+
 def test_a_package_that_a_model_needs_is_named() -> None:
     model = on_swin_nano("TOOD")
     detector = OpenMMLabDetector(model, CLASSES)
