@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,19 @@ from swin_dense.rle import compress_runs
 
 MOST_ENCODED = 2**26
 """Pixels of masks that are compressed together: there is a second form of them meanwhile."""
+
+CHANGING = {
+    "BatchSyncRandomResize": ("_input_size",),  # of YOLOX
+    "DynamicRoIHead": (
+        "iou_history",
+        "beta_history",
+        "bbox_assigner.pos_iou_thr",
+        "bbox_assigner.neg_iou_thr",
+        "bbox_assigner.min_pos_iou",
+        "bbox_head.loss_bbox.beta",
+    ),
+}
+"""Numbers by which parts of mmdet's models remember a training, and that are no tensors, by class."""
 
 NO_CLASS = 255
 """The label of a pixel without a class in mmdet's label maps; its preprocessors fill the padding with it."""
@@ -51,6 +65,20 @@ class OpenMMLabDetector(nn.Module):
     def begin_step(self, epoch: int, step: int) -> None:
         """Says where a training stands: what TOOD, BoxInst and YOLOX learn depends on it."""
         self._progress = {"epoch": epoch, "iter": step}
+
+    def training_state(self) -> dict[str, Any]:
+        """What a training changes beside the tensors, by name: a checkpoint needs it to go on to the same bits."""
+        return {
+            f"{place}.{name}": _plain(attrgetter(name)(part))
+            for place, part in self.network.named_modules()
+            for name in CHANGING.get(type(part).__name__, ())
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `training_state` gave."""
+        for key, value in state.items():
+            owner, _, name = key.rpartition(".")
+            setattr(attrgetter(owner)(self.network), name, value)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term of a batch with instances: scalars by mmdet's names, lists over levels and stages summed.
@@ -102,6 +130,12 @@ class OpenMMLabDetector(nn.Module):
 def build_network(model: Mapping[str, Any], num_classes: int) -> Any:
     """The mmdet detector that a model dict describes; see `build_model`."""
     return build_model(model, num_classes, mmdet_models())
+
+
+def _plain(value: Any) -> Any:
+    """The same without numpy's types, which no checkpoint is to hold."""
+    numbers = np.asarray(value).tolist()
+    return tuple(numbers) if isinstance(value, tuple) else numbers
 
 
 def _precise_parts(network: Any) -> Iterator[nn.Module]:
@@ -194,7 +228,8 @@ def _ground_truth(instances: Instances) -> tuple[Any, Any]:
 
     from swin_dense.openmmlab.targets import Bitmaps
 
-    boxes, labels, crowd = instances.boxes.as_subclass(Tensor), instances.labels, instances.crowd
+    labels, crowd = instances.labels, instances.crowd
+    boxes = instances.boxes.as_subclass(Tensor).clone()  # YOLOX scales them in place, and the batch is the caller's
     objects, regions = InstanceData(bboxes=boxes, labels=labels), InstanceData(bboxes=boxes[:0])
     if crowd.any():  # the flags are on the CPU, so that the device is not waited for
         single, many = (mask.nonzero()[:, 0].to(boxes.device, non_blocking=True) for mask in (~crowd, crowd))

@@ -67,7 +67,8 @@ class DetectorModule(DenseModule):
 
         Args:
             model: What `swin_dense.load` gives, or an `nn.Module` with `network`, `losses`, `predict` and `has_masks`.
-                If it has `begin_step(epoch, step)`, that is called before `losses`.
+                If it has `begin_step(epoch, step)`, that is called before `losses`; what `training_state()` gives is
+                kept in checkpoints for `load_training_state`.
             metric: Scores its detections; None makes a `CocoMetric` of the trainer's data module.
             inference: How the detector is run on images; None does as the config of what `swin_dense.load` gives, or
                 shows each once, within 800 and 1333 pixels.
@@ -104,6 +105,18 @@ class DetectorModule(DenseModule):
         if hasattr(self.model, "begin_step"):
             self.model.begin_step(self.current_epoch, self.global_step)
         return super().losses(batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what the model changes beside its tensors."""
+        super().on_save_checkpoint(checkpoint)
+        if hasattr(self.model, "training_state"):
+            checkpoint["swin_dense"]["model"] = self.model.training_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back."""
+        super().on_load_checkpoint(checkpoint)
+        if state := checkpoint.get("swin_dense", {}).get("model"):
+            self.model.load_training_state(state)
 
     def score(self, batch: Batch, predictions: list[Detections]) -> None:
         """Hands the detections of a batch to the metric."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
@@ -153,6 +155,42 @@ def test_the_batch_is_resized_where_yolox_wants_it_to() -> None:
         detector.begin_step(0, step)
         assert all(torch.isfinite(value) for value in detector.losses(batch(masks=False)).values())
     assert seen[0] == seen[1] == (96, 96) and seen[2] == seen[3] and min(seen[3]) >= 320
+
+
+@pytest.mark.parametrize(
+    ("path", "often"),
+    [
+        ("yolox/yolox_tiny_8xb8-300e_coco.py", "data_preprocessor.batch_augments.0._interval"),
+        ("dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py", "roi_head.train_cfg.dynamic_rcnn.update_iter_interval"),
+    ],
+)
+def test_what_a_model_remembers_beside_its_tensors_is_resumed(path: str, often: str, tmp_path: Path) -> None:
+    """YOLOX the size of its batches, Dynamic R-CNN the overlaps and errors that its thresholds follow."""
+    model = copy.deepcopy(packaged(path))
+    if "batch_augments" in model.data_preprocessor:
+        model.data_preprocessor.batch_augments[0].random_size_range = (96, 256)
+    else:
+        model.backbone = {"type": BACKBONE, "variant": "swin_nano"}
+        del model.neck.in_channels
+        model.roi_head.bbox_head.fc_out_channels = 16  # which takes a tenth of the time
+
+    def fit(checkpoint: Path | None = None) -> OpenMMLabDetector:
+        torch.manual_seed(0)
+        detector = OpenMMLabDetector(model, CLASSES)
+        owner, _, name = often.rpartition(".")
+        setattr(attrgetter(owner)(detector.network), name, 2)
+        module = DetectorModule(detector, metric=cast(Any, None), inference=cast(Any, None))
+        keeping = ModelCheckpoint(tmp_path, "half", every_n_train_steps=3, save_top_k=-1, enable_version_counter=False)
+        kept: dict[str, Any] = {"enable_checkpointing": False} if checkpoint else {"callbacks": [keeping]}
+        trainer = Trainer(max_steps=5, accelerator="cpu", logger=False, **kept, **QUIET)
+        trainer.fit(module, DataLoader([batch(masks=False)] * 5, batch_size=None), ckpt_path=checkpoint)
+        return detector
+
+    once, half = fit(), tmp_path / "half.ckpt"
+    assert any(torch.load(half, weights_only=True)["swin_dense"]["model"].values())
+    resumed = fit(half)
+    assert once.training_state() == resumed.training_state()
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in once.state_dict().items())
 
 
 def test_centernet_predicts() -> None:
