@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,12 +122,17 @@ class Unmoved:
         return rows
 
 
-class StillPlan(NamedTuple):
-    """A `WindowPlan` in which no row moves: its partitions find the tokens of their windows in raster order."""
+class StillPlan:
+    """A `WindowPlan` in which no row moves: its partitions find the tokens of their windows in raster order.
 
-    partitions: tuple[Any, Any]
-    from_grid: tuple[Unmoved, Unmoved] = (Unmoved(), Unmoved())
-    shift: Unmoved = Unmoved()
+    It is no record with defaults, which PyTorch 2.6 cannot compile.
+    """
+
+    def __init__(self, partitions: tuple[Any, Any]) -> None:
+        """Takes regular and shifted windows."""
+        self.partitions = partitions
+        self.from_grid = Unmoved(), Unmoved()
+        self.shift = Unmoved()
 
 
 class PlanCache:
