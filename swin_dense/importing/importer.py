@@ -21,7 +21,7 @@ from swin_dense.importing import splits as splitting
 from swin_dense.importing import writing
 from swin_dense.importing.geometry import with_box_outline
 from swin_dense.importing.layouts import FORMATS, required_format
-from swin_dense.importing.records import IN_TWO_SPLITS, Imported, ImportedImage
+from swin_dense.importing.records import BACKGROUND, IN_TWO_SPLITS, Imported, ImportedImage
 from swin_dense.label_maps.classes import read_class_names
 from swin_dense.records import Progress, in_threads
 
@@ -29,7 +29,6 @@ TARGETS = ("coco", "label-maps")
 
 NO_LABEL_MAPS = {"no-label-map", "missing-image"}
 """What is wrong with all of a folder in which images have no label maps, but a mask for each object."""
-BACKGROUND = "background"
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,16 @@
 
 A `labelmap.txt` as CVAT writes it (`name:r,g,b::` in each line) gives the names of the classes, and the colours that
 stand for them in label maps in colours; those with other colours are left out, with the reason.
+
+Where 0 and 255 are the only values of all files, and no list names more than the two, 255 is the class of the objects,
+as in data sets of one kind of object. Anywhere else 255 is no class.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +21,8 @@ import numpy.typing as npt
 from swin_dense.errors import DataError
 from swin_dense.images.store import ImageStore
 from swin_dense.importing.files import SourceImages, closest, folder_of, split_of, text_lines
-from swin_dense.importing.masks import mask_files
-from swin_dense.importing.records import Imported, ImportedImage, UnusableError
+from swin_dense.importing.masks import NAMELESS, mask_files
+from swin_dense.importing.records import BACKGROUND, Imported, ImportedImage, UnusableError
 from swin_dense.importing.voc import BACKGROUND_FIRST, VOID, pngs_by_stem, splits_of
 from swin_dense.label_maps.files import read_label_file
 
@@ -50,9 +54,7 @@ def read_label_maps(source: Path) -> Imported:
                     colours.setdefault(int(np.array([int(part) for part in parts.groups()]) @ _PLACES), label)
     elif folder == "SegmentationClass":
         imported.classes = list(BACKGROUND_FIRST)
-    else:
-        imported.notes.append("the source lists no classes: they are called by the labels in the files")
-    splits, used, highest = splits_of(root), set(), 0
+    splits, used, values = splits_of(root), set(), np.zeros(VOID + 1, dtype=bool)
     for name in images.names:
         if name in masks:
             continue
@@ -64,14 +66,32 @@ def read_label_maps(source: Path) -> Imported:
             used.add(mask)
             read = partial(labels_of, root / mask, colours)
             labels, path = read(), root / name
-            highest = max(highest, int(labels[labels != VOID].max(initial=0)))
+            values |= np.bincount(labels.flatten(), minlength=len(values)) > 0
             size, split = (labels.shape[0], labels.shape[1]), splits.get(path.stem) or split_of(name)
             imported.images.append(ImportedImage(path, Path(name).name, size, (), split, read))
     for mask in sorted({one for found in by_stem.values() for one in found} - used):
         imported.drop("missing-image", root / mask, "no image belongs to this label map", "add it")
-    if not imported.classes:
-        imported.classes = [str(label) for label in range(highest + 1)]
+    if np.flatnonzero(values).tolist() in ([0, VOID], [VOID]) and len(imported.classes) < 3:
+        _take_as_objects(imported)
+    elif not imported.classes:
+        imported.notes.append("the source lists no classes: they are called by the labels in the files")
+        imported.classes = [str(label) for label in range(np.flatnonzero(values[:VOID]).max(initial=0) + 1)]
     return imported
+
+
+def _take_as_objects(imported: Imported) -> None:
+    """Makes 255 the second class, behind the background."""
+    imported.classes = [BACKGROUND, NAMELESS][: 2 - len(imported.classes)] + imported.classes
+    imported.void = ()
+    imported.images = [replace(one, label_map=partial(_objects_in, one)) for one in imported.images]
+    background, name = imported.classes
+    imported.notes.append(f"the label maps hold 0 and 255 alone: 0 is the class {background!r}, and 255 {name!r}")
+
+
+def _objects_in(image: ImportedImage) -> npt.NDArray[np.integer]:
+    assert image.label_map is not None
+    labels: npt.NDArray[np.integer] = np.equal(image.label_map(), VOID).astype(np.uint8)
+    return labels
 
 
 def labels_of(path: Path, colours: Mapping[int, int]) -> npt.NDArray[np.integer]:

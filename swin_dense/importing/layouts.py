@@ -41,15 +41,16 @@ def recognise(source: Path) -> str | None:
         return None
 
 
-def hint_to_import(root: Path) -> str | None:
-    """What to do with a folder that training was pointed at, if it is of a format that can be imported."""
+def hint_to_import(root: Path, to: str = "coco") -> str | None:
+    """What to do with a folder that training was pointed at, if it is of a format that can be imported.
+
+    `to` is the form that the training reads.
+    """
     found = recognise(root) if root.is_dir() else None
     if found is None:
         return None
-    return (
-        f"{root} looks like {FORMATS[found]}: import it first with `swin-dense import-data {root} OUT`, then "
-        f"{option('data', 'OUT')}"
-    )
+    command = f"swin-dense import-data {root} OUT" + ("" if to == "coco" else f" --to {to}")
+    return f"{root} looks like {FORMATS[found]}: import it first with `{command}`, then {option('data', 'OUT')}"
 
 
 def format_of_file(path: Path) -> str | None:

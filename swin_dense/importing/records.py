@@ -16,6 +16,9 @@ from swin_dense.errors import Finding
 from swin_dense.images.store import ImageError
 from swin_dense.records import Rle, Size
 
+BACKGROUND = "background"
+"""The class of what is no object, where the source has no name for it."""
+
 IN_TWO_SPLITS = "images that are in two splits, kept in the first"
 """What `Imported.changed` counts them as."""
 

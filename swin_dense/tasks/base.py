@@ -114,6 +114,7 @@ class Task(ABC, Generic[ConfigT]):
     memorised = ("top1", 0.99)  # a metric, and what it is at least on images that a model has learnt by heart
     lowest_score: float | None = None  # the threshold of `result` that keeps everything, where there are scores
     prediction_folders: tuple[str, ...] = ()  # folders that `write` uses besides the output itself
+    imported_as: str | None = None  # the form in which it reads what `import-data` has imported, where it does
     exports_whole = False  # whether the whole model can be exported as one graph
     options: frozenset[str]  # of predictions and evaluations, those that not every task takes
     items = "images"  # what they are called that it predicts on

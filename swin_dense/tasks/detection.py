@@ -160,6 +160,7 @@ class DetectionTask(Task[DetectionConfig]):
     published_classes = 80
     memorised = ("bbox_AP50", 0.9)
     needs_category_ids = True
+    imported_as = "coco"
     lowest_score = 0.0
     exports_whole = True
     options = frozenset({"engine", "threshold", "min_score", "max_detections"})

@@ -124,6 +124,7 @@ class SegmentationTask(Task[SegmentationConfig]):
     published_classes = 150
     memorised = ("mIoU", 90.0)
     prediction_folders = ("labels", "overlays")
+    imported_as = "label-maps"
     exports_whole = True
     options = frozenset({"probabilities"})
     predicts = "label maps: {rows}, in {output}/labels, pictures in {output}/overlays"

@@ -209,7 +209,10 @@ def data_set_up(config: Config) -> Any:
         data = data_module(config)
         data.setup("fit")
     except DataError as error:
-        hint = None if all(map(exists, path_notes(config))) else hint_to_import(Path(config.data.root))
+        form = task_of(config).imported_as
+        hint = None
+        if form is not None and not all(map(exists, path_notes(config))):
+            hint = hint_to_import(Path(config.data.root), form)
         if hint is None:
             raise
         raise DataError(f"{hint}\n({error})") from error

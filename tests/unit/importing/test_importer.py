@@ -258,6 +258,8 @@ def test_training_on_a_foreign_folder_says_how_to_import_it(tmp_path: Path) -> N
         hint = hint_to_import(source)
         wanted = f"looks like {FORMATS[format]}: import it first with `swin-dense import-data {source} OUT`"
         assert hint is not None and wanted in hint
+    hint = hint_to_import(source, "label-maps")
+    assert hint is not None and f"`swin-dense import-data {source} OUT --to label-maps`" in hint
     (tmp_path / "other").mkdir()
     assert hint_to_import(tmp_path / "other") is None
 
@@ -284,6 +286,36 @@ def test_label_maps_of_masks_of_objects(tmp_path: Path) -> None:
     (path,) = (tmp_path / "out/annotations/training").iterdir()
     labels = np.asarray(Image.open(path))
     assert labels[0, 0] == 2 and labels[20, 0] == 1 and check_ade(tmp_path / "out").ok
+
+
+@pytest.mark.parametrize(
+    ("listed", "values", "classes"),
+    [
+        ("", (0, 255), ["background", "object"]),
+        ("polyp\n", (0, 255), ["background", "polyp"]),
+        ("skin\npolyp\n", (0, 255), ["skin", "polyp"]),
+        ("", (0, 1, 255), ["0", "1"]),
+        ("skin\npolyp\nhair\n", (0, 255), ["skin", "polyp", "hair"]),
+    ],
+)
+def test_label_maps_of_0_and_255(tmp_path: Path, listed: str, values: tuple[int, ...], classes: list[str]) -> None:
+    """255 are the objects where nothing else is there, and no class elsewhere."""
+    labels = np.zeros((sources.HEIGHT, sources.WIDTH), np.uint8)
+    for row, value in enumerate(values):
+        labels[row] = value
+    for seed, name in enumerate(("a", "b")):
+        sources.image(tmp_path / f"in/images/{name}.png", seed)
+        sources.image(tmp_path / f"in/masks/{name}.png")
+        Image.fromarray(labels if name == "a" else np.minimum(labels, 0)).save(tmp_path / f"in/masks/{name}.png")
+    if listed:
+        sources.text(tmp_path / "in/classes.txt", listed)
+    report = import_data(tmp_path / "in", tmp_path / "out", to="label-maps", split=HALF)
+    assert report.classes == classes
+    stored = [np.asarray(Image.open(path)) for path in (tmp_path / "out/annotations").rglob("*.png")]
+    (kept,) = [one for one in stored if one.min() != one.max()]
+    binary = values == (0, 255) and len(classes) == 2
+    assert kept[len(values) - 1, 0] == (2 if binary else 0) and kept[0, 0] == 1
+    assert binary == any("0 and 255 alone" in note for note in report.notes)
 
 
 def test_label_maps_in_colours(tmp_path: Path) -> None:
