@@ -187,6 +187,16 @@ def training_resumed(run: PathLike[str]) -> str:
     return f"swin-dense train {said}" if _typed.get() else f"swin_dense.train({said})"
 
 
+def data_import(source: PathLike[str], to: str) -> str:
+    """How data of another format are imported, into "OUT"; `to` is "coco" or "label-maps"."""
+    form = [] if to == "coco" else [option("to", to)]
+    if _typed.get():
+        return " ".join(["swin-dense import-data", shlex.quote(str(source)), "OUT", *form])
+    return (
+        f"swin_dense.import_data({', '.join([json.dumps(str(source), ensure_ascii=False), json.dumps('OUT'), *form])})"
+    )
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """`did you mean "x"?` for a mistyped name, or the list of valid names where none is near."""
     valid = sorted(valid)

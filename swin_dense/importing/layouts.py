@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from swin_dense.errors import DataError, option
+from swin_dense.errors import DataError, data_import, option
 
 FORMATS = {
     "coco": "COCO files",
@@ -49,8 +49,8 @@ def hint_to_import(root: Path, to: str = "coco") -> str | None:
     found = recognise(root) if root.is_dir() else None
     if found is None:
         return None
-    command = f"swin-dense import-data {root} OUT" + ("" if to == "coco" else f" --to {to}")
-    return f"{root} looks like {FORMATS[found]}: import it first with `{command}`, then {option('data', 'OUT')}"
+    how = data_import(root, to)
+    return f"{root} looks like {FORMATS[found]}: import it first with `{how}`, then {option('data', 'OUT')}"
 
 
 def format_of_file(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import Identity
 from helpers import annotation_exports as sources
 from swin_dense.coco.check import check_coco
 from swin_dense.data import CocoDataModule
-from swin_dense.errors import ConfigError, DataError
+from swin_dense.errors import ConfigError, DataError, on_command_line
 from swin_dense.images.alike import ALIKE, group_alike
 from swin_dense.importing.importer import import_data
 from swin_dense.importing.layouts import FORMATS, hint_to_import, recognise
@@ -255,11 +255,15 @@ def test_a_folder_in_use_and_a_folder_of_nothing_are_refused(tmp_path: Path) -> 
 def test_training_on_a_foreign_folder_says_how_to_import_it(tmp_path: Path) -> None:
     for format, export in sources.EXPORTS.items():
         source = export(tmp_path / format)
-        hint = hint_to_import(source)
+        with on_command_line():
+            hint = hint_to_import(source)
         wanted = f"looks like {FORMATS[format]}: import it first with `swin-dense import-data {source} OUT`"
         assert hint is not None and wanted in hint
+    with on_command_line():
+        hint = hint_to_import(source, "label-maps")
+    assert hint is not None and f"`swin-dense import-data {source} OUT --to label-maps`, then --data OUT" in hint
     hint = hint_to_import(source, "label-maps")
-    assert hint is not None and f"`swin-dense import-data {source} OUT --to label-maps`" in hint
+    assert hint is not None and f'`swin_dense.import_data("{source}", "OUT", to="label-maps")`' in hint
     (tmp_path / "other").mkdir()
     assert hint_to_import(tmp_path / "other") is None
 
