@@ -106,6 +106,7 @@ def train(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     compile: bool | None = None,
+    early_stopping: int | None = None,
     **options: Any,
 ) -> Run:
     """Trains a model and fills a run folder.
@@ -121,6 +122,7 @@ def train(
         batch_size: Training images per device.
         learning_rate: Of the whole batch.
         compile: Compile the backbone; the first steps wait for it.
+        early_stopping: Stop after so many validations without a better score.
         **options: `new_classes`, `ignore`, `devices`, `device` as on the command line; and any other config key:
             `loggers=["csv"]`, or dotted where it is inside another: `**{"data.num_workers": 2}`.
 
@@ -157,7 +159,8 @@ def train(
     with isolated():
         from swin_dense.tasks import training
 
-        return training.train_source(config, changes, weights=weights, run=run, resume=resume, **options)
+        options |= {"weights": weights, "run": run, "resume": resume, "early_stopping": early_stopping}
+        return training.train_source(config, changes, **options)
 
 
 def tune(

@@ -192,9 +192,8 @@ def data_import(source: PathLike[str], to: str) -> str:
     form = [] if to == "coco" else [option("to", to)]
     if _typed.get():
         return " ".join(["swin-dense import-data", shlex.quote(str(source)), "OUT", *form])
-    return (
-        f"swin_dense.import_data({', '.join([json.dumps(str(source), ensure_ascii=False), json.dumps('OUT'), *form])})"
-    )
+    arguments = [json.dumps(str(source), ensure_ascii=False), '"OUT"', *form]
+    return f"swin_dense.import_data({', '.join(arguments)})"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

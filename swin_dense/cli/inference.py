@@ -161,7 +161,7 @@ def predict(
     output: Annotated[Path, typer.Option(help="Folder for pictures and results.")],
     weights: Weights = None,
     data: DataRoot = None,
-    threshold: Annotated[float, typer.Option(help="Detection: least score of what is drawn.")] = 0.3,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Detection: least score of what is drawn.")] = 0.3,
     min_score: Annotated[float | None, typer.Option(help="Detection: least score of what is written.")] = None,
     max_detections: Annotated[int | None, typer.Option(help="Detection: most objects of an image.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Segmentation: write the probability of every class.")] = False,

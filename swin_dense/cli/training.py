@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,14 +69,12 @@ def train(
         raise ConfigError("name a config, or a run folder with --resume RUN, which continues with the config in RUN")
     if resume is not None and (weights is not None or run is not None):
         raise ConfigError("--resume RUN continues with the config and weights in RUN; change keys with --set")
-    from swin_dense.config import config_of_run
+    from swin_dense.config import config_of_run, stopping_early
 
     source = str(config) if resume is None else str(config_of_run(resume))
     changes = [*(overrides or ()), *(f"trainer.{option}" for option in trainer or ())]
     settings = load(source, data, [*changes, *(["training.compile=True"] if compiled else [])])
-    if early_stopping is not None:
-        stopping = {"type": "EarlyStopping", "patience": early_stopping}
-        settings = replace(settings, callbacks=(*settings.callbacks, stopping))
+    settings = stopping_early(settings, early_stopping)
     if tune is not None:
         from swin_dense.cli.report import print_report
         from swin_dense.tasks import tuning

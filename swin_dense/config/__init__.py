@@ -1,6 +1,6 @@
 """Configs: found by name or path, and read into frozen dataclasses, a module of them for each task."""
 
-from swin_dense.config.common import TrainingConfig
+from swin_dense.config.common import TrainingConfig, stopping_early
 from swin_dense.config.parsing import (
     TASKS,
     Config,
@@ -24,4 +24,5 @@ __all__ = [
     "list_recipes",
     "load_config",
     "settings_of",
+    "stopping_early",
 ]

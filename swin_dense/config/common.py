@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from swin_dense.errors import ConfigError, check_lowest, check_positive, nearest
+from swin_dense.errors import ConfigError, check_lowest, check_positive, nearest, option
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 """Those of `torch.set_float32_matmul_precision`."""
@@ -120,3 +120,15 @@ class TaskConfig:
     def annotation_file(self) -> Path | None:
         """The one file that says what is on the training images, where there is such a file."""
         return None
+
+
+TaskConfigT = TypeVar("TaskConfigT", bound=TaskConfig)
+
+
+def stopping_early(config: TaskConfigT, patience: int | None) -> TaskConfigT:
+    """The config whose training ends after so many validations without a better score; None leaves it as it is."""
+    if patience is None:
+        return config
+    if type(patience) is not int or patience < 1:
+        raise ConfigError(f"{option('early_stopping', patience)}: it must be a number of validations, at least 1")
+    return replace(config, callbacks=(*config.callbacks, {"type": "EarlyStopping", "patience": patience}))

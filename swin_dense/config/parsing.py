@@ -291,7 +291,9 @@ def _parse_dataclass(kind: type, value: Any, where: str, key: str) -> Any:
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in valid:
-            raise ConfigError(f'{where}: unknown key "{prefix}{name}"; {nearest(str(name), valid)}')
+            inner = [f'"{prefix}{section}.{name}"' for section, hint in hints.items() if name in _keys(hint)]
+            meant = f"did you mean {' or '.join(inner)}?" if inner else nearest(str(name), valid)
+            raise ConfigError(f'{where}: unknown key "{prefix}{name}"; {meant}')
     for name, field in valid.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ConfigError(f'{where}: missing key "{prefix}{name}"')
@@ -300,6 +302,11 @@ def _parse_dataclass(kind: type, value: Any, where: str, key: str) -> Any:
         return kind(**settings)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _keys(kind: Any) -> set[str]:
+    """The keys of a section; none of a value."""
+    return {field.name for field in fields(kind)} if is_dataclass(kind) else set()
 
 
 def _parse(kind: Any, value: Any, where: str, key: str) -> Any:

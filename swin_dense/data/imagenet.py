@@ -157,6 +157,7 @@ class ImageNetDataModule(ImageDataModule):
         if self.classes is not None:
             return read_class_list(self.classes)
         splits = [split for split in ("train", "val") if exists(place := self.images[split]) or find_shards(place)]
+        splits = splits or ["train"]  # which is then an error that names the place
         return find_classes([self._store(one) for one in splits], [self.labels[one] for one in splits])
 
     def _store(self, split: str) -> ImageStore:

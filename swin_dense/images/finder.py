@@ -255,10 +255,21 @@ def _from_pillow(image: Image.Image) -> Tensor:
         raise DataError(f"a PIL image has {error}; convert it to 8 or 16 bits per channel") from error
 
 
+def _hint(shape: Sequence[int], channels: int) -> str:
+    """What to do with an array (channels -1) or tensor (channels 0) of another shape."""
+    if len(shape) == 4:
+        return "; pass several images as a list"
+    if len(shape) == 2 or shape[channels] == 1:
+        return "; repeat the one channel of a gray image three times"
+    if shape[-1 - channels] == 3:
+        return f"; its channels come {'first' if channels else 'last'}"
+    return "; leave the alpha channel out" if shape[channels] == 4 else ""
+
+
 def _check(image: Any, channels: int, wanted: str) -> None:
     kind = "tensor" if isinstance(image, Tensor) else "array"
     if image.ndim != 3 or image.shape[channels] != 3 or image.dtype not in (np.uint8, torch.uint8):
-        hint = "; scale values of 0..1 to 0..255 first" if "float" in str(image.dtype) else ""
+        hint = "; scale values of 0..1 to 0..255 first" if "float" in str(image.dtype) else _hint(image.shape, channels)
         raise DataError(f"an image as {kind} is {wanted} RGB, not {tuple(image.shape)} {image.dtype}{hint}")
     if 0 in image.shape:
         raise DataError(f"an image of shape {tuple(image.shape)} has no pixels")

@@ -97,11 +97,17 @@ def _layout(source: Path, root: Path, images: SourceImages, imported: Imported) 
     if path is not None and path.suffix in YAML:
         content = _yaml(path)
         places: dict[str, list[str]] = {}  # what is read already, such as the list of val that train has, too
-        splits: dict[str | None, list[str]] = {
-            ours: _images_of(content[theirs], content.get("path"), path.parent, images, imported, places)
-            for theirs, ours in SPLITS.items()
-            if content.get(theirs)
-        }
+        splits: dict[str | None, list[str]] = {}
+        for theirs, ours in SPLITS.items():
+            if not content.get(theirs):
+                continue
+            try:
+                splits[ours] = _images_of(content[theirs], content.get("path"), path.parent, images, imported, places)
+            except DataError as error:
+                if ours != "test" or not splits:
+                    raise
+                message, _, fix = str(error).removeprefix(f"{path.parent}: ").partition("; ")
+                imported.drop("no-test-images", path, message, fix)  # Roboflow names the folder in any case
         return YoloLayout(_class_names(path, content.get("names")), splits, "kpt_shape" in content)
     path = find_names(root)
     if path is None:

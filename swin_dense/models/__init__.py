@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,8 @@ class Model:
             (48, 64)
         """
         self._check_options(threshold=threshold is not None, probabilities=probabilities)
+        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+            raise ConfigError(f"{option('threshold', threshold)}: it must be a score from 0 to 1")
         results = self._results(images, threshold, batch_size, probabilities)
         return _as_given(images, results, self.task.inputs(self.config).is_single)
 

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import nn
 
-from swin_dense.config import Config, config_of_run, load_config, settings_of
+from swin_dense.config import Config, config_of_run, load_config, settings_of, stopping_early
 from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import ConfigError, DataError, OutputError, TrainingError, WeightsError, option
@@ -84,6 +84,7 @@ def train_source(
     *,
     run: str | PathLike[str] | None = None,
     resume: str | PathLike[str] | None = None,
+    early_stopping: int | None = None,
     **options: Any,
 ) -> Run:
     """Trains what a source names; see `swin_dense.train`.
@@ -97,14 +98,16 @@ def train_source(
             raise ConfigError(
                 "resume continues with the config and the weights of its run; run and weights are not for it"
             )
-        return train(load_config(config_of_run(Path(resume)), changes), Path(resume), resume=True, **options)
+        config = load_config(config_of_run(Path(resume)), changes)
+        return train(stopping_early(config, early_stopping), Path(resume), resume=True, **options)
     epochs, milestones = changes.get("schedule.epochs"), "schedule.milestones"
     config = load_config(source)
     if isinstance(epochs, int) and milestones not in changes and hasattr(config.schedule, "milestones"):
         scale = epochs / config.schedule.length
         changes = {**changes, milestones: [max(1, round(one * scale)) for one in config.schedule.milestones]}
     name = Path(source).stem if isinstance(source, str | PathLike) else config.task
-    return train(load_config(config, changes), Path(run or Path("runs") / name), **options)
+    config = stopping_early(load_config(config, changes), early_stopping)
+    return train(config, Path(run or Path("runs") / name), **options)
 
 
 def train(

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from swin_dense.config import config_of_run, config_text, find_config, list_recipes, load_config
+import swin_dense
+from swin_dense.config import config_of_run, config_text, find_config, list_recipes, load_config, stopping_early
 from swin_dense.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -221,6 +222,8 @@ def test_overrides_reach_every_depth_and_keep_their_type() -> None:
     ("override", "message"),
     [
         ("data.batchsize=3", 'unknown key "data.batchsize"; did you mean "batch_size"?'),
+        ("weight_decay=0", 'unknown key "weight_decay"; did you mean "optimizer.weight_decay"?'),
+        ("data.images=x", 'unknown key "data.images"; did you mean "data.train.images" or "data.val.images"?'),
         ("optimiser.learning_rate=1", 'unknown key "optimiser"; did you mean "optimizer"?'),
         ("data.batch_size=many", "data.batch_size must be int, not 'many'"),
         ("data.batch_size=True", "data.batch_size must be int, not True"),
@@ -327,3 +330,12 @@ def test_a_users_transforms_are_settings_that_a_run_keeps() -> None:
     assert config.augmentation.extra == (jitter,)
     with pytest.raises(ConfigError, match=r"augmentation\.extra\.0 must be dict"):
         load_config("mask-rcnn_swin-t_fpn_1x_coco", {"augmentation.extra": ["ColorJitter"]})
+
+
+def test_early_stopping_is_a_callback() -> None:
+    config = load_config(DEMO)
+    assert stopping_early(config, None) == config
+    assert stopping_early(config, 5).callbacks == ({"type": "EarlyStopping", "patience": 5},)
+    for patience in (0, True, 1.5):
+        with pytest.raises(ConfigError, match="early_stopping=.*: it must be a number of validations, at least 1"):
+            swin_dense.train(DEMO, early_stopping=patience)  # type: ignore[arg-type]  # 1.5 is what users may pass

@@ -149,8 +149,8 @@ def test_results_do_not_depend_on_the_batch(model: Model, segmenter: Model, phot
 @pytest.mark.parametrize(
     ("image", "fault"),
     [
-        (np.zeros((8, 8), np.uint8), r"an image as array is \(H, W, 3\) uint8 RGB, not \(8, 8\) uint8"),
-        (np.zeros((3, 8, 8), np.uint8), r"not \(3, 8, 8\) uint8"),
+        (np.zeros((8, 8), np.uint8), r"an image as array is \(H, W, 3\) uint8 RGB, not \(8, 8\) uint8; repeat the one"),
+        (np.zeros((3, 8, 8), np.uint8), r"not \(3, 8, 8\) uint8; its channels come first"),
         (np.zeros((8, 8, 3), np.float32), "float32; scale values of 0..1 to 0..255 first"),
         (torch.zeros(8, 8, 3, dtype=torch.uint8), r"an image as tensor is \(3, H, W\) uint8 RGB, not \(8, 8, 3\)"),
         (np.zeros((0, 8, 3), np.uint8), "has no pixels"),
@@ -336,7 +336,7 @@ def test_a_training_keeps_the_memory_that_tensors_free_on_its_device(
 
 def test_any_key_of_a_config_is_an_argument(root: Path, tmp_path: Path) -> None:
     """Those of the highest level, too, whose names have no dots."""
-    small = {**SMALL, "training.validate_every": 1}
+    small = {**SMALL, "training.validate_every": 1, "early_stopping": 3}
     trained = swin_dense.train(
         DETECTOR, data=root, run=tmp_path / "run", epochs=1, device="cpu", loggers=["csv"], callbacks=["Timer"], **small
     )

@@ -115,3 +115,10 @@ def test_a_class_list_says_what_published_weights_tell_without_their_data(
     assert labels_of(load_config(recipe, {"data.classes": str(listed)}), weights) == Labels(
         ("air drumming", "juggling")
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*these are random")
+@pytest.mark.parametrize("threshold", [50, -0.1, [0.5]])
+def test_a_threshold_that_is_no_score_is_refused_before_any_image_is_read(threshold: Any) -> None:
+    with pytest.raises(ConfigError, match="threshold=.*: it must be a score from 0 to 1"):
+        load(DEMOS / "mask-rcnn_swin-nano_shapes.py", device="cpu").predict("absent.png", threshold=threshold)

@@ -161,3 +161,9 @@ def test_the_shapes_are_cut_out_of_their_scenes(root: Path) -> None:
     for name in names[:3]:
         cut = store.read(name)
         assert 10 < min(cut.shape[1:]) and max(cut.shape[1:]) <= 128
+
+
+def test_a_folder_without_splits_is_named_with_the_split_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="train: no such folder or zip file of images"):
+        ImageNetDataModule(tmp_path).setup("fit")

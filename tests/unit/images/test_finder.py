@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -222,3 +223,18 @@ def test_an_open_file_is_refused_as_one_and_not_read_line_by_line(image: object)
     assert is_single(image)
     with pytest.raises(DataError, match=rf"{type(image).__name__} is no image: .*PIL.Image.open makes an image of"):
         read_image(next(each_image(image)))
+
+
+@pytest.mark.parametrize(
+    ("image", "hint"),
+    [
+        (np.zeros((8, 8, 1), np.uint8), "repeat the one channel of a gray image three times"),
+        (np.zeros((8, 8, 4), np.uint8), "leave the alpha channel out"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "pass several images as a list"),
+        (torch.zeros(8, 8, dtype=torch.uint8), "repeat the one channel of a gray image three times"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), "its channels come last"),
+    ],
+)
+def test_an_array_of_another_shape_is_refused_with_what_to_do(image: object, hint: str) -> None:
+    with pytest.raises(DataError, match=f"; {hint}$"):
+        read_image(image)
