@@ -17,10 +17,9 @@ from torch.nn.functional import interpolate
 
 from swin_dense.backbones.attention import relative_position_count
 from swin_dense.weights.names import TEMPORAL
-from swin_dense.weights.sizes import bicubic, resize_bias_table, video_window
+from swin_dense.weights.sizes import EMBEDDING, bicubic, resize_bias_table, video_window
 from swin_dense.weights.tables import Converted, is_video
 
-EMBEDDING = "patch_embed.proj.weight"
 TABLE = "attn.relative_position_bias_table"
 INDEX = "attn.relative_position_index"
 

@@ -40,7 +40,7 @@ from swin_dense.weights.names import (
     without_wrappers,
 )
 from swin_dense.weights.report import LoadReport, Note
-from swin_dense.weights.sizes import other_variant, resize_bias_table, resize_position_embedding
+from swin_dense.weights.sizes import fit_channels, fit_positions, other_variant
 from swin_dense.weights.tables import Converted
 
 _BACKBONE = re.compile(r"((?:.*?\.)?backbone\.).*")
@@ -60,9 +60,10 @@ def load_weights(
     What the formats themselves explain is left out, with the reason in the report: a classifier's head and last norm,
     output norms that one side lacks, buffers that are recomputed, and what surrounds the backbone where one side is
     a backbone alone. Relative position tables of another window size and absolute position embeddings of another
-    image size are resized. Everything else must match by name and shape. What trainers and compilers put before the
-    names (`module.`, `model.network.`, `_orig_mod.`, ...) does not matter; of the copies that self-supervised training
-    holds (`teacher.` and `student.`, `encoder_q.` and `encoder_k.`, ...) one is taken.
+    image size are resized, and patch embeddings of RGB made to fit images of other channels. Everything else must match
+    by name and shape. What trainers and compilers put before the names (`module.`, `model.network.`, `_orig_mod.`, ...)
+    does not matter; of the copies that self-supervised training holds (`teacher.` and `student.`, `encoder_q.` and
+    `encoder_k.`, ...) one is taken.
 
     Args:
         model: A `SwinTransformer` or `SwinClassifier`, or a module that contains one, such as a detector. Any other
@@ -319,9 +320,10 @@ def _match(
 
 def _take(name: str, item: Converted, current: Tensor, inside: bool, matched: _Matched, problems: _Problems) -> None:
     """Enters one tensor that has a place in the model, resized where the window or the image is another."""
-    tensor, changes = item.tensor, [item.change] if item.change else []
+    tensor, change = fit_channels(name, item.tensor, current) if inside else (item.tensor, "")
+    changes = [one for one in (item.change, change) if one]
     try:
-        fitted = _resize(name, tensor, current) if inside else tensor
+        fitted = fit_positions(name, tensor, current) if inside else tensor
     except WeightsError as error:
         problems.unlike.append(f"{name}: {error}")
         return
@@ -347,15 +349,6 @@ def _take(name: str, item: Converted, current: Tensor, inside: bool, matched: _M
         matched.converted.append(Note(name, ", ".join(changes)))
     else:
         matched.loaded.append(name)
-
-
-def _resize(name: str, tensor: Tensor, current: Tensor) -> Tensor:
-    """Resizes what depends on window or image; anything else, and what does not fit otherwise, comes back as it is."""
-    if name.endswith("relative_position_bias_table") and tensor.ndim == 2 and tensor.shape[1] == current.shape[1]:
-        return resize_bias_table(tensor, current.shape[0])
-    if name.endswith("absolute_pos_embed") and tensor.ndim == 4 and tensor.shape[:2] == current.shape[:2]:
-        return resize_position_embedding(tensor, current.shape[2:])
-    return tensor
 
 
 def _why_skipped(name: str, inside: bool, incoming: _Incoming, model: Mapping[str, Tensor]) -> str | None:

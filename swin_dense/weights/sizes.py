@@ -17,6 +17,8 @@ from swin_dense.errors import WeightsError
 from swin_dense.weights.formats_v2 import COORDINATES, WINDOW
 from swin_dense.weights.tables import Converted, Name, Table, is_video
 
+EMBEDDING = "patch_embed.proj.weight"
+
 _TABLE = Name("layers.{i}.blocks.{j}.attn.relative_position_bias_table")
 _INDEX = Name("layers.{i}.blocks.{j}.attn.relative_position_index")
 _MASK = Name("layers.{i}.blocks.{j}.attn_mask")
@@ -42,6 +44,31 @@ def resize_bias_table(table: Tensor, length: int) -> Tensor:
 def resize_position_embedding(embedding: Tensor, size: torch.Size) -> Tensor:
     """Resizes an absolute position embedding (1, C, H, W) to another image of H x W patches (bicubic)."""
     return embedding if embedding.shape[2:] == size else bicubic(embedding, (size[0], size[1]))
+
+
+def fit_positions(name: str, tensor: Tensor, current: Tensor) -> Tensor:
+    """Resizes what depends on window or image; anything else, and what does not fit otherwise, comes back as it is."""
+    if name.endswith("relative_position_bias_table") and tensor.ndim == 2 and tensor.shape[1] == current.shape[1]:
+        return resize_bias_table(tensor, current.shape[0])
+    if name.endswith("absolute_pos_embed") and tensor.ndim == 4 and tensor.shape[:2] == current.shape[:2]:
+        return resize_position_embedding(tensor, current.shape[2:])
+    return tensor
+
+
+def fit_channels(name: str, tensor: Tensor, current: Tensor) -> tuple[Tensor, str]:
+    """A patch embedding of RGB for images of other channels, as timm makes it, and what was done; likewise.
+
+    A gray image is embedded as the same image in RGB is.
+    """
+    if not name.endswith(EMBEDDING) or tensor.ndim != current.ndim or tensor.shape[1:2] != (3,):
+        return tensor, ""
+    channels = current.shape[1]
+    if channels == 1:
+        return tensor.sum(1, keepdim=True), "3 channels added up for one"
+    if channels == 3:
+        return tensor, ""
+    repeated = tensor[:, [channel % 3 for channel in range(channels)]] * (3 / channels)
+    return repeated, f"3 channels repeated in turn for {channels}, times 3/{channels}"
 
 
 def _side(area: int) -> int:
@@ -160,8 +187,7 @@ def _sizes(shapes: Mapping[str, torch.Size]) -> tuple[int, int, tuple[int, ...],
         found[0]["i"] for key in shapes if (found := _NORM.match(key)) is not None and found[1] == ".weight"
     )
     embedding, table = (
-        shapes.get(name) or (0,)
-        for name in ("patch_embed.proj.weight", "layers.0.blocks.0.attn.relative_position_bias_table")
+        shapes.get(name) or (0,) for name in (EMBEDDING, "layers.0.blocks.0.attn.relative_position_bias_table")
     )
     version = 2 if not table[0] and any(_TEMPERATURE.match(key) is not None for key in shapes) else 1
     return version, embedding[0], tuple(blocks[i] for i in sorted(blocks)), table[0]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.models import adapt_input_conv
 from torch import nn
 
 from helpers.small_swin import WIDTH, backbone, clone, equal, official_classifier, randomised, reasons
+from swin_dense.backbones import create_backbone
 from swin_dense.errors import WeightsError
 from swin_dense.weights import LoadReport, load_weights, save_weights
 
@@ -139,3 +141,24 @@ class TestAnyOtherModel:
             load_weights(target, {"head.weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
         with pytest.raises(WeightsError, match="format 'timm' is for a Swin backbone, and the model has none"):
             load_weights(target, source.state_dict(), format="timm")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 13])
+def test_weights_of_rgb_fit_a_backbone_for_other_channels_as_timm_makes_them(channels: int) -> None:
+    trained, model = create_backbone("swin_nano"), create_backbone("swin_nano", in_channels=channels)
+    report = load_weights(model, trained.state_dict())
+    (note,) = report.converted
+    assert note.name == "patch_embed.proj.weight" and note.reason.startswith("3 channels ")
+    expected = adapt_input_conv(channels, trained.patch_embed.proj.weight.detach())
+    assert torch.allclose(model.patch_embed.proj.weight, expected, atol=1e-7)
+    if channels == 1:
+        gray = torch.rand(1, 1, 40, 50)
+        with torch.inference_mode():
+            for ours, theirs in zip(model.eval()(gray), trained.eval()(gray.expand(-1, 3, -1, -1)), strict=True):
+                assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_weights_of_other_channels_than_rgb_are_refused_for_another_number() -> None:
+    of_four = create_backbone("swin_nano", in_channels=4)
+    with pytest.raises(WeightsError, match=r"patch_embed.proj.weight is float32 \(32, 4, 4, 4\) in the checkpoint"):
+        load_weights(create_backbone("swin_nano"), of_four.state_dict())
