@@ -37,6 +37,9 @@ class OpenMMLabSegmenter(nn.Module):
         for part in self.network.modules():
             if getattr(part, "rand_init", False) and hasattr(part, "_build_bases"):  # of the Hamburger head of SegNeXt
                 part._build_bases = partial(_bases, part)
+            criterion: Any = getattr(part, "cls_criterion", None)
+            if getattr(criterion, "__name__", "") == "cross_entropy" and part.class_weight is not None:
+                part.cls_criterion = partial(_weighted, criterion)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term of a batch with label maps: scalars by mmseg's names.
@@ -82,6 +85,13 @@ def _bases(part: Any, images: int, *sizes: int, device: torch.device) -> Tensor:
     with torch.random.fork_rng([]):  # they are drawn on the CPU
         torch.default_generator.manual_seed(0)
         return build(part, 1, *sizes, device=device).repeat(images, 1, 1)
+
+
+def _weighted(criterion: Callable[..., Tensor], logits: Tensor, labels: Tensor, *weight: Any, **options: Any) -> Tensor:
+    """The cross entropy of mmseg, whose mean over weights of classes fails on ignored pixels: these have no weight."""
+    if options["avg_factor"] is None and options["reduction"] == "mean":
+        options["avg_factor"] = options["class_weight"][labels[labels != options["ignore_index"]]].sum()
+    return criterion(logits, labels, *weight, **options)
 
 
 def _losses(network: Any, inputs: Tensor, samples: list[Any]) -> dict[str, Tensor]:

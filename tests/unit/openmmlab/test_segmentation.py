@@ -82,6 +82,21 @@ def test_the_losses_are_cross_entropies_over_every_pixel_of_the_padded_maps(segm
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("avg_non_ignore", [False, True])
+def test_classes_may_have_weights_where_some_pixels_have_no_class(
+    segmenter: OpenMMLabSegmenter, avg_non_ignore: bool
+) -> None:
+    """The mean is over the weights of the pixels that count, as in PyTorch."""
+    weights = [0.1, 1.0, 2.0, 1.0, 0.5, 3.0]
+    loss = {"type": "CrossEntropyLoss", "class_weight": weights, "avg_non_ignore": avg_non_ignore}
+    terms = losses_of(segmenter, decode_head={**demo_model()["decode_head"], "loss_decode": loss})
+    inputs, labels = padded(batch())
+    logits = full_size_logits(segmenter, inputs)
+    expected = nn.functional.cross_entropy(logits, labels, weight=torch.tensor(weights))
+    assert terms["decode.loss_ce"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@torch.no_grad()
 def test_logits_are_those_of_the_decode_head_on_normalised_images(segmenter: OpenMMLabSegmenter) -> None:
     images = batch().images
     expected = segmenter.network(((images - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)), mode="tensor")
