@@ -74,12 +74,12 @@ def read_yolo(source: Path) -> Imported:
     return imported
 
 
-def find_data_yaml(root: Path) -> Path | None:
-    """The file of a folder that lists class names and splits, as Ultralytics wants it."""
+def find_data_yaml(root: Path, with_splits: bool = True) -> Path | None:
+    """The file of a folder that lists class names and splits, as Ultralytics wants it, or class names at least."""
     paths = [path for pattern in ("*.y*ml", "*/*.y*ml") for path in root.glob(pattern) if path.suffix in YAML]
     for path in sorted(paths, key=lambda path: (path.parent != root, path.stem != "data", path)):
         content = _yaml(path)
-        if "names" in content and SPLITS.keys() & content.keys():
+        if "names" in content and (SPLITS.keys() & content.keys() or not with_splits):
             return path
     return None
 
@@ -93,36 +93,43 @@ def find_names(root: Path) -> Path | None:
 
 
 def _layout(source: Path, root: Path, images: SourceImages, imported: Imported) -> YoloLayout:
-    path = source if source.is_file() else find_data_yaml(root)
-    if path is not None and path.suffix in YAML:
-        content = _yaml(path)
-        places: dict[str, list[str]] = {}  # what is read already, such as the list of val that train has, too
-        splits: dict[str | None, list[str]] = {}
-        for theirs, ours in SPLITS.items():
-            if not content.get(theirs):
-                continue
-            try:
-                splits[ours] = _images_of(content[theirs], content.get("path"), path.parent, images, imported, places)
-            except DataError as error:
-                if ours != "test" or not splits:
-                    raise
-                message, _, fix = str(error).removeprefix(f"{path.parent}: ").partition("; ")
-                imported.drop("no-test-images", path, message, fix)  # Roboflow names the folder in any case
-        return YoloLayout(_class_names(path, content.get("names")), splits, "kpt_shape" in content)
-    path = find_names(root)
+    path = source if source.suffix in YAML and source.is_file() else find_data_yaml(root) or find_names(root)
+    path = path or find_data_yaml(root, with_splits=False)
     if path is None:
         raise DataError(
             f"{root}: YOLO labels without class names; add a data.yaml with names, train and val, or a classes.txt "
             "with a class name per line"
         )
-    names = _unique(path, _lines(path))
+    content = _yaml(path) if path.suffix in YAML else {}
+    has_keypoints = "kpt_shape" in content
+    names = _class_names(path, content.get("names")) if path.suffix in YAML else _unique(path, _lines(path))
+    if SPLITS.keys() & content.keys():
+        return YoloLayout(names, _splits_of(content, path, images, imported), has_keypoints)
     lists = {split: root / f"{name}.txt" for name, split in SPLITS.items() if (root / f"{name}.txt").is_file()}
-    if lists:
-        return YoloLayout(names, {split: _listed(path, images, imported) for split, path in lists.items()}, False)
-    folders: dict[str | None, list[str]] = {}
-    for name in images.names:
-        folders.setdefault(split_of(name), []).append(name)
-    return YoloLayout(names, folders, False)
+    splits: dict[str | None, list[str]] = {split: _listed(one, images, imported) for split, one in lists.items()}
+    if not lists:
+        for name in images.names:
+            splits.setdefault(split_of(name), []).append(name)
+    return YoloLayout(names, splits, has_keypoints)
+
+
+def _splits_of(
+    content: dict[str, Any], path: Path, images: SourceImages, imported: Imported
+) -> dict[str | None, list[str]]:
+    """The images of each split that a YAML file names; exports of Roboflow name test images that are not there."""
+    places: dict[str, list[str]] = {}  # what is read already, such as the list of val that train has, too
+    splits: dict[str | None, list[str]] = {}
+    for theirs, ours in SPLITS.items():
+        if not content.get(theirs):
+            continue
+        try:
+            splits[ours] = _images_of(content[theirs], content.get("path"), path.parent, images, imported, places)
+        except DataError as error:
+            if ours != "test" or not splits:
+                raise
+            message, _, fix = str(error).removeprefix(f"{path.parent}: ").partition("; ")
+            imported.drop("no-test-images", path, message, fix)
+    return splits
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -101,18 +101,6 @@ def test_lines_of_yolo_that_cannot_be_used(tmp_path: Path) -> None:
     assert imported.changed == {"boxes clipped to the image": 1, "polygons clipped to the image": 1}
 
 
-def test_a_test_split_that_a_yaml_file_of_yolo_names_and_lacks_is_left_out(tmp_path: Path) -> None:
-    """Exports of Roboflow always name one."""
-    root = exports.yolo(tmp_path)
-    (root / "data.yaml").write_text("names: [cup, plate]\ntrain: ../images/train\ntest: ../images/test\n")
-    imported = read_yolo(root)
-    assert {image.split for image in imported.images} == {"train"}
-    assert "no-test-images" in kinds(imported)
-    (root / "data.yaml").write_text("names: [cup, plate]\ntrain: ../images/train\nval: ../images/absent\n")
-    with pytest.raises(DataError, match="names '../images/absent', which is not in"):
-        read_yolo(root)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
