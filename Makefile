@@ -1,7 +1,7 @@
 # Every target creates or reuses a virtual environment and installs what it needs; nothing is done twice.
-# Needed on the machine: make and Python 3.10 to 3.13. PYTHON=... chooses which one.
+# Needed on the machine: make and Python 3.10 to 3.14. PYTHON=... chooses which one.
 
-PYTHONS := $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.10 python)
+PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python3.10 python)
 VENV := .venv
 ONEDL_VENV := .venv-onedl
 PIP_FLAGS := --disable-pip-version-check
@@ -70,12 +70,12 @@ $(ONEDL_VENV)/.installed-test: pyproject.toml $(ONEDL_VENV)/bin/python
 
 $(VENV)/bin/python $(ONEDL_VENV)/bin/python:
 	@for python in $(PYTHONS); do \
-	    $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || continue; \
+	    $$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))' 2>/dev/null || continue; \
 	    echo "Creating $(patsubst %/bin/python,%,$@) with $$($$python --version)"; \
 	    $$python -m venv --clear $(patsubst %/bin/python,%,$@) && exit 0; \
 	    rm -rf $(patsubst %/bin/python,%,$@); \
 	    echo "$$python cannot create a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
 	    exit 1; \
 	done; \
-	echo "Python 3.10 to 3.13 is needed; none of these is one: $(PYTHONS). Name yours: make PYTHON=/path/to/python3" >&2; \
+	echo "Python 3.10 to 3.14 is needed; none of these is one: $(PYTHONS). Name yours: make PYTHON=/path/to/python3" >&2; \
 	exit 1

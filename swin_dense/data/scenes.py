@@ -89,7 +89,7 @@ class SceneObject:
 
     def is_whole(self) -> bool:
         """Whether its outline alone describes what is seen: nothing before it, no hole, nothing out of the picture."""
-        inside = 0 <= self.contours[0].min() and self.contours[0].max() <= len(self.visible)
+        inside = bool(0 <= self.contours[0].min() and self.contours[0].max() <= len(self.visible))
         return inside and len(self.contours) == 1 and self.area == np.count_nonzero(self.visible)
 
 

@@ -152,8 +152,8 @@ def requirements_of(distribution: str) -> list[Requirement]:
 
 def check_python(version: tuple[int, ...]) -> Iterator[Problem]:
     """Whether this Python, by its major and minor version, is one of those that are supported."""
-    if not (3, 10) <= version < (3, 14):
-        yield Problem("error", f"Python {version[0]}.{version[1]} is not supported", "use Python 3.10 to 3.13")
+    if not (3, 10) <= version < (3, 15):
+        yield Problem("error", f"Python {version[0]}.{version[1]} is not supported", "use Python 3.10 to 3.14")
 
 
 def check_versions(

@@ -6,6 +6,7 @@ and onedl-mmcv come without the extension, so `mmcv.ops`, and with it mmdet and 
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -52,6 +54,8 @@ def install() -> None:
     """
     if _EXTENSION_FINDER not in sys.meta_path:
         sys.meta_path.append(_EXTENSION_FINDER)
+    if not hasattr(pkgutil, "find_loader"):  # Python 3.14 is without; mmengine and mmcv look for `mmcv._ext` by it
+        vars(pkgutil)["find_loader"] = find_spec
 
 
 def _unsupported_op(name: str) -> Callable[..., NoReturn]:

@@ -106,7 +106,7 @@ def _coco_sections(split: str, data: CocoInstances, images: Path | None, report:
         [
             names[one],
             number(counts[one], 0),
-            number(is_in[:, one].sum(), 0),
+            number(int(is_in[:, one].sum()), 0),
             number(np.median(sides[labels == one]) if (labels == one).any() else None, 0),
         ]
         for one in order

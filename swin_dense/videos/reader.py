@@ -24,6 +24,7 @@ import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from packaging.version import Version
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as kernels
@@ -50,6 +51,9 @@ MAX_FRAMES = 2**24
 
 MAX_CLIP_BYTES = 2**31
 """Most bytes of the frames that one call may ask for: 32 frames of 4K are 796 MB."""
+
+ANY_METADATA: dict[str, Any] = {} if Version(av.__version__) >= Version("19") else {"metadata_errors": "replace"}
+"""Lets titles that are not UTF-8 pass, as PyAV 19 does by itself."""
 
 RESTORE = "restore the file, or take it out of the list"
 
@@ -332,7 +336,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             f"file:{path}",  # a plain file, whatever its name looks like
             container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
             options={"max_pixels": str(MAX_PIXELS)},
-            metadata_errors="replace",
+            **ANY_METADATA,
         )
         with container:
             stream: Any = container.streams.best("video")

@@ -83,6 +83,14 @@ def test_a_turned_camera_is_turned_back(tmp_path: Path) -> None:
         assert any(np.array_equal(shown, one) for one in options) and video.size == shown.shape[1:]
 
 
+def test_metadata_may_be_in_any_encoding(tmp_path: Path) -> None:
+    path = write_frames(tmp_path / "clip.avi", "mpeg4", count=3)
+    written = path.read_bytes()
+    assert b"Lavf" in written, "the name of the program that wrote it"
+    path.write_bytes(written.replace(b"Lavf", b"L\xff\xfef"))
+    assert len(VideoFile(path).read([0, 2])) == 2
+
+
 def test_frames_are_resized_as_they_are_decoded(tmp_path: Path) -> None:
     video = VideoFile(write_frames(tmp_path / "clip.mp4", size=(48, 96)))
     assert tuple(video.read([3, 1], short_side=24).shape) == (2, 3, 24, 48)
