@@ -17,6 +17,18 @@ PIECE = 2**20
 """Bytes of a file that are hashed at a time."""
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or a folder; an `OSError` where the system does not say, as in a folder that is locked.
+
+    `Path.exists` calls those absent from Python 3.14 on.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a zero byte in the name
+        return False
+    return True
+
+
 @contextmanager
 def written(path: Path, kept: str = "") -> Iterator[None]:
     """Turns what the system says to the block that writes a file into an error that names the file.

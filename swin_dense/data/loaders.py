@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from swin_dense.data.samplers import EvaluationSampler, IndexedItems, SampleKey, SeededDataset, TrainBatchSampler
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, SwinDenseError, TrainingError
-from swin_dense.images.finder import set_worker_signals
+from swin_dense.images.finder import worker_options
 from swin_dense.records import Batch, Sample, collate
 
 
@@ -81,12 +81,9 @@ class BatchLoader(DataLoader[Any]):
             sampler=order,
             batch_size=None,
             collate_fn=partial(_collate, size_divisor=size_divisor),
-            num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            # Its own generator: otherwise every start of an iteration would draw from the one that training draws from.
-            generator=torch.Generator(),
-            worker_init_fn=set_worker_signals,
+            **worker_options(num_workers),
         )
 
     def __iter__(self) -> Any:  # the base promises an iterator class of its own, which only torch can make

@@ -35,7 +35,7 @@ from swin_dense.export.compute import (
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
-from swin_dense.images.finder import find_images, set_worker_signals
+from swin_dense.images.finder import find_images, worker_options
 from swin_dense.records import Progress, Size
 from swin_dense.videos.clips import ClipSampling
 
@@ -169,10 +169,7 @@ def export_features(
         reader,
         sampler=left,
         batch_size=None,
-        num_workers=num_workers,
-        worker_init_fn=set_worker_signals,
-        # Its own generator, so that an export does not disturb the caller's random numbers.
-        generator=torch.Generator(),
+        **worker_options(num_workers),
     )
     new_shard = partial(_Shard, folder, extractor, origin, batch_size, shard_size * MEBIBYTE)
     _store_all(progress(loader, len(left)) if progress else loader, new_shard, block, skip=on_error == "skip")

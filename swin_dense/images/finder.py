@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from swin_dense.errors import DataError
+from swin_dense.files import is_there
 from swin_dense.images.files import locate, visible
 from swin_dense.images.store import BrightnessError, ImageError, ImageStore, decode, orientation_of
 from swin_dense.records import Batch, Sample, collate
@@ -111,7 +113,7 @@ def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[Imag
     if not inputs:
         raise DataError("no image is named")
     paths = [Path(path) for path in inputs]
-    absent = [str(path) for path in paths if not path.exists() and locate(path) is None]
+    absent = [str(path) for path in paths if not is_there(path) and locate(path) is None]
     if absent:
         fetch = "; addresses are not fetched, so download the file first" if any(map(_ADDRESS.match, absent)) else ""
         raise DataError(f"there is no such image, folder, list or zip file{fetch}", absent)
@@ -179,6 +181,25 @@ def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | Non
         except DataError as error:
             failures[position] = str(error)
     return (collate(samples, size_divisor=1) if samples else None), failures
+
+
+def worker_options(num_workers: int) -> dict[str, Any]:
+    """How a `DataLoader` starts workers and draws, as its arguments.
+
+    Where workers can be forked they are, as Python did by itself before 3.14: they share the memory of libraries and
+    annotations, begin at once, and take data sets that are defined in a notebook. Another way to start processes that
+    the caller has chosen is kept.
+    """
+    default, *others = multiprocessing.get_all_start_methods()
+    chosen = multiprocessing.get_start_method(allow_none=True) or default
+    forked = num_workers > 0 and default == chosen == "forkserver" and "fork" in others
+    return {
+        "num_workers": num_workers,
+        "multiprocessing_context": "fork" if forked else None,
+        "worker_init_fn": set_worker_signals,
+        # Its own generator: otherwise every start of an iteration would draw from the one that the caller draws from.
+        "generator": torch.Generator(),
+    }
 
 
 def set_worker_signals(worker: int) -> None:

@@ -22,6 +22,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from swin_dense.errors import DataError
+from swin_dense.files import is_there
 from swin_dense.images.files import Archive, NearNames, escapes, list_files, locate, missing_files, visible
 from swin_dense.records import Size
 
@@ -180,7 +181,7 @@ class ImageStore:
         self._folder = ""
         self._near: NearNames | None = None
         try:
-            if self.root.is_dir():
+            if is_there(self.root) and self.root.is_dir():
                 return
             place = (Archive(self.root), "") if self.root.is_file() else locate(self.root)
         except OSError as error:  # of a name that is too long, and what else the system does not look up

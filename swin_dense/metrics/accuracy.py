@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from swin_dense.errors import DataError, option
+from swin_dense.files import is_there
 from swin_dense.images.files import list_files
 from swin_dense.images.finder import image_names
 from swin_dense.images.labelled import read_class_list, read_label_list
@@ -183,7 +184,7 @@ def evaluate_predicted_classes(truth: Path, predictions: Path, *, classes: Path 
 
 def are_classes(truth: Path, predictions: Path) -> bool:
     """Whether these two are of whole images: a list of labels, or a folder and a table of classes for its images."""
-    if truth.suffix == ".txt" or not truth.is_dir():
+    if truth.suffix == ".txt" or not (is_there(truth) and truth.is_dir()):
         return truth.suffix == ".txt"
     filled = predictions if predictions.is_dir() else predictions.parent
     by_class = (filled / "predictions.csv").is_file() or (predictions.is_file() and not (filled / "labels").is_dir())

@@ -14,14 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.errors import ConfigError, DataError, option
 from swin_dense.files import atomic_write, check_output_folder, written
-from swin_dense.images.finder import ImageFiles, read_batch, set_worker_signals
+from swin_dense.images.finder import ImageFiles, read_batch, worker_options
 from swin_dense.records import Batch
 from swin_dense.tasks.run_folder import write_json
 
@@ -129,10 +128,7 @@ class PredictionRun:
             cast("Dataset[int]", left),  # any sequence will do; it is `read_batch` that reads
             batch_size=batch_size,
             collate_fn=partial(read_batch, self._files),
-            num_workers=num_workers,
-            worker_init_fn=set_worker_signals,
-            # Its own generator, so that a prediction does not disturb the caller's random numbers.
-            generator=torch.Generator(),
+            **worker_options(num_workers),
         )
         readings = cast("Iterable[tuple[Batch | None, dict[int, str]]]", loader)
         for batch, failures in track(readings, "predicting", len(loader), console=Console(stderr=True)):

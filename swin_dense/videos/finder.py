@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as kernels
 
 from swin_dense.errors import DataError
+from swin_dense.files import is_there
 from swin_dense.images.files import list_files
 from swin_dense.images.finder import LISTS, ImageFiles
 from swin_dense.records import Sample
@@ -34,7 +35,7 @@ def find_videos(inputs: Sequence[Path]) -> list[Path]:
     """
     if not inputs:
         raise DataError("no video is named")
-    if absent := [str(path) for path in inputs if not path.exists()]:
+    if absent := [str(path) for path in inputs if not is_there(path)]:
         raise DataError("there is no such video, folder or list", absent)
     found: dict[str, Path] = {}
     for path in inputs:

@@ -38,7 +38,7 @@ ALLOWED = {
     "images": {"torch", "torchvision", "numpy", "PIL", "pyarrow", *LEAVES},
     "coco": {"torch", "torchvision", "numpy", "msgspec", "pycocotools", "hotcoco", "swin_dense.images", *LEAVES},
     "label_maps": {"numpy", "PIL", "swin_dense.images", *LEAVES},
-    "videos": {"torch", "torchvision", "numpy", "av", "swin_dense.images", *LEAVES},
+    "videos": {"torch", "torchvision", "numpy", "av", "packaging", "swin_dense.images", *LEAVES},
     # Data sets of other formats.
     "importing": {"numpy", "PIL", "pycocotools", "defusedxml", "yaml", *FILES, *LEAVES},
     # Models.

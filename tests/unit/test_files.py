@@ -17,9 +17,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from swin_dense.errors import OutputError
-from swin_dense.files import atomic_write
+from swin_dense.files import atomic_write, is_there
 from swin_dense.training.callbacks import WholeFiles
 from swin_dense.weights.files import save_checkpoint
+
+
+def test_what_the_system_does_not_look_up_is_not_called_absent(tmp_path: Path) -> None:
+    assert is_there(tmp_path)
+    assert not is_there(tmp_path / "gone" / "too") and not is_there(tmp_path / "zero\0byte")
+    with pytest.raises(OSError, match="File name too long"):
+        is_there(tmp_path / ("a" * 5000))
 
 
 def test_the_file_and_its_folder_appear_when_the_block_ends(tmp_path: Path) -> None:

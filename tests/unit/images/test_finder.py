@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from swin_dense.errors import DataError
-from swin_dense.images.finder import ImageFiles, each_image, find_images, is_single, read_image
+from swin_dense.images.finder import ImageFiles, each_image, find_images, is_single, read_image, worker_options
 
 
 def picture(path: Path, red: int = 0) -> Path:
@@ -200,6 +201,29 @@ def test_pictures_of_formats_that_are_not_read_are_counted(tmp_path: Path, caplo
         (tmp_path / name).touch()
     assert paths(tmp_path) == [str(image) for image in images]
     assert f"{tmp_path}: left out 2 pictures, such as b.HEIC; to have them read, save them as JPEG" in caplog.text
+
+
+LINUX = ["forkserver", "spawn", "fork"]
+"""How processes are started on Linux from Python 3.14 on, its own way first."""
+
+
+@pytest.mark.parametrize(
+    ("methods", "chosen", "workers", "expected"),
+    [
+        (LINUX, None, 2, "fork"),
+        (LINUX, "forkserver", 2, "fork"),
+        (LINUX, "spawn", 2, None),
+        (LINUX, None, 0, None),
+        (["fork", "spawn", "forkserver"], "forkserver", 2, None),
+        (["spawn"], None, 2, None),
+    ],
+)
+def test_workers_are_forked_unless_another_way_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, methods: list[str], chosen: str | None, workers: int, expected: str | None
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: methods)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda allow_none: chosen)
+    assert worker_options(workers)["multiprocessing_context"] == expected
 
 
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="Windows ends processes at once")

@@ -84,7 +84,7 @@ def zip_with(path: Path, position: int, value: bytes) -> Path:
 @pytest.mark.parametrize(
     ("position", "value", "fault", "fix"),
     [
-        (10, b"\x5d\x00", "compression method is not supported", "pack it with store or deflate"),
+        (10, b"\x62\x00", "compression method is not supported", "pack it with store or deflate"),
         (8, b"\x01\x00", "encrypted", "pack it without a password"),
         (24, b"\xff\xff\xff\x7f", "claims 2147483647 bytes, more than", "pack smaller files"),
         (42, b"\xff\xff\xff\x7f", "damaged in the zip file", "download it again"),
