@@ -80,6 +80,7 @@ def find_config(name_or_path: str | os.PathLike[str]) -> Path:
     in_folder = len(path.parts) > 1 and path.parent.name not in {key.partition("/")[0] for key in list_recipes()}
     if path.suffix != ".py" and near != [own] and (in_folder or not near and _runs_in(path.parent)):
         raise _missing_run(path)
+    _check_permission(path)
     hint = f"did you mean {' or '.join(near)}?" if near else "swin-dense configs lists the recipes"
     raise ConfigError(f"{path}: no such config file, and no recipe of that name; {hint}")
 
@@ -94,8 +95,19 @@ def config_of_run(folder: Path) -> Path:
     return path
 
 
+def _check_permission(path: Path) -> None:
+    """Raises `ConfigError` for what is not there as far as one may see."""
+    try:
+        path.stat()
+    except PermissionError as error:
+        raise ConfigError(f"{path} cannot be looked up ({error.strerror}); ask whoever owns its folder") from error
+    except (OSError, ValueError):
+        return
+
+
 def _missing_run(path: Path) -> ConfigError:
     """What to say of a run folder that is not there."""
+    _check_permission(path)
     folder = path.parent.absolute()
     there = f"no folder in {folder} is a run" if os.path.isdir(folder) else f"there is no folder {folder}"
     return ConfigError(f"{path}: no such run folder{_named_runs(path.parent, path.name) or f'; {there}'}")

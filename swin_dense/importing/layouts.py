@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from swin_dense.errors import DataError, data_import, option
+from swin_dense.files import is_there
 
 FORMATS = {
     "coco": "COCO files",
@@ -121,7 +122,7 @@ def looks_like_labels(path: Path) -> bool:
 
 def required_format(source: Path, named: str | None) -> str:
     """The format that is named, or else recognised."""
-    if not source.exists():
+    if not is_there(source):
         raise DataError(f"{source}: no such folder or file")
     found = named or recognise(source)
     if found is None:

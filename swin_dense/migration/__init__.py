@@ -13,7 +13,7 @@ import torch
 
 from swin_dense.config import Config, config_text, load_config
 from swin_dense.errors import ConfigError
-from swin_dense.files import atomic_write, written
+from swin_dense.files import atomic_write, is_there, written
 from swin_dense.migration.data import detection_data, segmentation_data
 from swin_dense.migration.models import convert_model
 from swin_dense.migration.training import training_settings
@@ -100,7 +100,7 @@ def _read(source: str | os.PathLike[str]) -> dict[str, Any]:
         if found is None or found.origin is None:
             raise ConfigError(f"{source}: {package} is not installed, or not one of {', '.join(SCOPES)}")
         path = Path(found.origin).parent / ".mim" / "configs" / f"{name.removesuffix('.py')}.py"
-    if not path.is_file():
+    if not (is_there(path) and path.is_file()):
         raise ConfigError(f"{source}: there is no config file {path}")
     try:
         loaded = ConfigFile.fromfile(str(path), lazy_import=False, import_custom_modules=False)

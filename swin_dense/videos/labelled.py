@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from swin_dense.errors import DataError, nearest, setting
+from swin_dense.files import is_there
 from swin_dense.images.files import escapes, list_files, missing_files
 from swin_dense.images.labelled import ClassList, label_rows, list_text, read_class_list
 from swin_dense.records import Ragged
@@ -82,7 +83,7 @@ def list_videos(root: Path, listed: Path | None) -> list[ListedVideo]:
     Raises:
         DataError: Folder or list is missing or cannot be read.
     """
-    if not root.is_dir():
+    if not (is_there(root) and root.is_dir()):
         raise DataError(f"{root}: no such folder of videos")
     if listed is None:
         names = list_files(root, SUFFIXES)

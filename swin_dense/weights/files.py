@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from swin_dense.errors import WeightsError
-from swin_dense.files import atomic_write
+from swin_dense.files import atomic_write, is_there
 
 # Where training frameworks put the weights inside a checkpoint; an average of the weights is what was evaluated.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher", "student")
@@ -85,7 +85,7 @@ def folder_named(path: Path) -> WeightsError:
 
 def missing_file(path: Path) -> WeightsError:
     """The error of a file that is not there; says how to fetch it, where its name is that of a published one."""
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         return folder_named(path)
     from swin_dense.weights.releases import RELEASES
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -112,6 +113,16 @@ def test_a_missing_run_folder_names_those_that_are_there(
     with pytest.raises(ConfigError) as caught:
         load_config(name)
     assert message.format(here=tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["theirs/run", "theirs/config.py"])
+def test_a_run_in_a_locked_folder_is_not_called_absent(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **options: Any) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refused)  # tests may run as a user who may do anything
+    with pytest.raises(ConfigError, match=rf"{name} cannot be looked up \(Permission denied\)"):
+        find_config(name)
 
 
 def test_a_run_folder_is_judged_by_itself_and_those_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
