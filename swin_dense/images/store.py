@@ -31,6 +31,9 @@ Pixels = npt.NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000")
 """Formats that are read. Others that Pillow knows are no photographs, and some of them (EPS) run programs."""
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How such a file begins."""
+
 MAX_PIXELS = 2**30
 """Most pixels of an image: aerial and microscope pictures are that large. Beyond it a file of some kilobytes could fill
 any memory; Pillow's own limit, a sixth of it, is for web pages. Reading takes 7 bytes a pixel, of which 3 stay."""
@@ -281,8 +284,13 @@ class ImageStore:
         except ImageError:
             raise
         except UnidentifiedImageError as error:
-            fix = f"use one of {', '.join(formats)}"
-            raise ImageError(path, "unreadable-image", "not an image in a known format", fix) from error
+            fault, fix = "not an image in a known format", f"use one of {', '.join(formats)}"
+            with source.open("rb") if isinstance(source, Path) else source as file:
+                file.seek(0)
+                if "TIFF" in formats and file.read(4) in _TIFF:
+                    fault = "a TIFF that is damaged, or has more channels or other numbers than can be read"
+                    fix = "save it as RGB or gray with 8 or 16 bits per channel"
+            raise ImageError(path, "unreadable-image", fault, fix) from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             raise ImageError(path, "unreadable-image", f"cannot be decoded ({error})", "restore the file") from error
 

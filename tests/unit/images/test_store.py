@@ -135,6 +135,21 @@ def test_unusable_file_is_named(tmp_path, name, content, kind):
     assert error.value.kind == kind and error.value.fix
 
 
+@pytest.mark.parametrize(("channels", "kind"), [(13, 1), (3, 3)])
+def test_a_tiff_of_other_channels_or_numbers_is_called_one(tmp_path, channels, kind):
+    """As satellites and microscopes make them: 13 channels, floating-point numbers."""
+    tags = {256: 1, 257: 1, 258: 32, 259: 1, 262: 1, 273: 200, 277: channels, 278: 1, 279: 4 * channels, 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries
+    (tmp_path / "a.tif").write_bytes(header.ljust(200, b"\0") + bytes(4 * channels))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.tif", "a.tif")
+    for root in (tmp_path, tmp_path / "a.zip"):
+        with pytest.raises(ImageError, match="a TIFF that is damaged, or has more channels or other numbers") as error:
+            ImageStore(root).read("a.tif")
+        assert error.value.fix == "save it as RGB or gray with 8 or 16 bits per channel"
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["large.png", "large.tif", "large.gif"])
 def test_large_images_are_read_without_a_word_where_pillow_alone_would_refuse(tmp_path, monkeypatch, name):
