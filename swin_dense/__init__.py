@@ -72,13 +72,14 @@ def predict(source: Any, images: Any, *, weights: PathText | None = None, device
 
     Args:
         source: As for `load`.
-        images: A path, PIL image, (H, W, 3) uint8 array, (3, H, W) uint8 tensor, a folder, or several of these.
+        images: A path, PIL image, (H, W, 3) uint8 array, (3, H, W) uint8 tensor, a folder, or several of these; or the
+            path of a video.
         weights: As for `load`.
         device: As for `load`.
         **options: `threshold`, `batch_size`, `probabilities`; see `Model.predict`.
 
     Returns:
-        A result, or a list of results.
+        A result, a list of results, or an iterator over those of the frames of a video.
 
     Raises:
         SwinDenseError: The model cannot be loaded or an image cannot be read.

@@ -157,7 +157,7 @@ def evaluate(
 def predict(
     context: typer.Context,
     model: Source,
-    images: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE|DIR...")],
+    images: Annotated[list[Path], typer.Argument(help="Images, videos, or folders of them.", metavar="FILE|DIR...")],
     output: Annotated[Path, typer.Option(help="Folder for pictures and results.")],
     weights: Weights = None,
     data: DataRoot = None,
@@ -165,12 +165,12 @@ def predict(
     min_score: Annotated[float | None, typer.Option(help="Detection: least score of what is written.")] = None,
     max_detections: Annotated[int | None, typer.Option(help="Detection: most objects of an image.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Segmentation: write the probability of every class.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; changes no result.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images or frames at a time; changes no result.")] = 1,
     device: Device = None,
     overrides: Override = None,
     as_json: AsJson = False,
 ) -> None:
-    """Finds objects in images, or segments them: pictures for people, files for programs.
+    """Finds objects in images and videos, or segments them: pictures for people, files for programs.
 
     Test-time augmentation: --set "inference.scales=[0.75, 1.0, 1.25]" --set inference.flip=True, for detection with
     --set inference.merge=vote.

@@ -34,6 +34,9 @@ itself may have any other suffix."""
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
 """Suffixes of pictures that are left out of a folder, and said to be: nearly all are of formats that are not read."""
 
+VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
+"""What counts as a video in a folder; a file that is named itself may have any other suffix."""
+
 LISTED = (*SUFFIXES, *UNREAD, "")
 """Suffixes of files that are looked at."""
 
@@ -47,6 +50,11 @@ GRACE = 60
 """Seconds that a reading process goes on after SIGTERM, so that the main process can end a step, save and stop."""
 
 _ADDRESS = re.compile("(https?|s3|gs|ftp):")
+
+
+def is_video(path: object) -> bool:
+    """Whether this is a path with the suffix of a video, and not that of a folder."""
+    return isinstance(path, str | PathLike) and Path(path).suffix.lower() in VIDEOS and not os.path.isdir(path)
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,12 @@ def _store(root: Path) -> ImageStore:
     return ImageStore(root)
 
 
-def image_names(store: ImageStore) -> list[str]:
+def image_names(store: ImageStore, videos: bool = False) -> list[str]:
     """Names of the images of a store: by their suffix, and without one by what the files hold.
 
-    Pictures of formats that are not read are left out with a warning.
+    Pictures of formats that are not read are left out with a warning. Those of `videos` are listed where asked for.
     """
-    return _images_among(store.names(LISTED), store)
+    return _images_among(store.names((*LISTED, *VIDEOS) if videos else LISTED), store)
 
 
 def _images_among(names: Sequence[str], store: ImageStore) -> list[str]:
@@ -85,7 +93,8 @@ def _images_among(names: Sequence[str], store: ImageStore) -> list[str]:
     if unread := [name for name, suffix in suffixes.items() if suffix in UNREAD]:
         advice = "to have them read, save them as JPEG or PNG"
         logger.warning("%s: left out %d pictures, such as %s; %s", store.root, len(unread), unread[0], advice)
-    return [name for name, suffix in suffixes.items() if suffix in SUFFIXES or not suffix and _opens(store, name)]
+    listed = (*SUFFIXES, *VIDEOS)
+    return [name for name, suffix in suffixes.items() if suffix in listed or not suffix and _opens(store, name)]
 
 
 def _opens(store: ImageStore, name: str) -> bool:
@@ -97,7 +106,7 @@ def _opens(store: ImageStore, name: str) -> bool:
         return False
 
 
-def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[ImageSource]:
+def find_images(inputs: Sequence[Path], output: Path | None = None, videos: bool = False) -> list[ImageSource]:
     """Lists images in the order given; nothing is decoded yet.
 
     A path that is named twice counts once, at its first place; a link and what it leads to are two images.
@@ -109,6 +118,7 @@ def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[Imag
             folder.
         output: Where results go. A folder around it is searched without it, so that what an earlier run has drawn is
             not taken for images; a folder inside it was named on purpose and is searched as any other.
+        videos: Whether videos in folders are listed, too.
     """
     if not inputs:
         raise DataError("no image is named")
@@ -119,15 +129,15 @@ def find_images(inputs: Sequence[Path], output: Path | None = None) -> list[Imag
         raise DataError(f"there is no such image, folder, list or zip file{fetch}", absent)
     found: dict[str, ImageSource] = {}
     for path in paths:
-        sources = list(_sources(path, output))
+        sources = list(_sources(path, output, videos))
         if not sources:
-            raise DataError(f"{path}: no image in it ({', '.join(SUFFIXES)})")
+            raise DataError(f"{path}: no image in it ({', '.join((*SUFFIXES, *VIDEOS) if videos else SUFFIXES)})")
         for source in sources:
             found.setdefault(source.path, source)
     return list(found.values())
 
 
-def _sources(path: Path, output: Path | None) -> Iterator[ImageSource]:
+def _sources(path: Path, output: Path | None, videos: bool) -> Iterator[ImageSource]:
     place = locate(path)
     if place is not None:
         archive, inside = place
@@ -139,7 +149,7 @@ def _sources(path: Path, output: Path | None) -> Iterator[ImageSource]:
             yield from (ImageSource(archive.path, name) for name in _images_among(listed, _store(archive.path)))
     elif path.is_dir():
         results = None if output is None or path.resolve().is_relative_to(output.resolve()) else output.resolve()
-        for name in image_names(ImageStore(path)):
+        for name in image_names(ImageStore(path), videos):
             if results is None or not (path.resolve() / name).is_relative_to(results):
                 yield ImageSource(path, name)
     else:
@@ -151,11 +161,18 @@ def _sources(path: Path, output: Path | None) -> Iterator[ImageSource]:
 
 
 class ImageFiles(Dataset[Sample]):
-    """Found images as samples without instances; ids are positions, paths lead into zip files as into folders."""
+    """Found images as samples without instances; ids are positions, paths lead into zip files as into folders.
 
-    def __init__(self, inputs: Sequence[Path], output: Path | None = None) -> None:
-        self.sources = find_images(inputs, output)
+    Attributes:
+        videos: Positions of files that are videos, where those were asked for, and no samples.
+    """
+
+    videos: frozenset[int] = frozenset()
+
+    def __init__(self, inputs: Sequence[Path], output: Path | None = None, videos: bool = False) -> None:
+        self.sources = find_images(inputs, output, videos)
         self.paths = [source.root / source.name for source in self.sources]
+        self.videos = frozenset(i for i, path in enumerate(self.paths) if videos and is_video(path))
         self._stems_differ = len({path.stem for path in self.paths}) == len(self.paths)
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor
 from swin_dense.errors import DataError, option
 from swin_dense.files import is_there
 from swin_dense.images.files import list_files
-from swin_dense.images.finder import image_names
+from swin_dense.images.finder import VIDEOS, image_names
 from swin_dense.images.labelled import read_class_list, read_label_list
 from swin_dense.images.store import ImageStore
 from swin_dense.metrics.distributed import merged_on_first_rank, scored_together
@@ -255,11 +255,10 @@ def _labels_of(truth: Path, predicted: Collection[str]) -> dict[str, str]:
     """Labels by file name, of a list, or of folders of what the predictions are of."""
     if not truth.is_dir():
         return read_label_list(truth)
-    from swin_dense.videos.labelled import SUFFIXES
 
-    of_videos = any(name.lower().endswith(SUFFIXES) for name in predicted)
+    of_videos = any(name.lower().endswith(VIDEOS) for name in predicted)
     kind = "videos" if of_videos else "images"
-    names = list_files(truth, SUFFIXES) if of_videos else image_names(ImageStore(truth))
+    names = list_files(truth, VIDEOS) if of_videos else image_names(ImageStore(truth))
     advice = f"name a folder with a folder of {kind} for each class"
     if not names:
         raise DataError(f"{truth}: no {kind} in it; {advice}")

@@ -24,7 +24,7 @@ from swin_dense.backbones import VARIANTS
 from swin_dense.config import Config, config_of_run, load_config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, WeightsError, option, setting
-from swin_dense.images.finder import each_image, is_single, read_image
+from swin_dense.images.finder import each_image, is_single, is_video, read_image
 from swin_dense.isolation import isolated
 from swin_dense.records import collate, rescaled_size
 from swin_dense.tasks import Task, data_module, task_of
@@ -133,13 +133,15 @@ class Model:
 
         Args:
             images: One image (path, PIL image, (H, W, 3) uint8 array, (3, H, W) uint8 tensor, all RGB), a folder, or
-                an iterable of these. For a model of videos, a video (path, or (T, 3, H, W) uint8 tensor RGB).
+                an iterable of these. For detection and segmentation also the path of a video, which is decoded as its
+                frames are asked for. For a model of videos, a video (path, or (T, 3, H, W) uint8 tensor RGB).
             threshold: Detection: least score of what is returned; None is 0.3.
             batch_size: Images that are predicted on together; changes no result.
             probabilities: Segmentation: also return every class's probability, (K, H, W) float16.
 
         Returns:
-            For one image its result; for a folder or a list, a list of results; for an iterator, an iterator.
+            For one image its result; for a folder or a list, a list of results; for an iterator, and for the frames of
+            a video, an iterator.
 
         Raises:
             DataError: An image cannot be read.
@@ -156,6 +158,10 @@ class Model:
         self._check_options(threshold=threshold is not None, probabilities=probabilities)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
             raise ConfigError(f"{option('threshold', threshold)}: it must be a score from 0 to 1")
+        if self.task.takes_frames and is_video(images):
+            from swin_dense.videos.reader import VideoFile
+
+            images = iter(VideoFile(images))
         results = self._results(images, threshold, batch_size, probabilities)
         return _as_given(images, results, self.task.inputs(self.config).is_single)
 

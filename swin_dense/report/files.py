@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from swin_dense.images.finder import VIDEOS
 from swin_dense.images.labelled import open_images
 from swin_dense.metrics.accuracy import are_classes, predicted_rows
 from swin_dense.metrics.mean_iou import match_label_maps
@@ -15,7 +16,6 @@ from swin_dense.report.detection import detection_sections
 from swin_dense.report.matching import detections_in_files
 from swin_dense.report.page import write_page
 from swin_dense.report.segmentation import segmentation_in_files, segmentation_sections
-from swin_dense.videos.labelled import SUFFIXES
 
 
 def write_file_report(
@@ -63,7 +63,7 @@ def write_file_report(
 
 def _reader(folder: Path, names: Sequence[str]) -> Callable[[int], Tensor]:
     """What gives the image at a position among those named, of a video the frame in its middle."""
-    if not any(name.lower().endswith(SUFFIXES) for name in names):
+    if not any(name.lower().endswith(VIDEOS) for name in names):
         store = open_images(folder)
         return lambda place: store.read(names[place])
 

@@ -9,6 +9,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
@@ -16,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from swin_dense.config import Config
-from swin_dense.errors import ConfigError, option, setting
-from swin_dense.images.finder import SUFFIXES, ImageFiles, each_image, is_single, read_image
+from swin_dense.errors import ConfigError, DataError, option, setting
+from swin_dense.images.finder import SUFFIXES, ImageFiles, ImageSource, each_image, is_single, is_video, read_image
 from swin_dense.records import Sample
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Inputs(NamedTuple):
 
 
 def _read_image(image: Any) -> Sample:
+    path = image.path if isinstance(image, ImageSource) else image
+    if is_video(path):
+        raise DataError(
+            f"{path}: a video among images; predict on it alone, or on its frames, iter(VideoFile({path!r}))"
+        )
     pixels = read_image(image)
     return Sample(pixels, 0, "image", (pixels.shape[1], pixels.shape[2]))
 
@@ -113,7 +119,9 @@ class Task(ABC, Generic[ConfigT]):
     needs_category_ids = False  # whether weights have to know the ids of a COCO data set, too
     memorised = ("top1", 0.99)  # a metric, and what it is at least on images that a model has learnt by heart
     lowest_score: float | None = None  # the threshold of `result` that keeps everything, where there are scores
-    prediction_folders: tuple[str, ...] = ()  # folders that `write` uses besides the output itself
+    prediction_folders: tuple[str, ...] = ()  # folders that predictions use besides the output itself
+    pictures = "."  # the one of them for pictures, and videos
+    takes_frames = False  # whether it predicts on the frames of videos, too
     imported_as: str | None = None  # the form in which it reads what `import-data` has imported, where it does
     exports_whole = False  # whether the whole model can be exported as one graph
     options: frozenset[str]  # of predictions and evaluations, those that not every task takes
@@ -164,7 +172,8 @@ class Task(ABC, Generic[ConfigT]):
 
     def inputs(self, config: ConfigT) -> Inputs:
         """What it predicts on."""
-        return Inputs(is_single, each_image, _read_image, ImageFiles, SUFFIXES)
+        files = partial(ImageFiles, videos=True) if self.takes_frames else ImageFiles
+        return Inputs(is_single, each_image, _read_image, files, SUFFIXES)
 
     @abstractmethod
     def labels(self, data: Any) -> Labels:
@@ -189,14 +198,13 @@ class Task(ABC, Generic[ConfigT]):
         `found` is a record of `inference`; None takes the task's default threshold of scores, where there are scores.
         """
 
-    @abstractmethod
-    def write(
-        self, result: Any, output: Path, stem: str, config: ConfigT, threshold: float | None
-    ) -> list[dict[str, Any]]:
-        """Writes pictures and files named `stem` of one image's whole result; returns its rows of `predictions.json`.
+    def shown(self, result: Any, threshold: float | None) -> Any:
+        """What is drawn of one image's whole result; None takes the task's default threshold, where there is one."""
+        return result
 
-        `threshold` is the least score of what is drawn; None takes the task's default.
-        """
+    @abstractmethod
+    def write(self, result: Any, output: Path, stem: str, config: ConfigT) -> list[dict[str, Any]]:
+        """Writes files beside the pictures, named `stem`, of one result; returns its rows of `predictions.json`."""
 
     def write_table(self, rows: Sequence[Mapping[str, Any]], output: Path) -> None:
         """Writes all rows of `predictions.json` in a further form, where the task has one."""

@@ -194,16 +194,8 @@ class ClassificationTask(Task[ClassificationConfig]):
         return ClassificationResult(image, found.probabilities.cpu(), labels.class_names)
 
     def write(
-        self,
-        result: ClassificationResult,
-        output: Path,
-        stem: str,
-        config: ClassificationConfig,
-        threshold: float | None,
+        self, result: ClassificationResult, output: Path, stem: str, config: ClassificationConfig
     ) -> list[dict[str, Any]]:
-        from swin_dense.visualize.pictures import save_picture
-
-        save_picture(output / f"{stem}.png", np.asarray(result.draw()))
         top = result.top(config.inference.top)
         return [{"classes": [name for name, _ in top], "probabilities": [share for _, share in top]}]
 

@@ -107,11 +107,12 @@ class DetectionResult(Result):
         masks = [rle_codec.decode(mask) for mask in self.detections.masks]
         return torch.from_numpy(np.array(masks, dtype=bool).reshape(-1, *self.image.shape[1:]))
 
-    def draw(self) -> Image.Image:
-        """The image with boxes, masks, classes and scores; enlarged by a whole factor where it is small."""
+    def draw(self, *, as_frame: bool = False) -> Image.Image:
+        """The image with boxes, masks, classes and scores; a small one is enlarged, but not `as_frame` of a video."""
         from swin_dense.visualize.detections import draw_detections
 
-        return Image.fromarray(draw_detections(self.image, self.detections, self.class_names, score_threshold=0.0))
+        found = (self.image, self.detections, self.class_names)
+        return Image.fromarray(draw_detections(*found, score_threshold=0.0, as_frame=as_frame))
 
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`, with class names under `data["class_name"]`."""
@@ -163,6 +164,7 @@ class DetectionTask(Task[DetectionConfig]):
     imported_as = "coco"
     lowest_score = 0.0
     exports_whole = True
+    takes_frames = True
     options = frozenset({"engine", "threshold", "min_score", "max_detections"})
     predicts = "detections: {rows}, in {output}/predictions.json, pictures beside it"
 
@@ -216,16 +218,12 @@ class DetectionTask(Task[DetectionConfig]):
 
     def result(self, image: Any, found: Detections, labels: Labels, threshold: float | None) -> DetectionResult:
         ids = labels.category_ids or tuple(range(1, len(labels.class_names) + 1))
-        result = DetectionResult(image, found, labels.class_names, ids)
+        return self.shown(DetectionResult(image, found, labels.class_names, ids), threshold)
+
+    def shown(self, result: DetectionResult, threshold: float | None) -> DetectionResult:
         return result.above(THRESHOLD if threshold is None else threshold)
 
-    def write(
-        self, result: DetectionResult, output: Path, stem: str, config: DetectionConfig, threshold: float | None
-    ) -> list[dict[str, Any]]:
-        from swin_dense.visualize.pictures import save_picture
-
-        shown = result.above(THRESHOLD if threshold is None else threshold)
-        save_picture(output / f"{stem}.png", np.asarray(shown.draw()))
+    def write(self, result: DetectionResult, output: Path, stem: str, config: DetectionConfig) -> list[dict[str, Any]]:
         return result.to_coco()
 
     def draw_validation(self, data: Any, image_id: int, found: Detections, path: Path) -> None:

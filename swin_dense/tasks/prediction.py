@@ -1,6 +1,6 @@
-"""Predictions of many images into a folder: pictures for people, files for programs; interrupted, it continues.
+"""Predictions of many images and videos into a folder: pictures for people, files for programs.
 
-An image that cannot be read does not stop the others.
+Interrupted, it continues. An image or video that cannot be read does not stop the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +25,9 @@ from swin_dense.files import atomic_write, check_output_folder, written
 from swin_dense.images.finder import ImageFiles, read_batch, worker_options
 from swin_dense.records import Batch
 from swin_dense.tasks.run_folder import write_json
+from swin_dense.videos.reader import VideoError, VideoFile
+from swin_dense.videos.writer import video_like
+from swin_dense.visualize.pictures import save_picture
 
 Rows = list[dict[str, Any]]
 
@@ -43,7 +48,7 @@ def predict_to_folder(
 
     Args:
         model: A `swin_dense.models.Model` with a config and weights.
-        images: Image files, or folders that are searched for images; of a model of videos, videos.
+        images: Image files and videos, or folders that are searched for them; of a model of videos, videos alone.
         output: Folder for pictures, files and `predictions.json`.
         threshold: Detection: objects below it are in the JSON but not in the pictures; None is 0.3.
         probabilities: Segmentation: write every class's probability, too.
@@ -69,8 +74,31 @@ def predict_to_folder(
         for i, found in enumerate(inference.predict(model.module, batch.to(model.device))):
             image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
             result = task.result(batch.images[i, ..., :height, :width], found, model.labels, task.lowest_score)
-            run.add(image_id, task.write(result, output, files.stem(image_id), config, threshold))
+            stem = files.stem(image_id)
+            save_picture(output / task.pictures / f"{stem}.png", np.asarray(task.shown(result, threshold).draw()))
+            run.add(image_id, task.write(result, output, stem, config))
+    for position in run.videos():
+        try:
+            video = VideoFile(files.paths[position])
+            found = model.predict(iter(video), threshold=task.lowest_score, batch_size=batch_size, **options)
+            run.add(position, _write_frames(task, config, video, found, output, files.stem(position), threshold))
+        except VideoError as error:
+            run.failures[position] = str(error)
     return run.finish()
+
+
+def _write_frames(
+    task: Any, config: Any, video: VideoFile, found: Iterator[Any], output: Path, stem: str, threshold: float | None
+) -> Rows:
+    """Draws what was found in the frames of a video as another one, and returns the rows of all frames."""
+    rows: Rows = []
+    with video_like(video, output / task.pictures / f"{stem}.mp4") as add:
+        shown = track(found, f"frames of {escape(video.path.name)}", len(video), console=Console(stderr=True))
+        for frame, (seconds, result) in enumerate(zip(video.times.tolist(), shown, strict=True)):
+            add(np.asarray(task.shown(result, threshold).draw(as_frame=True)))
+            place = {"frame": frame, "seconds": round(seconds, 6)}
+            rows += [{**place, **row} for row in task.write(result, output, f"{stem}/{frame:06d}", config)]
+    return rows
 
 
 def images_to_predict(
@@ -93,7 +121,11 @@ def images_to_predict(
 
 
 class PredictionRun:
-    """Hands out the images that are left to do, keeps what is found in them, and writes it down at the end."""
+    """Hands out the images that are left to do, keeps what is found in them, and writes it down at the end.
+
+    Attributes:
+        failures: By position, what is wrong with files that cannot be read.
+    """
 
     def __init__(
         self,
@@ -114,14 +146,18 @@ class PredictionRun:
             for position, path in enumerate(files.paths)
         ]
         self._journal = PredictionJournal(output / "unfinished.jsonl", identity)
-        self._failures: dict[int, str] = {}
+        self.failures: dict[int, str] = {}
+        self._left = [position for position, key in enumerate(self._keys) if key not in self._journal.done]
+        if done := len(self._keys) - len(self._left):
+            print(f"{done} of {len(self._keys)} images were done before; going on with the others", file=sys.stderr)
+
+    def videos(self) -> list[int]:
+        """Positions of the videos that are not done yet and are read frame by frame."""
+        return [position for position in self._left if position in self._files.videos]
 
     def batches(self, batch_size: int, num_workers: int) -> Iterator[Batch]:
         """Reads the images that are not done yet, and shows the progress; ids are positions in the list of images."""
-        left = [position for position, key in enumerate(self._keys) if key not in self._journal.done]
-        if len(left) < len(self._keys):
-            done = len(self._keys) - len(left)
-            print(f"{done} of {len(self._keys)} images were done before; going on with the others", file=sys.stderr)
+        left = [position for position in self._left if position not in self._files.videos]
         if not left:
             return
         loader = DataLoader(
@@ -132,7 +168,7 @@ class PredictionRun:
         )
         readings = cast("Iterable[tuple[Batch | None, dict[int, str]]]", loader)
         for batch, failures in track(readings, "predicting", len(loader), console=Console(stderr=True)):
-            self._failures |= failures
+            self.failures |= failures
             if batch is not None:
                 yield batch
 
@@ -154,12 +190,12 @@ class PredictionRun:
         write_json(self._predictions, rows)
         if self._write_table is not None:
             self._write_table(rows, self._predictions.parent)
-        if self._failures:
+        if self.failures:
             summary = (
-                f"{len(self._failures)} of {len(self._files)} files could not be read; {self._predictions} holds the "
+                f"{len(self.failures)} of {len(self._files)} files could not be read; {self._predictions} holds the "
                 "results of the others. Fix or remove them and start again: what is done is kept"
             )
-            raise DataError("\n  - ".join([summary, *self._failures.values()]))  # all of them, however many
+            raise DataError("\n  - ".join([summary, *self.failures.values()]))  # all of them, however many
         self._journal.close()
         return rows
 

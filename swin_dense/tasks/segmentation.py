@@ -81,12 +81,16 @@ class SegmentationResult(Result):
         counts = torch.bincount(self.label_map.flatten(), minlength=len(self.class_names)).tolist()
         return {name: n / sum(counts) for name, n in zip(self.class_names, counts, strict=True) if n}
 
-    def draw(self) -> Image.Image:
-        """The image in the colours of its classes, with a legend; enlarged by a whole factor where it is small."""
+    def draw(self, *, as_frame: bool = False) -> Image.Image:
+        """The image in the colours of its classes, with a legend; enlarged by a whole factor where it is small.
+
+        `as_frame` of a video it keeps its size, and the legend lies on it.
+        """
         from swin_dense.visualize.segmentation import draw_segmentation
 
         palette = None if self.palette is None else np.array(self.palette, dtype=np.uint8)
-        return Image.fromarray(draw_segmentation(self.image, self.label_map, self.class_names, palette))
+        found = (self.image, self.label_map, self.class_names, palette)
+        return Image.fromarray(draw_segmentation(*found, as_frame=as_frame))
 
     def to_supervision(self) -> Any:
         """One entry for each class that occurs, as `supervision.Detections`."""
@@ -124,8 +128,10 @@ class SegmentationTask(Task[SegmentationConfig]):
     published_classes = 150
     memorised = ("mIoU", 90.0)
     prediction_folders = ("labels", "overlays")
+    pictures = "overlays"
     imported_as = "label-maps"
     exports_whole = True
+    takes_frames = True
     options = frozenset({"probabilities"})
     predicts = "label maps: {rows}, in {output}/labels, pictures in {output}/overlays"
 
@@ -187,19 +193,11 @@ class SegmentationTask(Task[SegmentationConfig]):
         return SegmentationResult(image, found.label_map.cpu(), labels.class_names, labels.palette, found.probabilities)
 
     def write(
-        self,
-        result: SegmentationResult,
-        output: Path,
-        stem: str,
-        config: SegmentationConfig,
-        threshold: float | None,
+        self, result: SegmentationResult, output: Path, stem: str, config: SegmentationConfig
     ) -> list[dict[str, Any]]:
         from safetensors.torch import save_file
 
-        from swin_dense.visualize.pictures import save_picture
-
         write_label_map(output / "labels", config.data.label_shift, f"{stem}.png", result)
-        save_picture(output / "overlays" / f"{stem}.png", np.asarray(result.draw()))
         if result.probabilities is not None:
             with atomic_write(output / "probabilities" / f"{stem}.safetensors") as unfinished:
                 save_file({"probabilities": result.probabilities.contiguous()}, unfinished)

@@ -13,6 +13,7 @@ from torch import Tensor
 from swin_dense.backbones import SwinClassifier
 from swin_dense.config.video import VideoConfig, VideoViewsConfig
 from swin_dense.errors import ConfigError
+from swin_dense.images.finder import VIDEOS
 from swin_dense.inference.classification import VideoClassifier, VideoInference
 from swin_dense.records import Classification
 from swin_dense.tasks.base import Demo, Inputs, Labels
@@ -127,7 +128,6 @@ class VideoTask(ClassificationTask):
 
     def inputs(self, config: Any) -> Inputs:
         from swin_dense.videos.finder import VideoFiles, each_video, is_single_video, read_video
-        from swin_dense.videos.labelled import SUFFIXES
 
         clips, short_side = config.inference.clips, views(config, config.inference).short_side
         options = {"sampling": sampling(config), "clips": clips, "short_side": short_side}
@@ -136,7 +136,7 @@ class VideoTask(ClassificationTask):
             each_video,
             lambda video: read_video(video, **options),
             lambda paths, output: VideoFiles(paths, output, **options),
-            SUFFIXES,
+            VIDEOS,
         )
 
     def test_size(self, config: Any) -> dict[str, int]:
@@ -153,11 +153,11 @@ class VideoTask(ClassificationTask):
         return VideoResult(image, found.probabilities.cpu(), labels.class_names, seconds)
 
     def write(  # type: ignore[override]  # of another result
-        self, result: VideoResult, output: Path, stem: str, config: Any, threshold: float | None
+        self, result: VideoResult, output: Path, stem: str, config: Any
     ) -> list[dict[str, Any]]:
         from swin_dense.visualize.classification import draw_timeline
 
-        (row,) = super().write(result, output, stem, config, threshold)
+        (row,) = super().write(result, output, stem, config)
         if result.seconds is not None:
             draw_timeline(result.seconds.numpy(), result.class_names, output / f"{stem}_timeline.png")
             row["seconds"] = [

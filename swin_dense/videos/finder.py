@@ -17,10 +17,9 @@ from torchvision.transforms.v2 import functional as kernels
 from swin_dense.errors import DataError
 from swin_dense.files import is_there
 from swin_dense.images.files import list_files
-from swin_dense.images.finder import LISTS, ImageFiles
+from swin_dense.images.finder import LISTS, VIDEOS, ImageFiles
 from swin_dense.records import Sample
 from swin_dense.videos.clips import ClipSampling
-from swin_dense.videos.labelled import SUFFIXES
 from swin_dense.videos.reader import VideoFile
 
 FORMS = "a path, a (T, 3, H, W) uint8 tensor or a (T, H, W, 3) uint8 array"
@@ -40,14 +39,14 @@ def find_videos(inputs: Sequence[Path]) -> list[Path]:
     found: dict[str, Path] = {}
     for path in inputs:
         if path.is_dir():
-            files = [path / name for name in list_files(path, SUFFIXES)]
+            files = [path / name for name in list_files(path, VIDEOS)]
         elif path.suffix.lower() in LISTS:
             lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
             files = [path.parent / os.fsdecode(line.strip()) for line in lines if line.strip()]
         else:
             files = [path]
         if not files:
-            raise DataError(f"{path}: no video in it ({', '.join(SUFFIXES)})")
+            raise DataError(f"{path}: no video in it ({', '.join(VIDEOS)})")
         for file in files:
             found.setdefault(str(file), file)
     return list(found.values())

@@ -27,11 +27,9 @@ from torch import Tensor
 from swin_dense.errors import DataError, nearest, setting
 from swin_dense.files import is_there
 from swin_dense.images.files import escapes, list_files, missing_files
+from swin_dense.images.finder import VIDEOS
 from swin_dense.images.labelled import ClassList, label_rows, list_text, read_class_list
 from swin_dense.records import Ragged
-
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".ogv", ".3gp")
-"""What counts as a video in a folder; a file that is named itself may have any other suffix."""
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +84,7 @@ def list_videos(root: Path, listed: Path | None) -> list[ListedVideo]:
     if not (is_there(root) and root.is_dir()):
         raise DataError(f"{root}: no such folder of videos")
     if listed is None:
-        names = list_files(root, SUFFIXES)
+        names = list_files(root, VIDEOS)
         return [ListedVideo(name, name.partition("/")[0] if "/" in name else "") for name in names]
     if listed.suffix.lower() == ".json":
         return _with_files(root, _something_something(listed))
@@ -173,7 +171,7 @@ def read_labelled_videos(
     if problems:
         raise DataError(f"{place}: {len(problems)} videos have no file or no known class", problems)
     if not names:
-        raise DataError(f"{place}: no video ({', '.join(SUFFIXES)})")
+        raise DataError(f"{place}: no video ({', '.join(VIDEOS)})")
     if missing:
         logger.warning("%s: %d of %d videos are not in %s and left out", place, missing, missing + len(names), root)
     return LabelledVideos(root, Ragged.from_texts(names), torch.tensor(labels, dtype=torch.int64), missing)
@@ -195,7 +193,7 @@ class _Row(NamedTuple):
 def _with_files(root: Path, rows: Iterable[_Row]) -> list[ListedVideo]:
     """Finds the file of each row wherever it lies below the root; of several, that in the folder of its class."""
     by_stem: dict[str, list[str]] = {}
-    for name in list_files(root, SUFFIXES):
+    for name in list_files(root, VIDEOS):
         by_stem.setdefault(Path(name).stem, []).append(name)
     videos = []
     for row in rows:
@@ -211,7 +209,7 @@ def _named(root: Path, listed: Path) -> list[ListedVideo]:
     if listed.suffix.lower() == ".csv" and "," in (text := list_text(listed, "list of videos")):
         rows = [(row[0].strip(), row[-1].strip() if row[1:] else "") for row in csv.reader(text.splitlines()) if row]
     else:
-        rows = label_rows(listed, SUFFIXES)
+        rows = label_rows(listed, VIDEOS)
     pairs = []
     for number, (name, word) in enumerate(rows, start=1):
         if Path(name).is_absolute() and Path(name).is_relative_to(root.absolute()):

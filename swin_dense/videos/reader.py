@@ -16,6 +16,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -31,6 +32,7 @@ from torchvision.transforms.v2 import functional as kernels
 
 from swin_dense.errors import DataError
 from swin_dense.records import Size
+from swin_dense.videos.ends import missing_bytes
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -56,13 +58,14 @@ ANY_METADATA: dict[str, Any] = {} if Version(av.__version__) >= Version("19") el
 """Lets titles that are not UTF-8 pass, as PyAV 19 does by itself."""
 
 RESTORE = "restore the file, or take it out of the list"
+REPAIR = "restore the file, or convert it, for instance to H.264, which covers the damage up"
 
 
 class VideoError(DataError):
     """A video cannot be used.
 
     Attributes:
-        kind: "missing-video", "unreadable-video", "no-frames", "video-size" or "damaged-frames".
+        kind: "missing-video", "unreadable-video", "no-frames", "video-size", "cut-off" or "damaged-frames".
         fault: What is wrong with it.
         fix: What to do.
     """
@@ -78,6 +81,7 @@ class VideoFile:
     Attributes:
         path: The file.
         times: (frames,) float64 seconds from the first frame, ascending.
+        time_base: Seconds of the unit that the file counts times in.
         duration: Seconds, from the first frame to the end of the last one.
         stated_frames: Number of frames that the header claims; 0 where it claims nothing.
         stated_duration: Seconds that the header claims, likewise.
@@ -101,11 +105,13 @@ class VideoFile:
         with _opened(self.path) as (container, stream):
             self.stated_frames = stream.frames
             stated = stream.duration
-            base = float(stream.time_base or 0)
+            self.time_base = stream.time_base or Fraction(0)
+            base = float(self.time_base)
             self.stated_duration = (stated * base if stated is not None else (container.duration or 0) / 1e6) or 0.0
             packets = _packets(self.path, container, stream)
         self._seekable = packets.stamps is not None
         self._keys = packets.keys
+        self._corrupt = packets.corrupt
         if packets.stamps is None:  # some frames have no time of their own until they are decoded
             packets = self._decode_all()
         assert packets.stamps is not None
@@ -171,6 +177,35 @@ class VideoFile:
         assert clip is not None
         return tv_tensors.Video(clip.permute(0, 3, 1, 2))
 
+    def __iter__(self) -> Iterator[Tensor]:
+        """Decodes all frames one after another, (3, H, W) uint8 RGB each; those of another size become as the first.
+
+        Raises:
+            VideoError: The file is cut off or damaged, which `read` passes over where decoders cover it up.
+        """
+        if missing := missing_bytes(self.path):
+            fault = f"lacks its last {missing:,} bytes and ends at {self.duration:.2f} s"
+            raise VideoError(self.path, "cut-off", fault, REPAIR)
+        if self._corrupt is not None:
+            raise self._damaged(self._corrupt)
+        size: list[int] | None = None
+        done = 0
+        with _opened(self.path) as (container, stream):
+            stream.codec_context.options = {"err_detect": "explode"}
+            try:
+                for _, frame in self._decoded(container, stream, range(len(self))):
+                    shown = _shown(frame)
+                    size = size or list(shown.shape[1:])
+                    yield shown if list(shown.shape[1:]) == size else kernels.resize(shown, size, antialias=False)
+                    done += 1
+            except av.FFmpegError as error:
+                raise self._damaged(done) from error
+
+    def _damaged(self, frame: int) -> VideoError:
+        place = min(frame, len(self) - 1)
+        fault = f"is damaged near frame {place} of {len(self)}, at {self.times[place]:.2f} s"
+        return VideoError(self.path, "damaged-frames", fault, REPAIR)
+
     def decode_strictly(self) -> Decoded:
         """Decodes the file once, and counts as damage what decoders otherwise cover up with pixels of other frames."""
         frames, faults, first = 0, 0, 0
@@ -206,9 +241,9 @@ class VideoFile:
     ) -> Iterator[tuple[int, VideoFrame]]:
         """The wanted frames, ascending; what lies between two of them is jumped over where a key frame does."""
         frames: Iterator[tuple[int, VideoFrame]] = enumerate(container.decode(stream))
-        position = -1  # of the frame decoded last
+        position = -2  # of the frame decoded last
         for index in wanted:
-            if self._seekable and self._key_before(index) > position:
+            if self._seekable and self._key_before(index) > position + 1:
                 frames = self._from_key_before(container, stream, index)
             position, frame = next((one for one in frames if one[0] >= index), (-1, None))
             if frame is None or position != index:
@@ -277,15 +312,19 @@ class _Packets(NamedTuple):
     stamps: NDArray[np.int64] | None  # of frames as they are shown, in units of the time base; None where unsaid
     keys: NDArray[np.int64]  # of key frames, ascending
     last_duration: float  # of the last frame
+    corrupt: int | None = None  # how many frames are before the first packet that is said to be corrupt
 
 
 def _packets(path: Path, container: InputContainer, stream: VideoStream) -> _Packets:
     stamps: list[int] = []
     keys: list[int] = []
+    corrupt: int | None = None
     last = (-(2**63), 0)  # stamp and duration of the frame that is shown last
     complete = container.format.name.startswith(TIMED) or not stream.codec_context.has_b_frames
     packet: Any
     for packet in container.demux(stream):
+        if packet.is_corrupt and corrupt is None:
+            corrupt = len(stamps)
         if not packet.size or packet.is_discard or packet.is_corrupt:
             continue
         complete = complete and packet.pts is not None
@@ -301,7 +340,9 @@ def _packets(path: Path, container: InputContainer, stream: VideoStream) -> _Pac
         raise VideoError(path, "no-frames", "holds no frame of video")
     shown = np.unique(np.array(stamps, dtype=np.int64))
     found = complete and len(shown) == len(stamps)
-    return _Packets(shown if found else None, np.unique(np.array(keys, dtype=np.int64)), last[1] or _step(stream))
+    return _Packets(
+        shown if found else None, np.unique(np.array(keys, dtype=np.int64)), last[1] or _step(stream), corrupt
+    )
 
 
 def _rescaled(size: Size, short_side: int | None) -> Size:

@@ -54,14 +54,15 @@ def draw_detections(
     class_names: Sequence[str],
     *,
     score_threshold: float = 0.3,
+    as_frame: bool = False,
 ) -> Picture:
     """Draws boxes, masks, classes and scores of the best detections onto an image.
 
     The image is a (3, H, W) uint8 RGB tensor, an (H, W, 3) array or a Pillow image. The picture (H', W', 3) is enlarged
-    by a whole factor where the image is small.
+    by a whole factor where the image is small, but not `as_frame` of a video.
     """
     picture = as_picture(image)
-    canvas = enlarged(picture)
+    canvas = picture if as_frame else enlarged(picture)
     return _draw(canvas, _overlay_of(detections, class_names, score_threshold, _scale(canvas, picture)))
 
 

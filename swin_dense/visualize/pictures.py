@@ -246,3 +246,10 @@ def with_legend(picture: Picture, entries: Sequence[LegendEntry], size: int) -> 
         draw.text((left + name_start, middle), name.text, fill=_INK, font=name.font, anchor="lm")
     filled = np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
     return np.concatenate([filled, np.asarray(strip)])
+
+
+def with_legend_inside(picture: Picture, entries: Sequence[LegendEntry], size: int) -> Picture:
+    """Lets the legend shine over the lower half of a picture instead, as far as it fits in there."""
+    strip = with_legend(picture[:0], entries, size)[: len(picture) // 2, : picture.shape[1]]
+    upper, lower = np.split(picture, [len(picture) - len(strip)])
+    return np.concatenate([upper, np.asarray(Image.blend(Image.fromarray(lower), Image.fromarray(strip), 0.7))])

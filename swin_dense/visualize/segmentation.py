@@ -21,6 +21,7 @@ from swin_dense.visualize.pictures import (
     enlarged,
     font_size,
     with_legend,
+    with_legend_inside,
 )
 
 _OPACITY = 0.6
@@ -35,16 +36,23 @@ def draw_segmentation(
     label_map: Tensor,
     class_names: Sequence[str],
     palette: Colours | None = None,
+    *,
+    as_frame: bool = False,
 ) -> Picture:
     """Colours the classes of an image, with a legend below it: each class's share of the pixels, largest first.
 
     The image is a (3, H, W) uint8 RGB tensor, an (H, W, 3) array or a Pillow image; the label map (H, W) of its size
     has classes 0..K-1, or -1 where there is none: those pixels stay as they are. Without a (K, 3) RGB palette the
-    colours are `class_colours`. The picture (H', W', 3) is enlarged by a whole factor where the image is small.
+    colours are `class_colours`. The picture (H', W', 3) is enlarged by a whole factor where the image is small, but not
+    `as_frame` of a video: that keeps the size of the image, and the legend, in the order of the classes, lies on it.
     """
     picture = as_picture(image)
     colours = _checked_palette(palette, len(class_names))
     labels = _checked_labels(label_map, picture, len(class_names))
+    if as_frame:
+        present = [label for label in np.unique(labels).tolist() if label >= 0]
+        entries = [LegendEntry(as_colour(colours[label]), (), class_names[label]) for label in present]
+        return with_legend_inside(_painted(picture, labels, colours), entries, font_size(picture))
     painted = _painted(enlarged(picture), labels, colours)
     return with_legend(painted, _entries([labels], class_names, colours), font_size(painted))
 

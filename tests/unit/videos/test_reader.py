@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import threading
 from pathlib import Path
@@ -52,6 +53,47 @@ def test_frames_of_real_files_are_those_of_sequential_decoding(shared_data: Path
     assert len(files) >= 7
     for path in files:
         assert_exact(path, tries=12)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_frames_one_after_another_are_those_of_sequential_decoding(tmp_path: Path, name: str) -> None:
+    codec, options = KINDS[name]
+    path = write_frames(tmp_path / name, codec, options=options)
+    frames = [frame.permute(1, 2, 0).numpy() for frame in VideoFile(path)]
+    assert len(frames) == 40 and all(map(np.array_equal, frames, all_frames(path)))
+
+
+def test_all_frames_of_a_file_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, jumps = [], []
+    video = VideoFile(write_frames(tmp_path / "pictures.mp4", options={"g": "1"}))  # key frames alone
+    decoded, jump = reader._shown, VideoFile._from_key_before
+    monkeypatch.setattr(reader, "_shown", lambda frame: [shown.append(frame.pts), decoded(frame)][1])
+    monkeypatch.setattr(VideoFile, "_from_key_before", lambda *place: [jumps.append(place[-1]), jump(*place)][1])
+    frames = iter(video)
+    next(frames)
+    assert len(shown) == 1  # no more is decoded than is asked for
+    assert len(list(frames)) == 39 and len(shown) == 40 and jumps == [0]
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - {"web.webm"}))  # of that one FFmpeg passes over a whole second
+def test_damage_that_decoders_cover_up_ends_the_frames(tmp_path: Path, name: str) -> None:
+    codec, options = KINDS[name]
+    path = write_frames(tmp_path / name, codec, count=60, size=(96, 96), options=options)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 1500] = bytes(1500)
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=rf"{name}: is damaged near frame \d+ of \d+, at \d\.\d\d s; restore") as error:
+        list(VideoFile(path))
+    place = re.search(r"near frame (\d+)", str(error.value))
+    assert place is not None and 15 <= int(place[1]) < 45
+
+
+def test_a_file_that_was_cut_off_gives_no_frames_one_after_another(tmp_path: Path) -> None:
+    (tmp_path / "cut.mkv").write_bytes(write_frames(tmp_path / "whole.mkv").read_bytes()[:-200])
+    video = VideoFile(tmp_path / "cut.mkv")
+    with pytest.raises(VideoError, match=r"cut\.mkv: lacks its last 200 bytes and ends at 1\.\d\d s; restore"):
+        list(video)
 
 
 @pytest.mark.parametrize("name", ["variable.mkv", "variable.mp4"])
