@@ -85,9 +85,8 @@ class Inputs(NamedTuple):
 def _read_image(image: Any) -> Sample:
     path = image.path if isinstance(image, ImageSource) else image
     if is_video(path):
-        raise DataError(
-            f"{path}: a video among images; predict on it alone, or on its frames, iter(VideoFile({path!r}))"
-        )
+        frames = f"iter(swin_dense.videos.reader.VideoFile({str(path)!r}))"
+        raise DataError(f"{path}: a video where an image is expected; pass its frames, {frames}")
     pixels = read_image(image)
     return Sample(pixels, 0, "image", (pixels.shape[1], pixels.shape[2]))
 

@@ -178,7 +178,7 @@ class VideoFile:
         return tv_tensors.Video(clip.permute(0, 3, 1, 2))
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Decodes all frames one after another, (3, H, W) uint8 RGB each; those of another size become as the first.
+        """Decodes all frames one after another, (3, H, W) uint8 RGB each, resized where the first has another size.
 
         Raises:
             VideoError: The file is cut off or damaged, which `read` passes over where decoders cover it up.

@@ -193,7 +193,7 @@ def test_a_video_that_cannot_be_read_stops_no_other(model: Model, clip: Path, tm
 
 def test_a_video_among_images_is_refused_by_name(model: Model, clip: Path, tmp_path: Path) -> None:
     for several in ([clip], iter([str(clip)])):
-        with pytest.raises(DataError, match=r"clip\.mp4: a video among images; predict on it alone"):
+        with pytest.raises(DataError, match=r"clip\.mp4: a video where an image is expected; pass its frames, iter\("):
             list(model.predict(several))
     assert len(model.predict(list(VideoFile(clip)))) == COUNT
     with pytest.raises(VideoError, match=r"absent\.mp4: no such video"):

@@ -36,6 +36,7 @@ def changed(picture, x1, y1, x2, y2):
 
 def test_small_images_are_enlarged_and_large_ones_are_not(found):
     assert draw_detections(GREY, found, ["disc", "square"]).shape == (640, 480, 3)
+    assert draw_detections(GREY, found, ["disc", "square"], as_frame=True).shape == (128, 96, 3)
     large = torch.zeros(3, 700, 900, dtype=torch.uint8)
     assert draw_detections(large, found, ["disc", "square"]).shape == (700, 900, 3)
 

@@ -72,6 +72,18 @@ def test_a_large_image_is_not_enlarged_and_a_narrow_one_is_widened_for_its_legen
     assert has(narrow[700:], [255, 0, 0])
 
 
+@pytest.mark.parametrize("size", [(128, 96), (1, 1), (33, 301)])
+def test_a_frame_of_a_video_keeps_its_size_and_has_the_legend_on_it(size):
+    image = torch.full((3, *size), 128, dtype=torch.uint8)
+    labels = torch.full(size, 2, dtype=torch.int32)
+    labels[:, : size[1] // 3] = 0
+    picture = draw_segmentation(image, labels, NAMES, SOLID, as_frame=True)
+    assert picture.shape == (*size, 3)
+    if size != (1, 1):
+        assert picture[0, 0].tolist() == [204, 51, 51] and picture[0, -1].tolist() == [51, 51, 204]
+        assert (picture[size[0] // 2 :, :-1] > 150).all(-1).any(), "a light strip in the lower half"
+
+
 def test_every_class_of_many_has_its_line():
     labels = torch.arange(128 * 96).reshape(128, 96) % 200
     strip = draw_segmentation(GREY, labels, [f"class {number}" for number in range(200)])[640:]
