@@ -78,7 +78,8 @@ def _format_of_json(head: str) -> str | None:
     if "shapes" in keys and keys & {"imagePath", "version", "shape_type", "imageData", "flags"}:
         return "labelme"
     of_coco = keys & {"info", "licenses", "images", "annotations", "categories"}
-    return "coco" if len(of_coco) > 1 and keys & {"images", "annotations", "categories"} else None
+    told = {"images", "annotations"} if len(head) < HEAD else {"images", "annotations", "categories"}
+    return "coco" if len(of_coco) > 1 and keys & told else None  # notes.json of Label Studio has info and categories
 
 
 def _format_of_folder(root: Path) -> str | None:

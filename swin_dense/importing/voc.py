@@ -19,6 +19,7 @@ from swin_dense.importing.files import (
     annotation_files,
     closest,
     folder_of,
+    split_of,
     text_lines,
     text_of,
     xml_root,
@@ -87,7 +88,7 @@ def read_voc(source: Path) -> Imported:
             if mask is not None:
                 objects = _with_masks(objects, root / mask, one, imported)
             path = images.root / one.image
-            split = splits.get(path.stem)
+            split = splits.get(path.stem) if splits else split_of(one.image)
             imported.images.append(ImportedImage(path, path.name, one.size, tuple(objects), split))
     imported.notes += [
         f"{count} objects are {flag}: kept, with the key {flag!r}" for flag, count in flags.items() if count

@@ -20,7 +20,7 @@ from torch import nn
 from swin_dense.config import Config, config_of_run, load_config, settings_of, stopping_early
 from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
-from swin_dense.errors import ConfigError, DataError, OutputError, TrainingError, WeightsError, option
+from swin_dense.errors import ConfigError, DataError, OutputError, TrainingError, WeightsError, option, setting
 from swin_dense.files import check_output_folder
 from swin_dense.images.files import exists
 from swin_dense.importing.layouts import hint_to_import
@@ -173,6 +173,12 @@ def train(
         finally:
             if is_first_process() and (run / "best.ckpt").is_file():
                 _leave_results(run, task.labels(data).metadata())
+        unit, length = config.schedule.unit, config.schedule.length
+        trained = trainer.current_epoch if unit == "epochs" else trainer.global_step
+        if resume and not module.scores and trained >= length and is_first_process():
+            longer = f"{setting(f'schedule.{unit}')} trains longer"
+            said = f"nothing was left to train: all {length} {unit} are done; {longer}"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
         for one in trainer.early_stopping_callbacks:
             if one.wait_count >= one.patience and is_first_process():
                 said = f"stopped early: no better {one.monitor} in {one.wait_count} validations"

@@ -207,6 +207,8 @@ def test_a_schedule_may_be_shortened_to_what_is_done_and_no_further(
     assert f"schedule.epochs=1: {finished} has been trained for 2 epochs already" in capsys.readouterr().err
     assert command("train", "--resume", str(finished), "--set", "schedule.epochs=2") == 0
     assert losses(finished) == rows
+    said = "nothing was left to train: all 2 epochs are done; --set schedule.epochs=... trains longer"
+    assert said in capsys.readouterr().err
 
 
 def test_what_a_run_is_resumed_with_holds_when_it_is_resumed_again_wherever_it_lies(

@@ -1,13 +1,16 @@
-"""YAML files of YOLO that say less, or more, than there is."""
+"""Exports as the tools write them that most people have."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from helpers import annotation_exports as exports
 from swin_dense.errors import DataError
+from swin_dense.importing.layouts import recognise
+from swin_dense.importing.voc import read_voc
 from swin_dense.importing.yolo import read_yolo
 
 
@@ -34,3 +37,25 @@ def test_a_test_split_that_a_yaml_file_of_yolo_names_and_lacks_is_left_out(tmp_p
     (root / "data.yaml").write_text("names: [cup, plate]\ntrain: ../images/train\nval: ../images/absent\n")
     with pytest.raises(DataError, match="names '../images/absent', which is not in"):
         read_yolo(root)
+
+
+def test_an_export_of_label_studio_is_yolo_although_its_notes_list_categories(tmp_path: Path) -> None:
+    root = exports.yolo(tmp_path)
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("cup\nplate\n")
+    categories = [{"id": 0, "name": "cup"}, {"id": 1, "name": "plate"}]
+    (root / "notes.json").write_text(json.dumps({"categories": categories, "info": {"contributor": "Label Studio"}}))
+    assert recognise(root) == "yolo"
+
+
+def test_folders_of_voc_are_splits_where_there_are_no_lists(tmp_path: Path) -> None:
+    """Roboflow has images and XML files side by side in `train` and `valid`."""
+    source = exports.voc(tmp_path / "source")
+    for name, split in zip(exports.NAMES, ("train", "valid"), strict=True):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        for file in (source / f"JPEGImages/{name}.png", source / f"Annotations/{name}.xml"):
+            file.rename(tmp_path / "in" / split / file.name)
+    imported = read_voc(tmp_path / "in")
+    assert {(image.path.stem, image.split) for image in imported.images} == set(
+        zip(exports.NAMES, ("train", "val"), strict=True)
+    )
