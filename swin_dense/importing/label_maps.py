@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from swin_dense.errors import DataError
+from swin_dense.images.files import list_files
 from swin_dense.images.store import ImageStore
 from swin_dense.importing.files import SourceImages, closest, folder_of, split_of, text_lines
+from swin_dense.importing.layouts import BESIDE, CLASS_TABLE
 from swin_dense.importing.masks import NAMELESS, mask_files
 from swin_dense.importing.records import BACKGROUND, Imported, ImportedImage, UnusableError
 from swin_dense.importing.voc import BACKGROUND_FIRST, VOID, pngs_by_stem, splits_of
@@ -39,9 +41,16 @@ def read_label_maps(source: Path) -> Imported:
     images = SourceImages(root)
     masks = mask_files(root)
     folder = next((one for one in LABEL_FOLDERS if any(one in name.split("/")[:-1] for name in masks)), None)
-    if folder is None:
+    table = next(iter(sorted(root.rglob(CLASS_TABLE))), None) if folder is None else None
+    if folder is None and table is None:
         raise DataError(f"{root}: no folder of label maps in it; call it SegmentationClass or masks")
-    by_stem = pngs_by_stem(root, folder)
+    by_stem: dict[str, list[str]] = {}
+    if folder is not None:
+        by_stem = pngs_by_stem(root, folder)
+    else:
+        masks = [name for name in list_files(root, (".png",)) if name.endswith(BESIDE)]
+        for name in masks:
+            by_stem.setdefault(Path(name).name.removesuffix(BESIDE), []).append(name)
     listed = next((root / name for name in ("labelmap.txt", "classes.txt") if (root / name).is_file()), None)
     colours: dict[int, int] = {}
     if listed is not None:
@@ -52,6 +61,8 @@ def read_label_maps(source: Path) -> Imported:
                 parts = re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", ":".join(line[1:2]), re.ASCII)
                 if parts is not None:
                     colours.setdefault(int(np.array([int(part) for part in parts.groups()]) @ _PLACES), label)
+    elif table is not None:
+        imported.classes = _classes_in(table)
     elif folder == "SegmentationClass":
         imported.classes = list(BACKGROUND_FIRST)
     splits, used, values = splits_of(root), set(), np.zeros(VOID + 1, dtype=bool)
@@ -77,6 +88,14 @@ def read_label_maps(source: Path) -> Imported:
         imported.notes.append("the source lists no classes: they are called by the labels in the files")
         imported.classes = [str(label) for label in range(np.flatnonzero(values[:VOID]).max(initial=0) + 1)]
     return imported
+
+
+def _classes_in(table: Path) -> list[str]:
+    """The classes of a table `Pixel Value, Class`, whose numbers are 0, 1, 2, ..."""
+    rows = [[word.strip() for word in line.split(",", 1)] for line in text_lines(table)[1:]]
+    if [row[0] for row in rows] != [str(number) for number in range(len(rows))] or any(len(row) != 2 for row in rows):
+        raise DataError(f"{table}: its rows are not 0, 1, 2, ... with a class each; export it again")
+    return [name for _, name in rows]
 
 
 def _take_as_objects(imported: Imported) -> None:

@@ -97,8 +97,13 @@ def _format_of_folder(root: Path) -> str | None:
         return "yolo"
     folders = {part.lower() for name in names for part in Path(name).parts[:-1]}
     pngs = by_suffix.get(".png", [])
-    return "masks" if pngs and folders & MASK_FOLDERS and folders & IMAGE_FOLDERS else None
+    in_folders = pngs and folders & MASK_FOLDERS and folders & IMAGE_FOLDERS
+    has_table = any(path.name == CLASS_TABLE for path in by_suffix.get(".csv", []))
+    return "masks" if in_folders or has_table and any(path.name.endswith(BESIDE) for path in pngs) else None
 
+
+BESIDE, CLASS_TABLE = "_mask.png", "_classes.csv"
+"""How label maps end that lie beside their images, and the list of their classes, as Roboflow exports them."""
 
 MASK_FOLDERS = {"masks", "mask", "pedmasks", "segmentationobject", "segmentationclass", "labels", "annotations"}
 IMAGE_FOLDERS = {"images", "image", "imgs", "pngimages", "jpegimages"}

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from swin_dense.errors import DataError, option
 from swin_dense.images.files import list_files
 from swin_dense.images.store import ImageStore
 from swin_dense.importing.files import SPLITS, SourceImages, closest, folder_of, split_of
 from swin_dense.importing.geometry import Pixels, mask_object
-from swin_dense.importing.layouts import MASK_FOLDERS
+from swin_dense.importing.layouts import CLASS_TABLE, MASK_FOLDERS
 from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
 
 NAMELESS = "object"
@@ -41,6 +42,10 @@ def read_masks(source: Path) -> Imported:
     """Reads the masks of every image below a folder."""
     root, imported = folder_of(source), Imported("masks")
     images, masks = SourceImages(root), set(mask_files(root))
+    if not masks and any(root.rglob(CLASS_TABLE)):
+        raise DataError(
+            f"{root}: its masks are label maps, of classes and not of objects; add {option('to', 'label-maps')}"
+        )
     pictures = [name for name in images.names if name not in masks]
     by_image: dict[str, list[_Mask]] = defaultdict(list)
     stems: dict[str, list[str]] = defaultdict(list)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import annotation_exports as exports
 from swin_dense.errors import DataError
+from swin_dense.importing.importer import import_data
 from swin_dense.importing.layouts import recognise
 from swin_dense.importing.voc import read_voc
 from swin_dense.importing.yolo import read_yolo
@@ -59,3 +62,24 @@ def test_folders_of_voc_are_splits_where_there_are_no_lists(tmp_path: Path) -> N
     assert {(image.path.stem, image.split) for image in imported.images} == set(
         zip(exports.NAMES, ("train", "val"), strict=True)
     )
+
+
+def test_label_maps_beside_images_have_the_classes_of_their_table(tmp_path: Path) -> None:
+    """As Roboflow exports semantic segmentation."""
+    labels = np.zeros((exports.HEIGHT, exports.WIDTH), np.uint8)
+    labels[:10] = 2
+    for seed, split in enumerate(("train", "valid")):
+        exports.image(tmp_path / f"in/{split}/a.png", seed)
+        Image.fromarray(labels).save(tmp_path / f"in/{split}/a_mask.png")
+        exports.text(
+            tmp_path / f"in/{split}/_classes.csv", "Pixel Value, Class\n0, background\n1, cup\n2, plate, deep\n"
+        )
+    assert recognise(tmp_path / "in") == "masks"
+    report = import_data(tmp_path / "in", tmp_path / "out", to="label-maps")
+    assert report.classes == ["background", "cup", "plate, deep"] and report.images == {"train": 1, "val": 1}
+    assert not report.dropped and report.instances["val"] == {"background": 1, "cup": 0, "plate, deep": 1}
+    with pytest.raises(DataError, match='its masks are label maps, .* add to="label-maps"'):
+        import_data(tmp_path / "in", tmp_path / "other")
+    exports.text(tmp_path / "in/train/_classes.csv", "Pixel Value, Class\n1, cup\n")
+    with pytest.raises(DataError, match="its rows are not 0, 1, 2"):
+        import_data(tmp_path / "in", tmp_path / "other", to="label-maps")
