@@ -334,7 +334,8 @@ def find_config(
     if isinstance(source, str | PathLike):
         if str(source) in VARIANTS:
             if overrides or data is not None:
-                raise ConfigError(f"{source} is a backbone variant and has no config keys to change")
+                options = f'swin_dense.backbones.create_backbone("{source}", ...) takes options'
+                raise ConfigError(f"{source} is a backbone variant and has no config keys to change; {options}")
             return None, None
         if near := difflib.get_close_matches(str(source), VARIANTS, n=1, cutoff=0.8):
             if not os.path.exists(source):

@@ -85,7 +85,11 @@ class OpenMMLabDetector(nn.Module):
 
         Those with "loss" in their name are to be minimised; others, such as an accuracy, are to be logged.
         """
-        assert batch.instances is not None
+        if batch.instances is None:
+            raise DataError(
+                "a batch without instances has no losses: batches of a validation are images alone; for losses on them "
+                "take train_dataloader() of a data module that trains on the validation files"
+            )
         for name, instances in zip(batch.file_names, batch.instances, strict=True):
             if self.has_masks and instances.masks is None:
                 raise DataError(f"{name} comes with boxes alone, but the model learns masks; read the data with them")

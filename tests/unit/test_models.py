@@ -122,3 +122,10 @@ def test_a_class_list_says_what_published_weights_tell_without_their_data(
 def test_a_threshold_that_is_no_score_is_refused_before_any_image_is_read(threshold: Any) -> None:
     with pytest.raises(ConfigError, match="threshold=.*: it must be a score from 0 to 1"):
         load(DEMOS / "mask-rcnn_swin-nano_shapes.py", device="cpu").predict("absent.png", threshold=threshold)
+
+
+def test_a_variant_has_no_keys_to_change_and_the_message_says_what_takes_options() -> None:
+    with pytest.raises(
+        ConfigError, match=r'no config keys to change; .*create_backbone\("swin_nano", ...\) takes options'
+    ):
+        load("swin_nano", overrides={"in_channels": 4})

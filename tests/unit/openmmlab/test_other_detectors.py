@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -265,6 +266,8 @@ def test_a_detector_of_boxes_needs_no_masks_and_one_of_masks_says_so() -> None:
     masks = OpenMMLabDetector(load_config(demos / "mask-rcnn_swin-nano_shapes.py").model, CLASSES)
     with pytest.raises(DataError, match=r"0.jpg comes with boxes alone, but the model learns masks"):
         masks.losses(batch(masks=False))
+    with pytest.raises(DataError, match="without instances has no losses: .* that trains on the validation files"):
+        boxes.losses(replace(batch(masks=False), instances=None))
 
 
 @pytest.mark.parametrize(
