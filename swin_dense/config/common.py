@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,4 +132,11 @@ def stopping_early(config: TaskConfigT, patience: int | None) -> TaskConfigT:
         return config
     if type(patience) is not int or patience < 1:
         raise ConfigError(f"{option('early_stopping', patience)}: it must be a number of validations, at least 1")
-    return replace(config, callbacks=(*config.callbacks, {"type": "EarlyStopping", "patience": patience}))
+    named = [one for one in config.callbacks if _type_of(one) == "EarlyStopping"]
+    options = named[0] if named and isinstance(named[0], Mapping) else {"type": "EarlyStopping"}
+    others = (one for one in config.callbacks if one not in named)
+    return replace(config, callbacks=(*others, {**options, "patience": patience}))
+
+
+def _type_of(callback: object) -> object:
+    return callback.get("type") if isinstance(callback, Mapping) else callback

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, callbacks
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -26,6 +26,10 @@ LOGGERS = {
     "neptune": "NeptuneLogger",
 }
 """Lightning's loggers by short name; "csv" is our own `metrics.csv`."""
+
+
+CALLBACKS = {"EarlyStopping": "swin_dense.training.plugins.EarlyStopping"}
+"""Callbacks of Lightning's names that are ours."""
 
 
 def make_loggers(wanted: Sequence[object], run: Path, resumed_step: int) -> list[Logger]:
@@ -54,7 +58,7 @@ def make_callbacks(wanted: Sequence[object], score_metric: str) -> list[Callback
     for one in wanted:
         name = str(one.get("type") if isinstance(one, Mapping) else one)
         defaults = {"monitor": f"val/{score_metric}", "mode": "max"} if name.endswith("EarlyStopping") else {}
-        made.append(_make("callbacks", Callback, one, "lightning.pytorch.callbacks", defaults, {}))
+        made.append(_make("callbacks", Callback, one, "lightning.pytorch.callbacks", defaults, CALLBACKS))
     return made
 
 
@@ -86,6 +90,14 @@ def _make(
         raise ConfigError(f'{key}: "{path}" cannot be imported ({error}); is its package installed?') from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f'{key}: "{path}" refuses its arguments {arguments}: {error}') from error
+
+
+class EarlyStopping(callbacks.EarlyStopping):
+    """Lightning's, with the patience that it has been given, where a checkpoint would bring back an earlier one."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting where the checkpoint was written."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class EventsLogger(TensorBoardLogger):

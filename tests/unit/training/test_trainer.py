@@ -182,6 +182,9 @@ def test_callbacks_are_named(tmp_path: Path) -> None:
     assert own in callbacks and any(isinstance(one, LearningRateMonitor) for one in callbacks)
     (early,) = (one for one in callbacks if isinstance(one, EarlyStopping))
     assert (early.monitor, early.mode, early.patience) == ("val/bbox_AP", "max", 5)
+    early.load_state_dict({**EarlyStopping("val/bbox_AP", patience=2).state_dict(), "wait_count": 1})
+    assert (early.patience, early.wait_count) == (5, 1)  # the run may have been resumed with another patience
+    assert early.state_key == EarlyStopping("val/bbox_AP", mode="max").state_key
     with pytest.raises(ConfigError, match='no "EarlyStoping"; did you mean "EarlyStopping"'):
         trainer_of(tmp_path, callbacks=["EarlyStoping"])
     with pytest.raises(ConfigError, match="refuses its arguments"):
