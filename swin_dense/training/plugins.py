@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, callbacks
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from swin_dense.errors import ConfigError, TrainingError, nearest
@@ -20,7 +21,7 @@ from swin_dense.files import atomic_write, written
 LOGGERS = {
     "csv": "",
     "tensorboard": "swin_dense.training.plugins.EventsLogger",
-    "wandb": "WandbLogger",
+    "wandb": "swin_dense.training.plugins.RunLogger",
     "mlflow": "MLFlowLogger",
     "comet": "CometLogger",
     "neptune": "NeptuneLogger",
@@ -98,6 +99,21 @@ class EarlyStopping(callbacks.EarlyStopping):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting where the checkpoint was written."""
         super().load_state_dict({**state_dict, "patience": self.patience})
+
+
+class RunLogger(WandbLogger):
+    """Lightning's, which ends the run that it has begun: the next training of a process would go on with it."""
+
+    def __init__(self, **options: Any) -> None:
+        """Takes note of whether there is a run already, such as that of a sweep."""
+        super().__init__(**options)
+        self._begins = getattr(sys.modules.get("wandb"), "run", None) is None
+
+    def finalize(self, status: str) -> None:
+        """Ends the run."""
+        super().finalize(status)
+        if self._begins and (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+            wandb.finish()
 
 
 class EventsLogger(TensorBoardLogger):

@@ -1,14 +1,17 @@
-"""`metrics.csv` keeps every metric, also over a resume."""
+"""`metrics.csv` keeps every metric, also over a resume; other loggers end with the training."""
 
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.loggers import WandbLogger
 
 from swin_dense.errors import TrainingError
-from swin_dense.training.plugins import MetricsTable
+from swin_dense.training.plugins import MetricsTable, RunLogger
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -98,3 +101,16 @@ def test_what_is_no_table_is_refused_and_left_alone(content: bytes, tmp_path: Pa
     with pytest.raises(TrainingError, match="metrics.csv is .*move it away"):
         MetricsTable(path, resumed_step=20)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_run_of_wandb_ends_with_the_training_that_has_begun_it(begins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+    wandb = SimpleNamespace(run=None if begins else object(), finish=lambda: ended.append(True))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr(WandbLogger, "__init__", lambda self: None)
+    monkeypatch.setattr(WandbLogger, "finalize", lambda self, status: None)
+    logger = RunLogger()
+    wandb.run = object()
+    logger.finalize("success")
+    assert ended == ([True] if begins else [])
