@@ -57,6 +57,9 @@ MAX_CLIP_BYTES = 2**31
 ANY_METADATA: dict[str, Any] = {} if Version(av.__version__) >= Version("19") else {"metadata_errors": "replace"}
 """Lets titles that are not UTF-8 pass, as PyAV 19 does by itself."""
 
+WHILE_OPENING = Version(av.__version__) >= Version("18")
+"""Whether decoders get options as a file is opened: PyAV 17, the last for Python 3.10, crashes there on MPEG files."""
+
 RESTORE = "restore the file, or take it out of the list"
 REPAIR = "restore the file, or convert it, for instance to H.264, which covers the damage up"
 
@@ -191,7 +194,7 @@ class VideoFile:
         size: list[int] | None = None
         done = 0
         with _opened(self.path) as (container, stream):
-            stream.codec_context.options = {"err_detect": "explode"}
+            stream.codec_context.options |= {"err_detect": "explode"}
             try:
                 for _, frame in self._decoded(container, stream, range(len(self))):
                     shown = _shown(frame)
@@ -211,7 +214,7 @@ class VideoFile:
         frames, faults, first = 0, 0, 0
         with _opened(self.path) as (container, stream):
             context: Any = stream.codec_context
-            context.options = {"err_detect": "explode"}
+            context.options |= {"err_detect": "explode"}
             packet: Any
             for packet in container.demux(stream):
                 damaged = packet.is_corrupt
@@ -376,7 +379,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         container = av.open(
             f"file:{path}",  # a plain file, whatever its name looks like
             container_options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
-            options={"max_pixels": str(MAX_PIXELS)},
+            options={"max_pixels": str(MAX_PIXELS)} if WHILE_OPENING else {},
             **ANY_METADATA,
         )
         with container:
@@ -392,6 +395,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
                 fault = f"claims frames of {context.width} x {context.height} pixels, more than {MAX_PIXELS}"
                 raise VideoError(path, "video-size", fault)
             context.thread_count = 1
+            context.options = {"max_pixels": str(MAX_PIXELS)}  # of frames that grow later on, too
             yield container, stream
     except VideoError:
         raise

@@ -174,6 +174,15 @@ def test_frames_beyond_the_limit_are_refused_before_they_are_decoded(
         VideoFile(path)
 
 
+def test_frames_that_grow_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [write_frames(tmp_path / f"{side}.mpg", "mpeg2video", count=5, size=(side, 64)) for side in (48, 480)]
+    (tmp_path / "growing.mpg").write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert {tuple(frame.shape) for frame in VideoFile(tmp_path / "growing.mpg")} == {(3, 48, 64)}
+    monkeypatch.setattr(reader, "MAX_PIXELS", 100 * 64)
+    with pytest.raises(VideoError, match=r"growing\.mpg"):
+        list(VideoFile(tmp_path / "growing.mpg"))
+
+
 def broken_files(folder: Path) -> dict[str, Path]:
     whole = write_frames(folder / "whole.mp4").read_bytes()
     files = {
