@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import av
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from packaging.version import Version
 from torch import Tensor
@@ -167,9 +168,10 @@ class VideoFile:
         if not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"{self.path} has frames 0 to {len(self) - 1}, not {wanted.min()} to {wanted.max()}")
         clip: Tensor | None = None  # colours last, as they are decoded
+        converter = VideoReformatter()
         with _opened(self.path) as (container, stream):
             for index, frame in self._decoded(container, stream, np.unique(wanted).tolist()):
-                shown = _shown(frame)
+                shown = _shown(frame, converter)
                 if clip is None:
                     stored = shown.shape[1], shown.shape[2]
                     clip = self._room_for(len(wanted), size or _rescaled(stored, short_side))
@@ -193,11 +195,12 @@ class VideoFile:
             raise self._damaged(self._corrupt)
         size: list[int] | None = None
         done = 0
+        converter = VideoReformatter()
         with _opened(self.path) as (container, stream):
             stream.codec_context.options |= {"err_detect": "explode"}
             try:
                 for _, frame in self._decoded(container, stream, range(len(self))):
-                    shown = _shown(frame)
+                    shown = _shown(frame, converter)
                     size = size or list(shown.shape[1:])
                     yield shown if list(shown.shape[1:]) == size else kernels.resize(shown, size, antialias=False)
                     done += 1
@@ -212,6 +215,7 @@ class VideoFile:
     def decode_strictly(self) -> Decoded:
         """Decodes the file once, and counts as damage what decoders otherwise cover up with pixels of other frames."""
         frames, faults, first = 0, 0, 0
+        converter = VideoReformatter()
         with _opened(self.path) as (container, stream):
             context: Any = stream.codec_context
             context.options |= {"err_detect": "explode"}
@@ -219,7 +223,7 @@ class VideoFile:
             for packet in container.demux(stream):
                 damaged = packet.is_corrupt
                 try:
-                    shown = [_shown(frame) for frame in context.decode(packet if packet.size else None)]
+                    shown = [_shown(frame, converter) for frame in context.decode(packet if packet.size else None)]
                     frames += len(shown)
                 except av.EOFError:  # the decoder was asked for its last frames before
                     break
@@ -362,9 +366,13 @@ def _step(stream: VideoStream) -> float:
     return 1 / (rate * float(stream.time_base or 1))
 
 
-def _shown(frame: VideoFrame) -> Tensor:
-    """(3, H, W) uint8 RGB, turned as the file says."""
-    pixels: NDArray[np.uint8] = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+def _shown(frame: VideoFrame, converter: VideoReformatter) -> Tensor:
+    """(3, H, W) uint8 RGB, turned as the file says.
+
+    A frame's own converter begins threads, for which a process that is forked later waits for ever.
+    """
+    picture = converter.reformat(frame, format="rgb24", threads=1)
+    pixels: NDArray[np.uint8] = np.asarray(picture.to_ndarray(), dtype=np.uint8)
     turns = round(frame.rotation / 90) % 4
     if turns:
         pixels = np.ascontiguousarray(np.rot90(pixels, turns))

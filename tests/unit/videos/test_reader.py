@@ -67,7 +67,7 @@ def test_all_frames_of_a_file_are_decoded_once(tmp_path: Path, monkeypatch: pyte
     shown, jumps = [], []
     video = VideoFile(write_frames(tmp_path / "pictures.mp4", options={"g": "1"}))  # key frames alone
     decoded, jump = reader._shown, VideoFile._from_key_before
-    monkeypatch.setattr(reader, "_shown", lambda frame: [shown.append(frame.pts), decoded(frame)][1])
+    monkeypatch.setattr(reader, "_shown", lambda frame, by: [shown.append(frame.pts), decoded(frame, by)][1])
     monkeypatch.setattr(VideoFile, "_from_key_before", lambda *place: [jumps.append(place[-1]), jump(*place)][1])
     frames = iter(video)
     next(frames)
