@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -16,6 +17,10 @@ from swin_dense.errors import ConfigError, OutputError, SwinDenseError
 PIECE = 2**20
 """Bytes of a file that are hashed at a time."""
 
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+"""What the system says where nothing is: `ELOOP` of a link that leads to itself, `EINVAL`, on Windows, of a name that
+no file can have, such as an address."""
+
 
 def is_there(path: Path) -> bool:
     """Whether there is a file or a folder; an `OSError` where the system does not say, as in a folder that is locked.
@@ -24,7 +29,11 @@ def is_there(path: Path) -> bool:
     """
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a zero byte in the name
+    except OSError as error:
+        if error.errno not in ABSENT:
+            raise
+        return False
+    except ValueError:  # of a zero byte in the name
         return False
     return True
 

@@ -132,11 +132,9 @@ def stopping_early(config: TaskConfigT, patience: int | None) -> TaskConfigT:
         return config
     if type(patience) is not int or patience < 1:
         raise ConfigError(f"{option('early_stopping', patience)}: it must be a number of validations, at least 1")
-    named = [one for one in config.callbacks if _type_of(one) == "EarlyStopping"]
-    options = named[0] if named and isinstance(named[0], Mapping) else {"type": "EarlyStopping"}
-    others = (one for one in config.callbacks if one not in named)
-    return replace(config, callbacks=(*others, {**options, "patience": patience}))
-
-
-def _type_of(callback: object) -> object:
-    return callback.get("type") if isinstance(callback, Mapping) else callback
+    named = [one if isinstance(one, Mapping) else {"type": one} for one in config.callbacks]
+    stops = [str(one.get("type")).endswith("EarlyStopping") for one in named]
+    pairs = zip(config.callbacks, named, stops, strict=True)
+    kept = [{**options, "patience": patience} if stop else one for one, options, stop in pairs]
+    added = [] if any(stops) else [{"type": "EarlyStopping", "patience": patience}]
+    return replace(config, callbacks=(*kept, *added))

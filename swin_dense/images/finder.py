@@ -295,8 +295,8 @@ def _from_pillow(image: Image.Image) -> Tensor:
 
 def _hint(shape: Sequence[int], channels: int) -> str:
     """What to do with an array (channels -1) or tensor (channels 0) of another shape."""
-    if len(shape) == 4:
-        return "; pass several images as a list"
+    if len(shape) not in (2, 3):
+        return "; pass several images as a list" if len(shape) == 4 else ""
     if len(shape) == 2 or shape[channels] == 1:
         return "; repeat the one channel of a gray image three times"
     if shape[-1 - channels] == 3:

@@ -344,12 +344,11 @@ def test_a_users_transforms_are_settings_that_a_run_keeps() -> None:
 
 
 def test_early_stopping_is_a_callback() -> None:
-    config = load_config(DEMO)
+    config, place = load_config(DEMO), "lightning.pytorch.callbacks.EarlyStopping"
     assert stopping_early(config, 5).callbacks == ({"type": "EarlyStopping", "patience": 5},)
-    for known in ("EarlyStopping", {"type": "EarlyStopping", "monitor": "val/segm_AP"}):  # as of a run that is resumed
-        changed = stopping_early(replace(config, callbacks=(known, "Timer")), 3)
-        options = known if isinstance(known, dict) else {"type": known}
-        assert changed.callbacks == ("Timer", {**options, "patience": 3})
+    known = ("EarlyStopping", {"type": place, "monitor": "val/segm_AP"}, "Timer")  # as of a run that is resumed
+    changed = stopping_early(replace(config, callbacks=known), 3).callbacks
+    assert changed == ({"type": "EarlyStopping", "patience": 3}, {**known[1], "patience": 3}, "Timer")
     for patience in (0, True, 1.5):
         with pytest.raises(ConfigError, match="early_stopping=.*: it must be a number of validations, at least 1"):
             swin_dense.train(DEMO, early_stopping=patience)  # type: ignore[arg-type]  # 1.5 is what users may pass

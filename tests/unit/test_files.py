@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,15 @@ from swin_dense.weights.files import save_checkpoint
 def test_what_the_system_does_not_look_up_is_not_called_absent(tmp_path: Path) -> None:
     assert is_there(tmp_path)
     assert not is_there(tmp_path / "gone" / "too") and not is_there(tmp_path / "zero\0byte")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    assert not is_there(tmp_path / "link"), "it leads to itself"
     with pytest.raises(OSError, match="File name too long"):
         is_there(tmp_path / ("a" * 5000))
+
+
+def test_an_address_is_no_file_on_windows_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "stat", Mock(side_effect=OSError(errno.EINVAL, "The file name syntax is incorrect")))
+    assert not is_there(Path("https://example.com/a.jpg"))
 
 
 def test_the_file_and_its_folder_appear_when_the_block_ends(tmp_path: Path) -> None:
