@@ -52,7 +52,7 @@ GRACE = 60
 _ADDRESS = re.compile("(https?|s3|gs|ftp):")
 
 
-def is_video(path: object) -> bool:
+def is_video_file(path: object) -> bool:
     """Whether this is a path with the suffix of a video, and not that of a folder."""
     return isinstance(path, str | PathLike) and Path(path).suffix.lower() in VIDEOS and not os.path.isdir(path)
 
@@ -131,7 +131,10 @@ def find_images(inputs: Sequence[Path], output: Path | None = None, videos: bool
     for path in paths:
         sources = list(_sources(path, output, videos))
         if not sources:
-            raise DataError(f"{path}: no image in it ({', '.join((*SUFFIXES, *VIDEOS) if videos else SUFFIXES)})")
+            listed = (
+                (*SUFFIXES, *VIDEOS) if videos and path.is_dir() else SUFFIXES
+            )  # they are not read out of zip files
+            raise DataError(f"{path}: no image in it ({', '.join(listed)})")
         for source in sources:
             found.setdefault(source.path, source)
     return list(found.values())
@@ -172,7 +175,7 @@ class ImageFiles(Dataset[Sample]):
     def __init__(self, inputs: Sequence[Path], output: Path | None = None, videos: bool = False) -> None:
         self.sources = find_images(inputs, output, videos)
         self.paths = [source.root / source.name for source in self.sources]
-        self.videos = frozenset(i for i, path in enumerate(self.paths) if videos and is_video(path))
+        self.videos = frozenset(i for i, path in enumerate(self.paths) if videos and is_video_file(path))
         self._stems_differ = len({path.stem for path in self.paths}) == len(self.paths)
 
     def __len__(self) -> int:

@@ -65,9 +65,9 @@ def read_label_maps(source: Path) -> Imported:
         imported.classes = _classes_in(table)
     elif folder == "SegmentationClass":
         imported.classes = list(BACKGROUND_FIRST)
-    splits, used, values = splits_of(root), set(), np.zeros(VOID + 1, dtype=bool)
+    splits, skipped, used, values = splits_of(root), set(masks), set(), np.zeros(VOID + 1, dtype=bool)
     for name in images.names:
-        if name in masks:
+        if name in skipped:
             continue
         mask = closest(name, by_stem.get(Path(name).stem, []))
         if mask is None:

@@ -24,7 +24,7 @@ from swin_dense.backbones import VARIANTS
 from swin_dense.config import Config, config_of_run, load_config
 from swin_dense.devices import chosen_device
 from swin_dense.errors import ConfigError, DataError, WeightsError, option, setting
-from swin_dense.images.finder import each_image, is_single, is_video, read_image
+from swin_dense.images.finder import each_image, is_single, is_video_file, read_image
 from swin_dense.isolation import isolated
 from swin_dense.records import collate, rescaled_size
 from swin_dense.tasks import Task, data_module, task_of
@@ -158,7 +158,7 @@ class Model:
         self._check_options(threshold=threshold is not None, probabilities=probabilities)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
             raise ConfigError(f"{option('threshold', threshold)}: it must be a score from 0 to 1")
-        if self.task.takes_frames and is_video(images):
+        if self.task.takes_frames and is_video_file(images):
             from swin_dense.videos.reader import VideoFile
 
             images = iter(VideoFile(images))

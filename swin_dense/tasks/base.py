@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from swin_dense.config import Config
 from swin_dense.errors import ConfigError, DataError, option, setting
-from swin_dense.images.finder import SUFFIXES, ImageFiles, ImageSource, each_image, is_single, is_video, read_image
+from swin_dense.images.finder import SUFFIXES, ImageFiles, ImageSource, each_image, is_single, is_video_file, read_image
 from swin_dense.records import Sample
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Inputs(NamedTuple):
 
 def _read_image(image: Any) -> Sample:
     path = image.path if isinstance(image, ImageSource) else image
-    if is_video(path):
+    if is_video_file(path):
         frames = f"iter(swin_dense.videos.reader.VideoFile({str(path)!r}))"
         raise DataError(f"{path}: a video where an image is expected; pass its frames, {frames}")
     pixels = read_image(image)

@@ -149,7 +149,7 @@ class PredictionRun:
         self.failures: dict[int, str] = {}
         self._left = [position for position, key in enumerate(self._keys) if key not in self._journal.done]
         if done := len(self._keys) - len(self._left):
-            print(f"{done} of {len(self._keys)} images were done before; going on with the others", file=sys.stderr)
+            print(f"{done} of {len(self._keys)} files were done before; going on with the others", file=sys.stderr)
 
     def videos(self) -> list[int]:
         """Positions of the videos that are not done yet and are read frame by frame."""

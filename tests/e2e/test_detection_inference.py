@@ -146,7 +146,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(
     assert {path.name for path in output.iterdir()} == {"unfinished.jsonl", "0.png", "1.png"}
     capsys.readouterr()
     assert predict(folder, weights, output) == 0
-    assert "2 of 5 images were done before" in capsys.readouterr().err
+    assert "2 of 5 files were done before" in capsys.readouterr().err
     assert seen == [0, 1, 2, 2, 3, 4]
     assert rows_in(output) == rows_in(tmp_path / "whole")
     assert {path.name for path in output.iterdir()} == {"predictions.json", *(f"{i}.png" for i in range(5))}
@@ -193,7 +193,7 @@ def test_an_image_that_cannot_be_read_costs_no_other(
     assert {row["image_id"] for row in rows_in(output)} == {0, 2, 3, 4}
     (photos / "1.png").unlink()
     assert predict(photos, weights, output) == 0
-    assert "4 of 4 images were done before" in capsys.readouterr().err
+    assert "4 of 4 files were done before" in capsys.readouterr().err
     assert {(row["image_id"], Path(row["file_name"]).name) for row in rows_in(output)} == {
         (0, "0.png"),
         (1, "2.png"),

@@ -132,18 +132,19 @@ def test_images_and_videos_in_one_folder(weights: dict[str, Path], clip: Path, t
     assert len(VideoFile(output / "000000_a.mp4")) == 2
 
 
-def test_options_hold_for_frames(weights: dict[str, Path], clip: Path, tmp_path: Path) -> None:
+def test_options_hold_for_frames(weights: dict[str, Path], tmp_path: Path) -> None:
+    clip = write_frames(tmp_path / "clip.mp4", count=3)
     options = ["inference.slice_size=[40, 48]", "inference.flip=True", "inference.min_score=0.4"]
     sliced = loaded(weights, "detection", *options)
-    rows = predict_to_folder(sliced, [clip], tmp_path / "sliced", threshold=0.9, batch_size=4)
+    rows = predict_to_folder(sliced, [clip], tmp_path / "sliced", threshold=0.9, batch_size=2)
     expected = [sliced.predict(pixels, threshold=0).to_coco() for pixels in frames_of(clip)]
     assert 0 < len(rows) == sum(map(len, expected)) and min(row["score"] for row in rows) >= 0.4
     plain = loaded(weights, "detection").predict(clip, threshold=0.999)
     assert not any(len(one) for one in plain)
     segmenter = loaded(weights, "segmentation")
     predict_to_folder(segmenter, [clip], tmp_path / "maps", probabilities=True)
-    assert len(list((tmp_path / "maps" / "probabilities" / "clip").iterdir())) == COUNT
-    assert next(segmenter.predict(clip, probabilities=True)).probabilities.shape[1:] == (64, 48)
+    assert len(list((tmp_path / "maps" / "probabilities" / "clip").iterdir())) == 3
+    assert next(segmenter.predict(clip, probabilities=True)).probabilities.shape[1:] == (48, 64)
     with pytest.raises(ConfigError, match="threshold is not for segmentation"):
         segmenter.predict(clip, threshold=0.5)
 
@@ -169,7 +170,7 @@ def test_an_interrupted_video_leaves_nothing_and_is_done_again(
     assert [path.name for path in videos.iterdir() if path.suffix == ".mp4"] == ["a.mp4"]
     assert not (output / "predictions.json").exists()
     assert predict_to_folder(model, [other, clip], output) == whole and len(seen) == 10 + COUNT
-    assert "1 of 2 images were done before" in capsys.readouterr().err
+    assert "1 of 2 files were done before" in capsys.readouterr().err
     assert sorted(path.name for path in output.rglob("*.mp4")) == ["a.mp4", "clip.mp4"]
     assert not (output / "unfinished.jsonl").exists()
 

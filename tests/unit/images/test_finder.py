@@ -61,6 +61,18 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
         ImageFiles([picture(tmp_path.with_name(f"{tmp_path.name}_fine.png")), tmp_path])
 
 
+def test_videos_are_found_in_folders_and_not_promised_in_zip_files(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("clip.mp4", "")
+    with pytest.raises(DataError, match=r"a\.zip: no image in it \([^()]*\.jp2\)$"):
+        find_images([tmp_path / "a.zip"], videos=True)
+    with pytest.raises(DataError, match=r"no image in it \(\.jpg.*\.mp4"):
+        find_images([tmp_path], videos=True)
+    (tmp_path / "clip.mp4").touch()
+    files = ImageFiles([tmp_path, picture(tmp_path / "a.png")], videos=True)
+    assert ([path.name for path in files.paths], files.videos) == (["a.png", "clip.mp4"], {1})
+
+
 def test_a_file_that_is_no_image_is_named_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>")
     files = ImageFiles([tmp_path])

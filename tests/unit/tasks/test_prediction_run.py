@@ -91,7 +91,7 @@ def test_images_that_are_fixed_removed_or_added_leave_the_others_done(
     before, fixed = picture(tmp_path / "photos" / "0.png", (6, 90)), picture(photos[3], (6, 70))
     capsys.readouterr()
     assert predict([before, photos[0], photos[2], fixed], output) == [(0, 3)]
-    assert "2 of 4 images were done before" in capsys.readouterr().err
+    assert "2 of 4 files were done before" in capsys.readouterr().err
     assert heights(output) == [(0, "0.png", 90), (1, "a.png", 4), (2, "c.png", 6), (3, "d.png", 70)]
     assert [path.name for path in output.iterdir()] == ["predictions.json"]
 
