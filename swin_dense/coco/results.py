@@ -178,6 +178,16 @@ class _FileNames:
 
     def join(self, file: Path, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows with the ids of the images that their file names mean, where they mean others."""
+        frames = {
+            (row["image_id"], row["frame"])
+            for row in rows
+            if type(row.get("frame")) is int and type(row.get("image_id")) is int
+        }
+        if len(frames) > len({image_id for image_id, _ in frames}):
+            raise DataError(
+                f"{file}: frames of a video have one image_id, that of its position; write the ids that they have as "
+                f"images in {self.truth.file}"
+            )
         named = {
             (row.get("image_id"), row["file_name"])
             for row in rows

@@ -219,6 +219,16 @@ def test_ids_count_where_file_names_agree_or_are_not_known(scene, files, rows, c
     assert "joined" not in caplog.text
 
 
+def test_frames_of_a_video_are_no_single_image(files, rows):
+    """`predict` gives all of them the position of the file, which may be the id of an image without a name."""
+    frames = {image: frame for frame, image in enumerate(sorted({row["image_id"] for row in rows}))}
+    ours = [row | {"file_name": "clip.mp4", "frame": frames[row["image_id"]]} for row in rows]
+    assert evaluate_coco_files(*files(ours))["bbox"]["AP"] == pytest.approx(1)  # with ids of their own
+    truth, predictions = files([row | {"image_id": rows[0]["image_id"]} for row in ours])
+    with pytest.raises(DataError, match=r"predictions\.json: frames of a video have one image_id"):
+        evaluate_coco_files(truth, predictions)
+
+
 def with_names(scene, rows):
     """The rows as `predict` writes them: with the names of their categories."""
     names = {one["id"]: one["name"] for one in scene["categories"]}
