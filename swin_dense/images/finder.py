@@ -131,9 +131,7 @@ def find_images(inputs: Sequence[Path], output: Path | None = None, videos: bool
     for path in paths:
         sources = list(_sources(path, output, videos))
         if not sources:
-            listed = (
-                (*SUFFIXES, *VIDEOS) if videos and path.is_dir() else SUFFIXES
-            )  # they are not read out of zip files
+            listed = (*SUFFIXES, *VIDEOS) if videos and path.is_dir() else SUFFIXES  # zip files: no videos
             raise DataError(f"{path}: no image in it ({', '.join(listed)})")
         for source in sources:
             found.setdefault(source.path, source)
