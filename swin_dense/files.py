@@ -39,6 +39,26 @@ def is_there(path: Path) -> bool:
 
 
 @contextmanager
+def home_not_needed() -> Iterator[None]:
+    """Lets libraries be imported where the user has no home, as in a container that runs as a number without a name.
+
+    yapf, which mmengine imports, stops there: it looks up where it may keep a cache. A place that no file can have is
+    as good as none, and no other user's.
+    """
+    before = os.environ.get("XDG_CACHE_HOME")
+    if os.path.isabs(before or "") or os.path.isabs(os.environ.get("HOME", os.path.expanduser("~"))):
+        yield
+        return
+    os.environ["XDG_CACHE_HOME"] = os.devnull
+    try:
+        yield
+    finally:
+        del os.environ["XDG_CACHE_HOME"]
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
+
+
+@contextmanager
 def written(path: Path, kept: str = "") -> Iterator[None]:
     """Turns what the system says to the block that writes a file into an error that names the file.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from swin_dense.errors import ConfigError, nearest, option
+from swin_dense.files import home_not_needed
 
 if TYPE_CHECKING:
     from swin_dense.config.classification import ClassificationConfig
@@ -250,7 +251,8 @@ def _read(source: object) -> tuple[str, dict[str, Any]]:
     if not isinstance(source, (str, os.PathLike)):
         raise ConfigError(f"a config is a name, file, dict or dataclass of swin_dense.config, not {_short(source)}")
     path = find_config(source)
-    from mmengine.config import Config as ConfigFile
+    with home_not_needed():
+        from mmengine.config import Config as ConfigFile
 
     try:
         loaded = ConfigFile.fromfile(str(path), lazy_import=False)

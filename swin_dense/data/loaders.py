@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from swin_dense.data.samplers import EvaluationSampler, IndexedItems, SampleKey, SeededDataset, TrainBatchSampler
 from swin_dense.data.transforms import Transform
 from swin_dense.errors import DataError, SwinDenseError, TrainingError
-from swin_dense.images.finder import worker_options
+from swin_dense.images.finder import handed_over, worker_options
 from swin_dense.records import Batch, Sample, collate
 
 
@@ -147,5 +147,5 @@ def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | 
     """A batch, or the first failure among its samples."""
     sound = [sample for sample in samples if isinstance(sample, Sample)]
     if len(sound) == len(samples):
-        return collate(sound, size_divisor)
+        return handed_over(collate(sound, size_divisor))
     return next(sample for sample in samples if isinstance(sample, Failure))

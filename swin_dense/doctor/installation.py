@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from swin_dense.files import home_not_needed
+
 if TYPE_CHECKING:
     from swin_dense.devices import Device
 
@@ -74,6 +76,10 @@ REMEDIES = (
     ),
     (r"torchvision::nms", "install both together: pip install --force-reinstall torch torchvision"),
     (r"MMCV==\S+ is used but incompatible", 'pip uninstall -y mmcv mmcv-lite && pip install "mmcv-lite>=2.1,<2.2"'),
+    (
+        r"[Dd]ocstring",
+        "run Python without -OO and PYTHONOPTIMIZE=2, which take away the docstrings that libraries read",
+    ),
     (r"No module named '(?P<module>\w+)", 'pip install "{distribution}"'),
 )
 """Messages of failing imports, and what fixes them; the last resort is to install the distribution again."""
@@ -221,7 +227,8 @@ def try_imports(
                 from swin_dense.openmmlab.registry import install
 
                 install()
-            import_module(module)
+            with home_not_needed():
+                import_module(module)
             outcomes[module] = None
         except Exception as error:  # whatever a broken package raises while it is imported is the finding
             outcomes[module] = f"{type(error).__name__}: {error}"
@@ -283,5 +290,5 @@ def check_space(disk_free: int, shared_memory: int | None) -> Iterator[Problem]:
         what = f"{disk_free / GIB:.1f} GiB of disk are free here; one run of a Swin-T Mask R-CNN takes more than 1 GiB"
         yield Problem("warning", what, "free some, or train from a folder on a larger disk")
     if shared_memory is not None and shared_memory < GIB:
-        what = f"/dev/shm has {shared_memory / GIB:.2f} GiB; data loader workers die with a bus error when it is full"
+        what = f"/dev/shm has {shared_memory / GIB:.2f} GiB; data loader workers stop when it is full"
         yield Problem("warning", what, "docker run --shm-size=8g, or data.num_workers=0")

@@ -8,20 +8,20 @@ import os
 import re
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, WorkerError
 from swin_dense.files import is_there
 from swin_dense.images.files import locate, visible
 from swin_dense.images.store import BrightnessError, ImageError, ImageStore, decode, orientation_of
@@ -50,6 +50,8 @@ GRACE = 60
 """Seconds that a reading process goes on after SIGTERM, so that the main process can end a step, save and stop."""
 
 _ADDRESS = re.compile("(https?|s3|gs|ftp):")
+
+Handed = TypeVar("Handed")
 
 
 def is_video_file(path: object) -> bool:
@@ -198,7 +200,7 @@ def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | Non
             samples.append(files[position])
         except DataError as error:
             failures[position] = str(error)
-    return (collate(samples, size_divisor=1) if samples else None), failures
+    return (handed_over(collate(samples, size_divisor=1)) if samples else None), failures
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:
@@ -218,6 +220,39 @@ def worker_options(num_workers: int) -> dict[str, Any]:
         # Its own generator: otherwise every start of an iteration would draw from the one that the caller draws from.
         "generator": torch.Generator(),
     }
+
+
+def handed_over(record: Handed) -> Handed:
+    """The same, once its tensors lie where a loader's worker shares memory with its main process.
+
+    They would be put there by a thread of the worker that only prints what fails, and the main process would wait for
+    ever. Whatever a worker returns is to go through here.
+
+    Raises:
+        WorkerError: There is no room for them.
+    """
+    if get_worker_info() is not None:
+        try:
+            for tensor in _tensors(record):
+                if tensor.untyped_storage().nbytes():
+                    tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        except RuntimeError as error:
+            raise WorkerError(
+                f"a process that reads data cannot hand it over: {error}; docker run --shm-size=8g gives /dev/shm more "
+                "room, fewer workers or smaller batches need less, and num_workers=0 none"
+            ) from error
+    return record
+
+
+def _tensors(record: object) -> Iterator[Tensor]:
+    if isinstance(record, Tensor):
+        yield record
+    elif isinstance(record, list | tuple):
+        for one in record:
+            yield from _tensors(one)
+    elif is_dataclass(record):
+        for field in fields(record):
+            yield from _tensors(getattr(record, field.name))
 
 
 def set_worker_signals(worker: int) -> None:

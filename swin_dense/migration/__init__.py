@@ -13,7 +13,7 @@ import torch
 
 from swin_dense.config import Config, config_text, load_config
 from swin_dense.errors import ConfigError
-from swin_dense.files import atomic_write, is_there, written
+from swin_dense.files import atomic_write, home_not_needed, is_there, written
 from swin_dense.migration.data import detection_data, segmentation_data
 from swin_dense.migration.models import convert_model
 from swin_dense.migration.training import training_settings
@@ -91,7 +91,8 @@ def convert_config(source: str | os.PathLike[str], output: str | os.PathLike[str
 
 
 def _read(source: str | os.PathLike[str]) -> dict[str, Any]:
-    from mmengine.config import Config as ConfigFile
+    with home_not_needed():
+        from mmengine.config import Config as ConfigFile
 
     package, scope, name = str(source).partition("::")
     path = Path(source)

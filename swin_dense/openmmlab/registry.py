@@ -22,6 +22,7 @@ from torch import nn
 
 from swin_dense.backbones import SwinTransformer, create_backbone
 from swin_dense.errors import InstallationError, UnsupportedOpError
+from swin_dense.files import home_not_needed
 from swin_dense.ops import OPS
 
 EXTENSION = "mmcv._ext"
@@ -105,25 +106,33 @@ install()  # here already: a process that unpickles a model imports this module 
 @lru_cache(maxsize=1)
 def mmdet_models() -> Any:
     """`mmdet.registry.MODELS` with every part of mmdet, our backbone, necks and heads."""
-    _require_opencv()
-    from mmdet.registry import MODELS
-
-    import_module("mmdet.models")  # which fills the registry
+    models = _filled("mmdet")
     for name, place in HEADS.items():
-        MODELS.register_module(name=name, module=_builder(name, place))
-    MODELS.register_module(name=BACKBONE, module=_backbone)
-    return MODELS
+        models.register_module(name=name, module=_builder(name, place))
+    models.register_module(name=BACKBONE, module=_backbone)
+    return models
 
 
 @lru_cache(maxsize=1)
 def mmseg_models() -> Any:
     """`mmseg.registry.MODELS` with every part of mmseg and our backbone; mmdet's parts are found as `mmdet.NAME`."""
-    _require_opencv()
-    from mmseg.registry import MODELS
+    models = _filled("mmseg")
+    models.register_module(name=BACKBONE, module=_backbone)
+    return models
 
-    import_module("mmseg.models")  # which fills the registry
-    MODELS.register_module(name=BACKBONE, module=_backbone)
-    return MODELS
+
+def _filled(package: str) -> Any:
+    """The registry of a package's models once all of them are imported; or what is broken of what they import."""
+    _require_opencv()
+    try:
+        with home_not_needed():
+            import_module(f"{package}.models")
+            return import_module(f"{package}.registry").MODELS
+    except Exception as error:  # transformers, for one, raises errors of many kinds while it is imported
+        reason, *_ = str(error).splitlines() or [""]
+        raise InstallationError(
+            f"{package} does not import: {type(error).__name__}: {reason}; swin-dense doctor says what is broken"
+        ) from error
 
 
 @contextmanager

@@ -151,10 +151,13 @@ def cached_path(name: str) -> Path:
 
 def cache_folder() -> Path:
     """`SWIN_DENSE_CACHE`, else `$XDG_CACHE_HOME/swin-dense`, else `~/.cache/swin-dense`; it need not exist."""
-    if own := os.environ.get("SWIN_DENSE_CACHE"):
-        return Path(own).expanduser()
     base = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (base if base.is_absolute() else Path.home() / ".cache") / "swin-dense"  # XDG: relative paths are invalid
+    try:
+        if own := os.environ.get("SWIN_DENSE_CACHE"):
+            return Path(own).expanduser()
+        return (base if base.is_absolute() else Path.home() / ".cache") / "swin-dense"  # XDG: no relative paths
+    except RuntimeError as error:  # a container may run as a number without a name
+        raise WeightsError("this user has no home folder: set SWIN_DENSE_CACHE to a folder for weights") from error
 
 
 def _release(name: str) -> Release | None:
@@ -184,7 +187,7 @@ def _mirrored(url: str, mirror: str) -> str | Path:
     scheme = urlsplit(mirror).scheme if "://" in mirror else ""
     if scheme in ("http", "https"):
         return f"{mirror.rstrip('/')}/{path}" + (f"?{query}" if query else "")
-    folder = Path(url2pathname(urlsplit(mirror).path)) if scheme == "file" else Path(mirror).expanduser()
+    folder = Path(url2pathname(urlsplit(mirror).path)) if scheme == "file" else Path(os.path.expanduser(mirror))
     if scheme not in ("", "file") or not folder.is_dir():
         raise WeightsError(f'SWIN_DENSE_MIRROR="{mirror}" is neither an http or https address nor a folder')
     file = folder / unquote(path)

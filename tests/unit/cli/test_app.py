@@ -88,7 +88,7 @@ def test_a_full_disk_under_stdout_is_one_line() -> None:
 
 
 def test_a_closed_stdout_is_no_error() -> None:
-    words = ["sh", "-c", f"{sys.executable} -m swin_dense.cli configs --json >&-"]
+    words = ["sh", "-c", '"$0" -m swin_dense.cli configs --json >&-', sys.executable]  # its path may have spaces
     closed = subprocess.run(words, capture_output=True, text=True)
     assert closed.returncode == 0
     assert "Traceback" not in closed.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.utils.data import Subset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose
 
+from helpers.shared_memory import without_shared_memory
 from swin_dense.data.loaders import BatchLoader, ResumableLoader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.transforms import ImageOnly, RandomHorizontalFlip, RandomShortSide, short_side_or_crop
@@ -146,3 +148,19 @@ def test_a_mistake_of_ours_in_a_worker_stays_a_traceback() -> None:
     )
     with pytest.raises(ZeroDivisionError, match="Original Traceback"):
         list(loader)
+
+
+def test_workers_say_that_a_batch_does_not_fit_in_shared_memory() -> None:
+    imports = f"import runpy; ours = runpy.run_path({__file__!r})"
+    assert re.match(
+        r"WorkerError a process that reads data cannot hand it over: unable to .*torch_.*; docker run --shm-size",
+        without_shared_memory(imports, 'list(ours["large"](1))'),
+    )
+
+
+def large(num_workers: int) -> BatchLoader:
+    """A loader of one batch of ten images that are resized to 100 kB."""
+    order = EvaluationSampler(len(SIZES), len(SIZES))
+    return BatchLoader(
+        Noise(), ImageOnly(RandomShortSide((200,), 300)), order, num_workers=num_workers, size_divisor=32
+    )

@@ -133,6 +133,7 @@ def test_a_missing_libgl_is_one_problem_for_all_modules_that_want_opencv() -> No
         ("mmdet", "AssertionError: MMCV==2.2.0 is used but incompatible. Please install", '"mmcv-lite>=2.1,<2.2"'),
         ("mmcv_ops", "ImportError: _ext.so: undefined symbol: _ZN", '--force-reinstall "mmcv-lite<2.2,>=2.1"'),
         ("pycocotools", "ValueError: numpy.dtype size changed", '--force-reinstall "pycocotools"'),
+        ("mmdet_models", "ValueError: No `Args` section is found in the docstring of `Output`.", "without -OO"),
         ("tensorboard", "ModuleNotFoundError: No module named 'pkg_resources'", 'pip install "pkg_resources"'),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from helpers.shared_memory import without_shared_memory
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.compute import ImageReader, TargetSize
 from swin_dense.images.finder import find_images
@@ -108,3 +110,13 @@ def test_only_what_is_enlarged_has_a_limit() -> None:
 def test_sizes_that_contradict_each_other_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         TargetSize(**wrong)
+
+
+def test_an_image_that_does_not_fit_in_shared_memory_is_an_error_of_the_worker(tmp_path: Path, draw: Draw) -> None:
+    image = draw(tmp_path / "a.png", (200, 300), 0)
+    imports = "from pathlib import Path; from torch.utils.data import DataLoader; "
+    imports += "from swin_dense.export.compute import ImageReader, TargetSize; "
+    imports += "from swin_dense.images.finder import find_images, worker_options"
+    reader = f"ImageReader(find_images([Path({str(image)!r})]), TargetSize())"
+    printed = without_shared_memory(imports, f"list(DataLoader({reader}, batch_size=None, **worker_options(1)))")
+    assert re.match(r"WorkerError a process that reads data cannot hand it over: unable to .*torch_.*; docker", printed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import threading
@@ -41,6 +42,34 @@ print(mmcv._ext.__spec__.origin)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "torchvision", result.stderr
+
+
+def test_models_are_built_for_a_user_without_a_home_and_nothing_is_left_set() -> None:
+    program = """
+import os, pwd
+pwd.getpwuid = {}.__getitem__  # raises the KeyError of a number without a name
+from swin_dense.config import load_config
+from swin_dense.openmmlab.registry import mmdet_models, mmseg_models
+load_config("mask-rcnn_swin-nano_shapes"), mmdet_models(), mmseg_models()
+print(os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~"))
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    words = [sys.executable, "-c", program]
+    result = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert result.stdout.strip() == "None ~", result.stderr
+
+
+def test_whatever_keeps_mmdet_from_being_imported_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> ModuleType:
+        if name == "mmdet.models":
+            raise RuntimeError("Failed to import transformers.models.bert\nand more")
+        return importlib.import_module(name)
+
+    monkeypatch.setattr("swin_dense.openmmlab.registry.import_module", broken)
+    with pytest.raises(
+        InstallationError, match=r"^mmdet does not import: RuntimeError: .*bert; swin-dense doctor [^\n]*$"
+    ):
+        mmdet_models.__wrapped__()
 
 
 def test_installing_again_changes_nothing() -> None:

@@ -258,3 +258,14 @@ def test_nothing_but_the_fetch_command_and_function_reaches_the_network() -> Non
         or (isinstance(node, ast.Import) and any(one.name in reaching for one in node.names))
     }
     assert importing - {"weights/__init__.py"} == {"cli/weights.py", "weights/download.py", "weights/hub.py"}
+
+
+def test_a_user_without_a_home_is_asked_for_a_cache(monkeypatch: pytest.MonkeyPatch, published: Release) -> None:
+    for name in ("SWIN_DENSE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # raises the KeyError of a number without a name
+    with pytest.raises(WeightsError, match="no home folder: set SWIN_DENSE_CACHE to a folder"):
+        fetch_weights("tiny")
+    monkeypatch.setenv("SWIN_DENSE_CACHE", "~/cache")
+    with pytest.raises(WeightsError, match="no home folder"):
+        fetch_weights("tiny")
