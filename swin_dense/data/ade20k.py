@@ -108,6 +108,8 @@ class ADE20KDataModule(ImageDataModule):
 
     class_names: tuple[str, ...]
     palette: Palette | None
+    train_dataset: SegmentationDataset | None
+    val_dataset: SegmentationDataset | None
 
     def __init__(
         self,
@@ -175,22 +177,21 @@ class ADE20KDataModule(ImageDataModule):
         self.classes = None if classes is None else Path(classes)
         self.label_shift = label_shift
         self.ignore_index = ignore_index
-        self.train_dataset: SegmentationDataset | None = None
-        self.val_dataset: SegmentationDataset | None = None
 
-    def read_splits(self, stage: str) -> None:
-        """Reads the class list and lists the files that the stage needs; a second call does nothing again.
+    def read_val(self) -> SegmentationDataset:
+        """Reads the class list and lists the validation files."""
+        self.class_names, self.palette = read_classes(self._locate())
+        return self._read("val")
 
-        Before a training, label maps are looked at: a class without a pixel, and many pixels without a class, are
-        logged as warnings.
+    def read_train(self) -> SegmentationDataset:
+        """Lists the training files.
+
+        Label maps are looked at: a class without a pixel, and many pixels without a class, are logged as warnings.
         """
-        if self.val_dataset is None:
-            self.class_names, self.palette = read_classes(self._locate())
-            self.val_dataset = self._read("validation", "val")
-        if stage == "fit" and self.train_dataset is None:
-            self.train_dataset = self._read("training", "train")
-            if self._rank_and_world_size()[0] == 0:
-                self._look_at_labels(self.train_dataset)
+        dataset = self._read("train")
+        if self._rank_and_world_size()[0] == 0:
+            self._look_at_labels(dataset)
+        return dataset
 
     def _locate(self) -> Path:
         """Takes what is not named from the official layout; returns the class list."""
@@ -215,9 +216,7 @@ class ADE20KDataModule(ImageDataModule):
                 raise DataError(str(finding))
             logger.warning("%s", finding)
 
-    def _read(self, name: str, split: str) -> SegmentationDataset:
+    def _read(self, split: str) -> SegmentationDataset:
         images, labels = (Path(str(self.places[f"{split}_{what}"])) for what in ("images", "labels"))
         conversion = LabelConversion(len(self.class_names), self.label_shift, self.ignore_index)
-        dataset = SegmentationDataset(images, labels, conversion)
-        self._log_limit(name, len(dataset))
-        return dataset
+        return SegmentationDataset(images, labels, conversion)

@@ -146,6 +146,9 @@ class CocoDataModule(ImageDataModule):
         2
     """
 
+    train_dataset: CocoDataset | None
+    val_dataset: CocoDataset | None
+
     def __init__(
         self,
         root: Path | str | None = None,
@@ -215,33 +218,30 @@ class CocoDataModule(ImageDataModule):
         self.min_side = min_side
         self.size_divisor = size_divisor
         check_lowest("data", self, min_side=0, size_divisor=1)
-        self.train_dataset: CocoDataset | None = None
-        self.val_dataset: CocoDataset | None = None
 
-    def read_splits(self, stage: str) -> None:
-        """Reads the annotation files that the stage needs, which must have the same categories; reads nothing twice."""
-        if self.val_dataset is None:
-            self.val_dataset = CocoDataset(self.val_annotations, self.val_images, masks=self.masks)
-            self.val_dataset.check_files(self.limit_images)
-            self._log_limit("validation", len(self.val_dataset))
-        if stage == "fit" and self.train_dataset is None:
-            train_dataset = CocoDataset(
-                self.train_annotations,
-                self.train_images,
-                masks=self.masks,
-                stuff=self.train_stuff,
-                keep_empty=self.keep_empty,
-                min_side=self.min_side,
-            )
-            different = compare_categories(train_dataset.annotations, self.val_dataset.annotations)
-            if problems := [str(finding) for finding in different]:
-                raise DataError(f"{self.train_annotations} and {self.val_annotations} do not fit together", problems)
-            train_dataset.check_files(self.limit_images)
-            if train_dataset.left_out:
-                left_out = ", ".join(f"{count} {what}" for what, count in train_dataset.left_out.items())
-                logger.warning("%s: left out of training: %s", self.train_annotations, left_out)
-            self._log_limit("training", len(train_dataset))
-            self.train_dataset = train_dataset
+    def read_val(self) -> CocoDataset:
+        """Reads the annotation file of validation."""
+        dataset = CocoDataset(self.val_annotations, self.val_images, masks=self.masks)
+        dataset.check_files(self.limit_images)
+        return dataset
+
+    def read_train(self) -> CocoDataset:
+        """Reads the annotation file of training, which must have the same categories."""
+        dataset = CocoDataset(
+            self.train_annotations,
+            self.train_images,
+            masks=self.masks,
+            stuff=self.train_stuff,
+            keep_empty=self.keep_empty,
+            min_side=self.min_side,
+        )
+        if problems := [str(finding) for finding in compare_categories(dataset.annotations, self._val().annotations)]:
+            raise DataError(f"{self.train_annotations} and {self.val_annotations} do not fit together", problems)
+        dataset.check_files(self.limit_images)
+        if dataset.left_out:
+            left_out = ", ".join(f"{count} {what}" for what, count in dataset.left_out.items())
+            logger.warning("%s: left out of training: %s", self.train_annotations, left_out)
+        return dataset
 
     @property
     def class_names(self) -> tuple[str, ...]:

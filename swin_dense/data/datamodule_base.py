@@ -34,8 +34,8 @@ class ImageDataModule(LightningDataModule):
     """
 
     size_divisor: int = 1
-    train_dataset: Any
-    val_dataset: Any
+    train_dataset: Any = None
+    val_dataset: Any = None
 
     def __init__(
         self,
@@ -66,14 +66,23 @@ class ImageDataModule(LightningDataModule):
         An error that begins with a path of `path_notes` ends with its note.
         """
         try:
-            self.read_splits(stage)
+            if self.val_dataset is None:
+                self.val_dataset = self.read_val()
+                self._log_limit("validation", len(self.val_dataset))
+            if stage == "fit" and self.train_dataset is None:
+                self.train_dataset = self.read_train()
+                self._log_limit("training", len(self.train_dataset))
         except DataError as error:
             error.args = (self._with_note(str(error)),)
             raise
 
     @abstractmethod
-    def read_splits(self, stage: str) -> None:
-        """Reads what `setup` promises."""
+    def read_val(self) -> Any:
+        """The validation data set, and what the classes are; the first that is read."""
+
+    @abstractmethod
+    def read_train(self) -> Any:
+        """The training data set."""
 
     @property
     def val_image_ids(self) -> tuple[int, ...]:

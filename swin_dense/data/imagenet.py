@@ -76,6 +76,8 @@ class ImageNetDataModule(ImageDataModule):
     """
 
     class_names: tuple[str, ...]
+    train_dataset: ClassificationDataset | None
+    val_dataset: ClassificationDataset | None
 
     def __init__(
         self,
@@ -141,17 +143,16 @@ class ImageNetDataModule(ImageDataModule):
         self.classes = None if classes is None else Path(classes)
         self.class_list: ClassList | None = None
         self._stores: dict[str, ImageStore] = {}
-        self.train_dataset: ClassificationDataset | None = None
-        self.val_dataset: ClassificationDataset | None = None
 
-    def read_splits(self, stage: str) -> None:
-        """Lists the classes and the images that the stage needs; a second call does nothing again."""
-        if self.val_dataset is None:
-            self.class_list = self._read_classes()
-            self.class_names = self.class_list.names
-            self.val_dataset = self._read("validation", "val")
-        if stage == "fit" and self.train_dataset is None:
-            self.train_dataset = self._read("training", "train")
+    def read_val(self) -> ClassificationDataset:
+        """Lists the classes and the validation images."""
+        self.class_list = self._read_classes()
+        self.class_names = self.class_list.names
+        return self._read("val")
+
+    def read_train(self) -> ClassificationDataset:
+        """Lists the training images."""
+        return self._read("train")
 
     def _read_classes(self) -> ClassList:
         if self.classes is not None:
@@ -165,8 +166,6 @@ class ImageNetDataModule(ImageDataModule):
             self._stores[split] = open_images(self.images[split])
         return self._stores[split]
 
-    def _read(self, name: str, split: str) -> ClassificationDataset:
+    def _read(self, split: str) -> ClassificationDataset:
         assert self.class_list is not None
-        images = read_labelled(self._store(split), self.labels[split], self.class_list)
-        self._log_limit(name, len(images))
-        return ClassificationDataset(images)
+        return ClassificationDataset(read_labelled(self._store(split), self.labels[split], self.class_list))

@@ -105,6 +105,8 @@ class VideoDataModule(ImageDataModule):
     """
 
     class_names: tuple[str, ...]
+    train_dataset: VideoDataset | None
+    val_dataset: VideoDataset | None
 
     def __init__(
         self,
@@ -176,28 +178,23 @@ class VideoDataModule(ImageDataModule):
         self.classes = None if classes is None else Path(classes)
         self.sampling, self.views, self.short_side, self.skip_broken = sampling, views, short_side, skip_broken
         self.class_list: ClassList | None = None
-        self.train_dataset: VideoDataset | None = None
-        self.val_dataset: VideoDataset | None = None
 
-    def read_splits(self, stage: str) -> None:
-        """Lists the classes and the videos that the stage needs; a second call does nothing again."""
-        if self.val_dataset is None:
-            places = [(self.videos[split], self.labels[split]) for split in ("train", "val")]
-            there = [place for place in places if place[0].is_dir()]
-            self.class_list = find_video_classes(there or places, self.classes)
-            self.class_names = self.class_list.names
-            val = self._list("validation", "val")
-            self.val_dataset = VideoDataset(val, self.sampling, self.views.short_side, clips=self.views.clips)
-        if stage == "fit" and self.train_dataset is None:
-            train = self._list("training", "train")
-            self.train_dataset = VideoDataset(train, self.sampling, self.short_side, skip=self.skip_broken)
+    def read_val(self) -> VideoDataset:
+        """Lists the classes and the validation videos."""
+        places = [(self.videos[split], self.labels[split]) for split in ("train", "val")]
+        there = [place for place in places if place[0].is_dir()]
+        self.class_list = find_video_classes(there or places, self.classes)
+        self.class_names = self.class_list.names
+        return VideoDataset(self._list("val"), self.sampling, self.views.short_side, clips=self.views.clips)
 
-    def _list(self, name: str, split: str) -> LabelledVideos:
+    def read_train(self) -> VideoDataset:
+        """Lists the training videos."""
+        return VideoDataset(self._list("train"), self.sampling, self.short_side, skip=self.skip_broken)
+
+    def _list(self, split: str) -> LabelledVideos:
         assert self.class_list is not None
         place, labels = self.videos[split], self.labels[split]
-        videos = read_labelled_videos(place, labels, self.class_list, skip_missing=self.skip_broken)
-        self._log_limit(name, len(videos))
-        return videos
+        return read_labelled_videos(place, labels, self.class_list, skip_missing=self.skip_broken)
 
     def teardown(self, stage: str) -> None:
         """Says how many training videos were skipped."""
