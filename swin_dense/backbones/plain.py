@@ -12,8 +12,10 @@ dimension as the counts say; C channels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
-from typing import cast
+from itertools import chain
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,12 @@ from swin_dense.backbones.patches import PatchEmbed, PatchMerging, resized_posit
 from swin_dense.backbones.rows import LayerNorm
 from swin_dense.backbones.swin import SwinTransformer
 from swin_dense.backbones.windows import MASKED, fitted_window
+
+
+def sharing_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module, whose parts can be replaced, with the same parameters and buffers."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    return copy.deepcopy(module, memo=shared)
 
 
 class PlainSwin(nn.Module):

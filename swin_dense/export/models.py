@@ -5,9 +5,7 @@ Shapes: B images of one size, (H, W) pixels, C channels.
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from torch.nn import functional
 
 from swin_dense.backbones import FeatureSpec, SwinClassifier, SwinTransformer
 from swin_dense.backbones.classifier import PlainClassifier
-from swin_dense.backbones.plain import PlainSwin
+from swin_dense.backbones.plain import PlainSwin, sharing_copy
 from swin_dense.errors import ConfigError
 
 
@@ -160,8 +158,7 @@ def traceable(module: nn.Module) -> nn.Module:
 
     What computes sizes in Python is replaced: the backbone by its plain form, adaptive pools by matrix products.
     """
-    shared = {id(tensor): tensor for tensor in itertools.chain(module.parameters(), module.buffers())}
-    return _replaced(copy.deepcopy(module, memo=dict(shared)))
+    return _replaced(sharing_copy(module))
 
 
 def _replaced(module: nn.Module) -> nn.Module:

@@ -55,6 +55,14 @@ def decoded(coder: Any, anchors: Tensor, deltas: Tensor, size: tuple[int, int]) 
     return clipped(boxes, size) if coder.clip_border else boxes
 
 
+def anchored(head: Any, level: int, deltas: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+    """The boxes (B, M, 4) of an mmdet head on a level at places (B, M): anchors that deltas (B, 4A, H, W) move."""
+    anchors = head.prior_generator.single_level_grid_priors(deltas.shape[2:], level, device=deltas.device)
+    anchors = taken(anchors.expand(places.shape[0], -1, -1), places)
+    moves = taken(rows_of(deltas, 4), places)
+    return decoded(head.bbox_coder, anchors.flatten(0, 1), moves.flatten(0, 1), size).view_as(anchors)
+
+
 def best_of_levels(levels: Iterable[Candidates], settings: Mapping[str, Any]) -> Candidates:
     """What mmdet's dense heads keep of the candidates of all levels by their `test_cfg`: large ones, uncovered ones."""
     boxes, scores, labels = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))

@@ -5,14 +5,13 @@ Shapes: maps (B, C, H, W).
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 
 from mmcv.ops import CornerPool, DeformConv2d
 from torch import Tensor, nn
 from torch.nn import functional
 
+from swin_dense.backbones.plain import sharing_copy
 from swin_dense.ops import torchvision_kernels
 
 REACH = 32
@@ -21,8 +20,7 @@ REACH = 32
 
 def with_plain_operators(head: nn.Module) -> nn.Module:
     """A copy with the same parameters whose deformable convolutions, corner pooling and attention can be exported."""
-    shared = {id(tensor): tensor for tensor in itertools.chain(head.parameters(), head.buffers())}
-    plain = copy.deepcopy(head, memo=dict(shared))
+    plain = sharing_copy(head)
     for module in list(plain.modules()):
         for name, child in module.named_children():
             if isinstance(child, DeformConv2d):

@@ -21,6 +21,7 @@ from swin_dense.openmmlab.plain.boxes import (
     NOTHING,
     Candidates,
     Maps,
+    anchored,
     best_of,
     best_of_levels,
     decoded,
@@ -63,13 +64,10 @@ class AnchorStage(DenseStage):
     def levels(self, maps: Maps, size: tuple[int, int]) -> Iterator[Candidates]:
         """The best candidates (B, M) of each level; what is ranked by class is scored by centerness, too."""
         for level, (logits, deltas, centerness) in enumerate(zip(*self.head(maps), strict=True)):
-            anchors = self.head.prior_generator.single_level_grid_priors(logits.shape[2:], level, device=logits.device)
             scores, labels, cells = self.best_cells(rows_of(logits, self.head.cls_out_channels).sigmoid())
-            anchors = taken(anchors.expand(scores.shape[0], -1, -1), cells)
-            deltas = taken(rows_of(deltas, 4), cells)
-            boxes = decoded(self.head.bbox_coder, anchors.flatten(0, 1), deltas.flatten(0, 1), size)
             central = taken(rows_of(centerness, 1).sigmoid(), cells)[..., 0]
-            yield Candidates(boxes.view_as(anchors), (scores * central).where(scores >= 0, NOTHING), labels)
+            boxes = anchored(self.head, level, deltas, cells, size)
+            yield Candidates(boxes, (scores * central).where(scores >= 0, NOTHING), labels)
 
 
 class PointStage(DenseStage):
@@ -107,14 +105,11 @@ class Proposals(nn.Module):
         head, settings = self.head, self.settings
         levels = []
         for level, (logits, deltas) in enumerate(zip(*head(maps), strict=True)):
-            anchors = head.prior_generator.single_level_grid_priors(logits.shape[2:], level, device=logits.device)
             logits = rows_of(logits, head.cls_out_channels)
             scores = logits.sigmoid()[..., 0] if head.use_sigmoid_cls else logits.softmax(-1)[..., 0]
             scores, places = top(scores, settings["nms_pre"])
-            anchors = taken(anchors.expand(scores.shape[0], -1, -1), places)
-            deltas = taken(rows_of(deltas, 4), places)
-            boxes = decoded(head.bbox_coder, anchors.flatten(0, 1), deltas.flatten(0, 1), size)
-            levels.append(Candidates(boxes.view_as(anchors), scores, torch.full_like(places, level)))
+            boxes = anchored(head, level, deltas, places, size)
+            levels.append(Candidates(boxes, scores, torch.full_like(places, level)))
         return best_of_levels(levels, settings)
 
 
