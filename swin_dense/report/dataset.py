@@ -46,9 +46,11 @@ def write_data_report(reports: Mapping[str, Any], output: Path) -> None:
     findings: list[Sequence[Any]] = []
     coco: dict[str, tuple[CocoInstances, Path | None]] = {}
     for name, report in reports.items():
+        findings += [_row(name, one) for one in report.problems]
         if isinstance(report, CheckReport):
-            data = _instances(report)
-            if data is None:
+            try:
+                data = read_instances(Path(report.annotations))[0]
+            except DataError:  # as the findings say
                 continue
             coco[name] = data, None if report.images is None else Path(report.images)
             blocks[name] = _coco_sections(name, *coco[name], report)
@@ -57,7 +59,6 @@ def write_data_report(reports: Mapping[str, Any], output: Path) -> None:
             blocks |= {split: _map_sections(split, one, report) for split, one in report.splits.items()}
         else:
             blocks[name] = _labelled_sections(name, report)
-        findings += [_row(name, one) for one in report.problems]
     findings += _alike(coco)
     sections = [one for group in blocks.values() for one in group]
     headings = ["split", "kind", "severity", "where", "what, and what to do"]
@@ -74,13 +75,6 @@ def _row(split: str, finding: Finding) -> list[Any]:
     ids = [f"{what} {one}" for what, one in (("image", finding.image_id), ("annotation", finding.annotation_id)) if one]
     text = f"{finding.message}; {finding.fix}"
     return [split, finding.kind, finding.severity, ", ".join(ids) or finding.file, text]
-
-
-def _instances(report: CheckReport) -> CocoInstances | None:
-    try:
-        return read_instances(Path(report.annotations))[0]
-    except DataError:
-        return None
 
 
 def _coco_sections(split: str, data: CocoInstances, images: Path | None, report: CheckReport) -> list[Section]:
