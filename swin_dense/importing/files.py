@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,14 @@ def text_lines(path: Path) -> list[str]:
     except OSError as error:
         raise UnusableError("unreadable", f"cannot be read ({error.strerror})", "restore it") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names of files by their last part without its suffix."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(Path(name).stem, []).append(name)
+    return found
 
 
 def split_of(name: str) -> str | None:

@@ -23,13 +23,10 @@ from swin_dense.images.files import list_files
 from swin_dense.images.store import ImageStore
 from swin_dense.importing.files import SourceImages, closest, folder_of, split_of, text_lines
 from swin_dense.importing.layouts import BESIDE, CLASS_TABLE
-from swin_dense.importing.masks import NAMELESS, mask_files
+from swin_dense.importing.masks import NAMELESS, OF_COLOUR, mask_files
 from swin_dense.importing.records import BACKGROUND, Imported, ImportedImage, UnusableError
 from swin_dense.importing.voc import BACKGROUND_FIRST, VOID, pngs_by_stem, splits_of
 from swin_dense.label_maps.files import read_label_file
-
-_PLACES = np.array([2**16, 2**8, 1])
-"""What red, green and blue count in the number of a colour."""
 
 LABEL_FOLDERS = ("SegmentationClass", "masks", "labels", "annotations", "mask")
 """Where label maps lie; the first that is there counts."""
@@ -60,7 +57,7 @@ def read_label_maps(source: Path) -> Imported:
             for label, line in enumerate(lines):
                 parts = re.fullmatch(r"\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*", ":".join(line[1:2]), re.ASCII)
                 if parts is not None:
-                    colours.setdefault(int(np.array([int(part) for part in parts.groups()]) @ _PLACES), label)
+                    colours.setdefault(int(np.array([int(part) for part in parts.groups()]) @ OF_COLOUR), label)
     elif table is not None:
         imported.classes = _classes_in(table)
     elif folder == "SegmentationClass":
@@ -121,7 +118,7 @@ def labels_of(path: Path, colours: Mapping[int, int]) -> npt.NDArray[np.integer]
     if pixels is None:
         labels = read_label_file(store, path.name).labels
     else:
-        values, places = np.unique(pixels @ _PLACES, return_inverse=True)
+        values, places = np.unique(pixels @ OF_COLOUR, return_inverse=True)
         unknown = [value for value in values.tolist() if value not in colours]
         if unknown:
             shown = "{},{},{}".format(*unknown[0].to_bytes(3, "big"))

@@ -17,7 +17,7 @@ import numpy as np
 from swin_dense.errors import DataError, option
 from swin_dense.images.files import list_files
 from swin_dense.images.store import ImageStore
-from swin_dense.importing.files import SPLITS, SourceImages, closest, folder_of, split_of
+from swin_dense.importing.files import SPLITS, SourceImages, by_stem, closest, folder_of, split_of
 from swin_dense.importing.geometry import Pixels, mask_object
 from swin_dense.importing.layouts import CLASS_TABLE, MASK_FOLDERS
 from swin_dense.importing.records import Imported, ImportedImage, ImportedObject, UnusableError
@@ -27,6 +27,9 @@ NAMELESS = "object"
 
 OF_NUMBERS = {"mask", "masks", "instance", "instances", "instanceids", "label", "labels", "ids"}
 """What follows the name of an image in that of a mask with many objects."""
+
+OF_COLOUR = np.array([2**16, 2**8, 1], dtype=np.int32)
+"""What red, green and blue count in the number of a colour."""
 
 MOST_OBJECTS = 10_000
 """Values in a mask beyond which it is a picture."""
@@ -48,9 +51,7 @@ def read_masks(source: Path) -> Imported:
         )
     pictures = [name for name in images.names if name not in masks]
     by_image: dict[str, list[_Mask]] = defaultdict(list)
-    stems: dict[str, list[str]] = defaultdict(list)
-    for name in pictures:
-        stems[Path(name).stem].append(name)
+    stems = by_stem(pictures)
     for name in sorted(masks):
         found = _image_of(name, stems, pictures)
         if found is None:
@@ -92,7 +93,7 @@ def pixels_of(path: Path) -> Pixels:
         if image.mode in ("1", "L", "P", "I", "I;16", "I;16B"):
             return np.array(image, dtype=np.int32)
         colours = np.asarray(image.convert("RGB"), dtype=np.int32)
-    return colours @ np.array([65536, 256, 1], dtype=np.int32)
+    return colours @ OF_COLOUR
 
 
 def _image_of(name: str, stems: Mapping[str, list[str]], pictures: list[str]) -> tuple[str, _Mask] | None:

@@ -17,6 +17,7 @@ from swin_dense.images.store import ImageError, ImageStore
 from swin_dense.importing.files import (
     SourceImages,
     annotation_files,
+    by_stem,
     closest,
     folder_of,
     split_of,
@@ -174,11 +175,7 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
 
 def pngs_by_stem(root: Path, folder: str) -> dict[str, list[str]]:
     """The PNGs of every folder of this name, by their names without suffix."""
-    found: dict[str, list[str]] = {}
-    for name in list_files(root, (".png",)):
-        if folder in name.split("/")[:-1]:
-            found.setdefault(Path(name).stem, []).append(name)
-    return found
+    return by_stem(name for name in list_files(root, (".png",)) if folder in name.split("/")[:-1])
 
 
 def splits_of(root: Path) -> dict[str, str]:
