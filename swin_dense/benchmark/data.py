@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from numpy.typing import NDArray
 from swin_dense.benchmark.backbone import describe
 from swin_dense.benchmark.peers import OURS, installed_peers
 from swin_dense.benchmark.photos import write_coco
-from swin_dense.benchmark.processes import RemoteContestant
-from swin_dense.benchmark.timing import Spread, log, take_turns
+from swin_dense.benchmark.processes import RemoteContestant, timed_rounds
+from swin_dense.benchmark.timing import log
 from swin_dense.benchmark.train import peak_memory
 from swin_dense.config import load_config
 from swin_dense.data.samplers import SeededDataset
@@ -176,15 +175,11 @@ def benchmark_data(settings: DataSettings) -> dict[str, Any]:
             _check({name: one.call("at_one_size") for name, one in processes.items()})
             for one in processes.values():
                 one.call("round")  # warms up
-            seconds = take_turns(
-                {name: partial(one.call, "round") for name, one in processes.items()}, settings.repeats
-            )
-            for name, one in processes.items():
-                spread = Spread.of(seconds[name])
+            for name, spread in timed_rounds(processes, settings.repeats).items():
                 record["contestants"][name] = {
                     **spread.milliseconds("_ms"),
                     "images_per_second": 1 / spread.median,
-                    "peak_memory_gib": one.call("peak") / 2**30,
+                    "peak_memory_gib": processes[name].call("peak") / 2**30,
                 }
             record["images"] = processes[OURS].call("count")
         except BenchmarkError as error:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from swin_dense.backbones import create_backbone
 from swin_dense.benchmark.backbone import describe
 from swin_dense.benchmark.peers import OURS, build, checked_size, installed_peers
 from swin_dense.benchmark.photos import photo
-from swin_dense.benchmark.processes import RemoteContestant
-from swin_dense.benchmark.timing import Spread, log, take_turns
+from swin_dense.benchmark.processes import RemoteContestant, timed_rounds
+from swin_dense.benchmark.timing import log
 from swin_dense.devices import chosen_device
 from swin_dense.errors import BenchmarkError
 from swin_dense.export import FeatureStore, export_features
@@ -192,9 +191,9 @@ def benchmark_export(settings: ExportSettings) -> dict[str, Any]:
             one.call("round")  # warms up, and leaves what is compared
             processes[name] = one
         _check({name: one.call("first") for name, one in processes.items()})
-        seconds = take_turns({name: partial(one.call, "round") for name, one in processes.items()}, settings.repeats)
+        spreads = timed_rounds(processes, settings.repeats)
     for name in (OURS, *peers):
-        spread = Spread.of(seconds[name])
+        spread = spreads[name]
         record["contestants"][name] = {**spread.milliseconds("_ms"), "images_per_second": 1 / spread.median}
     if peers:
         done = record["contestants"]

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -25,8 +24,8 @@ from pycocotools import mask as rle_codec
 from swin_dense.benchmark.backbone import describe
 from swin_dense.benchmark.peers import OURS
 from swin_dense.benchmark.photos import ADE_SIZE, CLASSES, COCO_SIZE
-from swin_dense.benchmark.processes import RemoteContestant
-from swin_dense.benchmark.timing import Spread, log, take_turns
+from swin_dense.benchmark.processes import RemoteContestant, timed_rounds
+from swin_dense.benchmark.timing import log
 from swin_dense.errors import BenchmarkError
 from swin_dense.metrics import COCO_METRICS, CocoMetric, MeanIoU
 from swin_dense.records import IGNORE_INDEX, Detections
@@ -200,8 +199,7 @@ def _measure(make: Callable[..., Any], names: Sequence[str], settings: MetricSet
     """Times one metric."""
     with ExitStack() as stack:
         processes = {name: stack.enter_context(closing(RemoteContestant(make, name, settings))) for name in names}
-        seconds = take_turns({name: partial(one.call, "round") for name, one in processes.items()}, settings.repeats)
-    found = {name: asdict(Spread.of(one)) for name, one in seconds.items()}
+        found = {name: asdict(spread) for name, spread in timed_rounds(processes, settings.repeats).items()}
     rivals = [name for name in names if name != OURS]
     best = min(rivals, key=lambda name: found[name]["median"], default=None)
     speedup = None if best is None else found[best]["median"] / found[OURS]["median"]

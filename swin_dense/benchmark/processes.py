@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from swin_dense.benchmark.timing import Spread, take_turns
 from swin_dense.errors import BenchmarkError
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -76,6 +78,12 @@ class RemoteContestant:
                 os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.join()
+
+
+def timed_rounds(contestants: Mapping[str, RemoteContestant], repeats: int) -> dict[str, Spread]:
+    """The seconds that `round` of each returns, all in turn."""
+    calls = {name: partial(one.call, "round") for name, one in contestants.items()}
+    return {name: Spread.of(seconds) for name, seconds in take_turns(calls, repeats).items()}
 
 
 def _serve(connection: Connection, start_method: str, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
