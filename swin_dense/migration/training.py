@@ -148,7 +148,7 @@ def _steps_down(
 ) -> tuple[dict[str, Any], int | None]:
     """Epochs and milestones; iterations of a step become epochs of COCO."""
     iterations = loop.get("max_iters")
-    scale = repeats / 1.0 if iterations is None else images * 1.0 / COCO_IMAGES
+    scale = float(repeats) if iterations is None else images / COCO_IMAGES
     epochs = max(round((loop.get("max_epochs") or iterations or 12) * scale), 1)
     if iterations is not None:
         left_out.append(f"train_cfg.max_iters: {iterations} of {images} images are {epochs} epochs of COCO")

@@ -41,17 +41,12 @@ def resize_bias_table(table: Tensor, length: int) -> Tensor:
     return bicubic(table.T.reshape(1, -1, old, old), (new, new)).reshape(-1, length).T.contiguous()
 
 
-def resize_position_embedding(embedding: Tensor, size: torch.Size) -> Tensor:
-    """Resizes an absolute position embedding (1, C, H, W) to another image of H x W patches (bicubic)."""
-    return embedding if embedding.shape[2:] == size else bicubic(embedding, (size[0], size[1]))
-
-
 def fit_positions(name: str, tensor: Tensor, current: Tensor) -> Tensor:
     """Resizes what depends on window or image; anything else, and what does not fit otherwise, comes back as it is."""
     if name.endswith("relative_position_bias_table") and tensor.ndim == 2 and tensor.shape[1] == current.shape[1]:
         return resize_bias_table(tensor, current.shape[0])
     if name.endswith("absolute_pos_embed") and tensor.ndim == 4 and tensor.shape[:2] == current.shape[:2]:
-        return resize_position_embedding(tensor, current.shape[2:])
+        return tensor if tensor.shape == current.shape else bicubic(tensor, (current.shape[2], current.shape[3]))
     return tensor
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from swin_dense.errors import WeightsError
-from swin_dense.weights.sizes import resize_bias_table, resize_position_embedding
+from swin_dense.weights.sizes import fit_positions, resize_bias_table
 
 
 def plane(side: int, slope_rows: float, slope_columns: float) -> torch.Tensor:
@@ -42,7 +42,7 @@ def test_a_table_that_is_not_of_a_square_window_is_refused() -> None:
 
 def test_an_embedding_keeps_its_slope() -> None:
     embedding = torch.stack([plane(14, 1, 0), plane(14, 0, -2)])[None]
-    resized = resize_position_embedding(embedding, torch.Size((24, 24)))
+    resized = fit_positions("absolute_pos_embed", embedding, torch.empty(1, 2, 24, 24))
     expected = torch.stack([plane(24, 1, 0), plane(24, 0, -2)])[None]
     assert (resized - expected)[..., 4:-4, 4:-4].abs().max() < 0.02
 
@@ -54,4 +54,4 @@ def test_the_official_formulas() -> None:
     assert torch.equal(resize_bias_table(table, 23 * 23), official.view(3, 23 * 23).permute(1, 0))
     grid = tokens.reshape(-1, 14, 14, 5).permute(0, 3, 1, 2)
     official = torch.nn.functional.interpolate(grid, size=(24, 24), mode="bicubic")
-    assert torch.equal(resize_position_embedding(grid, torch.Size((24, 24))), official)
+    assert torch.equal(fit_positions("absolute_pos_embed", grid, torch.empty(1, 5, 24, 24)), official)
