@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from swin_dense.data.scenes import OUTLINES, SUPERSAMPLING, Floats, Pixels
+from swin_dense.data.scenes import OUTLINES, Floats, Pixels, covered, rotation
 from swin_dense.data.shapes import JPEG_QUALITY, written_once
 from swin_dense.errors import DataError
 
@@ -89,15 +89,14 @@ def draw_motion(rng: np.random.Generator, name: str, size: int) -> Pixels:
     """Draws one video of a class of `MOTIONS`, (FRAMES, size, size, 3) uint8 RGB."""
     ground, colour = (255 * rng.uniform(*light, 3) for light in (GROUND, SHAPE))
     outline = OUTLINES[list(OUTLINES)[rng.integers(len(OUTLINES))]]
-    angle = rng.uniform(0, 2 * np.pi)
-    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turned = rotation(rng.uniform(0, 2 * np.pi))
     direction = np.array(MOTIONS[name]) * rng.choice([-1, 1], 3)
     begin, speed = rng.random(3), np.array([rng.uniform(*SPEED)] * 2 + [rng.uniform(*GROWTH)])
     frames = []
     for time in range(FRAMES):
         across, along, growth = (begin + direction * speed * time) % 1
         radius = size * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** growth
-        contours = [radius * contour @ rotation + size * np.array([across, along]) for contour in outline]
+        contours = [radius * contour @ turned + size * np.array([across, along]) for contour in outline]
         picture = ground + _opacity(contours, size)[..., None] * (colour - ground)
         picture += NOISE * rng.standard_normal(picture.shape)
         frames.append(np.clip(np.rint(picture), 0, 255).astype(np.uint8))
@@ -106,16 +105,11 @@ def draw_motion(rng: np.random.Generator, name: str, size: int) -> Pixels:
 
 def _opacity(contours: Sequence[Floats], size: int) -> Floats:
     """How much of each pixel a shape covers, 0..1, (size, size); contours that lead out come in on the other side."""
-    canvas = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
-    pen = ImageDraw.Draw(canvas)
     low, high = contours[0].min(axis=0), contours[0].max(axis=0)
     shifts = product(
         *([step for step in (-size, 0, size) if low[axis] + step < size and high[axis] + step > 0] for axis in (0, 1))
     )
-    for shift in shifts:
-        for contour, shade in zip(contours, (255, *(0 for _ in contours[1:])), strict=True):
-            pen.polygon(((contour + shift) * SUPERSAMPLING).ravel().tolist(), fill=shade)
-    return np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float64) / 255
+    return covered(([contour + shift for contour in contours] for shift in shifts), size, size)
 
 
 def _write(root: Path, split: str, name: str, stem: str, frames: Pixels) -> None:

@@ -7,6 +7,7 @@ cue too, though not a sure one: the hues of a class scatter around its own. Text
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,10 +120,9 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[Pixels, list[SceneO
 def _place(rng: np.random.Generator, radius: float, size: int) -> SceneObject:
     """An object of a random class, place and rotation, cut by the picture's edge at most by half a radius."""
     name = list(OUTLINES)[rng.integers(len(OUTLINES))]
-    angle = rng.uniform(-TILT, TILT)
-    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turned = rotation(rng.uniform(-TILT, TILT))
     centre = rng.uniform(radius / 2, size - radius / 2, size=2)
-    contours = tuple(np.round(radius * outline @ rotation + centre, 2) for outline in OUTLINES[name])
+    contours = tuple(np.round(radius * outline @ turned + centre, 2) for outline in OUTLINES[name])
     rles = coco_mask.frPyObjects([contour.ravel().tolist() for contour in contours], size, size)
     masks: Bools = coco_mask.decode(rles).astype(bool)  # (size, size, contours)
     visible = masks[..., 0] & ~masks[..., 1:].any(axis=-1)
@@ -164,14 +164,25 @@ def _paint(rng: np.random.Generator, picture: Floats, thing: SceneObject, colour
     size = len(picture)
     left, top = np.maximum(np.floor(thing.contours[0].min(axis=0)).astype(int) - 1, 0)
     right, bottom = np.minimum(np.ceil(thing.contours[0].max(axis=0)).astype(int) + 1, size)
-    canvas = Image.new("L", ((right - left) * SUPERSAMPLING, (bottom - top) * SUPERSAMPLING))
-    pen = ImageDraw.Draw(canvas)
-    shades = (255, *(0 for _ in thing.contours[1:]))  # holes are painted out again
-    for contour, shade in zip(thing.contours, shades, strict=True):
-        pen.polygon(((contour - (left, top)) * SUPERSAMPLING).ravel().tolist(), fill=shade)
-    opacity = np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float64)[..., None] / 255
+    shape = [contour - (left, top) for contour in thing.contours]
+    opacity = covered([shape], right - left, bottom - top)[..., None]
     window = picture[top:bottom, left:right]
     window += opacity * (_texture(rng, colours, bottom - top, right - left, period) - window)
+
+
+def covered(shapes: Iterable[Sequence[Floats]], width: int, height: int) -> Floats:
+    """How much of each pixel shapes cover, 0..1, (height, width); each is an outline (n, 2) and its holes."""
+    canvas = Image.new("L", (width * SUPERSAMPLING, height * SUPERSAMPLING))
+    pen = ImageDraw.Draw(canvas)
+    for contours in shapes:
+        for contour, shade in zip(contours, (255, *(0 for _ in contours[1:])), strict=True):
+            pen.polygon((contour * SUPERSAMPLING).ravel().tolist(), fill=shade)
+    return np.asarray(canvas.reduce(SUPERSAMPLING), dtype=np.float64) / 255
+
+
+def rotation(angle: float) -> Floats:
+    """The matrix that turns points (n, 2), multiplied from the right, by an angle in radians."""
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def _texture(rng: np.random.Generator, colours: Floats, height: int, width: int, period: float) -> Floats:

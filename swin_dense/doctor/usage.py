@@ -51,12 +51,16 @@ def usage_checks(device: torch.device, folder: Path) -> Iterator[tuple[str, Meas
     yield "metrics: CocoMetric", partial(_measure_coco, device, folder)
 
 
+def _loaded(name: str, device: torch.device) -> Model:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of random weights
+        return swin_dense.load(name, device=str(device))
+
+
 @cache
 def _model(name: str) -> Model:
     """A model on the CPU whose scores are far apart, as those of random weights are not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of random weights
-        model = swin_dense.load(name, device="cpu")
+    model = _loaded(name, torch.device("cpu"))
     torch.manual_seed(0)
     for part in model.module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d) and part.weight.requires_grad:
@@ -67,9 +71,7 @@ def _model(name: str) -> Model:
 
 
 def _on(name: str, device: torch.device) -> Model:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of random weights
-        model = swin_dense.load(name, device=str(device))
+    model = _loaded(name, device)
     model.module.load_state_dict(_model(name).module.state_dict())
     return model
 
