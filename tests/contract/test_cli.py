@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import annotation_exports
-from helpers.commands import command
+from helpers.commands import answer, command
 
 DEMO = str(Path(__file__).resolve().parents[2] / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py")
 
@@ -58,8 +58,7 @@ def test_help_names_the_extra_that_brings_the_peers(capsys: pytest.CaptureFixtur
 
 
 def test_stats_of_a_backbone_are_one_json_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("stats", "swin_tiny", "--shape", "224x224", "--json") == 0
-    sizes = json.loads(capsys.readouterr().out)
+    sizes = answer(capsys, "stats", "swin_tiny", "--shape", "224x224", "--json")
     assert sizes["params"] == pytest.approx(27.5e6, rel=0.005)
     assert sizes["macs"] == pytest.approx(4.5e9, rel=0.005)
 
@@ -69,8 +68,12 @@ def test_check_data_exits_with_1_where_something_is_wrong(
 ) -> None:
     coco = shared_data / "coco2017_tiny"
     annotations = coco / "annotations" / "instances_val2017.json"
-    assert command("check-data", "--coco", str(annotations), "--images", str(coco / "val2017"), "--json") == 0
-    assert json.loads(capsys.readouterr().out)["counts"]["annotations"] == 382
+    assert (
+        answer(capsys, "check-data", "--coco", str(annotations), "--images", str(coco / "val2017"), "--json")["counts"][
+            "annotations"
+        ]
+        == 382
+    )
     content = json.loads(annotations.read_text())
     content["annotations"][0]["category_id"] = 12
     content["annotations"][5]["bbox"][2] = -1

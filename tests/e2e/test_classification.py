@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import swin_dense
-from helpers.commands import REPOSITORY, assert_same_bits, command, figures, losses, stopped
+from helpers.commands import REPOSITORY, answer, assert_same_bits, command, figures, losses, stopped
 from helpers.ranks import together
 from helpers.shards import write_split
 from swin_dense.backbones import create_backbone
@@ -101,8 +101,7 @@ def test_its_weights_drop_into_any_backbone_and_start_a_training_of_other_classe
 def test_predictions_score_what_evaluate_gives_in_every_form(
     finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("evaluate", str(finished), "--json") == 0
-    scores = json.loads(capsys.readouterr().out)
+    scores = answer(capsys, "evaluate", str(finished), "--json")
     for batch_size in ("1", "5"):
         output = ["--output", str(tmp_path / batch_size), "--batch-size", batch_size]
         assert command("predict", str(finished), str(images / "val"), *output) == 0
@@ -121,16 +120,16 @@ def test_predictions_score_what_evaluate_gives_in_every_form(
     truth = ["--gt", str(tmp_path / "truth.txt"), "--classes", str(tmp_path / "classes.txt"), "--json"]
     assert command("evaluate", *truth, "--predictions", str(tmp_path / "1" / "predictions.csv")) == 0
     assert json.loads(capsys.readouterr().out) == scores
-    assert command("evaluate", str(finished), "--predictions", str(tmp_path / "written.json"), "--json") == 0
-    assert json.loads(capsys.readouterr().out) == scores
+    assert (
+        answer(capsys, "evaluate", str(finished), "--predictions", str(tmp_path / "written.json"), "--json") == scores
+    )
     assert [row["classes"] for row in json.loads((tmp_path / "written.json").read_text())] == [
         row["classes"] for row in rows
     ]
     assert command("evaluate", *truth, "--predictions", str(tmp_path / "written.json")) == 0
     assert json.loads(capsys.readouterr().out) == scores
     listed = ["--set", f"data.val.labels={str(tmp_path / 'truth.txt')!r}"]
-    assert command("evaluate", str(finished), *listed, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == scores
+    assert answer(capsys, "evaluate", str(finished), *listed, "--json") == scores
 
 
 def test_python_gives_probabilities_and_features_whose_mean_the_head_sees(finished: Path, images: Path) -> None:
@@ -150,8 +149,7 @@ def test_python_gives_probabilities_and_features_whose_mean_the_head_sees(finish
 def test_it_is_exported_whole_and_explained(
     finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("export-onnx", str(finished), str(tmp_path / "model.onnx"), "--json") == 0
-    record = json.loads(capsys.readouterr().out)
+    record = answer(capsys, "export-onnx", str(finished), str(tmp_path / "model.onnx"), "--json")
     assert record["ok"] and record["open_axes"] == ["batch"] and record["traced_shape"][2:] == [64, 64]
     assert record["class_names"] == sorted(CLASS_NAMES)
     for words in ([], ["--onnx", str(tmp_path / "model.onnx")]):
@@ -163,8 +161,7 @@ def test_it_is_exported_whole_and_explained(
     assert command("export-onnx", str(finished), str(tmp_path / "model.onnx"), "--shape", "96x96") == 2
     photo = str(next((images / "val" / "star").iterdir()))
     words = ["visualize-features", str(finished), photo, "--output", str(tmp_path / "pictures"), "--short-side", "64"]
-    assert command(*words, "--class", "star", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["gradcam"] == "logit of star"
+    assert answer(capsys, *words, "--class", "star", "--json")["gradcam"] == "logit of star"
     assert (tmp_path / "pictures" / "gradcam.png").is_file()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.commands import REPOSITORY, command, figures
+from helpers.commands import REPOSITORY, answer, command, figures
 from swin_dense.data.shapes import write_shapes
 from swin_dense.openmmlab.segmentation import build_network
 from swin_dense.training import DetectorModule
@@ -99,8 +98,7 @@ def test_it_learns_and_can_be_evaluated_and_predicted(
     losses = figures(run, "train/loss")
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     weights = ["--weights", str(run / "weights.safetensors")]
-    assert command("evaluate", str(run / "config.py"), *weights, "--json") == 0
-    scores = json.loads(capsys.readouterr().out)
+    scores = answer(capsys, "evaluate", str(run / "config.py"), *weights, "--json")
     assert set(scores["bbox"]["per_class"]) == {"person", "sink", "toilet"}
     image = str(next(Path("data/three/val2017").iterdir()))
     assert command("predict", str(run / "config.py"), image, *weights, "--output", "predicted") == 0

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from helpers.commands import REPOSITORY, assert_same_bits, command, figures, losses, stopped
+from helpers.commands import REPOSITORY, answer, assert_same_bits, command, figures, losses, stopped
 from helpers.ranks import together
 from swin_dense.data.shapes import SEGMENTATION_CLASS_NAMES, write_shapes
 from swin_dense.training import SegmenterModule
@@ -65,14 +65,12 @@ def test_evaluate_gives_the_score_of_the_best_validation_and_files_that_score_th
     finished: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = [str(finished / "config.py"), "--weights", str(finished / "weights.safetensors")]
-    assert command("evaluate", *model, "--predictions", str(tmp_path / "labels"), "--json") == 0
-    scores = json.loads(capsys.readouterr().out)
+    scores = answer(capsys, "evaluate", *model, "--predictions", str(tmp_path / "labels"), "--json")
     assert scores["mIoU"] == pytest.approx(max(figures(finished, "val/mIoU")), rel=1e-6)
     assert list(scores["per_class"]) == list(SEGMENTATION_CLASS_NAMES)
     truth = shapes / "annotations" / "validation"
     # The shapes' labels are 1..K; a prediction is always a class, so none is 0.
-    assert command("evaluate", "--gt", str(truth), "--predictions", str(tmp_path / "labels"), "--json") == 0
-    assert json.loads(capsys.readouterr().out) == scores
+    assert answer(capsys, "evaluate", "--gt", str(truth), "--predictions", str(tmp_path / "labels"), "--json") == scores
 
 
 def test_predict_writes_label_maps_overlays_and_probabilities(finished: Path, shapes: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from helpers.commands import REPOSITORY, assert_same_bits, command, figures, losses, stopped, tool
+from helpers.commands import REPOSITORY, answer, assert_same_bits, command, figures, losses, stopped, tool
 from swin_dense.data.shapes import write_shapes
 from swin_dense.errors import TrainingError
 from swin_dense.metrics import ENGINES
@@ -96,13 +96,11 @@ def test_evaluate_gives_the_score_of_the_best_validation(
     written = tmp_path / "predictions.json"
     weights = str(finished / "weights.safetensors")
     config = str(finished / "config.py")
-    assert command("evaluate", config, "--weights", weights, "--predictions", str(written), "--json") == 0
-    scores = json.loads(capsys.readouterr().out)
+    scores = answer(capsys, "evaluate", config, "--weights", weights, "--predictions", str(written), "--json")
     assert scores["bbox"]["AP"] == pytest.approx(max(figures(finished, "val/bbox_AP")), abs=1e-7)
     truth = _value(config, "data.root") + "/annotations/instances_val.json"
     for engine in ENGINES:
-        assert command("evaluate", "--gt", truth, "--predictions", str(written), "--engine", engine, "--json") == 0
-        again = json.loads(capsys.readouterr().out)
+        again = answer(capsys, "evaluate", "--gt", truth, "--predictions", str(written), "--engine", engine, "--json")
         assert {kind: values["AP"] for kind, values in again.items()} == pytest.approx(
             {kind: values["AP"] for kind, values in scores.items()}, abs=1e-12
         )

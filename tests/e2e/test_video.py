@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import swin_dense
-from helpers.commands import REPOSITORY, assert_same_bits, command, figures, losses, stopped
+from helpers.commands import REPOSITORY, answer, assert_same_bits, command, figures, losses, stopped
 from helpers.ranks import together
 from swin_dense.backbones import create_classifier
 from swin_dense.data.moving_shapes import MOTIONS, write_moving_shapes
@@ -80,8 +80,7 @@ def test_views_are_averaged_once_per_video(
     finished: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What `evaluate` and `predict` give is the mean over clips and crops, cut out here by hand."""
-    assert command("evaluate", str(finished), "--json", "--set", "inference.clips=4") == 0
-    scores = json.loads(capsys.readouterr().out)
+    scores = answer(capsys, "evaluate", str(finished), "--json", "--set", "inference.clips=4")
     assert sum(one["images"] for one in scores["per_class"].values()) == len(MOTIONS)
 
     model = swin_dense.load(finished, device="cpu", overrides=["inference.clips=3", "inference.view_batch_size=2"])
@@ -102,8 +101,7 @@ def test_views_are_averaged_once_per_video(
     assert len(list(output.glob("*_timeline.png"))) == len(MOTIONS)
     right = np.mean([row["classes"][0] == Path(row["file_name"]).parent.name for row in rows])
     capsys.readouterr()
-    assert command("evaluate", str(finished), "--json") == 0
-    assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(right)
+    assert answer(capsys, "evaluate", str(finished), "--json")["top1"] == pytest.approx(right)
 
 
 def test_the_report_is_complete(finished: Path, tmp_path: Path) -> None:
@@ -120,17 +118,14 @@ def test_the_report_is_complete(finished: Path, tmp_path: Path) -> None:
 def test_it_is_exported_whole_and_looked_into(
     finished: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command("export-onnx", str(finished), str(tmp_path / "video.onnx"), "--json") == 0
-    report = json.loads(capsys.readouterr().out)
+    report = answer(capsys, "export-onnx", str(finished), str(tmp_path / "video.onnx"), "--json")
     assert report["ok"] and report["traced_shape"] == [2, 6, 3, 32, 32] and report["open_axes"] == ["batch"]
     assert report["input"].startswith("images: (batch, frames, 3, height, width)")
     assert report["class_names"] == sorted(MOTIONS)
     assert command("export-onnx", str(finished), str(tmp_path / "video.pt2"), "--to", "torch-export") == 0
     assert "(batch, frames, 3, height, width)" in " ".join(capsys.readouterr().out.split())
-    assert command("evaluate", str(finished), "--onnx", str(tmp_path / "video.onnx"), "--json") == 0
-    score = json.loads(capsys.readouterr().out)
-    assert command("evaluate", str(finished), "--json") == 0
-    assert score == json.loads(capsys.readouterr().out)
+    score = answer(capsys, "evaluate", str(finished), "--onnx", str(tmp_path / "video.onnx"), "--json")
+    assert score == answer(capsys, "evaluate", str(finished), "--json")
     video = str(next(videos.glob("val/horizontal/*.mp4")))
     pictures = ["--output", str(tmp_path / "pictures"), "--window", "0,0,0", "--class", "horizontal", "--json"]
     assert command("visualize-features", str(finished), video, *pictures) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,12 @@ def command(*words: str) -> int:
         main(words)
     assert isinstance(stop.value.code, int)
     return stop.value.code
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """What a command that succeeds prints as JSON."""
+    assert command(*words) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def tool(*words: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from helpers.commands import command
+from helpers.commands import answer, command
 from swin_dense.config import load_config
 from swin_dense.config.detection import DetectionConfig
 from swin_dense.config.segmentation import SegmentationConfig
@@ -109,8 +108,7 @@ def test_what_is_written_reads_back_and_says_what_was_left_out(
     """A ResNet, epochs that go three times through the data, and sides of every length in a range."""
     output = tmp_path / "converted.py"
     name = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_ms-poly-3x_coco"
-    assert command("convert-config", name, str(output), "--json") == 0
-    record = json.loads(capsys.readouterr().out)
+    record = answer(capsys, "convert-config", name, str(output), "--json")
     config = load_config(output)
     assert config == convert_config(name).config and isinstance(config, DetectionConfig)
     assert config.augmentation.short_sides == tuple(range(640, 801))

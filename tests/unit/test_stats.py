@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import DeformConv2d
 
-from helpers.commands import command
+from helpers.commands import answer, command
 from swin_dense.backbones import SwinTransformer
 from swin_dense.errors import ConfigError
 from swin_dense.stats import (
@@ -248,8 +248,10 @@ def test_the_command_prints_it_in_the_layout_of_the_table(capsys: pytest.Capture
 
 
 def test_maps_are_those_of_the_image_size_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("stats", "swin_tiny", "--architecture", "--shape", "800x1280", "--json") == 0
-    assert [stage["output"] for stage in json.loads(capsys.readouterr().out)["stages"]][0] == [200, 320]
+    assert [
+        stage["output"]
+        for stage in answer(capsys, "stats", "swin_tiny", "--architecture", "--shape", "800x1280", "--json")["stages"]
+    ][0] == [200, 320]
 
 
 def test_that_of_videos_has_frames_before_rows_and_columns() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.commands import REPOSITORY, command
+from helpers.commands import REPOSITORY, answer, command
 from swin_dense.data.moving_shapes import write_moving_shapes
 from swin_dense.data.shapes import write_shapes
 
@@ -26,8 +26,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_splits_of_a_config_can_be_set_as_for_train(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     splits = ("--set", "data.train.annotations=annotations/instances_val.json", "--set", "data.train.images=images/val")
-    assert command("check-data", str(DETECTION), "--data", str(shapes), *splits, "--json") == 0
-    reports = json.loads(capsys.readouterr().out)
+    reports = answer(capsys, "check-data", str(DETECTION), "--data", str(shapes), *splits, "--json")
     assert [reports[split]["counts"]["images"] for split in ("train", "val")] == [2, 2]
     assert reports["train"]["annotations"] == str(shapes / "annotations" / "instances_val.json")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.commands import command
+from helpers.commands import answer, command
 from swin_dense.config import list_recipes, load_config
 
 
@@ -20,8 +20,7 @@ def test_every_recipe_is_listed_with_a_line_and_its_whole_name(capsys: pytest.Ca
     assert command("configs") == 0
     printed = capsys.readouterr().out
     assert all(path.stem in printed for path in list_recipes().values())
-    assert command("configs", "--json") == 0
-    listed = json.loads(capsys.readouterr().out)
+    listed = answer(capsys, "configs", "--json")
     assert list(listed) == list(list_recipes()) and all(listed.values())
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from helpers.commands import command
+from helpers.commands import answer, command
 from helpers.file_server import FileServer, serving
 from swin_dense.weights import hub
 from swin_dense.weights.hub import cached_path
@@ -59,8 +58,7 @@ def test_names_are_never_broken(capsys: pytest.CaptureFixture[str], monkeypatch:
 
 
 def test_list_prints_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command("weights", "list", "torchvision", "--json") == 0
-    releases = json.loads(capsys.readouterr().out)["releases"]
+    releases = answer(capsys, "weights", "list", "torchvision", "--json")["releases"]
     assert releases[0] == {
         "name": "swin_t",
         "url": "https://download.pytorch.org/models/swin_t-704ceda3.pth",
@@ -73,8 +71,7 @@ def test_list_prints_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> No
         "file_name": "swin_t-704ceda3.pth",
         "cached": None,
     }
-    assert command("weights", "list", "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)["releases"]) == len(RELEASES)
+    assert len(answer(capsys, "weights", "list", "--json")["releases"]) == len(RELEASES)
 
 
 def test_fetch_prints_the_path_alone_on_stdout(server: FileServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from helpers.commands import command
+from helpers.commands import answer, command
 from swin_dense.doctor.device import Measured, difference, run_checks
 from swin_dense.doctor.operators import CASES, operator_checks
 from swin_dense.ops import OPS, roi
@@ -68,8 +67,7 @@ def test_the_command_checks_a_device(capsys: pytest.CaptureFixture[str]) -> None
     """A few checks of each kind."""
     words = ["operators", "metrics", "features: mask-rcnn", "step: atss, bfloat16", "step: upernet, bfloat16"]
     options = [option for word in words for option in ("--only", word)]
-    assert command("doctor", "--device", "cpu", *options, "--json") == 0
-    said = json.loads(capsys.readouterr().out)
+    said = answer(capsys, "doctor", "--device", "cpu", *options, "--json")
     assert said["ok"] and said["device"] == "cpu" and said["versions"]["torch"] in torch.__version__
     assert {one["name"].partition(":")[0] for one in said["checks"]} == {
         "operators",

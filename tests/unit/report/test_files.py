@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.commands import command
+from helpers.commands import answer, command
 from swin_dense.data.moving_shapes import write_video
 
 
@@ -25,8 +25,7 @@ def scored(
     both = ("--gt", str(truth), "--predictions", str(predictions), *words)
     assert command("report", *both, "--output", str(page)) == 0 and page.stat().st_size > 10_000
     capsys.readouterr()
-    assert command("evaluate", *both, "--json") == 0
-    found: dict[str, float] = json.loads(capsys.readouterr().out)
+    found: dict[str, float] = answer(capsys, "evaluate", *both, "--json")
     return found
 
 
