@@ -46,6 +46,11 @@ def chosen_device(name: str | None) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def usable_cores() -> int:
+    """Cores that this process may use: a container or a cluster may leave it fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def nvidia_driver_is_idle() -> bool:
     """Whether this machine has an NVIDIA driver that this build of torch cannot use."""
     return Path("/proc/driver/nvidia/version").exists() and not torch.cuda.is_available()

@@ -7,7 +7,6 @@ read the same images in the same order, and their first losses are compared. Eac
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from swin_dense.benchmark.processes import RemoteContestant
 from swin_dense.benchmark.timing import Spread, TimeLimit, log
 from swin_dense.config import Config, load_config
 from swin_dense.config.detection import DetectionConfig
-from swin_dense.devices import chosen_device
+from swin_dense.devices import chosen_device, usable_cores
 from swin_dense.errors import BenchmarkError
 from swin_dense.isolation import keeping_freed_memory, seeded
 from swin_dense.tasks import data_module, task_of
@@ -179,10 +178,11 @@ class Training:
     def config(self) -> Config:
         """The recipe with what the benchmark changes: an optimizer step for each batch, above all."""
         settings = self.settings
+        workers = max(1, min(8, usable_cores() - 1)) if settings.workers is None else settings.workers
         changes = {
             "data.root": self.data,
             "data.batch_size": settings.batch_size,
-            "data.num_workers": usable_cores() if settings.workers is None else settings.workers,
+            "data.num_workers": workers,
             "training.precision": self.precision,
             "training.images_per_step": None,
             **(ONE_SIZE if self.weights is not None else {}),
@@ -365,12 +365,6 @@ def _mmdet_detector(config: Config, num_classes: int) -> Any:
     from swin_dense.openmmlab.peers import mmdet_detector
 
     return mmdet_detector(config.model, VARIANTS[config.model["backbone"]["variant"]], num_classes)
-
-
-def usable_cores() -> int:
-    """Loading processes for this machine: one for each core but one, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores - 1))
 
 
 def _batches(order: Any) -> Iterator[Any]:

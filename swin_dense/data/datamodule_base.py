@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 
-from swin_dense.data.loaders import BatchLoader, ResumableLoader, fitting_workers
+from swin_dense.data.loaders import BatchLoader, ResumableLoader
 from swin_dense.data.samplers import EvaluationSampler, TrainBatchSampler
 from swin_dense.data.transforms import ImageOnly, Transform
+from swin_dense.devices import usable_cores
 from swin_dense.errors import DataError, check_lowest
 from swin_dense.records import Batch
 
@@ -54,7 +55,7 @@ class ImageDataModule(LightningDataModule):
         self.test_transform = test_transform
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.num_workers = fitting_workers() if num_workers is None else num_workers
+        self.num_workers = min(4, usable_cores()) if num_workers is None else num_workers
         self.seed = seed
         self.limit_images = limit_images
         self.path_notes: dict[Path, str] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,12 +46,6 @@ class ReportingDataset(Dataset[Any]):
             return self.dataset[key]
         except SwinDenseError as error:
             return Failure(str(error))
-
-
-def fitting_workers() -> int:
-    """A number of reading processes for this machine: one for each core, up to four."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores)
 
 
 class BatchLoader(DataLoader[Any]):

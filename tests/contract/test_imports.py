@@ -66,6 +66,7 @@ ALLOWED = {
         "timm",
         "av",
         "lightning",
+        "swin_dense.devices",
         "swin_dense.isolation",
         *FILES,
         *LEAVES,

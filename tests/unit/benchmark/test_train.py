@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,11 @@ def test_what_there_is_no_time_for_is_named() -> None:
     record = benchmark_train(TrainSettings(device="cpu", images=2, seconds_limit=0))
     assert [one["part"] for one in record["not_measured"]] == ["runs", "runs", "comparisons", "comparisons"]
     assert record["speedup"] == {}
+
+
+def test_it_says_how_many_cores_there_are_and_reads_with_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, workers in ((1, 1), (4, 3), (16, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, count=cores: set(range(count)), raising=False)
+        settings = TrainSettings(recipes=["upernet"], device="cpu", images=2, seconds_limit=0)
+        assert benchmark_train(settings)["cores"] == cores
+        assert Training("ours", "upernet", "32", "data", "cpu", settings).config().data.num_workers == workers
