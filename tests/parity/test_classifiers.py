@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.random_values import randomised
+from helpers.reference_models import assert_same_logits_and_gradients
 from swin_dense.backbones import SwinClassifier, SwinTransformer, create_classifier
 from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.weights import load_weights
@@ -33,22 +34,6 @@ def small_of_timm(size: tuple[int, int], window: int = 7) -> nn.Module:
     from timm.models.swin_transformer import SwinTransformer as Reference
 
     return randomised(Reference(img_size=size, window_size=window, num_classes=30, **SMALL))
-
-
-def assert_same_logits_and_gradients(model: SwinClassifier, reference: nn.Module, images: Tensor, style: str) -> None:
-    ours, theirs = model(images), reference(images)
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).norm() <= 1e-5 * theirs.norm() and theirs.std() > 0.1
-    cotangent = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3))
-    for logits in (ours, theirs):
-        logits.backward(cotangent)
-    # The same tables that carry weights over carry the gradients over.
-    carried = {name: one.grad for name, one in reference.named_parameters()}
-    wanted, _ = convert_state_dict(carried, "swin-dense", format=style)
-    assert wanted.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and wanted[name].norm() > 0, name
-        assert (parameter.grad - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name
 
 
 def loaded(reference: nn.Module, style: str, model: SwinClassifier) -> SwinClassifier:

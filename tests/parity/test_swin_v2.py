@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.random_values import randomised
+from helpers.reference_models import assert_same_logits_and_gradients
 from swin_dense.backbones import SwinClassifier, SwinTransformer, create_backbone, create_classifier
 from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.errors import WeightsError
@@ -64,28 +65,16 @@ def loaded(reference: nn.Module, style: str, **options: Any) -> SwinClassifier:
     return model.eval()
 
 
-def assert_same_logits_and_gradients(model: SwinClassifier, reference: nn.Module, images: Tensor, style: str) -> None:
-    """In float64, since temperatures of 0.01 make rounding a hundred times larger."""
-    model, reference, images = model.double(), reference.double(), images.double()
-    ours, theirs = model(images), reference(images)
-    theirs = getattr(theirs, "logits", theirs)
-    assert (ours - theirs).norm() <= 1e-5 * theirs.norm() and theirs.std() > 0.1
-    cotangent = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3))
-    for logits in (ours, theirs):
-        logits.backward(cotangent)
-    carried = {name: one.grad for name, one in reference.named_parameters()}
-    wanted, _ = convert_state_dict(carried, "swin-dense")
-    assert wanted.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and wanted[name].norm() > 0, name
-        assert (parameter.grad - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name
+def assert_same_in_float64(model: nn.Module, reference: nn.Module, images: Tensor) -> None:
+    """Temperatures of 0.01 make rounding a hundred times larger."""
+    assert_same_logits_and_gradients(model.double(), reference.double(), images.double())
 
 
 @pytest.mark.parametrize(("size", "window"), [(256, 8), (512, 16)])
 def test_torchvision(size: int, window: int) -> None:
     reference = of_torchvision(window)
     model = loaded(reference, "torchvision", window_size=window, pretrain_image_size=size)
-    assert_same_logits_and_gradients(model, reference, random_images(size, size, batch=1), "torchvision")
+    assert_same_in_float64(model, reference, random_images(size, size, batch=1))
 
 
 def test_dense_models_pad_as_torchvision_does() -> None:
@@ -105,13 +94,13 @@ def test_timm(size: int, window: int) -> None:
     """Windows of 16 are fitted to the last map of 256 pixels, where the bias was learned in windows of 8."""
     reference = of_timm(size, window)
     model = loaded(reference, "timm", window_size=window, pretrain_image_size=size)
-    assert_same_logits_and_gradients(model, reference, random_images(size, size), "timm")
+    assert_same_in_float64(model, reference, random_images(size, size))
 
 
 def test_transformers() -> None:
     reference = of_transformers(256)
     model = loaded(reference, "huggingface")
-    assert_same_logits_and_gradients(model, reference, random_images(256, 256), "huggingface")
+    assert_same_in_float64(model, reference, random_images(256, 256))
 
 
 def test_windows_of_another_size_see_the_bias_as_in_timm() -> None:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from helpers.random_values import randomised
+from helpers.reference_models import assert_same_logits_and_gradients
 from swin_dense.backbones import SwinClassifier, SwinTransformer, create_classifier
 from swin_dense.backbones.classifier import PlainClassifier
 from swin_dense.backbones.plain import PlainSwin
 from swin_dense.errors import ConfigError
 from swin_dense.weights import load_weights
-from swin_dense.weights.convert import convert_state_dict
 
 SMALL: dict[str, Any] = {"embed_dim": 8, "depths": (2, 2, 2), "num_heads": (1, 2, 4), "patch_size": (2, 4, 4)}
 
@@ -82,18 +82,7 @@ def test_logits_and_gradients_equal_those_of_torchvision(
 ) -> None:
     reference = small_of_torchvision(window)
     model = loaded(reference, SwinClassifier(7, window_size=window, **SMALL)).train()
-    clips = random_clips(2, *size)
-    ours, theirs = model(clips), reference(clips)
-    assert (ours - theirs).norm() <= 1e-5 * theirs.norm() and theirs.std() > 0.1
-    cotangent = torch.randn(theirs.shape, generator=torch.Generator().manual_seed(3))
-    for logits in (ours, theirs):
-        logits.backward(cotangent)
-    carried = {name: one.grad for name, one in reference.named_parameters()}
-    wanted, _ = convert_state_dict(carried, "swin-dense", format="torchvision")
-    assert wanted.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and wanted[name].norm() > 0, name
-        assert (parameter.grad - wanted[name]).norm() <= 1e-5 * wanted[name].norm(), name
+    assert_same_logits_and_gradients(model, reference, random_clips(2, *size), "torchvision")
 
 
 @pytest.mark.parametrize(
