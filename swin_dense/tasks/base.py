@@ -39,6 +39,11 @@ WAYS_OUT = {
 """What else can be done about the path of a key."""
 
 
+def below(root: Path, name: str | None) -> Path | None:
+    """A file or folder of a data set; None where none is named."""
+    return None if name is None else root / name
+
+
 class Labels(NamedTuple):
     """What the numbers mean that a model predicts, by label 0..K-1."""
 

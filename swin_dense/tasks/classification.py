@@ -22,7 +22,7 @@ from swin_dense.export.models import IMAGENET, ModelPart
 from swin_dense.files import atomic_write
 from swin_dense.inference.classification import ClassificationInference, ImageClassifier
 from swin_dense.records import Classification
-from swin_dense.tasks.base import Demo, Labels, Result, Task
+from swin_dense.tasks.base import Demo, Labels, Result, Task, below
 from swin_dense.weights.files import read_checkpoint, unwrap
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ class ClassificationTask(Task[ClassificationConfig]):
         augmentation = config.augmentation
         return ImageNetDataModule(
             train_images=root / data.train.images,
-            train_labels=None if data.train.labels is None else root / data.train.labels,
+            train_labels=below(root, data.train.labels),
             val_images=root / data.val.images,
-            val_labels=None if data.val.labels is None else root / data.val.labels,
-            classes=None if data.classes is None else root / data.classes,
+            val_labels=below(root, data.val.labels),
+            classes=below(root, data.classes),
             train_transform=train_transform(augmentation),
             test_transform=CentreView(augmentation.size, augmentation.test_resize),
             batch_size=data.batch_size,
@@ -255,12 +255,10 @@ class ClassificationTask(Task[ClassificationConfig]):
 
         data, root = config.data, Path(config.data.root)
         splits = {
-            name: (root / split.images, None if split.labels is None else root / split.labels)
+            name: (root / split.images, below(root, split.labels))
             for name, split in (("train", data.train), ("val", data.val))
         }
-        reports: dict[str, Any] = check_labelled(
-            splits, None if data.classes is None else root / data.classes, progress=progress
-        )
+        reports: dict[str, Any] = check_labelled(splits, below(root, data.classes), progress=progress)
         return reports
 
     def whole(self, network: Any) -> nn.Module:

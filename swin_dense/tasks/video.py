@@ -16,7 +16,7 @@ from swin_dense.errors import ConfigError
 from swin_dense.images.finder import VIDEOS
 from swin_dense.inference.classification import VideoClassifier, VideoInference
 from swin_dense.records import Classification
-from swin_dense.tasks.base import Demo, Inputs, Labels
+from swin_dense.tasks.base import Demo, Inputs, Labels, below
 from swin_dense.tasks.classification import ClassificationResult, ClassificationTask, build_classifier
 from swin_dense.videos.clips import ClipSampling, Views
 
@@ -74,10 +74,10 @@ class VideoTask(ClassificationTask):
         data, root = config.data, Path(config.data.root)
         return VideoDataModule(
             train_videos=root / data.train.videos,
-            train_labels=None if data.train.labels is None else root / data.train.labels,
+            train_labels=below(root, data.train.labels),
             val_videos=root / data.val.videos,
-            val_labels=None if data.val.labels is None else root / data.val.labels,
-            classes=None if data.classes is None else root / data.classes,
+            val_labels=below(root, data.val.labels),
+            classes=below(root, data.classes),
             sampling=sampling(config),
             views=views(config, config.validation),
             short_side=config.augmentation.short_side,
@@ -171,10 +171,10 @@ class VideoTask(ClassificationTask):
 
         data, root = config.data, Path(config.data.root)
         places = {
-            name: (root / split.videos, None if split.labels is None else root / split.labels)
+            name: (root / split.videos, below(root, split.labels))
             for name, split in (("train", data.train), ("val", data.val))
         }
-        classes = None if data.classes is None else root / data.classes
+        classes = below(root, data.classes)
         reports: dict[str, Any] = check_videos(places, classes, sampling=sampling(config), progress=progress)
         return reports
 
