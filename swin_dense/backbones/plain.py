@@ -26,7 +26,7 @@ from swin_dense.backbones.block import SwinBlock, SwinStage, with_norm
 from swin_dense.backbones.patches import PatchEmbed, PatchMerging, resized_position_embedding
 from swin_dense.backbones.rows import LayerNorm
 from swin_dense.backbones.swin import SwinTransformer
-from swin_dense.backbones.windows import MASKED, fitted_window
+from swin_dense.backbones.windows import MASKED, contiguous, fitted_window
 
 
 def sharing_copy(module: nn.Module) -> nn.Module:
@@ -58,7 +58,7 @@ class PlainSwin(nn.Module):
         for index, stage in enumerate(self.layers):
             features, tokens = stage(tokens)
             if index in self.out_indices:
-                maps.append(_contiguous(self.norms[len(maps)](features).movedim(-1, 1)))
+                maps.append(contiguous(self.norms[len(maps)](features).movedim(-1, 1)))
         return tuple(maps)
 
     def blocks(self, index: int) -> list[PlainBlock | PlainMlpBlock]:
@@ -116,7 +116,7 @@ class PlainAttention(nn.Module):
         size = tokens.shape[1:-1]
         window, shift = self.window_and_shift(size)
         weights, value = self.attention_weights(*self._in_windows(tokens), window)
-        attended = self.attn.proj(_contiguous((weights @ value).transpose(-3, -2)).flatten(-2))
+        attended = self.attn.proj(contiguous((weights @ value).transpose(-3, -2)).flatten(-2))
         grid, dimensions = _joined(attended, window), tuple(range(1, len(size) + 1))
         if any(shift):
             grid = grid.roll(shift, dimensions)
@@ -213,8 +213,8 @@ class PlainMlpBlock(nn.Module):
         """Mixes the tokens of windows (B, *counts, N, C)."""
         weight, bias = self.spatial_mlp.place_weights(window)
         heads = torch.unflatten(windows, -1, (self.spatial_mlp.heads, -1)).movedim((-2, -3), (0, 1))
-        mixed = weight @ _contiguous(heads).flatten(2) + bias[:, :, None]
-        return _contiguous(mixed.view(heads.shape).movedim((0, 1), (-2, -3))).flatten(-2)
+        mixed = weight @ contiguous(heads).flatten(2) + bias[:, :, None]
+        return contiguous(mixed.view(heads.shape).movedim((0, 1), (-2, -3))).flatten(-2)
 
 
 def _mask(counts: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device) -> Tensor:
@@ -233,7 +233,7 @@ def _cut(grid: Tensor, counts: Sequence[int], window: Sequence[int]) -> Tensor:
     split = [part for pair in zip(counts, window, strict=True) for part in pair]
     cut = grid.view(grid.shape[0], *split, grid.shape[-1])
     order = (0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1)
-    return _contiguous(cut.permute(order)).flatten(ndim + 1, 2 * ndim)
+    return contiguous(cut.permute(order)).flatten(ndim + 1, 2 * ndim)
 
 
 def _joined(windows: Tensor, window: Sequence[int]) -> Tensor:
@@ -241,7 +241,7 @@ def _joined(windows: Tensor, window: Sequence[int]) -> Tensor:
     dimensions = tuple(range(1, len(window) + 1))
     # Each dimension of the counts goes before that of the windows, and is made one with it.
     grid = torch.unflatten(windows, -2, tuple(window)).movedim(dimensions, tuple(range(1, 2 * len(window), 2)))
-    grid = _contiguous(grid)
+    grid = contiguous(grid)
     for dimension in dimensions:
         grid = grid.flatten(dimension, dimension + 1)
     return grid
@@ -259,7 +259,7 @@ def _merged(merging: PatchMerging, tokens: Tensor) -> Tensor:
     tokens = functional.pad(tokens, (0, 0, *_padding(tokens.shape[-3:-1], (2, 2))))
     *batch, height, width, channels = tokens.shape
     quads = tokens.view(*batch, height // 2, 2, width // 2, 2, channels)
-    joined = _contiguous(quads.movedim(-4, -2)).flatten(-3)
+    joined = contiguous(quads.movedim(-4, -2)).flatten(-3)
     return merging.reduced(joined)
 
 
@@ -267,11 +267,6 @@ def _padding(size: Sequence[int], sides: Sequence[int]) -> tuple[int, ...]:
     """What `pad` adds before and after each dimension, last dimension first, to make a size multiples of `sides`."""
     ends = [_ceil_div(length, side) * side - length for length, side in zip(size, sides, strict=True)]
     return tuple(part for end in reversed(ends) for part in (0, end))
-
-
-def _contiguous(tensor: Tensor) -> Tensor:
-    """A copy whatever the strides: `contiguous` and `reshape` would ask for the sizes, which a tracer leaves open."""
-    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _ceil_div(size: int, side: int) -> int:

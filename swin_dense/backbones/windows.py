@@ -258,7 +258,7 @@ def _cut(values: Tensor, window: Sequence[int]) -> Tensor:
 
 
 def contiguous(tensor: Tensor) -> Tensor:
-    """A copy whatever the strides: `contiguous` and `reshape` would make a compiler treat sizes as different cases."""
+    """A copy whatever the strides: `contiguous` and `reshape` would ask for sizes, which tracers leave open."""
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
