@@ -28,7 +28,7 @@ class Device:
 
 def find_devices() -> tuple[Device, ...]:
     """Every device, best first, each tried with a small computation."""
-    return (*_cuda_devices(), *_mps_devices(), _cpu())
+    return (*_cuda_devices(), *_mps_devices(), *_other_devices(), _cpu())
 
 
 def chosen_device(name: str | None) -> torch.device:
@@ -68,6 +68,14 @@ def _mps_devices() -> Iterator[Device]:
     if torch.backends.mps.is_available():
         memory = round(torch.mps.recommended_max_memory() / GIB, 1)
         yield Device("mps", "Apple GPU", memory, torch.backends.mps.is_macos_or_newer(14, 0), failure_on("mps"))
+
+
+def _other_devices() -> Iterator[Device]:
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None and accelerator.type not in ("cuda", "mps"):
+        for index in range(torch.accelerator.device_count()):
+            name = f"{accelerator.type}:{index}"
+            yield Device(name, f"accelerator of type {accelerator.type}", None, bf16=True, failure=failure_on(name))
 
 
 def _cpu() -> Device:

@@ -212,9 +212,9 @@ def _build_plan(
         from_grid, partitions = [], []
         for windows, window_mask in ((regular, mask[:0]), (shifted, mask)):
             shape, places = (len(windows), batch, math.prod(window)), None
-            index = (raster.take(windows)[:, None, :] + images).flatten()
+            index = (raster[windows][:, None, :] + images).flatten()
             if padded != grid:
-                places = _places(~is_padding.take(windows), batch, len(numbers))
+                places = _places(~is_padding[windows], batch, len(numbers))
                 index = index.index_select(0, places)
             inverse_index = torch.empty_like(index).scatter_(0, index, numbers)
             from_grid.append(Permutation(index, inverse_index))

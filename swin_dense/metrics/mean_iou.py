@@ -115,7 +115,7 @@ class MeanIoU:
             if outside:
                 fault = _first_fault(one_predicted, one_truth, class_count, self._ignore_index)
                 raise DataError(f"image {image_id}: {fault}")
-            self._counts[image_id] = matrix.to_sparse().cpu()
+            self._counts[image_id] = matrix.cpu().to_sparse()
 
     def compute(self) -> dict[str, Any]:
         """Scores what all ranks have seen; every rank has to call it, and every rank gets the same answer.

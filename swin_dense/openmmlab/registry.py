@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
-from torch import nn
+from torch import Tensor, nn
 
 from swin_dense.backbones import SwinTransformer, create_backbone
 from swin_dense.errors import InstallationError, UnsupportedOpError
@@ -106,6 +106,10 @@ install()  # here already: a process that unpickles a model imports this module 
 @lru_cache(maxsize=1)
 def mmdet_models() -> Any:
     """`mmdet.registry.MODELS` with every part of mmdet, our backbone, necks and heads."""
+    from mmengine.structures import instance_data
+
+    # InstanceData is indexed by tensors on a CPU or on CUDA alone: everything is refused on Apple's and other GPUs.
+    vars(instance_data)["IndexType"] = instance_data.IndexType | Tensor
     models = _filled("mmdet")
     for name, place in HEADS.items():
         models.register_module(name=name, module=_builder(name, place))

@@ -44,3 +44,14 @@ def test_a_device_that_computes_nothing_here_is_refused_with_those_that_do(
     with pytest.raises(ConfigError, match=rf'^device "{name}" cannot be used: .+; available: cpu$') as error:
         chosen_device(name)
     assert "\n" not in str(error.value)
+
+
+def test_accelerators_of_other_makers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert [(one.name, one.description) for one in devices.find_devices()[:2]] == [
+        ("xpu:0", "accelerator of type xpu"),
+        ("xpu:1", "accelerator of type xpu"),
+    ]

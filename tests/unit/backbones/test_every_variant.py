@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torchgen
+import yaml
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.random_values import randomised
 from swin_dense.backbones import VARIANTS, SwinTransformer, create_backbone
@@ -51,6 +56,44 @@ def test_everything_is_finite_and_every_parameter_gets_a_gradient(name: str, bfl
     assert all(x.isfinite().all() for x in maps)
     for (parameter, _), gradient in zip(model.named_parameters(), gradients, strict=True):
         assert gradient is not None and gradient.isfinite().all() and gradient.any(), parameter
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name().removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
+@lru_cache(maxsize=1)
+def operators_without_a_kernel_for_apple() -> frozenset[str]:
+    """Those which PyTorch's own table gives neither a kernel for MPS nor one for every device."""
+    table = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
+    entries = yaml.load(table.read_text(encoding="utf-8"), yaml.CSafeLoader)
+    kernels = {one["func"].partition("(")[0]: one for one in entries}
+    lacking = set()
+    for name, one in kernels.items():
+        of = kernels[one.get("structured_delegate", name)]
+        devices = [device.strip() for devices in of.get("dispatch", {}) for device in devices.split(",")]
+        if devices and not any(device == "MPS" or device.startswith("Composite") for device in devices):
+            lacking.add(name)
+    return frozenset(lacking)
+
+
+@EVERY
+def test_a_training_pass_needs_nothing_that_apple_gpus_lack(name: str) -> None:
+    with torch.device("meta"), Operators() as called:
+        maps = create(name, embed_dim=8, depths=(2, 1, 2, 1), num_heads=(1, 2, 2, 4), drop_path_rate=0.5).train()(
+            torch.empty(example(name).shape)
+        )
+        torch.stack([x.sum() for x in maps]).sum().backward()
+    assert len(called.names) > 30
+    assert not called.names & operators_without_a_kernel_for_apple()
 
 
 @EVERY

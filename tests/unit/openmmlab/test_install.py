@@ -329,3 +329,11 @@ def test_a_detector_learns_one_batch_and_predicts(config: Any, autocast: bool) -
         assert 0 < len(found) <= 10
         assert found.bboxes.isfinite().all() and (found.scores.diff() <= 0).all()
         assert config is not mask_rcnn or found.masks.shape == (len(found), 64, 64)
+
+
+def test_instances_are_indexed_by_tensors_on_any_device() -> None:
+    """Those of mmengine by tensors of a CPU or CUDA alone, by which every detector failed on Apple's GPUs."""
+    mmdet_models()
+    with torch.device("meta"):
+        found = InstanceData(bboxes=torch.zeros(4, 4))
+        assert found[torch.tensor([2, 0])].bboxes.shape == (2, 4)
