@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 
 _ALLOCATION = {-1: (64 * 2**20, -1), -2: (2**17, 64 * 2**20), -3: (2**25, 2**25), -4: (65_536, 0)}
 """By number of an option of `mallopt`, what it is left at and what keeps freed memory: M_TRIM_THRESHOLD, beyond which
@@ -52,6 +53,20 @@ def isolated() -> Iterator[None]:
             random.setstate(states[2])
             if on_devices:
                 torch.cuda.set_rng_state_all(on_devices)
+
+
+@contextmanager
+def left_as_it_is(model: nn.Module) -> Iterator[None]:
+    """Leaves a caller's model on its device, and its parts in their modes, wherever it computes inside."""
+    device = next((one.device for one in model.parameters()), None)
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        yield
+    finally:
+        if device is not None:
+            model.to(device)
+        for part, training in modes:
+            part.training = training
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finis
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
 from swin_dense.images.finder import find_images, worker_options
+from swin_dense.isolation import left_as_it_is
 from swin_dense.records import Progress, Size
 from swin_dense.videos.clips import ClipSampling
 
@@ -136,43 +137,44 @@ def export_features(
     target = TargetSize(size, short_side, max_long_side)
     rank, world_size = _share(rank, world_size)
     checked = as_feature_model(model)
-    extractor = Extractor(checked, chosen_device(device), dtype, maps=maps, pool=pool)
-    inputs = [Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images]
-    clips = _clips(extractor, frames, stride, segments, boxes)
-    sources: Any = find_images(inputs) if clips is None else find_clips(inputs, clips)
-    paths = [source.path for source in sources]
-    wanted_boxes = None if boxes is None else read_boxes(Path(boxes), paths)
-    if not (maps or pool or boxes):
-        raise ConfigError("nothing to export: ask for maps, pooled vectors or features of boxes")
-    origin = {"weights": weights_hash(checked), "version": version("swin-dense")}
-    folder = Path(output)
-    settings = {
-        "format": FORMAT,
-        "images": len(paths),
-        "paths_sha256": digest(paths),
-        "features": [[spec.name, spec.channels, spec.stride] for spec in extractor.specs],
-        **asdict(target),
-        **({} if clips is None else {"clips": asdict(clips)}),
-        "size_divisor": extractor.size_divisor,
-        "maps": maps,
-        "pool": pool,
-        "boxes_sha256": None if boxes is None else hashlib.sha256(Path(boxes).read_bytes()).hexdigest(),
-        "dtype": dtype,
-        "shard_size": shard_size,
-        **origin,
-    }
-    begin(folder, settings)
-    block = min(max(-(-len(paths) // BLOCKS), SMALLEST_BLOCK), LARGEST_BLOCK)
-    left = [] if is_complete(folder) else _what_is_left(len(paths), block, done_ranges(folder), rank, world_size)
-    reader = ImageReader(sources, target, wanted_boxes) if clips is None else ClipReader(sources, target, clips)
-    loader: Iterable[LoadedImage] = DataLoader(
-        reader,
-        sampler=left,
-        batch_size=None,
-        **worker_options(num_workers),
-    )
-    new_shard = partial(_Shard, folder, extractor, origin, batch_size, shard_size * MEBIBYTE)
-    _store_all(progress(loader, len(left)) if progress else loader, new_shard, block, skip=on_error == "skip")
+    with left_as_it_is(checked):
+        extractor = Extractor(checked, chosen_device(device), dtype, maps=maps, pool=pool)
+        inputs = [Path(images)] if isinstance(images, (str, Path)) else [Path(one) for one in images]
+        clips = _clips(extractor, frames, stride, segments, boxes)
+        sources: Any = find_images(inputs) if clips is None else find_clips(inputs, clips)
+        paths = [source.path for source in sources]
+        wanted_boxes = None if boxes is None else read_boxes(Path(boxes), paths)
+        if not (maps or pool or boxes):
+            raise ConfigError("nothing to export: ask for maps, pooled vectors or features of boxes")
+        origin = {"weights": weights_hash(checked), "version": version("swin-dense")}
+        folder = Path(output)
+        settings = {
+            "format": FORMAT,
+            "images": len(paths),
+            "paths_sha256": digest(paths),
+            "features": [[spec.name, spec.channels, spec.stride] for spec in extractor.specs],
+            **asdict(target),
+            **({} if clips is None else {"clips": asdict(clips)}),
+            "size_divisor": extractor.size_divisor,
+            "maps": maps,
+            "pool": pool,
+            "boxes_sha256": None if boxes is None else hashlib.sha256(Path(boxes).read_bytes()).hexdigest(),
+            "dtype": dtype,
+            "shard_size": shard_size,
+            **origin,
+        }
+        begin(folder, settings)
+        block = min(max(-(-len(paths) // BLOCKS), SMALLEST_BLOCK), LARGEST_BLOCK)
+        left = [] if is_complete(folder) else _what_is_left(len(paths), block, done_ranges(folder), rank, world_size)
+        reader = ImageReader(sources, target, wanted_boxes) if clips is None else ClipReader(sources, target, clips)
+        loader: Iterable[LoadedImage] = DataLoader(
+            reader,
+            sampler=left,
+            batch_size=None,
+            **worker_options(num_workers),
+        )
+        new_shard = partial(_Shard, folder, extractor, origin, batch_size, shard_size * MEBIBYTE)
+        _store_all(progress(loader, len(left)) if progress else loader, new_shard, block, skip=on_error == "skip")
     finish(folder, len(paths))
     return FeatureStore(folder)
 

@@ -106,11 +106,11 @@ install()  # here already: a process that unpickles a model imports this module 
 @lru_cache(maxsize=1)
 def mmdet_models() -> Any:
     """`mmdet.registry.MODELS` with every part of mmdet, our backbone, necks and heads."""
+    models = _filled("mmdet")
     from mmengine.structures import instance_data
 
     # InstanceData is indexed by tensors on a CPU or on CUDA alone: everything is refused on Apple's and other GPUs.
     vars(instance_data)["IndexType"] = instance_data.IndexType | Tensor
-    models = _filled("mmdet")
     for name, place in HEADS.items():
         models.register_module(name=name, module=_builder(name, place))
     models.register_module(name=BACKBONE, module=_backbone)

@@ -134,6 +134,7 @@ ALLOWED = {
         "swin_dense.backbones",
         "swin_dense.devices",
         "swin_dense.images",
+        "swin_dense.isolation",
         "swin_dense.videos",
         *LEAVES,
     },

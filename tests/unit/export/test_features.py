@@ -52,6 +52,20 @@ def test_features_are_those_of_each_image_alone_in_batches_of_mixed_sizes(
             assert relative_error(item[f"{name}.pool"], values.mean(dim=(1, 2))) < 1e-5
 
 
+def test_a_model_of_the_caller_stays_where_it_is_and_in_its_modes(
+    model: nn.Module, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the middle of a training in a notebook, on one device while another is the best."""
+    part = next(iter(model.children()))
+    model.train()
+    part.eval()
+    moves: list[torch.device] = []
+    monkeypatch.setattr(model, "to", lambda device: moves.append(torch.device(device)) or model)
+    export_features(model, images, tmp_path / "f", device="cpu", maps=False, pool=True)
+    assert model.training and not any(one.training for one in part.modules())
+    assert len(moves) > 1 and moves[-1] == next(model.parameters()).device
+
+
 def test_worker_processes_that_read_change_nothing(model: nn.Module, images: Path, tmp_path: Path) -> None:
     alone = export_features(model, images, tmp_path / "alone", shard_size=0.03)
     helped = export_features(model, images, tmp_path / "helped", shard_size=0.03, num_workers=2)
