@@ -1,9 +1,9 @@
 """Runs a command on a device that is not there: `python tools/pretended_device.py doctor --device pretended`.
 
 The device, pretended_device.cpp, is one of PyTorch's that the CPU computes for. What a GPU would refuse is refused:
-tensors of two devices in one operator, a generator of another device. With --apple it also lacks what Apple's GPUs do:
-float64, and the operators that have no kernel for MPS in PyTorch's table. With --waits it counts the places where the
-CPU would wait for a GPU. It takes a C++ compiler and half a minute, once.
+tensors of two devices in one operator, a generator of another device. With `--like CUDA`, or MPS for Apple's GPUs, it
+also lacks the operators that have no kernel there in PyTorch's table, and Apple's float64. With --waits it counts the
+places where the CPU would wait for a GPU. It takes a C++ compiler and half a minute, once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils import cpp_extension
 
 NAME = "pretended"
 WITH_GRADIENTS = ("deform_conv2d", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
-"""Operators of torchvision that have kernels for MPS, backward ones, too; as of torchvision 0.29."""
+"""Operators of torchvision that have kernels for both, backward ones, too; as of torchvision 0.29."""
 
 
 class PretendedAccelerator(Accelerator):
@@ -92,16 +92,17 @@ def pretend() -> Any:
     return extension
 
 
-def kernels_of_apple() -> set[str]:
-    """The operators that have a kernel for MPS, or one for every device."""
+def kernels_for(device: str) -> set[str]:
+    """The operators that have a kernel for a device of PyTorch's table, or one for every device."""
     table = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
     entries = {one["func"].partition("(")[0]: one for one in yaml.safe_load(table.read_text(encoding="utf-8"))}
     found = {"torchvision::nms", *(f"torchvision::{name}" for name in WITH_GRADIENTS)}
     found |= {f"torchvision::_{name}_backward" for name in WITH_GRADIENTS}
     for name, one in entries.items():
-        dispatch = entries[one.get("structured_delegate", name)].get("dispatch", {"Composite": ""})
-        devices = [device.strip() for devices in dispatch for device in devices.split(",")]
-        if any(device == "MPS" or device.startswith("Composite") for device in devices):
+        kernels = entries[one.get("structured_delegate", name)]
+        devices = [one.strip() for several in kernels.get("dispatch", ["Composite"]) for one in several.split(",")]
+        devices += ["CUDA"] if "ufunc_inner_loop" in kernels else []
+        if any(one == device or one.startswith("Composite") for one in devices):
             found.add(f"aten::{name}")
     return found
 
@@ -126,12 +127,12 @@ def count_waits(extension: Any) -> None:
 def main() -> None:
     """Pretends, and runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--apple", action="store_true", help="lack what Apple's GPUs lack")
+    parser.add_argument("--like", choices=("CUDA", "MPS"), help="lack the operators that such devices lack")
     parser.add_argument("--waits", action="store_true", help="count where the CPU would wait for a GPU")
     options, command = parser.parse_known_args()
     extension = pretend()
-    if options.apple:
-        extension.restrict(kernels_of_apple(), False)
+    if options.like:
+        extension.restrict(kernels_for(options.like), options.like != "MPS")
     if options.waits:
         count_waits(extension)
     from swin_dense.cli import main as run
