@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,9 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+_IN_FILES = 200
+"""Columns where there is no terminal: a table is cut short at 80, and a search finds whole lines."""
 
 _SHOWN_PER_KIND = 5
 _STYLE_OF = {"error": "bold red", "warning": "yellow"}
@@ -32,6 +36,8 @@ def print_report(record: Mapping[str, Any], *shown: RenderableType, as_json: boo
     if as_json:
         print(json.dumps(_without_nan(record), indent=2, allow_nan=False))
     console = Console(stderr=as_json)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _IN_FILES
     for one in shown:
         if isinstance(one, str):  # a path in brackets is no markup, and one that is broken cannot be copied
             console.print(one, markup=False, highlight=False, soft_wrap=True)

@@ -40,6 +40,13 @@ def test_twelve_figures_fit_a_terminal_of_eighty_columns(results):
     assert ["segm", *["25.0"] * 12] in lines
 
 
+def test_nothing_is_cut_short_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "a class of " + "x" * 100
+    print_report({}, per_class_table({"bbox": {"per_class": {name: 0.5}}}), as_json=False)
+    assert f" {name}      50.0 " in capsys.readouterr().out
+
+
 def test_classes_have_their_ap_side_by_side(results):
     lines = lines_of(per_class_table(results))
     assert ["person", "51.2", "27.0"] in lines
