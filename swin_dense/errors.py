@@ -71,10 +71,6 @@ class UnsupportedOpError(SwinDenseError):
 class WorkerError(SwinDenseError):
     """A process that reads data cannot hand it over: /dev/shm is full, or too many files are open."""
 
-    def __init__(self, message: str) -> None:
-        """Takes the message, also out of the traceback that PyTorch's loaders make of what a worker raises."""
-        super().__init__(message.strip().rpartition(f"{type(self).__name__}: ")[2])
-
 
 class TrainingError(SwinDenseError):
     """Training cannot go on: a non-finite loss, or a run folder that cannot be resumed."""

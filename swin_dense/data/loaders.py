@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.data.samplers import EvaluationSampler, IndexedItems, SampleKey, SeededDataset, TrainBatchSampler
 from swin_dense.data.transforms import Transform
-from swin_dense.errors import DataError, SwinDenseError, TrainingError
-from swin_dense.images.finder import handed_over, worker_options
+from swin_dense.errors import DataError, SwinDenseError, TrainingError, WorkerError
+from swin_dense.images.finder import handed_over, received, worker_options
 from swin_dense.records import Batch, Sample, collate
 
 
@@ -81,7 +81,7 @@ class BatchLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:  # the base promises an iterator class of its own, which only torch can make
         """Yields `Batch`es; a sample that cannot be had ends it with what its data set or its transform said."""
-        for batch in super().__iter__():
+        for batch in received(super().__iter__()):
             if isinstance(batch, Failure):
                 raise DataError(batch.message)
             yield batch
@@ -136,7 +136,7 @@ class ResumableLoader(BatchLoader):
             )
 
 
-def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | Failure:
+def _collate(samples: Sequence[Sample | Failure], size_divisor: int) -> Batch | Failure | WorkerError:
     """A batch, or the first failure among its samples."""
     sound = [sample for sample in samples if isinstance(sample, Sample)]
     if len(sound) == len(samples):

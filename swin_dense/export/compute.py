@@ -23,7 +23,6 @@ from swin_dense.backbones import FeatureSpec
 from swin_dense.errors import ConfigError, DataError
 from swin_dense.export.boxes import CELLS, check_inside, pool_map, pool_pyramid
 from swin_dense.files import sha256_of
-from swin_dense.images.finder import handed_over
 from swin_dense.records import MAX_ENLARGED, Size, rescaled_size
 from swin_dense.videos.clips import ClipSampling
 from swin_dense.videos.finder import find_videos
@@ -113,10 +112,9 @@ class ImageReader(Dataset[LoadedImage]):
         """Reads one image; whatever is wrong with it is said in the record."""
         source = self.sources[number]
         try:
-            image = self._read(number, source)
+            return self._read(number, source)
         except (DataError, OSError) as error:
             return LoadedImage(number, source.path, error=str(error))
-        return handed_over(image)
 
     def _read(self, number: int, source: Any) -> LoadedImage:
         image, content = source.store.read(source.name).as_subclass(Tensor), source.store.content(source.name)

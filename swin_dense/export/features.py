@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -35,7 +35,7 @@ from swin_dense.export.compute import (
 from swin_dense.export.manifest import FORMAT, begin, digest, done_ranges, finish, is_complete, range_name, write_shard
 from swin_dense.export.models import ModelPart, as_feature_model, weights_hash
 from swin_dense.export.store import FeatureStore
-from swin_dense.images.finder import find_images, worker_options
+from swin_dense.images.finder import find_images, handed_over, received, worker_options
 from swin_dense.isolation import left_as_it_is
 from swin_dense.records import Progress, Size
 from swin_dense.videos.clips import ClipSampling
@@ -167,14 +167,16 @@ def export_features(
         block = min(max(-(-len(paths) // BLOCKS), SMALLEST_BLOCK), LARGEST_BLOCK)
         left = [] if is_complete(folder) else _what_is_left(len(paths), block, done_ranges(folder), rank, world_size)
         reader = ImageReader(sources, target, wanted_boxes) if clips is None else ClipReader(sources, target, clips)
-        loader: Iterable[LoadedImage] = DataLoader(
+        loader = DataLoader(
             reader,
             sampler=left,
             batch_size=None,
+            collate_fn=handed_over,
             **worker_options(num_workers),
         )
         new_shard = partial(_Shard, folder, extractor, origin, batch_size, shard_size * MEBIBYTE)
-        _store_all(progress(loader, len(left)) if progress else loader, new_shard, block, skip=on_error == "skip")
+        loaded: Iterator[LoadedImage] = received(loader)
+        _store_all(progress(loaded, len(left)) if progress else loaded, new_shard, block, skip=on_error == "skip")
     finish(folder, len(paths))
     return FeatureStore(folder)
 

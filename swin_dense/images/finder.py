@@ -192,15 +192,16 @@ class ImageFiles(Dataset[Sample]):
         return stem if self._stems_differ else f"{index:06d}_{stem}"
 
 
-def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | None, dict[int, str]]:
+def read_batch(files: ImageFiles, positions: Sequence[int]) -> tuple[Batch | None, dict[int, str]] | WorkerError:
     """The images that could be read, if any, as one batch, and by position what is wrong with the others."""
-    samples, failures = [], {}
+    samples: list[Sample] = []
+    failures: dict[int, str] = {}
     for position in positions:
         try:
             samples.append(files[position])
         except DataError as error:
             failures[position] = str(error)
-    return (handed_over(collate(samples, size_divisor=1)) if samples else None), failures
+    return handed_over((collate(samples, size_divisor=1) if samples else None, failures))
 
 
 def worker_options(num_workers: int) -> dict[str, Any]:
@@ -222,14 +223,13 @@ def worker_options(num_workers: int) -> dict[str, Any]:
     }
 
 
-def handed_over(record: Handed) -> Handed:
+def handed_over(record: Handed) -> Handed | WorkerError:
     """The same, once its tensors lie where a loader's worker shares memory with its main process.
 
     They would be put there by a thread of the worker that only prints what fails, and the main process would wait for
-    ever. Whatever a worker returns is to go through here.
-
-    Raises:
-        WorkerError: There is no room for them.
+    ever. Whatever a worker returns is to go through here, and through `received` in the main process. Without room for
+    the tensors an error is returned: one that a worker raises comes with its traceback as its message, and holds the
+    loader, whose workers then outlive the main process's last line.
     """
     if get_worker_info() is not None:
         try:
@@ -237,11 +237,23 @@ def handed_over(record: Handed) -> Handed:
                 if tensor.untyped_storage().nbytes():
                     tensor.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         except RuntimeError as error:
-            raise WorkerError(
+            return WorkerError(
                 f"a process that reads data cannot hand it over: {error}; docker run --shm-size=8g gives /dev/shm more "
                 "room, fewer workers or smaller batches need less, and num_workers=0 none"
-            ) from error
+            )
     return record
+
+
+def received(records: Iterable[Handed | WorkerError]) -> Iterator[Handed]:
+    """What the workers of a loader have handed over.
+
+    Raises:
+        WorkerError: One of them could not.
+    """
+    for record in records:
+        if isinstance(record, WorkerError):
+            raise record
+        yield record
 
 
 def _tensors(record: object) -> Iterator[Tensor]:

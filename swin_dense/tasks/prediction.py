@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from swin_dense.errors import ConfigError, DataError, option
 from swin_dense.files import atomic_write, check_output_folder, written
-from swin_dense.images.finder import ImageFiles, read_batch, worker_options
+from swin_dense.images.finder import ImageFiles, read_batch, received, worker_options
 from swin_dense.records import Batch
 from swin_dense.tasks.run_folder import write_json
 from swin_dense.videos.reader import VideoError, VideoFile
@@ -166,7 +166,7 @@ class PredictionRun:
             collate_fn=partial(read_batch, self._files),
             **worker_options(num_workers),
         )
-        readings = cast("Iterable[tuple[Batch | None, dict[int, str]]]", loader)
+        readings: Iterator[tuple[Batch | None, dict[int, str]]] = received(loader)
         for batch, failures in track(readings, "predicting", len(loader), console=Console(stderr=True)):
             self.failures |= failures
             if batch is not None:

@@ -114,9 +114,7 @@ def test_sizes_that_contradict_each_other_are_refused(wrong: dict[str, object]) 
 
 def test_an_image_that_does_not_fit_in_shared_memory_is_an_error_of_the_worker(tmp_path: Path, draw: Draw) -> None:
     image = draw(tmp_path / "a.png", (200, 300), 0)
-    imports = "from pathlib import Path; from torch.utils.data import DataLoader; "
-    imports += "from swin_dense.export.compute import ImageReader, TargetSize; "
-    imports += "from swin_dense.images.finder import find_images, worker_options"
-    reader = f"ImageReader(find_images([Path({str(image)!r})]), TargetSize())"
-    printed = without_shared_memory(imports, f"list(DataLoader({reader}, batch_size=None, **worker_options(1)))")
+    imports = "from swin_dense.backbones import create_backbone; from swin_dense.export import export_features"
+    work = f"export_features(create_backbone('swin_tiny'), {str(image)!r}, {str(tmp_path / 'out')!r}, num_workers=1)"
+    printed = without_shared_memory(imports, work)
     assert re.match(r"WorkerError a process that reads data cannot hand it over: unable to .*torch_.*; docker", printed)

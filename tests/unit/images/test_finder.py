@@ -259,15 +259,15 @@ print("still alive")
 def test_what_does_not_fit_in_shared_memory_is_an_error_of_the_worker(tmp_path: Path) -> None:
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     imports = "from torch.utils.data import DataLoader; from functools import partial; from pathlib import Path; "
-    imports += "from swin_dense.images.finder import ImageFiles, read_batch, worker_options"
+    imports += "from swin_dense.images.finder import ImageFiles, read_batch, received, worker_options"
     read = (
         f"DataLoader([0], collate_fn=partial(read_batch, ImageFiles([Path({str(tmp_path)!r})])), **worker_options(1))"
     )
     assert re.match(
         r"WorkerError a process that reads data cannot hand it over: unable to .*torch_.*; docker run --shm-size",
-        without_shared_memory(imports, f"list({read})"),
+        without_shared_memory(imports, f"list(received({read}))"),
     )
-    assert without_shared_memory(imports, f"print(len(list({read.replace('(1)', '(0)')})))") == "1\n"
+    assert without_shared_memory(imports, f"print(len(list(received({read.replace('(1)', '(0)')}))))") == "1\n"
 
 
 @pytest.mark.parametrize("image", [io.BytesIO(b"a\nb"), b"bytes"], ids=["open file", "bytes"])
