@@ -57,7 +57,7 @@ class WeightsError(SwinDenseError):
 
 
 class OutputError(SwinDenseError):
-    """A file cannot be written: the disk is full, or the system refuses it."""
+    """A file cannot be written: the disk is full, the system refuses it, or another process fills its folder."""
 
 
 class InstallationError(SwinDenseError):

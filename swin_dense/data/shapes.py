@@ -78,7 +78,8 @@ def written_once(root: Path, marker: str, parameters: Mapping[str, int], write: 
     if root.exists() and not (root / marker).is_file() and (not root.is_dir() or any(root.iterdir())):
         name = Path(marker).stem.replace("_", " ")
         raise DataError(f"{root} is there and is no {name} data set; name another folder or remove it")
-    root.parent.mkdir(parents=True, exist_ok=True)
+    with written(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
     with written(root), tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
         fresh = Path(scratch) / "fresh"
         write(fresh)

@@ -24,7 +24,7 @@ from swin_dense.errors import ConfigError, DataError, option
 from swin_dense.files import atomic_write, check_output_folder, written
 from swin_dense.images.finder import ImageFiles, read_batch, received, worker_options
 from swin_dense.records import Batch
-from swin_dense.tasks.run_folder import write_json
+from swin_dense.tasks.run_folder import held, write_json
 from swin_dense.videos.reader import VideoError, VideoFile
 from swin_dense.videos.writer import video_like
 from swin_dense.visualize.pictures import save_picture
@@ -69,22 +69,23 @@ def predict_to_folder(
         "probabilities": probabilities,
         "label_shift": getattr(config.data, "label_shift", None),
     }
-    run = PredictionRun(files, output, identity, task.write_table)
-    for batch in run.batches(batch_size, config.data.num_workers):
-        for i, found in enumerate(inference.predict(model.module, batch.to(model.device))):
-            image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
-            result = task.result(batch.images[i, ..., :height, :width], found, model.labels, task.lowest_score)
-            stem = files.stem(image_id)
-            save_picture(output / task.pictures / f"{stem}.png", np.asarray(task.shown(result, threshold).draw()))
-            run.add(image_id, task.write(result, output, stem, config))
-    for position in run.videos():
-        try:
-            video = VideoFile(files.paths[position])
-            found = model.predict(iter(video), threshold=task.lowest_score, batch_size=batch_size, **options)
-            run.add(position, _write_frames(task, config, video, found, output, files.stem(position), threshold))
-        except VideoError as error:
-            run.failures[position] = str(error)
-    return run.finish()
+    with held(output, "prediction", "output"):
+        run = PredictionRun(files, output, identity, task.write_table)
+        for batch in run.batches(batch_size, config.data.num_workers):
+            for i, found in enumerate(inference.predict(model.module, batch.to(model.device))):
+                image_id, (height, width) = batch.image_ids[i], batch.sizes[i]
+                result = task.result(batch.images[i, ..., :height, :width], found, model.labels, task.lowest_score)
+                stem = files.stem(image_id)
+                save_picture(output / task.pictures / f"{stem}.png", np.asarray(task.shown(result, threshold).draw()))
+                run.add(image_id, task.write(result, output, stem, config))
+        for position in run.videos():
+            try:
+                video = VideoFile(files.paths[position])
+                found = model.predict(iter(video), threshold=task.lowest_score, batch_size=batch_size, **options)
+                run.add(position, _write_frames(task, config, video, found, output, files.stem(position), threshold))
+            except VideoError as error:
+                run.failures[position] = str(error)
+        return run.finish()
 
 
 def _write_frames(

@@ -18,8 +18,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from swin_dense.config import Config, config_text
-from swin_dense.errors import ConfigError, TrainingError, WeightsError, option
-from swin_dense.files import atomic_write
+from swin_dense.errors import ConfigError, OutputError, TrainingError, WeightsError, option
+from swin_dense.files import atomic_write, written
 from swin_dense.weights import save_weights
 from swin_dense.weights.files import read_checkpoint as read_tensors
 from swin_dense.weights.files import same_classes, unwrap
@@ -51,27 +51,37 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Makes a run folder, if there is none, and refuses one that another training on this machine fills just now."""
+def held(folder: Path, by: str, name: str) -> Iterator[None]:
+    """Makes a folder, if there is none, and refuses one that another process on this machine fills just now.
+
+    Args:
+        folder: Where to.
+        by: What fills it: "training".
+        name: Of the option that names another folder.
+
+    Raises:
+        OutputError: Another one fills it.
+    """
     if fcntl is None or not is_first_process():
         yield
         return
-    run.mkdir(parents=True, exist_ok=True)
-    folder = os.open(run, os.O_RDONLY)
+    with written(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some file systems do not lock folders
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise TrainingError(
-                    f"{run} is being filled by another training: wait for its end, or name another folder: "
-                    f"{option('run', 'FOLDER')}"
+                raise OutputError(
+                    f"{folder} is being filled by another {by}: wait for its end, or name another folder: "
+                    f"{option(name, 'FOLDER')}"
                 ) from error
         yield
     finally:
         with suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_UN)  # processes that were forked meanwhile have it open, too
-        os.close(folder)
+            fcntl.flock(opened, fcntl.LOCK_UN)  # processes that were forked meanwhile have it open, too
+        os.close(opened)
 
 
 def open_run(run: Path, config: Config) -> None:

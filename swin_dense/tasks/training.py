@@ -148,7 +148,7 @@ def train(
         check_same_classes(run, done, data.class_names, renamed=new_classes is False)
         module = initial_module(config, data, weights, new_classes=new_classes, ignore=ignore, resume=resume)
         trainer = training_trainer(config, run, partial(task.draw_validation, data), done.get("steps", 0))
-        stack.enter_context(held(run))
+        stack.enter_context(held(run, "training", "run"))
         if resume:
             record_resume(run, config, changes)
         else:

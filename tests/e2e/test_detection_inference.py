@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from swin_dense.inference.detection import DetectionInference
 from swin_dense.openmmlab.detection import OpenMMLabDetector
 from swin_dense.records import Detections, Sample, collate
 from swin_dense.tasks.detection import inference
+from swin_dense.tasks.run_folder import held
 from swin_dense.weights import save_weights
 
 CONFIG = REPOSITORY / "configs" / "demo" / "mask-rcnn_swin-nano_shapes.py"
@@ -210,3 +212,16 @@ def test_images_are_not_drawn_over(
     assert "0.png lies where pictures are written" in capsys.readouterr().err
     assert Path(image).read_bytes() == (folder / "0.png").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["0.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are locked by flock")
+def test_a_folder_takes_one_prediction_at_a_time(
+    folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other's journal and results would be overwritten."""
+    with held(tmp_path, "prediction", "output"):
+        assert predict(folder, weights, tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "is being filled by another prediction: wait for its end, or name another folder: --output FOLDER" in said
+    assert list(tmp_path.iterdir()) == []
+    assert predict(folder, weights, tmp_path) == 0

@@ -13,7 +13,7 @@ from swin_dense.data import shapes
 from swin_dense.data.coco import CocoDataset
 from swin_dense.data.scenes import MIN_AREA, MIN_VISIBLE, draw_scene
 from swin_dense.data.shapes import CLASS_NAMES, SEGMENTATION_CLASS_NAMES, write_shapes
-from swin_dense.errors import DataError
+from swin_dense.errors import DataError, OutputError
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,13 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
     with pytest.raises(DataError, match="photos is there and is no shapes data set"):
         write_shapes(tmp_path / "photos", train=2, val=1)
     assert (tmp_path / "photos" / "mine.txt").read_text() == "mine"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes/data/shapes cannot be written: "):
+        write_shapes(tmp_path / "notes" / "data" / "shapes", train=1, val=1, size=64)
+
 
 
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"val": 0}, {"size": 8}, {"seed": -1}])

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.plugins import AsyncCheckpointIO
 
 from swin_dense.config import Config, load_config
-from swin_dense.errors import ConfigError, TrainingError
+from swin_dense.errors import ConfigError, OutputError, TrainingError
 from swin_dense.tasks.run_folder import (
     changed_settings,
     check_resumable,
@@ -160,7 +160,7 @@ def test_a_folder_takes_one_training_at_a_time(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from swin_dense.tasks.run_folder import held
-with held(Path({str(run)!r})):
+with held(Path({str(run)!r}), "training", "run"):
     print("held", flush=True)
     input()
 """
@@ -168,9 +168,10 @@ with held(Path({str(run)!r})):
     assert other.stdout is not None and other.stdin is not None
     try:
         assert other.stdout.readline() == "held\n" and run.is_dir()
-        with pytest.raises(TrainingError, match='mine is being filled by another training.*run="FOLDER"'), held(run):
+        again = held(run, "training", "run")
+        with pytest.raises(OutputError, match='mine is being filled by another training.*run="FOLDER"'), again:
             pass
     finally:
         other.communicate("\n")
-    with held(run):
+    with held(run, "training", "run"):
         assert list(run.iterdir()) == []
