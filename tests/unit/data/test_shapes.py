@@ -170,7 +170,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
         write_shapes(tmp_path / "notes" / "data" / "shapes", train=1, val=1, size=64)
 
 
-
 @pytest.mark.parametrize("wrong", [{"train": 0}, {"val": 0}, {"size": 8}, {"seed": -1}])
 def test_numbers_out_of_range_are_named(tmp_path, wrong):
     with pytest.raises(DataError, match="=".join(map(str, *wrong.items()))):
