@@ -61,6 +61,9 @@ class OpenMMLabDetector(nn.Module):
             part.register_forward_hook(_in_float32)
         for head in _mask_heads(self.network):
             head._predict_by_feat_single = partial(_masks_in_image, head)
+        for part in self.network.modules():
+            if type(part).__name__ == "SSDHead":
+                vars(part).setdefault("loss_cls", None)  # it computes its loss itself, but predictions look at this
 
     def begin_step(self, epoch: int, step: int) -> None:
         """Says where a training stands: what TOOD, BoxInst and YOLOX learn depends on it."""
