@@ -5,7 +5,10 @@ Shapes: N boxes, K objects of an image.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from mmdet.models.task_modules import assigners
 from mmdet.models.task_modules.assigners import AssignResult, BboxOverlaps2D, MaxIoUAssigner
 from mmdet.models.task_modules.samplers import RandomSampler
 from torch import Tensor
@@ -51,6 +54,15 @@ class Assigner(MaxIoUAssigner):  # type: ignore[misc]  # mmdet has no types
             last = torch.where(overlaps == bests, numbers, 0).amax(dim=-2)
             found = torch.where(last > 0, last, found)
         return best, found
+
+
+class PointAssigner(assigners.PointAssigner):  # type: ignore[misc]  # as above
+    """mmdet's, which numbers points on the CPU and indexes the numbers on the GPU: RepPoints cannot learn there."""
+
+    def assign(self, pred_instances: Any, *args: Any, **options: Any) -> AssignResult:
+        """The object of each point, all of it where the points are."""
+        with pred_instances.priors.device:
+            return super().assign(pred_instances, *args, **options)
 
 
 class Sampler(RandomSampler):  # type: ignore[misc]  # as above

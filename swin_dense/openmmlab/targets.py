@@ -18,7 +18,7 @@ from mmcv.ops import roi_align
 from mmdet.models import dense_heads, roi_heads
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.task_modules.assigners import MaxIoUAssigner
+from mmdet.models.task_modules import assigners
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
@@ -29,13 +29,14 @@ from torch.nn.modules.utils import _pair
 
 from swin_dense.openmmlab.proposals import RPNHead
 from swin_dense.openmmlab.regions import StandardRoIHead, box_targets
-from swin_dense.openmmlab.sampling import Assigner, Sampler
+from swin_dense.openmmlab.sampling import Assigner, PointAssigner, Sampler
 
 
 def without_waits(network: Any) -> None:
     """Lets a detector's parts find the same targets, losses and proposals by ours."""
     ours = {
-        MaxIoUAssigner: Assigner,
+        assigners.MaxIoUAssigner: Assigner,
+        assigners.PointAssigner: PointAssigner,
         RandomSampler: Sampler,
         dense_heads.RPNHead: RPNHead,
         roi_heads.StandardRoIHead: StandardRoIHead,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from mmdet.models.task_modules.assigners import MaxIoUAssigner
+from mmdet.models.task_modules.assigners import MaxIoUAssigner, PointAssigner
 from mmdet.models.task_modules.samplers import RandomSampler
+from mmengine.structures import InstanceData
 from torch import nn
 
 from swin_dense.openmmlab.targets import without_waits
@@ -56,3 +57,14 @@ def test_boxes_are_drawn_as_by_mmdet() -> None:
         torch.manual_seed(0)
         draws.append(sampler.random_choice(torch.arange(100, 200), 7))
     assert torch.equal(*draws)
+
+
+def test_points_are_numbered_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmdet numbers them on the CPU, where they cannot be indexed by a mask of a GPU."""
+    module, places = nn.Module(), []
+    module.assigner = PointAssigner()
+    without_waits(module)
+    monkeypatch.setattr(PointAssigner, "assign", lambda *args: places.append(torch.arange(3).device.type))
+    for device in ("meta", "cpu"):
+        module.assigner.assign(InstanceData(priors=torch.zeros(5, 3, device=device)), InstanceData())
+    assert places == ["meta", "cpu"]
